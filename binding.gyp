@@ -1,0 +1,16 @@
+{
+  "targets": [{
+    "target_name": "vfio",
+    "dependencies": ["<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except_all"],
+    "conditions": [["OS=='linux'", {
+      "sources": ["<!@(node -p \"require('./native/sources.json').join(' ')\")"],
+      "include_dirs": ["native"],
+      "defines": ["NAPI_VERSION=8", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
+      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"],
+      "cflags!": ["-O3", "-fno-omit-frame-pointer"],
+      "cflags_cc": ["-std=c++17", "-O2", "-fvisibility-inlines-hidden"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-O3", "-fno-rtti"],
+      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--gc-sections", "-Wl,--as-needed"]
+    }]]
+  }]
+}

@@ -1,0 +1,24 @@
+#include <napi.h>
+
+#include "container.h"
+#include "device.h"
+#include "fd.h"
+#include "group.h"
+
+namespace {
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  auto* addon = new vfio::Addon;
+  env.SetInstanceData(addon);
+  addon->container = vfio::Container::Define(env);
+  addon->group = vfio::Group::Define(env);
+  addon->device = vfio::Device::Define(env);
+  exports.Set("Container", addon->container.Value());
+  exports.Set("Group", addon->group.Value());
+  exports.Set("Device", addon->device.Value());
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(vfio, Init)

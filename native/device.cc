@@ -1,0 +1,101 @@
+#include "device.h"
+
+#include <vector>
+
+#include "group.h"
+#include "uapi/vfio.h"
+#include "util/answer.h"
+#include "util/ioctl.h"
+
+namespace vfio {
+namespace {
+
+constexpr size_t HotResetInfoSize(size_t count) {
+  return sizeof(vfio_pci_hot_reset_info) + count * sizeof(vfio_pci_dependent_device);
+}
+
+// Not Ask(): this one says ENOSPC and a count where the others say argsz.
+void AskHotResetInfo(const Fd& fd, Answer& answer) {
+  const Request request = VFIO_REQUEST(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO);
+  auto* info = answer.Put(vfio_pci_hot_reset_info{});
+  try {
+    Ioctl(fd, request, info);
+  } catch (const SystemFailure& failure) {
+    if (failure.error != ENOSPC || HotResetInfoSize(info->count) <= answer.size()) throw;
+    answer.Grow(HotResetInfoSize(info->count), request.name);
+    info = answer.Put(vfio_pci_hot_reset_info{});
+    Ioctl(fd, request, info);
+  }
+  if (HotResetInfoSize(info->count) > answer.size()) {
+    throw Refusal("ERR_VFIO_BAD_KERNEL_DATA",
+                  std::string(request.name) + ": more devices are announced than the answer holds");
+  }
+}
+
+}  // namespace
+
+Napi::FunctionReference Device::Define(Napi::Env env) {
+  return DefineFdClass(env, {
+                                DefineMethod<&Device::Info>("info"),
+                                DefineMethod<&Device::RegionInfo>("regionInfo"),
+                                DefineMethod<&Device::IrqInfo>("irqInfo"),
+                                DefineMethod<&Device::HotResetInfo>("hotResetInfo"),
+                                DefineMethod<&Device::Reset>("reset"),
+                                DefineMethod<&Device::HotReset>("hotReset"),
+                            });
+}
+
+Napi::Value Device::Info(const Napi::CallbackInfo& info) {
+  const Napi::ArrayBuffer into = BufferArgument(info, 0, "into");
+  Answer answer;
+  Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_INFO), vfio_device_info{}, VFIO_DEVICE_FLAGS_CAPS, answer);
+  return answer.CopyTo(info.Env(), into);
+}
+
+Napi::Value Device::RegionInfo(const Napi::CallbackInfo& info) {
+  vfio_region_info question{};
+  question.index = Uint32Argument(info, 0, "index");
+  const Napi::ArrayBuffer into = BufferArgument(info, 1, "into");
+  Answer answer;
+  Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
+  return answer.CopyTo(info.Env(), into);
+}
+
+Napi::Value Device::IrqInfo(const Napi::CallbackInfo& info) {
+  vfio_irq_info question{};
+  question.index = Uint32Argument(info, 0, "index");
+  const Napi::ArrayBuffer into = BufferArgument(info, 1, "into");
+  Answer answer;
+  Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_IRQ_INFO), question, answer);
+  return answer.CopyTo(info.Env(), into);
+}
+
+Napi::Value Device::HotResetInfo(const Napi::CallbackInfo& info) {
+  const Napi::ArrayBuffer into = BufferArgument(info, 0, "into");
+  Answer answer;
+  AskHotResetInfo(*fd(), answer);
+  return answer.CopyTo(info.Env(), into);
+}
+
+Napi::Value Device::Reset(const Napi::CallbackInfo& info) {
+  return Work::Start(info.Env(), "vfio:reset",
+                     [device = fd()] { Ioctl(*device, VFIO_REQUEST(VFIO_DEVICE_RESET)); });
+}
+
+Napi::Value Device::HotReset(const Napi::CallbackInfo& info) {
+  if (!info[0].IsArray()) BadArgument(info.Env(), "groups must be an array of Group");
+  const Napi::Array array = info[0].As<Napi::Array>();
+  std::vector<SharedFd> groups;
+  for (uint32_t i = 0; i < array.Length(); i++) groups.push_back(Group::From(info.Env(), array.Get(i)).fd());
+  return Work::Start(info.Env(), "vfio:hotReset", [device = fd(), groups] {
+    // Words, because the structure is three of them and then one for each descriptor.
+    std::vector<uint32_t> words(sizeof(vfio_pci_hot_reset) / sizeof(uint32_t));
+    for (const SharedFd& group : groups) words.push_back(static_cast<uint32_t>(group->number()));
+    auto* question = reinterpret_cast<vfio_pci_hot_reset*>(words.data());
+    question->argsz = static_cast<uint32_t>(words.size() * sizeof(uint32_t));
+    question->count = static_cast<uint32_t>(groups.size());
+    Ioctl(*device, VFIO_REQUEST(VFIO_DEVICE_PCI_HOT_RESET), question);
+  });
+}
+
+}  // namespace vfio

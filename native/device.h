@@ -1,0 +1,25 @@
+#pragma once
+
+#include "fd.h"
+
+namespace vfio {
+
+/** An open device: what it has, and its resets. */
+class Device : public FdObject<Device> {
+ public:
+  static constexpr const char* kName = "Device";
+  static constexpr napi_type_tag kTag = {0x61a4f0d95b3c4e88, 0xc27e93aa18b5d603};
+  static Napi::FunctionReference& Class(Addon& addon) { return addon.device; }
+  static Napi::FunctionReference Define(Napi::Env env);
+  using FdObject::FdObject;
+
+ private:
+  Napi::Value Info(const Napi::CallbackInfo& info);
+  Napi::Value RegionInfo(const Napi::CallbackInfo& info);
+  Napi::Value IrqInfo(const Napi::CallbackInfo& info);
+  Napi::Value HotResetInfo(const Napi::CallbackInfo& info);
+  Napi::Value Reset(const Napi::CallbackInfo& info);
+  Napi::Value HotReset(const Napi::CallbackInfo& info);
+};
+
+}  // namespace vfio

@@ -1,0 +1,53 @@
+#include "group.h"
+
+#include "container.h"
+#include "device.h"
+#include "uapi/vfio.h"
+#include "util/ioctl.h"
+
+namespace vfio {
+
+Napi::FunctionReference Group::Define(Napi::Env env) {
+  return DefineFdClass(env, {
+                                DefineStatic<&Group::Open>("open"),
+                                DefineMethod<&Group::Status>("status"),
+                                DefineMethod<&Group::SetContainer>("setContainer"),
+                                DefineMethod<&Group::UnsetContainer>("unsetContainer"),
+                                DefineMethod<&Group::OpenDevice>("openDevice"),
+                            });
+}
+
+Napi::Value Group::Open(const Napi::CallbackInfo& info) {
+  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "group"));
+}
+
+Napi::Value Group::Status(const Napi::CallbackInfo& info) {
+  vfio_group_status status{sizeof status, 0};
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
+  return Napi::Number::New(info.Env(), status.flags);
+}
+
+Napi::Value Group::SetContainer(const Napi::CallbackInfo& info) {
+  int container = Container::From(info.Env(), info[0]).fd()->number();
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_SET_CONTAINER), &container);
+  return info.Env().Undefined();
+}
+
+Napi::Value Group::UnsetContainer(const Napi::CallbackInfo& info) {
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_UNSET_CONTAINER));
+  return info.Env().Undefined();
+}
+
+Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
+  const std::string name = TextArgument(info, 0, "name");
+  const auto opened = std::make_shared<SharedFd>();
+  return Work::Start(
+      info.Env(), "vfio:openDevice",
+      [group = fd(), name, opened] {
+        const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), name.c_str());
+        *opened = std::make_shared<const Fd>(number, name);
+      },
+      [opened](Napi::Env env) { return Device::Adopt(env, std::move(*opened)); });
+}
+
+}  // namespace vfio

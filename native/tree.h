@@ -1,0 +1,10 @@
+#pragma once
+
+#include <napi.h>
+
+namespace vfio {
+
+// readTree(root, directories, files, links, lists, offset, limit) -> { data, spans }
+Napi::Value ReadTree(const Napi::CallbackInfo& info);
+
+}  // namespace vfio

@@ -1,0 +1,29 @@
+#include "util/failure.h"
+
+#include <cstring>
+
+namespace vfio {
+
+Napi::Error ToError(Napi::Env env) {
+  try {
+    throw;
+  } catch (const Napi::Error& error) {
+    return error;
+  } catch (const SystemFailure& failure) {
+    Napi::Error error =
+        Napi::Error::New(env, std::string(failure.request) + ": " + std::strerror(failure.error));
+    error.Set("errno", Napi::Number::New(env, failure.error));
+    error.Set("syscall", Napi::String::New(env, failure.syscall));
+    error.Set("request", Napi::String::New(env, failure.request));
+    error.Set("path", Napi::String::New(env, failure.path));
+    return error;
+  } catch (const Refusal& refusal) {
+    Napi::Error error = Napi::Error::New(env, refusal.what());
+    error.Set("code", Napi::String::New(env, refusal.code));
+    return error;
+  } catch (const std::exception& exception) {
+    return Napi::Error::New(env, exception.what());
+  }
+}
+
+}  // namespace vfio
