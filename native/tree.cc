@@ -99,16 +99,14 @@ class Batch {
 struct Request {
   std::string root;
   std::vector<std::string> directories, files, links, lists;
-  uint32_t offset, limit;
+  uint32_t limit;
 };
 
-void TakeFile(Batch& batch, int directory, const char* name, uint32_t offset) {
+void TakeFile(Batch& batch, int directory, const char* name) {
   // O_NONBLOCK: a FIFO in a hostile tree must not hang the reader.
   Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (file.get() < 0) return batch.Fail(errno);
-  batch.Take([&](uint8_t* into, size_t limit) {
-    return offset ? pread(file.get(), into, limit, offset) : read(file.get(), into, limit);
-  });
+  batch.Take([&](uint8_t* into, size_t limit) { return read(file.get(), into, limit); });
 }
 
 void TakeLink(Batch& batch, int directory, const char* name) {
@@ -157,9 +155,7 @@ void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t t
       for (size_t i = 0; i < columns; i++) batch.Fail(error);
       continue;
     }
-    for (const std::string& file : request.files) {
-      TakeFile(batch, directory.get(), file.c_str(), request.offset);
-    }
+    for (const std::string& file : request.files) TakeFile(batch, directory.get(), file.c_str());
     for (const std::string& link : request.links) TakeLink(batch, directory.get(), link.c_str());
     for (const std::string& list : request.lists) TakeList(batch, directory.get(), list.c_str());
   }
@@ -206,8 +202,7 @@ Napi::Value ReadTree(const Napi::CallbackInfo& info) {
                   Strings(info[2]),
                   Strings(info[3]),
                   Strings(info[4]),
-                  Count(info[5], INT32_MAX),
-                  Count(info[6], 1 << 20)};
+                  Count(info[5], 1 << 20)};
   Batch batch = TakeAll(request);
 
   // Copied once into memory that JavaScript owns: external buffers are forbidden in some runtimes.

@@ -1,0 +1,322 @@
+/** One entry of a capability list, `offset` in bytes from the start of config space. */
+export interface CapabilityEntry {
+  readonly id: number
+  /** The PCI specification's short name, `null` for an id this version does not know. */
+  readonly name: string | null
+  readonly offset: number
+}
+
+/** PCI Express capability (PCIe 6.0, 7.5.3). */
+export interface PcieCapability {
+  /** Device/port type of the PCIe capability, for instance `endpoint` or `root-port`. */
+  readonly type: string
+  /** Function-level reset is announced (DEVCAP.FLR). */
+  readonly flr: boolean
+  /** The port has a slot (PCIe capabilities register). */
+  readonly slot: boolean
+  /** The slot is hot-plug capable (SLTCAP.HPC); `false` without a slot. */
+  readonly hotplug: boolean
+  /** Highest link speed code (LNKCAP): 1 is 2.5 GT/s, 2 is 5, 3 is 8, 4 is 16, 5 is 32, 6 is 64. */
+  readonly maxLinkSpeed: number
+  /** The port reports data-link-layer activity (LNKCAP.DLLLARC), and whether the link is up (LNKSTA.DLLLA). */
+  readonly linkActive: boolean | null
+}
+
+/** What the capability lists of a function say: standard (first 256 bytes) and extended (up to 4096). */
+export interface Capabilities {
+  /** Bytes of config space that the caller's privilege let through: 64, 256 or 4096 on a live host. */
+  readonly readable: number
+  /** False where the list goes on in bytes that could not be read: without CAP_SYS_ADMIN sysfs shows 64. */
+  readonly complete: boolean
+  readonly standard: readonly CapabilityEntry[]
+  readonly extended: readonly CapabilityEntry[]
+  readonly pcie: PcieCapability | null
+  /** Advanced Features: reset is possible only where both TP and FLR are set. */
+  readonly af: { readonly transactionsPending: boolean; readonly flr: boolean } | null
+  /** Power management: with `noSoftReset` the way D3hot → D0 resets nothing. */
+  readonly pm: { readonly noSoftReset: boolean; readonly state: string } | null
+  readonly msi: {
+    readonly vectors: number
+    readonly enabled: boolean
+    readonly address64: boolean
+    readonly maskable: boolean
+  } | null
+  readonly msix: {
+    readonly vectors: number
+    readonly enabled: boolean
+    readonly tableBar: number
+    readonly tableOffset: number
+    readonly pbaBar: number
+    readonly pbaOffset: number
+  } | null
+  /** Access Control Services: what the port or function can do, and what is switched on. */
+  readonly acs: { readonly supported: readonly string[]; readonly enabled: readonly string[] } | null
+  readonly sriov: {
+    readonly totalVfs: number
+    readonly numVfs: number
+    readonly vfOffset: number
+    readonly vfStride: number
+    readonly vfDevice: number
+  } | null
+  /** A CXL port whose secondary bus reset is masked (CXL 3.1, 8.1.5): SBR does nothing there. */
+  readonly cxlResetMasked: boolean
+}
+
+/** The parts of the header that topology needs. */
+export interface ConfigHeader {
+  readonly vendor: number
+  readonly device: number
+  readonly revision: number
+  readonly class: number
+  readonly headerType: 'normal' | 'bridge' | 'cardbus' | 'unknown'
+  readonly multifunction: boolean
+  /** A bridge's secondary bus number, `null` for anything else. */
+  readonly secondaryBus: number | null
+  readonly subsystemVendor: number
+  readonly subsystemDevice: number
+}
+
+const STANDARD_NAMES: Record<number, string> = {
+  0x01: 'PM',
+  0x02: 'AGP',
+  0x03: 'VPD',
+  0x04: 'Slot ID',
+  0x05: 'MSI',
+  0x06: 'CompactPCI HotSwap',
+  0x07: 'PCI-X',
+  0x08: 'HyperTransport',
+  0x09: 'Vendor specific',
+  0x0a: 'Debug port',
+  0x0b: 'CompactPCI control',
+  0x0c: 'Hot-plug',
+  0x0d: 'Bridge subsystem',
+  0x0e: 'AGP 8x',
+  0x0f: 'Secure device',
+  0x10: 'PCIe',
+  0x11: 'MSI-X',
+  0x12: 'SATA',
+  0x13: 'AF',
+  0x14: 'EA',
+  0x15: 'FPB',
+}
+
+const EXTENDED_NAMES: Record<number, string> = {
+  0x01: 'AER',
+  0x02: 'VC',
+  0x03: 'Serial number',
+  0x04: 'Power budgeting',
+  0x05: 'RC link declaration',
+  0x06: 'RC internal link control',
+  0x07: 'RC event collector',
+  0x08: 'MFVC',
+  0x09: 'VC',
+  0x0a: 'RCRB',
+  0x0b: 'Vendor specific',
+  0x0c: 'Config access correlation',
+  0x0d: 'ACS',
+  0x0e: 'ARI',
+  0x0f: 'ATS',
+  0x10: 'SR-IOV',
+  0x11: 'MR-IOV',
+  0x12: 'Multicast',
+  0x13: 'PRI',
+  0x15: 'Resizable BAR',
+  0x16: 'DPA',
+  0x17: 'TPH requester',
+  0x18: 'LTR',
+  0x19: 'Secondary PCIe',
+  0x1a: 'PMUX',
+  0x1b: 'PASID',
+  0x1c: 'LNR',
+  0x1d: 'DPC',
+  0x1e: 'L1 PM substates',
+  0x1f: 'PTM',
+  0x20: 'PCIe over M-PHY',
+  0x21: 'FRS queueing',
+  0x22: 'Readiness time',
+  0x23: 'DVSEC',
+  0x24: 'VF resizable BAR',
+  0x25: 'Data link feature',
+  0x26: '16 GT/s',
+  0x27: 'Lane margining',
+  0x28: 'Hierarchy ID',
+  0x29: 'NPEM',
+  0x2a: '32 GT/s',
+  0x2b: 'Alternate protocol',
+  0x2c: 'SFI',
+  0x2e: 'DOE',
+  0x30: 'IDE',
+  0x31: '64 GT/s',
+}
+
+const PCIE_TYPES: Record<number, string> = {
+  0x0: 'endpoint',
+  0x1: 'legacy-endpoint',
+  0x4: 'root-port',
+  0x5: 'upstream-port',
+  0x6: 'downstream-port',
+  0x7: 'pcie-to-pci-bridge',
+  0x8: 'pci-to-pcie-bridge',
+  0x9: 'root-complex-endpoint',
+  0xa: 'root-complex-event-collector',
+}
+
+/** ACS bits in the order of the capability register (PCIe 6.0, 7.7.11.2). */
+const ACS_BITS = ['SV', 'TB', 'RR', 'CR', 'UF', 'EC', 'DT']
+
+const HEADER_TYPES = ['normal', 'bridge', 'cardbus'] as const
+
+const byte = (config: Uint8Array, at: number) => config[at] ?? 0
+const word = (config: Uint8Array, at: number) => byte(config, at) | (byte(config, at + 1) << 8)
+const dword = (config: Uint8Array, at: number) => (word(config, at) | (word(config, at + 2) << 16)) >>> 0
+
+/** Reads the header; bytes that are missing count as zero. `null` where not even the ids are there. */
+export function readHeader(config: Uint8Array): ConfigHeader | null {
+  if (config.length < 16) return null
+  const headerType = HEADER_TYPES[byte(config, 0x0e) & 0x7f] ?? 'unknown'
+  const subsystem = headerType === 'normal' ? 0x2c : headerType === 'cardbus' ? 0x40 : bridgeSubsystem(config)
+  return {
+    vendor: word(config, 0x00),
+    device: word(config, 0x02),
+    revision: byte(config, 0x08),
+    class: dword(config, 0x08) >>> 8,
+    headerType,
+    multifunction: (byte(config, 0x0e) & 0x80) !== 0,
+    secondaryBus: headerType === 'bridge' || headerType === 'cardbus' ? byte(config, 0x19) : null,
+    subsystemVendor: subsystem ? word(config, subsystem) : 0,
+    subsystemDevice: subsystem ? word(config, subsystem + 2) : 0,
+  }
+}
+
+/** A bridge keeps its subsystem ids in a capability, if at all. */
+function bridgeSubsystem(config: Uint8Array): number {
+  const entry = walkStandard(config).find((found) => found.id === 0x0d)
+  return entry ? entry.offset + 4 : 0
+}
+
+function walkStandard(config: Uint8Array): CapabilityEntry[] {
+  const entries: CapabilityEntry[] = []
+  if ((word(config, 0x06) & 0x10) === 0) return entries
+  const start = (byte(config, 0x0e) & 0x7f) === 2 ? 0x14 : 0x34
+  let offset = byte(config, start) & 0xfc
+  // 48 entries of four bytes fill the space: a longer list is a loop.
+  for (let left = 48; left > 0 && offset >= 0x40 && offset + 1 < config.length; left--) {
+    const id = byte(config, offset)
+    if (id === 0xff) break
+    if (entries.some((entry) => entry.offset === offset)) break
+    entries.push({ id, name: STANDARD_NAMES[id] ?? null, offset })
+    offset = byte(config, offset + 1) & 0xfc
+  }
+  return entries
+}
+
+function walkExtended(config: Uint8Array): CapabilityEntry[] {
+  const entries: CapabilityEntry[] = []
+  let offset = 0x100
+  const seen = new Set<number>()
+  while (offset >= 0x100 && offset + 3 < config.length && !seen.has(offset)) {
+    seen.add(offset)
+    const header = dword(config, offset)
+    if (header === 0 || header === 0xffffffff) break
+    const id = header & 0xffff
+    // Id 0 only links on: a device hides a capability that way.
+    if (id !== 0) entries.push({ id, name: EXTENDED_NAMES[id] ?? null, offset })
+    offset = (header >>> 20) & 0xffc
+  }
+  return entries
+}
+
+const NONE: readonly CapabilityEntry[] = Object.freeze([])
+
+/** Walks both capability lists. Total: any bytes give a value, and a list that loops or leaves the space ends. */
+export function readCapabilities(config: Uint8Array): Capabilities {
+  const standard = walkStandard(config)
+  const at = (id: number, size: number) => {
+    for (const entry of standard) {
+      if (entry.id === id && entry.offset + size <= config.length) return entry.offset
+    }
+    return 0
+  }
+  const pcieAt = at(0x10, 0x14)
+  const extended = pcieAt && config.length > 0x100 ? walkExtended(config) : NONE
+  const atExtended = (id: number, size: number) => {
+    for (const entry of extended) {
+      if (entry.id === id && entry.offset + size <= config.length) return entry.offset
+    }
+    return 0
+  }
+  const af = at(0x13, 6)
+  const pm = at(0x01, 6)
+  const msi = at(0x05, 4)
+  const msix = at(0x11, 12)
+  const acs = atExtended(0x0d, 8)
+  const sriov = atExtended(0x10, 0x1c)
+  return {
+    readable: config.length,
+    complete: (word(config, 0x06) & 0x10) === 0 || config.length >= 256,
+    standard,
+    extended,
+    pcie: pcieAt ? readPcie(config, pcieAt) : null,
+    af: af
+      ? { transactionsPending: (byte(config, af + 3) & 1) !== 0, flr: (byte(config, af + 3) & 2) !== 0 }
+      : null,
+    pm: pm
+      ? { noSoftReset: (word(config, pm + 4) & 8) !== 0, state: `D${word(config, pm + 4) & 3}` }
+      : null,
+    msi: msi
+      ? {
+          vectors: 1 << ((word(config, msi + 2) >> 1) & 7),
+          enabled: (word(config, msi + 2) & 1) !== 0,
+          address64: (word(config, msi + 2) & 0x80) !== 0,
+          maskable: (word(config, msi + 2) & 0x100) !== 0,
+        }
+      : null,
+    msix: msix
+      ? {
+          vectors: (word(config, msix + 2) & 0x7ff) + 1,
+          enabled: (word(config, msix + 2) & 0x8000) !== 0,
+          tableBar: dword(config, msix + 4) & 7,
+          tableOffset: (dword(config, msix + 4) & ~7) >>> 0,
+          pbaBar: dword(config, msix + 8) & 7,
+          pbaOffset: (dword(config, msix + 8) & ~7) >>> 0,
+        }
+      : null,
+    acs: acs
+      ? { supported: acsNames(word(config, acs + 4)), enabled: acsNames(word(config, acs + 6)) }
+      : null,
+    sriov: sriov
+      ? {
+          totalVfs: word(config, sriov + 0x0e),
+          numVfs: word(config, sriov + 0x10),
+          vfOffset: word(config, sriov + 0x14),
+          vfStride: word(config, sriov + 0x16),
+          vfDevice: word(config, sriov + 0x1a),
+        }
+      : null,
+    cxlResetMasked: extended.some((entry) => isMaskedCxlPort(config, entry)),
+  }
+}
+
+const acsNames = (bits: number) => ACS_BITS.filter((_, bit) => (bits & (1 << bit)) !== 0)
+
+function readPcie(config: Uint8Array, at: number): PcieCapability {
+  const flags = word(config, at + 2)
+  const linkCapabilities = dword(config, at + 0x0c)
+  const slot = (flags & 0x100) !== 0
+  return {
+    type: PCIE_TYPES[(flags >> 4) & 0xf] ?? 'unknown',
+    flr: (dword(config, at + 4) & (1 << 28)) !== 0,
+    slot,
+    hotplug: slot && at + 0x18 <= config.length && (dword(config, at + 0x14) & 0x40) !== 0,
+    maxLinkSpeed: linkCapabilities & 0xf,
+    linkActive: linkCapabilities & (1 << 20) ? (word(config, at + 0x12) & 0x2000) !== 0 : null,
+  }
+}
+
+/** DVSEC 3 of vendor 1e98 is "CXL extensions for ports"; bit 0 of its control word unmasks SBR. */
+function isMaskedCxlPort(config: Uint8Array, entry: CapabilityEntry): boolean {
+  const at = entry.offset
+  if (entry.id !== 0x23 || at + 0x0e > config.length) return false
+  const isPort = word(config, at + 4) === 0x1e98 && word(config, at + 8) === 3
+  return isPort && (word(config, at + 0x0c) & 1) === 0
+}

@@ -1,0 +1,400 @@
+import { constants } from 'node:os'
+import { busOf, compareAddresses, slotOf, splitAddress } from './address.js'
+import { type Capabilities, type ConfigHeader, readCapabilities, readHeader } from './config.js'
+import type { ModuleAliases } from './modules.js'
+import type { DeviceNames, PciNames } from './names.js'
+import { type Batch, readBatch } from './tree.js'
+
+/** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
+export interface Bar {
+  readonly index: number | 'rom'
+  readonly kind: 'memory' | 'io'
+  readonly address: number
+  readonly size: number
+  readonly prefetchable: boolean
+  readonly is64: boolean
+}
+
+/** What SR-IOV makes of a function. `totalVfs` and `numVfs` are counts. */
+export type Sriov =
+  | {
+      readonly role: 'pf'
+      readonly totalVfs: number
+      readonly numVfs: number
+      readonly vfs: readonly string[]
+    }
+  | { readonly role: 'vf'; readonly pf: string }
+
+/** One PCI function as the kernel publishes it. Numbers are as in its config space. */
+export interface PciDevice {
+  readonly address: string
+  /** IOMMU group number, `null` where the function has none. */
+  readonly group: number | null
+  readonly vendor: number
+  readonly device: number
+  readonly subsystemVendor: number
+  readonly subsystemDevice: number
+  /** Base class, subclass and programming interface, 24 bits. */
+  readonly class: number
+  readonly revision: number
+  readonly names: DeviceNames
+  /** The bound driver, `null` for none. */
+  readonly driver: string | null
+  readonly driverOverride: string | null
+  /** Kernel modules that say they drive this device. */
+  readonly modules: readonly string[]
+  /** VFIO variant drivers for this device, more capable than vfio-pci. */
+  readonly variantDrivers: readonly string[]
+  readonly modalias: string | null
+  readonly headerType: 'normal' | 'bridge' | 'cardbus' | 'unknown'
+  readonly multifunction: boolean
+  /** NUMA node, `null` where the platform names none. */
+  readonly numaNode: number | null
+  /** The bridge that this function sits below, `null` on a root bus. */
+  readonly parent: string | null
+  /** Number of the bus below this bridge, `null` for a function that is no bridge. */
+  readonly secondaryBus: number | null
+  /** The hot-plug slot that covers this function and the module that serves it. */
+  readonly slot: { readonly name: string; readonly driver: string | null } | null
+  readonly sriov: Sriov | null
+  /** The firmware's boot display. */
+  readonly bootVga: boolean
+  /** `reset_method` in the kernel's order; `null` where this kernel does not publish it (before 5.15). */
+  readonly resetMethods: readonly string[] | null
+  /** The kernel offers `reset`: it found some way to reset this function when the device was added. */
+  readonly resettable: boolean
+  readonly bars: readonly Bar[]
+  readonly capabilities: Capabilities
+  /** Name of the VFIO character device below `/dev/vfio/devices`, where bound on a kernel that has them. */
+  readonly vfioDevice: string | null
+}
+
+/** What looking at devices needs besides their directory. */
+export interface DeviceContext {
+  readonly aliases: ModuleAliases
+  readonly names: PciNames
+  /** The running kernel publishes `reset_method` (since 5.15). */
+  readonly publishesResetMethods: boolean
+}
+
+const FILES = ['uevent', 'config', 'resource', 'reset_method', 'driver_override', 'numa_node']
+const LINKS = ['driver', 'iommu_group', 'physfn']
+const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision', 'modalias']
+const NO_CONFIG = new Uint8Array(0)
+const EMPTY: readonly never[] = Object.freeze([])
+
+/**
+ * Is this the name of a driver that hands devices to user space through VFIO? Holds for vfio-pci, its
+ * variants (mlx5_vfio_pci, xe-vfio-pci, …) and VFIO drivers of other buses.
+ */
+export function isVfioDriver(driver: string | null): boolean {
+  return driver !== null && /(^|-)vfio-(pci|platform|amba|cdx|fsl-mc|ap|ccw)$/.test(driver.replaceAll('_', '-'))
+}
+
+/** Reads every function below `bus/pci` of a sysfs tree, ordered by address. */
+export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
+  const addresses = names.filter((name) => splitAddress(name) !== null).sort(compareAddresses)
+  const root = `${sysfs}/bus/pci/devices`
+  const main = readBatch(root, addresses, { files: FILES, links: LINKS })
+  const slots = readSlots(sysfs)
+  const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: addresses })
+  const drafts: Draft[] = []
+  for (const [row, address] of addresses.entries()) {
+    const draft = startDraft(main, row, address, paths.text(0, address))
+    if (draft) drafts.push(draft)
+  }
+  readWhatIsMissing(root, drafts)
+  const bridges = new Map<string, string>()
+  for (const draft of drafts) {
+    if (draft.header?.secondaryBus) bridges.set(childBus(draft.address, draft.header.secondaryBus), draft.address)
+  }
+  const present = new Set(drafts.map((draft) => draft.address))
+  const vfs = groupVfs(drafts)
+  const details = readDetails(root, drafts, context.publishesResetMethods)
+  return drafts.map((draft) => {
+    const { address, header } = draft
+    const capabilities = readCapabilities(draft.config)
+    const detail = details.get(draft)
+    const secondaryBus = header?.secondaryBus ?? null
+    const candidates = context.aliases.candidates(draft.modalias ?? '')
+    return Object.freeze({
+      address,
+      group: draft.group,
+      vendor: draft.vendor,
+      device: draft.device,
+      subsystemVendor: draft.subsystemVendor,
+      subsystemDevice: draft.subsystemDevice,
+      class: draft.class,
+      revision: draft.revision,
+      names: context.names.names(draft),
+      driver: draft.driver,
+      driverOverride: draft.driverOverride,
+      modules: candidates.modules,
+      variantDrivers: candidates.variants,
+      modalias: draft.modalias,
+      headerType: header?.headerType ?? 'unknown',
+      multifunction: header?.multifunction ?? false,
+      numaNode: draft.numaNode,
+      parent: draft.pathParent !== undefined ? draft.pathParent : (bridges.get(busOf(address)) ?? null),
+      secondaryBus,
+      slot: slots.get(slotOf(address)) ?? null,
+      sriov: sriovOf(draft, capabilities, detail, present, vfs.get(address)),
+      bootVga: detail?.bootVga ?? false,
+      resetMethods: draft.resetMethods ?? (context.publishesResetMethods ? EMPTY : null),
+      resettable: draft.resetMethods !== null || (detail?.resettable ?? false),
+      bars: draft.bars,
+      capabilities,
+      vfioDevice: detail?.vfioDevice ?? null,
+    })
+  })
+}
+
+/** A function while its facts come together. */
+interface Draft {
+  readonly address: string
+  readonly group: number | null
+  readonly driver: string | null
+  readonly driverOverride: string | null
+  readonly numaNode: number | null
+  readonly pf: string | null
+  /** From the path: `undefined` where sysfs has no path to tell by. */
+  readonly pathParent: string | null | undefined
+  readonly resetMethods: readonly string[] | null
+  readonly bars: readonly Bar[]
+  readonly header: ConfigHeader | null
+  readonly config: Uint8Array
+  /** `uevent` had all that it has on a live host. */
+  readonly complete: boolean
+  vendor: number
+  device: number
+  subsystemVendor: number
+  subsystemDevice: number
+  class: number
+  revision: number
+  modalias: string | null
+}
+
+function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft | null {
+  // Every file gone at once: the device vanished after its name was listed.
+  if (batch.errno(row, 'uevent') === constants.errno.ENOENT && !hasAny(batch, row)) return null
+  const uevent = batch.text(row, 'uevent') ?? ''
+  const ids = field(uevent, 'PCI_ID=')
+  const subsystem = field(uevent, 'PCI_SUBSYS_ID=')
+  const classText = field(uevent, 'PCI_CLASS=')
+  const config = batch.bytes(row, 'config') ?? NO_CONFIG
+  const header = readHeader(config)
+  const methods = batch.text(row, 'reset_method')
+  const override = batch.text(row, 'driver_override')
+  const numaNode = integer(batch.text(row, 'numa_node'))
+  return {
+    address,
+    group: integer(batch.linkName(row, 'iommu_group')),
+    driver: batch.linkName(row, 'driver'),
+    driverOverride: override === null || override === '(null)' || override === '' ? null : override,
+    numaNode: numaNode === null || numaNode < 0 ? null : numaNode,
+    pf: batch.linkName(row, 'physfn'),
+    pathParent: path === null ? undefined : parentFromPath(path),
+    resetMethods: methods === null ? null : Object.freeze(methods.split(' ').filter((method) => method !== '')),
+    bars: parseBars(batch.text(row, 'resource') ?? ''),
+    header,
+    config,
+    complete: ids !== null && subsystem !== null && classText !== null,
+    vendor: hexBefore(ids, ':') ?? header?.vendor ?? 0,
+    device: hexAfter(ids, ':') ?? header?.device ?? 0,
+    subsystemVendor: hexBefore(subsystem, ':') ?? header?.subsystemVendor ?? 0,
+    subsystemDevice: hexAfter(subsystem, ':') ?? header?.subsystemDevice ?? 0,
+    class: hexNumber(classText) ?? header?.class ?? 0,
+    revision: header?.revision ?? 0,
+    modalias: field(uevent, 'MODALIAS='),
+  }
+}
+
+function hasAny(batch: Batch, row: number): boolean {
+  return [...FILES, ...LINKS].some((name) => batch.errno(row, name) !== constants.errno.ENOENT)
+}
+
+/** The value behind `KEY=` at the start of a line. */
+function field(text: string, key: string): string | null {
+  let at = text.startsWith(key) ? 0 : text.indexOf(`\n${key}`)
+  if (at < 0) return null
+  at += key.length + (at === 0 && text.startsWith(key) ? 0 : 1)
+  const end = text.indexOf('\n', at)
+  return text.slice(at, end < 0 ? undefined : end)
+}
+
+function hexNumber(text: string | null): number | null {
+  if (text === null || !/^(0x)?[0-9a-f]{1,8}$/i.test(text)) return null
+  return Number.parseInt(text, 16)
+}
+
+const hexBefore = (text: string | null, mark: string) => hexNumber(text?.slice(0, text.indexOf(mark)) ?? null)
+const hexAfter = (text: string | null, mark: string) => hexNumber(text?.slice(text.indexOf(mark) + 1) ?? null)
+
+function integer(text: string | null): number | null {
+  return text !== null && /^-?\d{1,10}$/.test(text) ? Number(text) : null
+}
+
+/** The directory above a function's own is its bridge, or the root bus (`pci0000:00`). */
+function parentFromPath(path: string): string | null | undefined {
+  const parts = path.split('/')
+  const above = parts[parts.length - 2] ?? ''
+  if (splitAddress(above)) return above
+  return above.startsWith('pci') ? null : undefined
+}
+
+/** `domain:bus` of the bus with this number in the domain of an address. */
+export function childBus(address: string, bus: number): string {
+  return `${address.slice(0, address.indexOf(':'))}:${bus.toString(16).padStart(2, '0')}`
+}
+
+/** `include/linux/ioport.h`: the flags of a line of `resource`. */
+const RESOURCE = { IO: 0x100, MEMORY: 0x200, PREFETCH: 0x2000, MEMORY_64: 0x100000 }
+const UNUSED_BAR = '0x0000000000000000 0x0000000000000000 0x0000000000000000'
+
+/** Lines 0–5 are BARs and 6 is the ROM; behind them come SR-IOV BARs or bridge windows. */
+function parseBars(text: string): readonly Bar[] {
+  const bars: Bar[] = []
+  let at = 0
+  for (let index = 0; index < 7 && at < text.length; index++) {
+    const end = text.indexOf('\n', at)
+    if (!text.startsWith(UNUSED_BAR, at)) {
+      const [first = '', last = '', flags = ''] = text.slice(at, end < 0 ? undefined : end).split(' ')
+      const bar = parseBar(index, Number(first), Number(last), Number(flags))
+      if (bar) bars.push(bar)
+    }
+    if (end < 0) break
+    at = end + 1
+  }
+  return bars
+}
+
+function parseBar(index: number, first: number, last: number, flags: number): Bar | null {
+  // Physical addresses have at most 52 bits: what a number cannot hold exactly is rubbish.
+  if (!Number.isSafeInteger(first) || !Number.isSafeInteger(last) || last < first) return null
+  // JavaScript's bit operators take 32 bits, the flags have more.
+  const low = flags % 2 ** 32
+  if ((low & (RESOURCE.IO | RESOURCE.MEMORY)) === 0) return null
+  return {
+    index: index === 6 ? 'rom' : index,
+    kind: low & RESOURCE.IO ? 'io' : 'memory',
+    address: first,
+    size: last - first + 1,
+    prefetchable: (low & RESOURCE.PREFETCH) !== 0,
+    is64: (low & RESOURCE.MEMORY_64) !== 0,
+  }
+}
+
+/** Trees without a complete `uevent` still have the files of their own for each number. */
+function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
+  const rest = drafts.filter((draft) => !draft.complete || draft.header === null || draft.modalias === null)
+  if (rest.length === 0) return
+  const batch = readBatch(
+    root,
+    rest.map((draft) => draft.address),
+    { files: ID_FILES },
+  )
+  for (const [row, draft] of rest.entries()) {
+    const number = (name: string) => hexNumber(batch.text(row, name))
+    draft.vendor = number('vendor') ?? draft.vendor
+    draft.device = number('device') ?? draft.device
+    draft.subsystemVendor = number('subsystem_vendor') ?? draft.subsystemVendor
+    draft.subsystemDevice = number('subsystem_device') ?? draft.subsystemDevice
+    draft.class = number('class') ?? draft.class
+    draft.revision = number('revision') ?? draft.revision
+    draft.modalias ??= batch.text(row, 'modalias')
+  }
+}
+
+interface Detail {
+  readonly totalVfs: number | null
+  readonly numVfs: number | null
+  readonly bootVga: boolean
+  readonly resettable: boolean
+  readonly vfioDevice: string | null
+}
+
+const SRIOV_ID = 0x10
+
+/** What only some functions have, asked of those alone. */
+function readDetails(
+  root: string,
+  drafts: readonly Draft[],
+  publishesResetMethods: boolean,
+): Map<Draft, Detail> {
+  const some = drafts.filter(
+    (draft) =>
+      draft.class >>> 16 === 0x03 ||
+      isVfioDriver(draft.driver) ||
+      (draft.resetMethods === null && !publishesResetMethods) ||
+      mayHaveVfs(draft),
+  )
+  const details = new Map<Draft, Detail>()
+  if (some.length === 0) return details
+  const batch = readBatch(
+    root,
+    some.map((draft) => draft.address),
+    { files: ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'], lists: ['vfio-dev'] },
+  )
+  for (const [row, draft] of some.entries()) {
+    details.set(draft, {
+      totalVfs: integer(batch.text(row, 'sriov_totalvfs')),
+      numVfs: integer(batch.text(row, 'sriov_numvfs')),
+      bootVga: batch.text(row, 'boot_vga') === '1',
+      // `reset` is write-only: that reading it fails differently says that it exists.
+      resettable: batch.errno(row, 'reset') !== constants.errno.ENOENT,
+      vfioDevice: batch.text(row, 'vfio-dev')?.split('\n')[0] || null,
+    })
+  }
+  return details
+}
+
+/** Without the privilege to read the extended list, the files have to tell. */
+function mayHaveVfs(draft: Draft): boolean {
+  if (draft.pf !== null || (draft.header && draft.header.headerType !== 'normal')) return false
+  if (draft.config.length <= 256) return draft.config.length < 256
+  return readCapabilities(draft.config).extended.some((entry) => entry.id === SRIOV_ID)
+}
+
+function groupVfs(drafts: readonly Draft[]): Map<string, string[]> {
+  const vfs = new Map<string, string[]>()
+  for (const draft of drafts) {
+    if (draft.pf === null) continue
+    const known = vfs.get(draft.pf)
+    if (known) known.push(draft.address)
+    else vfs.set(draft.pf, [draft.address])
+  }
+  return vfs
+}
+
+function sriovOf(
+  draft: Draft,
+  capabilities: Capabilities,
+  detail: Detail | undefined,
+  present: ReadonlySet<string>,
+  vfs: readonly string[] | undefined,
+): Sriov | null {
+  if (draft.pf !== null && present.has(draft.pf)) return { role: 'vf', pf: draft.pf }
+  const totalVfs = detail?.totalVfs ?? capabilities.sriov?.totalVfs ?? null
+  if (totalVfs === null && !vfs) return null
+  return {
+    role: 'pf',
+    totalVfs: totalVfs ?? vfs?.length ?? 0,
+    numVfs: detail?.numVfs ?? vfs?.length ?? 0,
+    vfs: vfs ?? EMPTY,
+  }
+}
+
+type Slots = ReadonlyMap<string, { readonly name: string; readonly driver: string | null }>
+
+/** Slots by `domain:bus:device`. The `module` link says which hot-plug driver serves a slot. */
+function readSlots(sysfs: string): Slots {
+  const root = `${sysfs}/bus/pci`
+  const names = (readBatch(root, ['.'], { lists: ['slots'] }).text(0, 'slots') ?? '').split('\n').filter(Boolean)
+  const batch = readBatch(`${root}/slots`, names, { files: ['address'], links: ['module'] })
+  const slots = new Map<string, { name: string; driver: string | null }>()
+  for (const [row, name] of names.entries()) {
+    const address = batch.text(row, 'address')
+    if (address) slots.set(address, Object.freeze({ name, driver: batch.linkName(row, 'module') }))
+  }
+  return slots
+}

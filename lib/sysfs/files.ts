@@ -1,0 +1,37 @@
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+
+/** The text of a small file, without the white space at its end; `null` where it cannot be read. */
+export function readText(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8').trimEnd()
+  } catch {
+    return null
+  }
+}
+
+/** The names in a directory, in no order; empty where it cannot be read. */
+export function listNames(path: string): string[] {
+  try {
+    return readdirSync(path)
+  } catch {
+    return []
+  }
+}
+
+/** The last component of a link's target, `null` where there is no link. */
+export function linkName(path: string): string | null {
+  try {
+    const target = readlinkSync(path)
+    return target.slice(target.lastIndexOf('/') + 1)
+  } catch {
+    return null
+  }
+}
+
+export function exists(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined
+  } catch {
+    return false
+  }
+}

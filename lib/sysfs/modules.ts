@@ -1,0 +1,118 @@
+import { readText } from './files.js'
+
+/** Which kernel modules say that they drive a device, from `modules.alias` and `modules.builtin.modinfo`. */
+export interface ModuleCandidates {
+  /** Ordinary drivers, in the order of the file; names as `modprobe` takes them. */
+  readonly modules: readonly string[]
+  /** VFIO variant drivers (`vfio_pci:` aliases) more specific than vfio-pci itself. */
+  readonly variants: readonly string[]
+}
+
+const NO_CANDIDATES: ModuleCandidates = Object.freeze({ modules: [], variants: [] })
+
+/** An alias taken apart: -1 stands for `*`. */
+interface AliasPattern {
+  readonly module: string
+  readonly fields: readonly number[]
+}
+
+const FIELDS = /^v([0-9A-F]+|\*)d([0-9A-F]+|\*)sv([0-9A-F]+|\*)sd([0-9A-F]+|\*)bc([0-9A-F]+|\*)sc([0-9A-F]+|\*)i([0-9A-F]+|\*)\*?$/
+
+function parseFields(text: string): number[] | null {
+  const match = FIELDS.exec(text)
+  return match ? match.slice(1).map((field) => (field === '*' ? -1 : Number.parseInt(field, 16))) : null
+}
+
+/** Lines of one bus by vendor field: most vendors of the file are never asked for, so parsing waits. */
+class AliasIndex {
+  readonly #lines = new Map<string, string[]>()
+  readonly #parsed = new Map<string, AliasPattern[]>()
+
+  /** @param alias the text behind `pci:` or `vfio_pci:` */
+  add(alias: string, module: string): void {
+    const end = alias.indexOf('d')
+    if (alias[0] !== 'v' || end < 0) return
+    const vendor = alias.slice(1, end)
+    const lines = this.#lines.get(vendor)
+    if (lines) lines.push(`${alias} ${module}`)
+    else this.#lines.set(vendor, [`${alias} ${module}`])
+  }
+
+  #of(vendor: string): readonly AliasPattern[] {
+    let patterns = this.#parsed.get(vendor)
+    if (!patterns) {
+      patterns = []
+      for (const line of this.#lines.get(vendor) ?? []) {
+        const space = line.indexOf(' ')
+        const fields = parseFields(line.slice(0, space))
+        if (fields) patterns.push({ module: line.slice(space + 1), fields })
+      }
+      this.#parsed.set(vendor, patterns)
+    }
+    return patterns
+  }
+
+  match(vendor: string, fields: readonly number[]): string[] {
+    const found = new Set<string>()
+    for (const key of [vendor, '*']) {
+      for (const pattern of this.#of(key)) {
+        if (pattern.fields.every((field, index) => field === -1 || field === fields[index])) {
+          found.add(pattern.module)
+        }
+      }
+    }
+    return [...found]
+  }
+}
+
+/** Answers which modules match a modalias. Reads the files once; absent files mean no candidates. */
+export class ModuleAliases {
+  readonly #pci = new AliasIndex()
+  readonly #vfio = new AliasIndex()
+  readonly #answers = new Map<string, ModuleCandidates>()
+
+  /** @param directory the kernel's module directory, for instance `/lib/modules/6.12.0-amd64` */
+  static read(directory: string): ModuleAliases {
+    return new ModuleAliases(
+      readText(`${directory}/modules.alias`) ?? '',
+      readText(`${directory}/modules.builtin.modinfo`) ?? '',
+    )
+  }
+
+  constructor(aliases: string, builtinInfo = '') {
+    for (const line of aliases.split('\n')) {
+      if (line.startsWith('alias pci:') || line.startsWith('alias vfio_pci:')) {
+        const [, alias = '', module = ''] = line.split(' ')
+        this.#add(alias, module)
+      }
+    }
+    for (const entry of builtinInfo.split('\0')) {
+      const at = entry.indexOf('.alias=')
+      if (at > 0) this.#add(entry.slice(at + 7), entry.slice(0, at))
+    }
+  }
+
+  #add(alias: string, module: string): void {
+    if (!module) return
+    if (alias.startsWith('pci:')) this.#pci.add(alias.slice(4), module)
+    else if (alias.startsWith('vfio_pci:')) this.#vfio.add(alias.slice(9), module)
+  }
+
+  /** @param modalias as sysfs prints it: `pci:v…d…sv…sd…bc…sc…i…` */
+  candidates(modalias: string): ModuleCandidates {
+    const known = this.#answers.get(modalias)
+    if (known) return known
+    const text = modalias.startsWith('pci:') ? modalias.slice(4) : ''
+    const fields = parseFields(text)
+    let answer = NO_CANDIDATES
+    if (fields) {
+      const vendor = text.slice(1, text.indexOf('d'))
+      answer = Object.freeze({
+        modules: this.#pci.match(vendor, fields),
+        variants: this.#vfio.match(vendor, fields).filter((name) => name.replaceAll('-', '_') !== 'vfio_pci'),
+      })
+    }
+    this.#answers.set(modalias, answer)
+    return answer
+  }
+}

@@ -1,0 +1,66 @@
+import { binding } from '../native/load.js'
+
+/** What one batch of reads brought: for each directory each file's bytes or link's target. */
+export class Batch {
+  readonly #data: Buffer
+  readonly #spans: Int32Array
+  readonly #columns: ReadonlyMap<string, number>
+
+  constructor(data: Uint8Array, spans: Int32Array, columns: ReadonlyMap<string, number>) {
+    this.#data = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
+    this.#spans = spans
+    this.#columns = columns
+  }
+
+  #at(row: number, name: string): number {
+    return 2 * (row * this.#columns.size + (this.#columns.get(name) ?? 0))
+  }
+
+  /** The text without surrounding white space, or `null` where it could not be read. */
+  text(row: number, name: string): string | null {
+    const at = this.#at(row, name)
+    const start = this.#spans[at] ?? -1
+    let end = start + (this.#spans[at + 1] ?? 0)
+    if (start < 0) return null
+    while (end > start && (this.#data[end - 1] ?? 0) <= 0x20) end--
+    return this.#data.latin1Slice(start, end)
+  }
+
+  bytes(row: number, name: string): Uint8Array | null {
+    const at = this.#at(row, name)
+    const start = this.#spans[at] ?? -1
+    return start < 0 ? null : this.#data.subarray(start, start + (this.#spans[at + 1] ?? 0))
+  }
+
+  /** The last component of a link's target: how sysfs names a driver, a group, a function. */
+  linkName(row: number, name: string): string | null {
+    const target = this.text(row, name)
+    return target === null ? null : target.slice(target.lastIndexOf('/') + 1)
+  }
+
+  /** The errno of a failed read, 0 where it succeeded. */
+  errno(row: number, name: string): number {
+    const start = this.#spans[this.#at(row, name)] ?? 0
+    return start < 0 ? -start : 0
+  }
+}
+
+/** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
+const PAGE = 4096
+
+/**
+ * Reads the same files and links of many directories in one call: thousands of functions with a dozen
+ * attributes each are too many for one JavaScript call apiece.
+ */
+export function readBatch(
+  root: string,
+  directories: readonly string[],
+  wanted: { files?: readonly string[]; links?: readonly string[]; lists?: readonly string[] },
+): Batch {
+  const files = wanted.files ?? []
+  const links = wanted.links ?? []
+  const lists = wanted.lists ?? []
+  const columns = new Map([...files, ...links, ...lists].map((name, index) => [name, index]))
+  const { data, spans } = binding().readTree(root, directories, files, links, lists, PAGE)
+  return new Batch(data, spans, columns)
+}
