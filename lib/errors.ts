@@ -1,3 +1,6 @@
+import { getSystemErrorName } from 'node:util'
+import { hintFor } from './hints.js'
+
 /** Codes of every error that is not the answer of a system call. A closed union: programs may switch over it. */
 export type VfioErrorCode =
   /** A call on a container, group, device or descriptor that has been closed. */
@@ -19,8 +22,25 @@ export type VfioErrorCode =
   /** The machine code of this package could not be loaded here. */
   | 'ERR_VFIO_ADDON'
 
-/** An error of this package. `message` is one sentence that names what is wrong and what to do. */
+/** Lets `instanceof` hold for the errors of another copy of this package; a program's own subclass is left alone. */
+function brand(type: abstract new (...args: never[]) => Error): void {
+  const { name } = type
+  const mark = Symbol.for(`vfio.${name}`)
+  Object.defineProperties(type.prototype, { name: { value: name }, [mark]: { value: true } })
+  Object.defineProperty(type, Symbol.hasInstance, {
+    value(this: unknown, value: unknown): boolean {
+      if (this !== type) return Function.prototype[Symbol.hasInstance].call(this, value)
+      return typeof value === 'object' && value !== null && mark in value
+    },
+  })
+}
+
+/**
+ * An error of this package. `message` is one sentence that names what is wrong and what to do.
+ * `instanceof` holds for the errors of another copy of this package too.
+ */
 export class VfioError extends Error {
+  /** A {@link VfioErrorCode}; of a {@link VfioSystemError} the name of the errno. */
   readonly code: string
 
   constructor(code: VfioErrorCode, message: string, options?: ErrorOptions) {
@@ -29,6 +49,50 @@ export class VfioError extends Error {
   }
 
   static {
-    VfioError.prototype.name = 'VfioError'
+    brand(VfioError)
+  }
+}
+
+/** A system call that failed, and on what. */
+export interface SystemFailure {
+  /** The errno as the kernel counts it: positive, as in `os.constants.errno`. */
+  readonly errno: number
+  /** `open` or `ioctl`, or another call's name. */
+  readonly syscall: string
+  /** The ioctl's name (`VFIO_GROUP_SET_CONTAINER`), or what was opened: `container`, `group`. */
+  readonly request: string
+  /** The file that it was made on; for an open device its address. */
+  readonly path: string
+  /** What the call asked for, where the file alone does not say it: the address of a device to open. */
+  readonly subject?: string
+}
+
+/**
+ * The kernel refused a call. `code` is the errno's name (`EPERM`), `hint` what that errno means for this request and
+ * what to do, `null` where nothing more is known. The message has all of it.
+ */
+export class VfioSystemError extends VfioError implements SystemFailure {
+  readonly errno: number
+  readonly syscall: string
+  readonly request: string
+  readonly path: string
+  readonly hint: string | null
+
+  constructor({ errno, syscall, request, path, subject }: SystemFailure, options?: ErrorOptions) {
+    const code = getSystemErrorName(-errno)
+    const hint = hintFor(request, code)
+    const call = syscall === 'ioctl' ? request : syscall
+    const what = `${call}${subject ? ` of ${subject}` : ''} on ${path} failed with ${code}`
+    // The base class keeps its union closed for callers; an errno's name is the one exception.
+    super(code as VfioErrorCode, hint ? `${what}: ${hint}` : what, options)
+    this.errno = errno
+    this.syscall = syscall
+    this.request = request
+    this.path = path
+    this.hint = hint
+  }
+
+  static {
+    brand(VfioSystemError)
   }
 }

@@ -39,12 +39,13 @@ Napi::Value Group::UnsetContainer(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
-  const std::string name = TextArgument(info, 0, "name");
+  const std::string request = TextArgument(info, 0, "request");
+  const std::string name = TextArgument(info, 1, "name");
   const auto opened = std::make_shared<SharedFd>();
   return Work::Start(
       info.Env(), "vfio:openDevice",
-      [group = fd(), name, opened] {
-        const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), name.c_str());
+      [group = fd(), request, name, opened] {
+        const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), request.c_str());
         *opened = std::make_shared<const Fd>(number, name);
       },
       [opened](Napi::Env env) { return Device::Adopt(env, std::move(*opened)); });

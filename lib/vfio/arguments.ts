@@ -1,0 +1,42 @@
+import { VfioError } from '../errors.js'
+
+export const badArgument = (message: string) => new VfioError('ERR_VFIO_BAD_ARGUMENT', message)
+
+export function show(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value)
+  if (typeof value === 'bigint') return `${value}n`
+  return typeof value === 'object' || typeof value === 'function'
+    ? `a value of type ${typeof value}`
+    : String(value)
+}
+
+/** An integer from 0 to `largest`. */
+export function checkInteger(value: unknown, largest: number, name: string): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= largest) return value
+  throw badArgument(`${name} must be an integer from 0 to ${largest}, not ${show(value)}`)
+}
+
+/** A number as it is, or a name by its table. */
+export function checkIndex(value: unknown, names: Readonly<Record<string, number>>, name: string): number {
+  if (typeof value !== 'string') return checkInteger(value, 0xffffffff, name)
+  const index = Object.hasOwn(names, value) ? names[value] : undefined
+  if (index !== undefined) return index
+  throw badArgument(`${name} must be a number or one of ${Object.keys(names).join(', ')}, not ${show(value)}`)
+}
+
+/** A path of a file: text, not empty, without NUL. */
+export function checkPath(value: unknown): string {
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value
+  throw badArgument(`the path must be text that is not empty and has no NUL, not ${show(value)}`)
+}
+
+/** The options of a call that takes a signal. */
+export function checkOptions<T extends { signal?: AbortSignal | undefined }>(options: T): T {
+  if (typeof options !== 'object' || options === null)
+    throw badArgument(`options must be an object, not ${show(options)}`)
+  const { signal } = options
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw badArgument(`options.signal must be an AbortSignal, not ${show(signal)}`)
+  }
+  return options
+}

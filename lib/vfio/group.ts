@@ -1,0 +1,147 @@
+import type { NativeGroup } from '../native/binding.js'
+import { binding } from '../native/load.js'
+import { parseAddress } from '../sysfs/address.js'
+import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
+import { VfioContainer } from './container.js'
+import { VfioDevice } from './device.js'
+import { type Dependent, Handle, VfioObject } from './handle.js'
+import { call } from './translate.js'
+
+/** `struct vfio_group_status`. */
+export interface GroupStatus {
+  /** No host driver stands in the way. Before Linux 5.18 asked of the drivers, since then of the DMA owner. */
+  readonly viable: boolean
+  readonly containerSet: boolean
+  /** As the kernel gave them. */
+  readonly flags: number
+}
+
+export interface OpenDeviceOptions {
+  /** Aborts the wait; a device that comes back later is closed again. */
+  readonly signal?: AbortSignal | undefined
+  /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it. */
+  readonly vfToken?: string | undefined
+}
+
+const FLAG_VIABLE = 1 << 0
+const FLAG_CONTAINER_SET = 1 << 1
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+const LARGEST_GROUP = 0x7fffffff
+
+/** An open `/dev/vfio/N`: the devices that the IOMMU cannot tell apart. Opens once on the whole host. */
+export class VfioGroup extends VfioObject<NativeGroup> {
+  #membership: Membership | null = null
+
+  private constructor(native: NativeGroup, path: string) {
+    super(new Handle(native, `group ${path}`, null))
+    this.handle.beforeClose = () => this.#membership?.end()
+  }
+
+  /**
+   * Opens a group by its number, or by the path of its file (`{ path: '/dev/vfio/noiommu-3' }`).
+   * @throws VfioSystemError `ENOENT` where none of its devices is bound to a vfio driver, `EBUSY` where it is open already,
+   * `EACCES` without permission.
+   */
+  static open(group: number | { readonly path: string }): VfioGroup {
+    const path =
+      typeof group === 'object' && group !== null
+        ? checkPath(group.path)
+        : `/dev/vfio/${checkInteger(group, LARGEST_GROUP, 'group')}`
+    const { Group } = binding()
+    return new VfioGroup(
+      call(() => Group.open(path)),
+      path,
+    )
+  }
+
+  /** Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). */
+  status(): GroupStatus {
+    const flags = this.ask((native) => native.status())
+    return { viable: (flags & FLAG_VIABLE) !== 0, containerSet: (flags & FLAG_CONTAINER_SET) !== 0, flags }
+  }
+
+  /**
+   * Joins a container (`VFIO_GROUP_SET_CONTAINER`).
+   * @throws VfioSystemError `EPERM` where the group is not viable, `EINVAL` where it has a container already.
+   */
+  setContainer(container: VfioContainer): void {
+    if (!(container instanceof VfioContainer)) {
+      throw badArgument(`container must be a VfioContainer, not ${show(container)}`)
+    }
+    const native = container.handle.native
+    this.ask((group) => group.setContainer(native))
+    this.#membership = new Membership(this.handle, container)
+  }
+
+  /**
+   * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`).
+   * @throws VfioSystemError `EINVAL` where it has none, `EBUSY` while one of its devices is open.
+   */
+  unsetContainer(): void {
+    this.ask((native) => native.unsetContainer())
+    this.#membership?.forget()
+    this.#membership = null
+  }
+
+  /**
+   * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
+   * Opening resets the device.
+   * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU.
+   */
+  async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
+    const name = parseAddress(address)
+    const { signal, vfToken } = checkOptions(options)
+    if (vfToken !== undefined && !(typeof vfToken === 'string' && UUID.test(vfToken))) {
+      throw badArgument(`options.vfToken must be a UUID, not ${show(vfToken)}`)
+    }
+    const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
+    const group = this.handle
+    const handle = await group.run(
+      async (native) => {
+        const device = await native.openDevice(request, name)
+        return new Handle(device, `device ${name}`, group)
+      },
+      { signal, subject: name, discard: (device) => device.release() },
+      this.openDevice,
+    )
+    return new VfioDevice(handle, name, this)
+  }
+}
+
+/** A group in a container: each keeps the other informed, and the container closes the group's devices before itself. */
+class Membership implements Dependent {
+  readonly #group: Handle<NativeGroup>
+  #container: VfioContainer | null
+
+  constructor(group: Handle<NativeGroup>, container: VfioContainer) {
+    this.#group = group
+    this.#container = container
+    container.handle.dependents.add(this)
+  }
+
+  async release(): Promise<void> {
+    await this.#group.idle()
+    await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    this.end()
+  }
+
+  releaseNow(): void {
+    for (const device of this.#group.dependents) device.releaseNow()
+    this.end()
+  }
+
+  end(): void {
+    if (!this.#container) return
+    this.forget()
+    try {
+      this.#group.raw.unsetContainer()
+    } catch {
+      // A device that still runs a call holds it; closing the descriptors settles that.
+    }
+  }
+
+  forget(): void {
+    this.#container?.handle.dependents.delete(this)
+    this.#container = null
+  }
+}

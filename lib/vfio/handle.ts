@@ -1,0 +1,155 @@
+import { VfioError } from '../errors.js'
+import type { NativeHandle } from '../native/binding.js'
+import { SerialQueue } from './queue.js'
+import { call, callSite, translate } from './translate.js'
+
+/** What must be let go before an object can close: the devices of a group, the groups of a container. */
+export interface Dependent {
+  release(): Promise<void>
+  releaseNow(): void
+}
+
+/** An open object of the kernel: its state, what depends on it, and the work that runs on it. */
+export class Handle<N extends NativeHandle> implements Dependent {
+  readonly dependents = new Set<Dependent>()
+  /** What an object does right before its descriptor closes. */
+  beforeClose: () => void = () => {}
+  readonly #queue = new SerialQueue()
+  readonly #borrowed = new Set<Promise<unknown>>()
+  #closing: Promise<void> | null = null
+
+  constructor(
+    /** The object of the addon, closed or not: for what closing does. */
+    readonly raw: N,
+    /** As errors call it: `device 0000:59:00.0`. */
+    readonly name: string,
+    /** What it was opened from, which closes it before itself. */
+    private readonly parent: Handle<NativeHandle> | null,
+  ) {
+    parent?.dependents.add(this)
+  }
+
+  get closed(): boolean {
+    return this.#closing !== null
+  }
+
+  /** The object of the addon, for calls. @throws VfioError `ERR_VFIO_CLOSED` */
+  get native(): N {
+    if (this.#closing) throw this.closedError()
+    return this.raw
+  }
+
+  /** A long call, in this object's order. */
+  async run<T>(
+    work: (native: N) => Promise<T>,
+    options: { signal?: AbortSignal | undefined; subject?: string; discard?: (value: T) => Promise<void> },
+    caller: (...args: never[]) => unknown,
+  ): Promise<T> {
+    const site = callSite(caller)
+    const { native } = this
+    try {
+      return await this.#queue.run(() => work(native), options.signal, options.discard)
+    } catch (error) {
+      // The reason of an abort belongs to the caller, whatever it is.
+      throw options.signal?.aborted && error === options.signal.reason
+        ? error
+        : translate(error, site, options.subject)
+    }
+  }
+
+  /** Another object's running work uses this descriptor: close waits for it. */
+  lend(work: Promise<unknown>): void {
+    this.#borrowed.add(work)
+    const back = () => this.#borrowed.delete(work)
+    work.then(back, back)
+  }
+
+  /** When the call that runs now has ended. */
+  idle(): Promise<void> {
+    return this.#queue.idle()
+  }
+
+  closedError(): VfioError {
+    return new VfioError('ERR_VFIO_CLOSED', `${this.name} is closed: open it again`)
+  }
+
+  release(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  releaseNow(): void {
+    if (this.#closing) return
+    this.#closing = Promise.resolve()
+    this.#queue.cancelWaiting(this.closedError())
+    for (const dependent of this.dependents) dependent.releaseNow()
+    this.beforeClose()
+    this.raw.closeNow()
+    this.parent?.dependents.delete(this)
+  }
+
+  async #close(): Promise<void> {
+    this.#queue.cancelWaiting(this.closedError())
+    // First what runs here: it may be the opening of one more dependent.
+    await this.idle()
+    await Promise.all(Array.from(this.dependents, (dependent) => dependent.release()))
+    await Promise.allSettled(this.#borrowed)
+    await this.#queue.run(() => {
+      this.beforeClose()
+      return this.raw.close()
+    })
+    this.parent?.dependents.delete(this)
+  }
+}
+
+const forgotten = new FinalizationRegistry<Handle<NativeHandle>>((handle) => {
+  if (handle.closed) return
+  process.emitWarning(`${handle.name} was dropped without close(), and is closed now`, 'VfioWarning')
+  void handle.release()
+})
+
+/** What containers, groups and devices have in common: they are open until they are closed. */
+export abstract class VfioObject<N extends NativeHandle> {
+  /** @internal */
+  readonly handle: Handle<N>
+
+  /** @internal */
+  constructor(handle: Handle<N>) {
+    this.handle = handle
+    // Open and closed is all a person wants to see of it in console.log.
+    Object.defineProperty(this, 'handle', { enumerable: false })
+    forgotten.register(this, handle)
+  }
+
+  /** True after `close()` was called, and from then on for ever. */
+  get closed(): boolean {
+    return this.handle.closed
+  }
+
+  /**
+   * Closes it, and before it whatever was opened from it. Waits for the call that runs; calls that wait for their turn
+   * are rejected with `ERR_VFIO_CLOSED`. Does nothing when it is closed already.
+   */
+  close(): Promise<void> {
+    return this.handle.release()
+  }
+
+  /**
+   * Closes it at once, for `using`. The last close of a device resets it, and this thread waits for that: prefer
+   * `await using`. A call that runs keeps the descriptor open until it ends.
+   */
+  [Symbol.dispose](): void {
+    this.handle.releaseNow()
+  }
+
+  /** Closes it as `close()` does, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.handle.release()
+  }
+
+  /** @internal One synchronous call. */
+  protected ask<T>(question: (native: N) => T): T {
+    const { native } = this.handle
+    return call(() => question(native))
+  }
+}
