@@ -1,0 +1,147 @@
+import { execFile } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { basename, join, resolve } from 'node:path'
+import { promisify } from 'node:util'
+import { downloadPackages, packageNames, privateApt } from '../apt.mjs'
+import { cacheDirectory, exclusively } from './cache.js'
+import { LabError, messageOf } from './errors.js'
+
+const run = promisify(execFile)
+
+/** A kernel that the lab can boot. */
+export interface Kernel {
+  /** What a person calls it: a series such as `6.12`, or the path of the image. */
+  readonly name: string
+  readonly image: string
+  /** The directory that holds `modules.dep`; null where everything is built in. */
+  readonly modules: string | null
+}
+
+/** The Debian suites that carry each series, newest series first. */
+const SERIES: Readonly<Record<string, readonly string[]>> = {
+  '6.12': ['bookworm-backports'],
+  '6.1': ['bookworm', 'bookworm-security'],
+  '5.10': ['bullseye', 'bullseye-security'],
+}
+
+/** The series that the lab knows by name, oldest first. */
+export const kernelSeries: readonly string[] = Object.keys(SERIES).reverse()
+
+/** Finds the kernel that `--kernel` names, fetching it when it is a series that is not in the cache. */
+export async function findKernel(name: string | undefined, say: (line: string) => void): Promise<Kernel> {
+  if (name === undefined) return newestKernel(say)
+  const suites = SERIES[name]
+  if (suites !== undefined) return cached(name) ?? fetchKernel(name, suites, say)
+  return kernelAt(name)
+}
+
+async function newestKernel(say: (line: string) => void): Promise<Kernel> {
+  const refusals: string[] = []
+  for (const [series, suites] of Object.entries(SERIES)) {
+    try {
+      return cached(series) ?? (await fetchKernel(series, suites, say))
+    } catch (error) {
+      refusals.push(`${series}: ${messageOf(error)}`)
+    }
+  }
+  throw new LabError(
+    `no kernel could be fetched; name one with --kernel IMAGE,MODULES-DIR\n  ${refusals.join('\n  ')}`,
+  )
+}
+
+function kernelAt(name: string): Kernel {
+  const [path = '', directory] = name.split(',', 2)
+  const image = resolve(path)
+  if (!existsSync(image)) {
+    const known = kernelSeries.join(', ')
+    throw new LabError(
+      `--kernel ${name}: there is no file ${image}; give one of ${known}, or IMAGE[,MODULES-DIR]`,
+    )
+  }
+  if (!statSync(image).isFile()) throw new LabError(`--kernel ${name}: ${image} is not a kernel image`)
+  return { name: path, image, modules: directory === undefined ? null : modulesAt(resolve(directory)) }
+}
+
+/** Accepts both `…/lib/modules/RELEASE` and the root above `lib/modules` that INSTALL_MOD_PATH makes. */
+function modulesAt(directory: string): string {
+  const below = join(directory, 'lib/modules')
+  const releases = existsSync(below) ? readdirSync(below) : []
+  const candidates = [directory, ...releases.map((release) => join(below, release))]
+  const found = candidates.find((candidate) => existsSync(join(candidate, 'modules.dep')))
+  if (found === undefined) {
+    throw new LabError(
+      `${directory} has no modules.dep; run \`depmod -b BASE RELEASE\` for BASE/lib/modules/RELEASE`,
+    )
+  }
+  return found
+}
+
+const kernelDirectory = (series: string) => join(cacheDirectory('kernels'), series)
+
+function cached(series: string): Kernel | undefined {
+  const directory = kernelDirectory(series)
+  const marker = join(directory, 'release')
+  if (!existsSync(marker)) return undefined
+  const release = readFileSync(marker, 'utf8').trim()
+  return {
+    name: series,
+    image: join(directory, `boot/vmlinuz-${release}`),
+    modules: join(directory, 'lib/modules', release),
+  }
+}
+
+async function fetchKernel(
+  series: string,
+  suites: readonly string[],
+  say: (line: string) => void,
+): Promise<Kernel> {
+  return exclusively(`kernel-${series}`, async () => {
+    const already = cached(series)
+    if (already !== undefined) return already
+    const work = await mkdtemp(join(cacheDirectory('kernels'), `.${series}-`))
+    try {
+      const began = Date.now()
+      const release = await unpackPackage(series, suites, work, say)
+      await run('depmod', ['-b', work, release])
+      await writeFile(join(work, 'release'), `${release}\n`)
+      await rename(work, kernelDirectory(series))
+      say(`kernel ${series}: ${release} ready (${((Date.now() - began) / 1000).toFixed(1)} s)`)
+    } catch (error) {
+      await rm(work, { recursive: true, force: true })
+      throw new LabError(`kernel ${series} could not be fetched: ${messageOf(error)}`)
+    }
+    const fetched = cached(series)
+    if (fetched === undefined) throw new LabError(`the package of kernel ${series} holds no kernel`)
+    return fetched
+  })
+}
+
+/** Downloads the newest package of a series and unpacks it below `work`; returns the kernel's release. */
+async function unpackPackage(
+  series: string,
+  suites: readonly string[],
+  work: string,
+  say: (line: string) => void,
+): Promise<string> {
+  say(`kernel ${series}: looking for its Debian package`)
+  const options = await privateApt(cacheDirectory('apt', `kernel-${series}`), suites)
+  const pattern = `^linux-image-${series.replace('.', '[.]')}[.][0-9][^ ]*-amd64$`
+  const names = (await packageNames(options, pattern)).filter((name) => !/-(rt|cloud)-/.test(name))
+  const newest = names.sort(byNumbers).at(-1)
+  if (newest === undefined) throw new Error(`no package linux-image-${series}.* in ${suites.join(', ')}`)
+  say(`kernel ${series}: downloading ${newest}`)
+  await downloadPackages(options, [newest], work)
+  const archive = readdirSync(work).find((file) => file.endsWith('.deb'))
+  if (archive === undefined) throw new Error(`apt-get download left no package of ${newest}`)
+  await run('dpkg-deb', ['-x', join(work, archive), work])
+  await rm(join(work, archive))
+  const image = readdirSync(join(work, 'boot')).find((file) => file.startsWith('vmlinuz-'))
+  if (image === undefined) throw new Error(`${basename(archive)} holds no kernel image`)
+  return image.slice('vmlinuz-'.length)
+}
+
+/** Orders names by the numbers in them, so that 6.12.9 comes before 6.12.10. */
+function byNumbers(left: string, right: string): number {
+  return left.localeCompare(right, 'en', { numeric: true })
+}

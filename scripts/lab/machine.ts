@@ -1,0 +1,234 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { accessSync, constants } from 'node:fs'
+import { delimiter, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Duplex, type Readable, type Writable } from 'node:stream'
+import { LabError } from './errors.js'
+import { initramfsFor } from './initramfs.js'
+import type { Kernel } from './kernels.js'
+
+export type Accelerator = 'kvm' | 'tcg'
+
+export interface Streams {
+  /** Null is an empty input. */
+  readonly stdin: Readable | null
+  readonly stdout: Writable
+  readonly stderr: Writable
+}
+
+/** The terminal behind the streams, of which the job gets one of the same size. */
+export interface Terminal {
+  readonly rows: number
+  readonly columns: number
+  on(event: 'resize', listener: () => void): unknown
+  off(event: 'resize', listener: () => void): unknown
+}
+
+export interface MachineOptions {
+  readonly kernel: Kernel
+  readonly accelerator: Accelerator
+  /** QEMU arguments of the devices under test. */
+  readonly devices: readonly string[]
+  readonly vfio: boolean
+  /** A script for /bin/sh. */
+  readonly job: string
+  readonly streams: Streams
+  readonly terminal: Terminal | null
+  readonly bootSeconds: number
+  /** Counted from the moment the guest is up. */
+  readonly timeoutSeconds: number | undefined
+  readonly signal: AbortSignal | undefined
+}
+
+export type Outcome =
+  | { readonly kind: 'exited'; readonly status: number }
+  | { readonly kind: 'timeout' | 'boot-timeout' | 'died' | 'aborted' }
+
+export interface MachineResult {
+  readonly outcome: Outcome
+  /** 0 when it never came up. */
+  readonly bootSeconds: number
+  /** The console's last lines, and what QEMU itself said. */
+  readonly console: string
+}
+
+const COMMAND_LINE = [
+  'console=ttyS0 quiet panic=-1 oops=panic intel_iommu=on',
+  // Emulation makes all of these slow or wrong: side channel fences, self-tests, stall and clock watchdogs.
+  'mitigations=off nokaslr no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1',
+  'cryptomgr.notests random.trust_cpu=on audit=0',
+].join(' ')
+
+/** The descriptors that QEMU inherits, each one end of a socket pair. */
+const DESCRIPTOR = { console: 3, control: 4, stdout: 5, stderr: 6, stdin: 7 }
+
+const KEPT_LINES = 60
+
+/** Boots a machine, runs one job in it, and takes it down. */
+export async function runMachine(options: MachineOptions): Promise<MachineResult> {
+  const qemu = findProgram('qemu-system-x86_64', 'qemu-system-x86')
+  const setpriv = findProgram('setpriv', 'util-linux')
+  const { streams, terminal, signal } = options
+  const began = Date.now()
+  // With --pdeathsig the guest dies with us, however we die.
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', qemu, ...qemuArguments(options)], {
+    stdio: ['ignore', ...Array<'pipe'>(7).fill('pipe')],
+  })
+  const control = channel(child, DESCRIPTOR.control)
+  const output = channel(child, DESCRIPTOR.stdout)
+  const errors = channel(child, DESCRIPTOR.stderr)
+  const input = channel(child, DESCRIPTOR.stdin)
+  const lines: string[] = []
+  let outcome: Outcome = { kind: 'died' }
+  let bootSeconds = 0
+  let timer: NodeJS.Timeout | undefined
+
+  const finish = (reason: Outcome) => {
+    if (outcome.kind === 'died') outcome = reason
+    child.kill('SIGKILL')
+  }
+  const limit = (seconds: number | undefined, kind: 'timeout' | 'boot-timeout') => {
+    clearTimeout(timer)
+    if (seconds !== undefined) timer = setTimeout(finish, seconds * 1000, { kind })
+  }
+  const abort = () => finish({ kind: 'aborted' })
+  const resize = () => control.write(`size ${terminal?.rows} ${terminal?.columns}\n`)
+
+  for (const stream of [child.stdout, child.stderr, channel(child, DESCRIPTOR.console)]) {
+    if (stream === null) continue
+    eachLine(stream, (line) => {
+      lines.push(printable(line))
+      if (lines.length > KEPT_LINES) lines.shift()
+    })
+  }
+  eachLine(control, (line) => {
+    const [word, value] = line.split(' ')
+    if (word === 'exit') finish({ kind: 'exited', status: Number(value) })
+    if (word !== 'ready') return
+    bootSeconds = (Date.now() - began) / 1000
+    limit(options.timeoutSeconds, 'timeout')
+    terminal?.on('resize', resize)
+  })
+  if (terminal === null) {
+    output.pipe(streams.stdout, { end: false })
+    errors.pipe(streams.stderr, { end: false })
+    input.resume()
+  } else {
+    output.resume()
+    errors.resume()
+    input.pipe(streams.stdout, { end: false })
+  }
+  if (streams.stdin === null) input.end()
+  else streams.stdin.pipe(input)
+  const text = request(options)
+  control.write(`${Buffer.byteLength(text)}\n${text}`)
+
+  limit(options.bootSeconds, 'boot-timeout')
+  signal?.addEventListener('abort', abort)
+  if (signal?.aborted) abort()
+  try {
+    // Its streams are closed by then too, so nothing that the command wrote is left behind.
+    await new Promise<void>((resolve, reject) => {
+      child.once('error', reject)
+      child.once('close', () => resolve())
+    })
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', abort)
+    terminal?.off('resize', resize)
+    streams.stdin?.unpipe(input)
+  }
+  return { outcome, bootSeconds, console: lines.join('\n') }
+}
+
+function qemuArguments({ kernel, accelerator, devices, terminal }: MachineOptions): string[] {
+  const socket = (name: keyof typeof DESCRIPTOR) => [
+    '-chardev',
+    `socket,id=lab_${name},fd=${DESCRIPTOR[name]}`,
+  ]
+  const port = (name: keyof typeof DESCRIPTOR, nr: number) => [
+    ...socket(name),
+    ...['-device', `virtserialport,bus=lab_ports.0,nr=${nr},chardev=lab_${name},name=lab.${name}`],
+  ]
+  return [
+    ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ...['-M', 'q35,kernel-irqchip=split', '-cpu', 'max', '-smp', '2', '-m', '1024'],
+    ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi'],
+    ...['-device', 'intel-iommu,intremap=on,caching-mode=on,aw-bits=48'],
+    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel), '-append', COMMAND_LINE],
+    ...socket('console'),
+    ...['-serial', 'chardev:lab_console'],
+    // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
+    ...['-fsdev', 'local,id=lab_root,path=/,security_model=none,readonly=on,multidevs=remap'],
+    ...['-device', 'virtio-9p-pci,fsdev=lab_root,mount_tag=lab_root,addr=1d'],
+    ...['-device', 'virtio-serial-pci,id=lab_ports,addr=1e'],
+    ...port('control', 1),
+    ...port('stdout', 2),
+    ...port('stderr', 3),
+    ...(terminal === null
+      ? port('stdin', 4)
+      : [...socket('stdin'), '-device', 'virtconsole,bus=lab_ports.0,nr=4,chardev=lab_stdin']),
+    ...devices,
+  ]
+}
+
+/** What session.sh asks for: variables in shell syntax. */
+function request({ kernel, vfio, terminal, job }: MachineOptions): string {
+  const values = {
+    modules: kernel.modules ?? '',
+    vfio: vfio ? '1' : '',
+    tty: terminal === null ? '' : '/dev/hvc0',
+    rows: String(terminal?.rows ?? 24),
+    columns: String(terminal?.columns ?? 80),
+    job,
+  }
+  return Object.entries(values)
+    .map(([name, value]) => `${name}=${shellQuote(value)}\n`)
+    .join('')
+}
+
+/** A word that a shell reads back as it is. */
+export function shellQuote(word: string): string {
+  return `'${word.replaceAll("'", "'\\''")}'`
+}
+
+/** Our end of a descriptor that QEMU inherited; writing to a machine that is gone is no error. */
+function channel(child: ChildProcess, descriptor: number): Duplex {
+  const stream = child.stdio[descriptor]
+  if (!(stream instanceof Duplex)) throw new Error(`descriptor ${descriptor} is no socket`)
+  stream.on('error', () => {})
+  return stream
+}
+
+/** A machine that ends while we write to it resets the connection, which is an end like any other. */
+function eachLine(stream: Readable, take: (line: string) => void): void {
+  createInterface({ input: stream })
+    .on('line', take)
+    .on('error', () => {})
+}
+
+/** Console output without the terminal's escape sequences, of which the firmware makes use. */
+function printable(line: string): string {
+  return (
+    line
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is removed
+      .replace(/\u001b(\[[0-9;?=]*[A-Za-z]|c)/g, '')
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is removed
+      .replace(/[\u0000-\u0008\u000b-\u001f]/g, '')
+  )
+}
+
+/** The path of a program, or an error that names the Debian package that has it. */
+function findProgram(name: string, debianPackage: string): string {
+  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+  for (const directory of directories) {
+    const file = join(directory, name)
+    try {
+      accessSync(file, constants.X_OK)
+      return file
+    } catch {
+      // The next directory may have it.
+    }
+  }
+  throw new LabError(`${name} is missing; install it with \`apt-get install ${debianPackage}\``)
+}

@@ -1,0 +1,110 @@
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { LabError, messageOf } from './errors.js'
+import { GUEST_FAILED, runInGuest } from './guest.js'
+import { kernelSeries } from './kernels.js'
+
+const USAGE = `usage: npm run lab -- [OPTIONS] [--] [COMMAND…]
+
+Runs COMMAND in a VFIO guest that sees this machine's files under a throwaway layer, and exits with its status.
+Without COMMAND: an interactive shell there.
+
+  --kernel K        ${kernelSeries.join(', ')}, or IMAGE[,MODULES-DIR]; default: the newest that can be fetched
+  --topology FILE   QEMU arguments of the devices to have; default: scripts/lab/topologies/default.args
+  --timeout S       seconds that COMMAND may take (status 124 when it takes longer)
+  --no-vfio         leave vfio-pci unloaded
+  --help            this text
+
+Status 125: the guest did not come up, or died.`
+
+const SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
+
+async function main(): Promise<number> {
+  const request = readArguments()
+  if (request === null) {
+    console.log(USAGE)
+    return 0
+  }
+  const stop = new AbortController()
+  for (const [name, number] of Object.entries(SIGNALS)) {
+    process.once(name, () => stop.abort(number))
+  }
+  // A reader that left, as `head` does, ends the guest the way it would end a local program.
+  process.stdout.on('error', () => stop.abort(13))
+
+  const { stdin, stdout, stderr } = process
+  const interactive = request.command.length === 0
+  if (interactive && !(stdin.isTTY && stdout.isTTY)) {
+    throw new LabError('an interactive shell needs a terminal; give a COMMAND after --')
+  }
+  if (interactive) stdin.setRawMode(true)
+  try {
+    const { status, failure } = await runInGuest({
+      ...request,
+      command: interactive ? [process.env.SHELL ?? '/bin/sh'] : request.command,
+      streams: { stdin: stdin.isTTY && !interactive ? null : stdin, stdout, stderr },
+      terminal: interactive ? stdout : undefined,
+      signal: stop.signal,
+      say: (line) => console.error(`lab: ${line}`),
+    })
+    if (failure !== null) console.error(`lab: ${failure}`)
+    return status
+  } catch (error) {
+    if (stop.signal.aborted) return 128 + Number(stop.signal.reason)
+    throw error
+  } finally {
+    if (interactive) stdin.setRawMode(false)
+    stdin.destroy()
+  }
+}
+
+function readArguments() {
+  // npm runs us at the package's root and tells where the caller stood.
+  const cwd =
+    process.env.npm_lifecycle_event === 'lab' ? (process.env.INIT_CWD ?? process.cwd()) : process.cwd()
+  const { options, command } = splitCommand(process.argv.slice(2))
+  const { values } = parseArgs({
+    args: options,
+    options: {
+      kernel: { type: 'string' },
+      topology: { type: 'string' },
+      timeout: { type: 'string' },
+      'no-vfio': { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  })
+  if (values.help) return null
+  const timeoutSeconds = values.timeout === undefined ? undefined : Number(values.timeout)
+  if (timeoutSeconds !== undefined && !(timeoutSeconds > 0)) {
+    throw new LabError(`--timeout ${values.timeout}: expected a number of seconds above 0`)
+  }
+  return {
+    kernel: values.kernel,
+    topology: values.topology === undefined ? undefined : resolve(cwd, values.topology),
+    timeoutSeconds,
+    vfio: !values['no-vfio'],
+    command,
+    cwd,
+  }
+}
+
+/** The command begins after `--` or at the first word that is neither an option nor an option's value. */
+function splitCommand(words: string[]): { options: string[]; command: string[] } {
+  const takesValue = ['--kernel', '--topology', '--timeout']
+  let end = 0
+  while (end < words.length) {
+    const word = words[end] ?? ''
+    if (word === '--') return { options: words.slice(0, end), command: words.slice(end + 1) }
+    if (!word.startsWith('-')) break
+    end += takesValue.includes(word) ? 2 : 1
+  }
+  return { options: words.slice(0, end), command: words.slice(end) }
+}
+
+try {
+  process.exitCode = await main()
+} catch (error) {
+  console.error(`lab: ${messageOf(error)}`)
+  if (process.env.VFIO_DEBUG === '1' && error instanceof Error) console.error(error.stack)
+  process.exitCode = GUEST_FAILED
+}

@@ -1,0 +1,74 @@
+# Second half of the guest's first process: takes one job from the host, runs it, and reports its status.
+# The host's programs are on PATH; what this script itself needs comes from busybox.
+LAB=/run/lab
+BB=$LAB/busybox
+
+"$BB" hostname lab
+"$BB" ip link set lo up 2>/dev/null
+"$BB" ln -sf /proc/self/fd /dev/fd
+"$BB" ln -sf /proc/self/fd/0 /dev/stdin
+"$BB" ln -sf /proc/self/fd/1 /dev/stdout
+"$BB" ln -sf /proc/self/fd/2 /dev/stderr
+"$BB" mkdir -p /dev/virtio-ports
+for port in /sys/class/virtio-ports/*; do
+  read -r name 2>/dev/null <"$port/name" && "$BB" ln -s "../${port##*/}" "/dev/virtio-ports/$name"
+done
+
+exec 3<>/dev/virtio-ports/lab.control
+# A line with a length and as many bytes: variables for this script, one of them the job, a script for /bin/sh.
+read -r size <&3
+"$BB" head -c "$size" <&3 >"$LAB/request"
+. "$LAB/request"
+printf %s "$job" >"$LAB/job"
+
+if [ -n "$modules" ]; then
+  release=$("$BB" uname -r)
+  "$BB" mkdir -p "/lib/modules/$release"
+  "$BB" mount -o bind "$modules" "/lib/modules/$release"
+fi
+if [ "$vfio" = 1 ]; then
+  while read -r module; do
+    "$BB" insmod "$LAB/modules/$module" || echo "lab: module $module does not load" >/dev/console
+  done <"$LAB/modules/vfio"
+fi
+"$BB" rm -r "$LAB/modules"
+
+# The host ends the guest when it leaves, and tells the terminal's size as it changes.
+control() {
+  while read -r word rows columns <&3; do
+    [ "$word" = size ] && [ -n "$tty" ] && "$BB" stty -F "$tty" rows "$rows" cols "$columns"
+  done
+  "$BB" poweroff -f
+}
+
+echo ready >&3
+control &
+control=$!
+
+if [ -n "$tty" ]; then
+  "$BB" stty -F "$tty" sane rows "$rows" cols "$columns"
+  "$BB" setsid -c /bin/sh "$LAB/job" <>"$tty" >&0 2>&1 3<&-
+  status=$?
+else
+  # Pipes between the command and the ports, because a port cannot be opened twice as /dev/stdout is.
+  "$BB" mkfifo "$LAB/in" "$LAB/out" "$LAB/err"
+  "$BB" cat <"$LAB/out" >/dev/virtio-ports/lab.stdout 3<&- &
+  out=$!
+  "$BB" cat <"$LAB/err" >/dev/virtio-ports/lab.stderr 3<&- &
+  err=$!
+  "$BB" cat </dev/virtio-ports/lab.stdin >"$LAB/in" 3<&- &
+  "$BB" setsid /bin/sh "$LAB/job" <"$LAB/in" >"$LAB/out" 2>"$LAB/err" 3<&-
+  status=$?
+  # What the command left behind would keep the pipes open for ever.
+  for process in /proc/[0-9]*; do
+    case ${process#/proc/} in
+      1 | "$out" | "$err" | "$control") ;;
+      *) kill -9 "${process#/proc/}" 2>/dev/null ;;
+    esac
+  done
+  wait "$out" "$err"
+fi
+echo "exit $status" >&3
+# The host ends the guest now; returning would make the kernel panic.
+"$BB" sleep 60
+"$BB" poweroff -f
