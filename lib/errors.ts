@@ -13,6 +13,10 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NO_DEVICE'
   /** No such IOMMU group on the host that was looked at. */
   | 'ERR_VFIO_NO_GROUP'
+  /** The kernel knows no such reset of the device. */
+  | 'ERR_VFIO_NO_RESET'
+  /** A hot reset would hit functions that VFIO does not own. */
+  | 'ERR_VFIO_NOT_OWNED'
   /** The group cannot be given away as it stands. */
   | 'ERR_VFIO_NOT_VIABLE'
   /** Somebody else holds the object. */

@@ -1,7 +1,11 @@
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 
+/** A path below a root; `null` where the root is not known. */
+export const below = (root: string | null, path: string) => (root === null ? null : `${root}/${path}`)
+
 /** The text of a small file, without the white space at its end; `null` where it cannot be read. */
-export function readText(path: string): string | null {
+export function readText(path: string | null): string | null {
+  if (path === null) return null
   try {
     return readFileSync(path, 'utf8').trimEnd()
   } catch {
@@ -10,7 +14,8 @@ export function readText(path: string): string | null {
 }
 
 /** The names in a directory, in no order; empty where it cannot be read. */
-export function listNames(path: string): string[] {
+export function listNames(path: string | null): string[] {
+  if (path === null) return []
   try {
     return readdirSync(path)
   } catch {

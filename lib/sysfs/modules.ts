@@ -1,4 +1,4 @@
-import { readText } from './files.js'
+import { below, readText } from './files.js'
 
 /** Which kernel modules say that they drive a device, from `modules.alias` and `modules.builtin.modinfo`. */
 export interface ModuleCandidates {
@@ -72,10 +72,10 @@ export class ModuleAliases {
   readonly #answers = new Map<string, ModuleCandidates>()
 
   /** @param directory the kernel's module directory, for instance `/lib/modules/6.12.0-amd64` */
-  static read(directory: string): ModuleAliases {
+  static read(directory: string | null): ModuleAliases {
     return new ModuleAliases(
-      readText(`${directory}/modules.alias`) ?? '',
-      readText(`${directory}/modules.builtin.modinfo`) ?? '',
+      readText(below(directory, 'modules.alias')) ?? '',
+      readText(below(directory, 'modules.builtin.modinfo')) ?? '',
     )
   }
 

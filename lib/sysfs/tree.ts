@@ -23,7 +23,7 @@ export class Batch {
     let end = start + (this.#spans[at + 1] ?? 0)
     if (start < 0) return null
     while (end > start && (this.#data[end - 1] ?? 0) <= 0x20) end--
-    return this.#data.latin1Slice(start, end)
+    return this.#data.toString('latin1', start, end)
   }
 
   bytes(row: number, name: string): Uint8Array | null {

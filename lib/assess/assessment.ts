@@ -1,0 +1,126 @@
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import type { IommuGroup } from '../sysfs/groups.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { isDenylisted } from './quirks.js'
+import { assessReset, type ResetCapability } from './reset.js'
+import { isBridge } from './topology.js'
+import { assessViability, type Viability } from './viability.js'
+
+/** The verdict over one device: can it be given away, what must come along, how can it be reset. */
+export interface Assessment {
+  readonly address: string
+  readonly group: number | null
+  /** Bound and viable; or it would be once `toBind` is bound to VFIO; or it cannot be. */
+  readonly verdict: 'ready' | 'bindable' | 'blocked'
+  /** One sentence that says why. */
+  readonly reason: string
+  /** What has to be bound to a VFIO driver first, this device included. */
+  readonly toBind: readonly string[]
+  /** `null` where the device is in no group. */
+  readonly viability: Viability | null
+  readonly reset: ResetCapability
+  /** What the kernel itself answered, where it was asked. */
+  readonly kernel?: KernelAnswer
+}
+
+/** The kernel's own words on what an assessment predicts. */
+export interface KernelAnswer {
+  /** `VFIO_GROUP_FLAGS_VIABLE` */
+  readonly viable: boolean
+  /** `VFIO_DEVICE_FLAGS_RESET` */
+  readonly functionReset: boolean
+  /** What `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` lists, or the name of the errno that it answered. */
+  readonly hotReset: readonly { readonly address: string; readonly group: number }[] | string
+}
+
+/**
+ * Judges one device over everything: group, viability, obstacles to binding, reset.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
+ */
+export function assess(seen: Snapshot, address: string): Assessment {
+  const device = seen.device(address)
+  const viability = device.group === null ? null : assessViability(seen, device.group)
+  return assessWithin(seen, device, viability)
+}
+
+/** The same with the viability of the device's group known, for who judges many. @internal */
+export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): Assessment {
+  const { address, group } = device
+  const reset = assessReset(seen, address)
+  if (viability === null) {
+    const reason = seen.host.iommu.present
+      ? `${address} is in no IOMMU group: the IOMMU does not cover it`
+      : `${address} is in no IOMMU group: this host has no IOMMU switched on ("vfio doctor" tells what to do)`
+    return { address, group, verdict: 'blocked', reason, toBind: [], viability, reset }
+  }
+  return { address, group, ...judge(seen, device, viability), viability, reset }
+}
+
+/** Every member of a group that could be assigned: all but bridges, which stay with the host. */
+export function assessGroup(seen: Snapshot, group: number): Assessment[] {
+  const viability = assessViability(seen, group)
+  return seen
+    .group(group)
+    .members.map((address) => seen.device(address))
+    .filter((device) => !isBridge(device))
+    .map((device) => assessWithin(seen, device, viability))
+}
+
+type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind'>
+
+const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBind: [] })
+
+function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict {
+  const { address } = device
+  const group = seen.group(viability.group)
+  const obstacle = obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+  if (obstacle) return blocked(obstacle)
+  const toBind: string[] = []
+  if (!isVfioDriver(device.driver)) toBind.push(address)
+  for (const member of viability.members) {
+    if (!member.blocks || member.address === address) continue
+    const other = group.members.includes(member.address) ? seen.device(member.address) : null
+    const hindrance = other ? obstacleToBinding(seen, other) : member.reason
+    // A blocking bridge has its cure in its own reason: it cannot be bound, only unbound.
+    if (hindrance) return blocked(other && isBridge(other) ? member.reason : hindrance)
+    toBind.push(member.address)
+  }
+  if (toBind.length === 0) {
+    return { verdict: 'ready', reason: `${address} is bound to ${device.driver} and its group is viable`, toBind }
+  }
+  const along = toBind.filter((member) => member !== address)
+  const reason =
+    along.length === 0
+      ? `${address} can be given away once it is bound to vfio-pci`
+      : `${address} can be given away once all of ${toBind.join(', ')} are bound to vfio-pci: they share group ${group.group}`
+  return { verdict: 'bindable', reason, toBind }
+}
+
+/** Why vfio-pci would refuse to bind a device; `null` where it is bound already or nothing is in the way. */
+function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
+  const { address } = device
+  if (isVfioDriver(device.driver)) return null
+  if (isBridge(device)) {
+    return `${address} is a bridge: VFIO takes only endpoints, and a bridge stays with the host`
+  }
+  if (device.sriov?.role === 'pf' && device.sriov.numVfs > 0) {
+    return `${address} has ${device.sriov.numVfs} virtual functions enabled, and vfio-pci refuses it with them: set its sriov_numvfs to 0 first`
+  }
+  if (isDenylisted(device) && seen.host.denylistDisabled !== true) {
+    return `${address} is on vfio-pci's denylist, since user space could hang the host with it: only the module parameter disable_denylist=1 lifts that`
+  }
+  return null
+}
+
+/** Why the kernel would refuse the group even when it is viable. */
+function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
+  if (group.noIommu) return null
+  const direct = group.reservedRegions.find((region) => region.type === 'direct')
+  if (direct) {
+    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device, like its RMRR or pre-boot use`
+  }
+  if (seen.host.iommu.interruptRemapping === false && seen.host.allowUnsafeInterrupts !== true) {
+    return `this host does not remap interrupts, without which a device could forge them: switch on x2APIC or interrupt remapping in the firmware, or accept the risk with the parameter allow_unsafe_interrupts=1 of vfio_iommu_type1`
+  }
+  return null
+}

@@ -1,0 +1,52 @@
+import type { PciDevice } from '../sysfs/devices.js'
+
+/** The kernel's own exceptions (`drivers/pci/quirks.c`, `drivers/vfio/pci/vfio_pci.c`, Linux 6.12), by vendor. */
+const NO_FLR: Record<number, readonly number[]> = {
+  0x1022: [0x1487, 0x148c, 0x149c, 0x7901],
+  0x8086: [0x1502, 0x1503],
+  0x14c3: [0x0616],
+}
+
+const NO_BUS_RESET: Record<number, readonly number[]> = {
+  0x10de: [0x22ce, 0x22d0],
+  0x168c: [0x0030, 0x0032, 0x0033, 0x0034, 0x003c, 0x003e],
+  0x177d: [0xa100],
+  0x104c: [0xb005],
+  0x1b21: [0x1164],
+}
+
+const NO_PM_RESET: Record<number, readonly number[]> = {
+  0x15b3: [0xcb84, 0xcf6c, 0xcf70, 0xcf80],
+}
+
+/** `pci_dev_reset_methods`: needed only before 5.15, where the kernel does not publish its methods. */
+const DEVICE_SPECIFIC: Record<number, readonly number[] | 'all'> = {
+  0x8086: [0x10ed, 0x0156, 0x0166],
+  0x144d: [0xa804],
+  0x1425: 'all',
+}
+
+/** Intel QuickAssist and DSA/IAX, which vfio-pci refuses unless `disable_denylist` is set. */
+const DENYLIST: Record<number, readonly number[]> = {
+  0x8086: [0x0435, 0x0443, 0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0b25, 0x0cfe],
+}
+
+const isIn = (table: Record<number, readonly number[] | 'all'>, { vendor, device }: PciDevice) => {
+  const devices = table[vendor]
+  return devices === 'all' || (devices?.includes(device) ?? false)
+}
+
+export const lacksFlr = (device: PciDevice) => isIn(NO_FLR, device)
+
+/** NVIDIA's 2340–237f are a range in the kernel too. */
+export const lacksBusReset = (device: PciDevice) =>
+  isIn(NO_BUS_RESET, device) || (device.vendor === 0x10de && (device.device & 0xffc0) === 0x2340)
+
+/** On a root bus the kernel lets even a doubtful power-state reset stand: there is nothing better. */
+export const lacksPmReset = (device: PciDevice) =>
+  device.parent !== null &&
+  (isIn(NO_PM_RESET, device) || (device.vendor === 0x1002 && device.class >>> 8 === 0x0300))
+
+export const hasDeviceSpecificReset = (device: PciDevice) => isIn(DEVICE_SPECIFIC, device)
+
+export const isDenylisted = (device: PciDevice) => isIn(DENYLIST, device)

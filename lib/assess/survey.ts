@@ -1,0 +1,44 @@
+import type { PciDevice } from '../sysfs/devices.js'
+import type { HostFacts } from '../sysfs/facts.js'
+import type { IommuGroup } from '../sysfs/groups.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { type Assessment, assessWithin } from './assessment.js'
+import { assessViability, type Viability } from './viability.js'
+
+/** A group with what the kernel would say of it. */
+export interface SurveyedGroup extends IommuGroup {
+  readonly viable: boolean
+  /** The members that keep it from being viable. */
+  readonly blockers: Viability['members']
+}
+
+/** A device with its verdict; the whole assessment is that of `assess`. */
+export interface SurveyedDevice extends PciDevice {
+  readonly verdict: Assessment['verdict']
+  readonly reason: string
+  readonly toBind: readonly string[]
+  readonly resetScope: Assessment['reset']['scope']
+}
+
+/** A whole host, seen and judged. */
+export interface Survey {
+  readonly host: HostFacts
+  readonly groups: readonly SurveyedGroup[]
+  readonly devices: readonly SurveyedDevice[]
+}
+
+/** Judges everything on a host in one go. */
+export function survey(seen: Snapshot): Survey {
+  const viabilities = new Map(seen.groups.map(({ group }) => [group, assessViability(seen, group)]))
+  const groups = seen.groups.map((group) => {
+    const members = viabilities.get(group.group)?.members ?? []
+    const blockers = members.filter((member) => member.blocks)
+    return { ...group, viable: blockers.length === 0, blockers }
+  })
+  const devices = seen.devices.map((device) => {
+    const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
+    const { verdict, reason, toBind, reset } = assessWithin(seen, device, viability)
+    return { ...device, verdict, reason, toBind, resetScope: reset.scope }
+  })
+  return { host: seen.host, groups, devices }
+}

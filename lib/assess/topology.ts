@@ -1,0 +1,70 @@
+import { busOf } from '../sysfs/address.js'
+import { childBus, type PciDevice } from '../sysfs/devices.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+
+const NOTHING: readonly PciDevice[] = Object.freeze([])
+
+/** Which functions share a bus, and what hangs below which bridge: the kernel's view of the PCI tree. */
+export class Topology {
+  static readonly #known = new WeakMap<Snapshot, Topology>()
+
+  /** The topology of a snapshot, worked out once. */
+  static of(seen: Snapshot): Topology {
+    let topology = Topology.#known.get(seen)
+    if (!topology) Topology.#known.set(seen, (topology = new Topology(seen)))
+    return topology
+  }
+
+  readonly #byAddress = new Map<string, PciDevice>()
+  readonly #byBus = new Map<string, PciDevice[]>()
+
+  private constructor(seen: Snapshot) {
+    for (const device of seen.devices) {
+      this.#byAddress.set(device.address, device)
+      const bus = busOf(device.address)
+      const neighbours = this.#byBus.get(bus)
+      if (neighbours) neighbours.push(device)
+      else this.#byBus.set(bus, [device])
+    }
+  }
+
+  /** All functions on the bus of this one, itself included. */
+  onSameBus(device: PciDevice): readonly PciDevice[] {
+    return this.#byBus.get(busOf(device.address)) ?? NOTHING
+  }
+
+  /** The functions directly below a bridge. */
+  directlyBelow(bridge: PciDevice): readonly PciDevice[] {
+    // A bridge that the firmware never numbered has secondary bus 0.
+    if (!bridge.secondaryBus) return NOTHING
+    return this.#byBus.get(childBus(bridge.address, bridge.secondaryBus)) ?? NOTHING
+  }
+
+  /**
+   * The bridge whose secondary bus this function is on (`bus->self`): `null` on a root bus, and on the bus that the
+   * kernel makes up for VFs whose routing id lies beyond their bridge's bus.
+   */
+  bridgeOf(device: PciDevice): PciDevice | null {
+    const bridge = device.parent === null ? undefined : this.#byAddress.get(device.parent)
+    if (!bridge) return null
+    const isOther =
+      bridge.secondaryBus !== null && childBus(bridge.address, bridge.secondaryBus) !== busOf(device.address)
+    return isOther ? null : bridge
+  }
+
+  /** Calls back for these functions and all below them, each once, until the answer is `false`. */
+  everyBelow(devices: readonly PciDevice[], visit: (device: PciDevice) => boolean): boolean {
+    const visited = new Set<PciDevice>()
+    const walk = (level: readonly PciDevice[]): boolean =>
+      level.every((device) => {
+        // A tree that contradicts itself must not send the walk round in circles.
+        if (visited.has(device)) return true
+        visited.add(device)
+        return visit(device) && walk(this.directlyBelow(device))
+      })
+    return walk(devices)
+  }
+}
+
+/** Bridges of either kind: they stay with the host, and a reset of them is one of all that is below. */
+export const isBridge = (device: PciDevice) => device.headerType === 'bridge' || device.headerType === 'cardbus'

@@ -1,0 +1,81 @@
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isKernelSince } from '../sysfs/kernel.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { isBridge } from './topology.js'
+
+/** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
+export type ViabilityRule = 'dma-ownership' | 'driver-allowlist'
+
+/** One member of a group, and whether it keeps the group from being given away. */
+export interface ViabilityMember {
+  readonly address: string
+  readonly driver: string | null
+  readonly blocks: boolean
+  /** One sentence: the device, its driver, the rule and, where it blocks, the cure. */
+  readonly reason: string
+}
+
+/** Whether VFIO would call a group viable (`VFIO_GROUP_FLAGS_VIABLE`) as the host stands. */
+export interface Viability {
+  readonly group: number
+  readonly viable: boolean
+  readonly rule: ViabilityRule
+  readonly members: readonly ViabilityMember[]
+}
+
+/** The rule of the kernel that was seen. */
+export function viabilityRule(seen: Snapshot): ViabilityRule {
+  return isKernelSince(seen.host.kernel, 5, 18) ? 'dma-ownership' : 'driver-allowlist'
+}
+
+/**
+ * Predicts what `VFIO_GROUP_GET_STATUS` says of a group (`drivers/iommu/iommu.c` since 5.18, `drivers/vfio/vfio.c`
+ * before).
+ * @throws VfioError `ERR_VFIO_NO_GROUP`
+ */
+export function assessViability(seen: Snapshot, group: number): Viability {
+  const { members, others } = seen.group(group)
+  const rule = viabilityRule(seen)
+  const judged = [
+    ...members.map((address) => judge(seen.device(address), rule)),
+    ...others.map(({ name, driver }) => judgeOther(name, driver)),
+  ]
+  return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
+}
+
+/** Drivers besides VFIO's own that leave DMA to others (`.driver_managed_dma`). */
+const MANAGED_DMA = new Set(['pci-stub', 'pcieport'])
+
+function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
+  const { address, driver } = device
+  const member = (blocks: boolean, reason: string) => ({ address, driver, blocks, reason })
+  if (driver === null) return member(false, `${address} has no driver, so nothing on the host uses it`)
+  if (isVfioDriver(driver)) return member(false, `${address} is bound to ${driver}, a VFIO driver`)
+  if (rule === 'dma-ownership') {
+    if (MANAGED_DMA.has(driver)) {
+      return member(false, `${address} is bound to ${driver}, which does no DMA of its own`)
+    }
+    return member(
+      true,
+      isBridge(device)
+        ? `${address} is a bridge bound to ${driver}, which claims DMA for the host: unbind it from ${driver}, a bridge works without a driver`
+        : `${address} is bound to ${driver}, which claims DMA for the host: bind it to vfio-pci, or unbind it`,
+    )
+  }
+  if (driver === 'pci-stub') return member(false, `${address} is bound to pci-stub, which does nothing with it`)
+  if (isBridge(device)) {
+    return member(false, `${address} is a bridge, and this kernel lets bridges stay with ${driver}`)
+  }
+  return member(
+    true,
+    `${address} is bound to ${driver}, which is no VFIO driver: bind it to vfio-pci, or unbind it`,
+  )
+}
+
+function judgeOther(name: string, driver: string | null): ViabilityMember {
+  const blocks = driver !== null && !isVfioDriver(driver)
+  const reason = blocks
+    ? `${name} is no PCI device but shares the group, and is bound to ${driver}: unbind it`
+    : `${name} is no PCI device, and ${driver === null ? 'has no driver' : `is bound to ${driver}, a VFIO driver`}`
+  return { address: name, driver, blocks, reason }
+}

@@ -1,0 +1,79 @@
+import { compareAddresses, splitAddress } from './address.js'
+import type { PciDevice } from './devices.js'
+import { linkName } from './files.js'
+import { readBatch } from './tree.js'
+
+/** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
+export interface ReservedRegion {
+  readonly start: bigint
+  readonly end: bigint
+  /** `direct`, `direct-relaxable`, `reserved` or `msi` (Documentation/ABI/testing/sysfs-kernel-iommu_groups). */
+  readonly type: string
+}
+
+/** One IOMMU group: the smallest set of devices that the hardware can keep apart from others. */
+export interface IommuGroup {
+  readonly group: number
+  /** Type of the default domain, for instance `DMA-FQ` or `identity`; `null` where the kernel does not say. */
+  readonly type: string | null
+  /** A group of VFIO's no-IOMMU mode: nothing protects the host from its devices. */
+  readonly noIommu: boolean
+  /** PCI functions, by address. */
+  readonly members: readonly string[]
+  /** Members on other buses than PCI, with their drivers. */
+  readonly others: readonly { readonly name: string; readonly driver: string | null }[]
+  readonly reservedRegions: readonly ReservedRegion[]
+}
+
+/** Reads every group of a sysfs tree, ordered by number; members come from both ends of the links. */
+export function readGroups(sysfs: string, devices: readonly PciDevice[]): IommuGroup[] {
+  const root = `${sysfs}/kernel/iommu_groups`
+  const members = new Map<number, string[]>()
+  for (const device of devices) {
+    if (device.group === null) continue
+    const known = members.get(device.group)
+    if (known) known.push(device.address)
+    else members.set(device.group, [device.address])
+  }
+  const names = (readBatch(root, ['.'], { lists: ['.'] }).text(0, '.') ?? '').split('\n')
+  const listed = names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
+  const numbers = [...new Set([...listed, ...members.keys()])].sort((a, b) => a - b)
+  const batch = readBatch(root, numbers.map(String), {
+    files: ['type', 'name', 'reserved_regions'],
+    lists: ['devices'],
+  })
+  const regions = new Map<string, readonly ReservedRegion[]>()
+  return numbers.map((group, row) => {
+    const text = batch.text(row, 'reserved_regions') ?? ''
+    let reservedRegions = regions.get(text)
+    if (!reservedRegions) regions.set(text, (reservedRegions = parseReservedRegions(text)))
+    const seen = members.get(group) ?? []
+    const list = batch.text(row, 'devices') ?? ''
+    return Object.freeze({
+      group,
+      type: batch.text(row, 'type'),
+      noIommu: batch.text(row, 'name') === 'vfio-noiommu',
+      members: seen.sort(compareAddresses),
+      others: list === seen[0] ? [] : readOthers(root, group, list),
+      reservedRegions,
+    })
+  })
+}
+
+function readOthers(root: string, group: number, list: string): IommuGroup['others'] {
+  return list
+    .split('\n')
+    .filter((name) => name !== '' && splitAddress(name) === null)
+    .map((name) => ({ name, driver: linkName(`${root}/${group}/devices/${name}/driver`) }))
+}
+
+/** Lines of `0x<start> 0x<end> <type>`; what does not read like that is left out. */
+export function parseReservedRegions(text: string): readonly ReservedRegion[] {
+  const regions: ReservedRegion[] = []
+  for (const line of text.split('\n')) {
+    const match = /^(0x[0-9a-f]{1,16}) (0x[0-9a-f]{1,16}) (\S+)/i.exec(line)
+    const [, start, end, type] = match ?? []
+    if (start && end && type) regions.push({ start: BigInt(start), end: BigInt(end), type })
+  }
+  return Object.freeze(regions)
+}

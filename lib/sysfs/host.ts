@@ -1,0 +1,70 @@
+import { readDevices } from './devices.js'
+import { type HostPaths, readFacts } from './facts.js'
+import { below, listNames, readText } from './files.js'
+import { readGroups } from './groups.js'
+import { isKernelSince } from './kernel.js'
+import { ModuleAliases } from './modules.js'
+import { PciNames } from './names.js'
+import { Snapshot } from './snapshot.js'
+
+/**
+ * Where to look. Nothing given is the running host; beside another `sysfs` the trees that are not given count as not
+ * known, since those of this machine would tell of another host.
+ */
+export interface HostOptions {
+  /** In place of `/sys`. */
+  readonly sysfs?: string
+  /** In place of `/dev`. */
+  readonly dev?: string
+  /** In place of `/proc`. */
+  readonly proc?: string
+  /** The kernel's module directory, in place of `/lib/modules/<release>`. */
+  readonly modules?: string
+  /** The file of device names, in place of where the packages pci.ids and hwdata put it. */
+  readonly pciIds?: string
+}
+
+/** A host, or a tree that looks like one. Looking starts no program, opens no device and changes nothing. */
+export class Host {
+  readonly paths: HostPaths
+  readonly #kernel: string
+  readonly #pciIds: string | undefined
+  #aliases: ModuleAliases | undefined
+  #names: PciNames | undefined
+
+  constructor(options: HostOptions = {}) {
+    const own = (path: string) => (options.sysfs === undefined ? path : null)
+    const proc = options.proc ?? own('/proc')
+    this.#kernel = readRelease(proc)
+    this.#pciIds = options.pciIds
+    this.paths = Object.freeze({
+      sysfs: options.sysfs ?? '/sys',
+      dev: options.dev ?? own('/dev'),
+      proc,
+      modules: options.modules ?? own(`/lib/modules/${this.#kernel}`),
+    })
+  }
+
+  /**
+   * One look at everything. Unreadable and missing files leave their facts out; what vanishes meanwhile is left out
+   * altogether.
+   */
+  snapshot(): Snapshot {
+    this.#aliases ??= ModuleAliases.read(this.paths.modules)
+    this.#names ??= PciNames.read(this.#pciIds)
+    const names = listNames(`${this.paths.sysfs}/bus/pci/devices`)
+    const devices = readDevices(this.paths.sysfs, names, {
+      aliases: this.#aliases,
+      names: this.#names,
+      publishesResetMethods: isKernelSince(this.#kernel, 5, 15),
+    })
+    const groups = readGroups(this.paths.sysfs, devices)
+    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices)
+  }
+}
+
+/** `/proc/sys/kernel/osrelease`, or the third word of `/proc/version` where only that was copied. */
+function readRelease(proc: string | null): string {
+  const release = readText(below(proc, 'sys/kernel/osrelease'))
+  return release ?? /^Linux version (\S+)/.exec(readText(below(proc, 'version')) ?? '')?.[1] ?? ''
+}

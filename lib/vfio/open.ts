@@ -1,0 +1,72 @@
+import { VfioError } from '../errors.js'
+import { isVfioDriver } from '../sysfs/devices.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { type ExtensionName, VfioContainer } from './container.js'
+import type { VfioDevice } from './device.js'
+import { VfioGroup } from './group.js'
+
+/** A device with all that it took to open it. Closing it closes the device, then its group, then the container. */
+export interface OpenedDevice {
+  readonly container: VfioContainer
+  readonly group: VfioGroup
+  readonly device: VfioDevice
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+export interface OpenOptions {
+  readonly signal?: AbortSignal | undefined
+  /** The UUID of a virtual function whose physical function is bound to vfio-pci. */
+  readonly vfToken?: string | undefined
+  /** Called with the open group before it joins a container: the moment to ask for its status. */
+  readonly onGroup?: ((group: VfioGroup) => void) | undefined
+}
+
+/**
+ * Opens a device: container, group, IOMMU and device, in the order that the kernel wants. **Opening resets it.**
+ * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP` where it is in no group
+ * @throws VfioSystemError what the kernel answers; nothing stays open then
+ */
+export async function openDevice(
+  seen: Snapshot,
+  address: string,
+  options: OpenOptions = {},
+): Promise<OpenedDevice> {
+  const device = seen.device(address)
+  if (device.group === null) {
+    throw new VfioError(
+      'ERR_VFIO_NO_GROUP',
+      `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`,
+    )
+  }
+  const { noIommu } = seen.group(device.group)
+  const container = VfioContainer.open()
+  let group: VfioGroup | undefined
+  const close = async () => {
+    await group?.close()
+    await container.close()
+  }
+  try {
+    group = openGroup(device.group, noIommu)
+    options.onGroup?.(group)
+    group.setContainer(container)
+    container.setIommu(noIommu ? 'noiommu' : bestIommu(container))
+    const opened = await group.openDevice(device.address, options)
+    return { container, group, device: opened, close, [Symbol.asyncDispose]: close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Opens a group by its number; those without an IOMMU have a file of another name. */
+export function openGroup(group: number, noIommu: boolean): VfioGroup {
+  return VfioGroup.open(noIommu ? { path: `/dev/vfio/noiommu-${group}` } : group)
+}
+
+function bestIommu(container: VfioContainer): ExtensionName & ('type1v2' | 'type1') {
+  return container.checkExtension('type1v2') ? 'type1v2' : 'type1'
+}
+
+/** Is a device bound to VFIO on the host that was seen? */
+export const isBound = (seen: Snapshot, address: string) => isVfioDriver(seen.device(address).driver)

@@ -1,0 +1,96 @@
+import { isBridge } from '../assess/topology.js'
+import { VfioError } from '../errors.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import type { VfioGroup } from './group.js'
+import { isBound, type OpenedDevice, openDevice, openGroup } from './open.js'
+
+/** What a reset did. */
+export interface ResetReport {
+  readonly address: string
+  readonly method: 'function' | 'hot'
+  /** Every function that was reset, this one included. */
+  readonly affected: readonly string[]
+  /** How long the reset itself took, without opening the device. */
+  readonly milliseconds: number
+}
+
+export interface ResetDeviceOptions {
+  /** Reset the whole slot or bus (`VFIO_DEVICE_PCI_HOT_RESET`), not this function alone. */
+  readonly hot?: boolean
+  readonly signal?: AbortSignal | undefined
+}
+
+/**
+ * Resets a device that is bound to VFIO, through VFIO. A hot reset needs every affected function to be bound to VFIO
+ * and nobody else to have its group open.
+ * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel knows no such reset, `ERR_VFIO_NOT_OWNED` where a hot reset
+ * would hit what VFIO does not own
+ * @throws VfioSystemError what the kernel answers
+ */
+export async function resetDevice(
+  seen: Snapshot,
+  address: string,
+  { hot = false, signal }: ResetDeviceOptions = {},
+): Promise<ResetReport> {
+  await using opened = await openDevice(seen, address, { signal })
+  return hot ? await resetHot(seen, opened, signal) : await resetFunction(opened, signal)
+}
+
+async function resetFunction(
+  { device }: OpenedDevice,
+  signal: AbortSignal | undefined,
+): Promise<ResetReport> {
+  if (!device.info().reset) {
+    throw new VfioError(
+      'ERR_VFIO_NO_RESET',
+      `${device.address} cannot be reset by itself: "vfio check ${device.address}" tells why, and --hot resets all of its slot or bus`,
+    )
+  }
+  const milliseconds = await timed(() => device.reset({ signal }))
+  return { address: device.address, method: 'function', affected: [device.address], milliseconds }
+}
+
+async function resetHot(
+  seen: Snapshot,
+  { device, group, container }: OpenedDevice,
+  signal: AbortSignal | undefined,
+): Promise<ResetReport> {
+  const { devices } = device.hotResetInfo()
+  const foreign = devices.filter((affected) => !seen.has(affected.address) || !isBound(seen, affected.address))
+  if (foreign.length > 0) {
+    const names = foreign.map(({ address }) => address)
+    throw new VfioError(
+      'ERR_VFIO_NOT_OWNED',
+      `a hot reset of ${device.address} would also reset ${names.join(', ')}, which VFIO does not own: ${cureFor(seen, names)}`,
+    )
+  }
+  const own = seen.device(device.address).group
+  const numbers = new Set(devices.map((affected) => affected.group).filter((number) => number !== null))
+  const others: VfioGroup[] = []
+  try {
+    for (const number of numbers) {
+      if (number === own) continue
+      const other = openGroup(number, seen.group(number).noIommu)
+      others.push(other)
+      other.setContainer(container)
+    }
+    const milliseconds = await timed(() => device.hotReset([group, ...others], { signal }))
+    const affected = devices.map(({ address }) => address)
+    return { address: device.address, method: 'hot', affected, milliseconds }
+  } finally {
+    for (const other of others) await other.close()
+  }
+}
+
+function cureFor(seen: Snapshot, addresses: readonly string[]): string {
+  const bridges = addresses.filter((address) => seen.has(address) && isBridge(seen.device(address)))
+  return bridges.length > 0
+    ? `${bridges.join(', ')} can never be VFIO's, being a bridge`
+    : 'bind all of them to vfio-pci first'
+}
+
+async function timed(work: () => Promise<void>): Promise<number> {
+  const start = performance.now()
+  await work()
+  return Math.round((performance.now() - start) * 10) / 10
+}
