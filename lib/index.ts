@@ -1,5 +1,28 @@
 // --- errors, and the kernel's own objects (OPEN)
+
+// --- verdicts (JUDGE)
+export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
+export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
+export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
+export {
+  assessViability,
+  type Viability,
+  type ViabilityMember,
+  type ViabilityRule,
+} from './assess/viability.js'
 export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+// --- what the kernel publishes (LOOK)
+export { parseAddress } from './sysfs/address.js'
+export type { Capabilities, CapabilityEntry, PcieCapability } from './sysfs/config.js'
+export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
+export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
+export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
+export { Host, type HostOptions } from './sysfs/host.js'
+export type { DeviceNames } from './sysfs/names.js'
+export type { Snapshot } from './sysfs/snapshot.js'
+// --- whole steps on an open device
+export { askKernel } from './vfio/ask.js'
 export type {
   DeviceCapability,
   IommuCapability,
@@ -27,3 +50,5 @@ export {
   VfioDevice,
 } from './vfio/device.js'
 export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
+export { type OpenedDevice, type OpenOptions, openDevice } from './vfio/open.js'
+export { type ResetDeviceOptions, type ResetReport, resetDevice } from './vfio/reset.js'

@@ -86,7 +86,11 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     toBind.push(member.address)
   }
   if (toBind.length === 0) {
-    return { verdict: 'ready', reason: `${address} is bound to ${device.driver} and its group is viable`, toBind }
+    return {
+      verdict: 'ready',
+      reason: `${address} is bound to ${device.driver} and its group is viable`,
+      toBind,
+    }
   }
   const along = toBind.filter((member) => member !== address)
   const reason =

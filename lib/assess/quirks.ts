@@ -2,33 +2,33 @@ import type { PciDevice } from '../sysfs/devices.js'
 
 /** The kernel's own exceptions (`drivers/pci/quirks.c`, `drivers/vfio/pci/vfio_pci.c`, Linux 6.12), by vendor. */
 const NO_FLR: Record<number, readonly number[]> = {
-  0x1022: [0x1487, 0x148c, 0x149c, 0x7901],
-  0x8086: [0x1502, 0x1503],
-  0x14c3: [0x0616],
+  4130: [0x1487, 0x148c, 0x149c, 0x7901],
+  32902: [0x1502, 0x1503],
+  5315: [0x0616],
 }
 
 const NO_BUS_RESET: Record<number, readonly number[]> = {
-  0x10de: [0x22ce, 0x22d0],
-  0x168c: [0x0030, 0x0032, 0x0033, 0x0034, 0x003c, 0x003e],
-  0x177d: [0xa100],
-  0x104c: [0xb005],
-  0x1b21: [0x1164],
+  4318: [0x22ce, 0x22d0],
+  5772: [0x0030, 0x0032, 0x0033, 0x0034, 0x003c, 0x003e],
+  6013: [0xa100],
+  4172: [0xb005],
+  6945: [0x1164],
 }
 
 const NO_PM_RESET: Record<number, readonly number[]> = {
-  0x15b3: [0xcb84, 0xcf6c, 0xcf70, 0xcf80],
+  5555: [0xcb84, 0xcf6c, 0xcf70, 0xcf80],
 }
 
 /** `pci_dev_reset_methods`: needed only before 5.15, where the kernel does not publish its methods. */
 const DEVICE_SPECIFIC: Record<number, readonly number[] | 'all'> = {
-  0x8086: [0x10ed, 0x0156, 0x0166],
-  0x144d: [0xa804],
-  0x1425: 'all',
+  32902: [0x10ed, 0x0156, 0x0166],
+  5197: [0xa804],
+  5157: 'all',
 }
 
 /** Intel QuickAssist and DSA/IAX, which vfio-pci refuses unless `disable_denylist` is set. */
 const DENYLIST: Record<number, readonly number[]> = {
-  0x8086: [0x0435, 0x0443, 0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0b25, 0x0cfe],
+  32902: [0x0435, 0x0443, 0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0b25, 0x0cfe],
 }
 
 const isIn = (table: Record<number, readonly number[] | 'all'>, { vendor, device }: PciDevice) => {

@@ -13,7 +13,11 @@ export interface AffectedFunction {
 /** How a device can be brought back to a known state through VFIO, as the host stands. */
 export interface ResetCapability {
   /** Predicts `VFIO_DEVICE_FLAGS_RESET`: `methods` are those that would work, in the kernel's order. */
-  readonly function: { readonly supported: boolean; readonly methods: readonly string[]; readonly reason: string }
+  readonly function: {
+    readonly supported: boolean
+    readonly methods: readonly string[]
+    readonly reason: string
+  }
   /** Predicts `VFIO_DEVICE_PCI_HOT_RESET` by the owner of this device's group, who has the device open. */
   readonly hot: {
     readonly supported: boolean
@@ -34,7 +38,11 @@ export function assessReset(seen: Snapshot, address: string): ResetCapability {
   const topology = Topology.of(seen)
   const ofFunction = assessFunctionReset(seen, topology, device)
   const hot = assessHotReset(topology, device)
-  return { function: ofFunction, hot, scope: ofFunction.supported ? 'function' : hot.supported ? 'hot' : 'none' }
+  return {
+    function: ofFunction,
+    hot,
+    scope: ofFunction.supported ? 'function' : hot.supported ? 'hot' : 'none',
+  }
 }
 
 /** What people call the kernel's names of `reset_method`. */
@@ -116,7 +124,8 @@ function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevic
 /** Hot-plug drivers that implement `reset_slot`: a reset that does not look like an unplug to them. */
 const SLOT_RESETTERS = new Set(['pciehp', 'pnv_php', 's390_pci_hpc'])
 
-const hasSlotReset = (device: PciDevice) => device.slot?.driver != null && SLOT_RESETTERS.has(device.slot.driver)
+const hasSlotReset = (device: PciDevice) =>
+  device.slot?.driver != null && SLOT_RESETTERS.has(device.slot.driver)
 
 const inSlotOf = (device: PciDevice) => (other: PciDevice) =>
   device.slot !== null && other.slot?.name === device.slot.name

@@ -10,8 +10,8 @@ export class Topology {
 
   /** The topology of a snapshot, worked out once. */
   static of(seen: Snapshot): Topology {
-    let topology = Topology.#known.get(seen)
-    if (!topology) Topology.#known.set(seen, (topology = new Topology(seen)))
+    const topology = Topology.#known.get(seen) ?? new Topology(seen)
+    Topology.#known.set(seen, topology)
     return topology
   }
 
@@ -67,4 +67,5 @@ export class Topology {
 }
 
 /** Bridges of either kind: they stay with the host, and a reset of them is one of all that is below. */
-export const isBridge = (device: PciDevice) => device.headerType === 'bridge' || device.headerType === 'cardbus'
+export const isBridge = (device: PciDevice) =>
+  device.headerType === 'bridge' || device.headerType === 'cardbus'

@@ -62,7 +62,8 @@ function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
         : `${address} is bound to ${driver}, which claims DMA for the host: bind it to vfio-pci, or unbind it`,
     )
   }
-  if (driver === 'pci-stub') return member(false, `${address} is bound to pci-stub, which does nothing with it`)
+  if (driver === 'pci-stub')
+    return member(false, `${address} is bound to pci-stub, which does nothing with it`)
   if (isBridge(device)) {
     return member(false, `${address} is a bridge, and this kernel lets bridges stay with ${driver}`)
   }

@@ -88,7 +88,9 @@ const EMPTY: readonly never[] = Object.freeze([])
  * variants (mlx5_vfio_pci, xe-vfio-pci, …) and VFIO drivers of other buses.
  */
 export function isVfioDriver(driver: string | null): boolean {
-  return driver !== null && /(^|-)vfio-(pci|platform|amba|cdx|fsl-mc|ap|ccw)$/.test(driver.replaceAll('_', '-'))
+  return (
+    driver !== null && /(^|-)vfio-(pci|platform|amba|cdx|fsl-mc|ap|ccw)$/.test(driver.replaceAll('_', '-'))
+  )
 }
 
 /** Reads every function below `bus/pci` of a sysfs tree, ordered by address. */
@@ -106,7 +108,8 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const draft of drafts) {
-    if (draft.header?.secondaryBus) bridges.set(childBus(draft.address, draft.header.secondaryBus), draft.address)
+    if (draft.header?.secondaryBus)
+      bridges.set(childBus(draft.address, draft.header.secondaryBus), draft.address)
   }
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
@@ -194,7 +197,8 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     numaNode: numaNode === null || numaNode < 0 ? null : numaNode,
     pf: batch.linkName(row, 'physfn'),
     pathParent: path === null ? undefined : parentFromPath(path),
-    resetMethods: methods === null ? null : Object.freeze(methods.split(' ').filter((method) => method !== '')),
+    resetMethods:
+      methods === null ? null : Object.freeze(methods.split(' ').filter((method) => method !== '')),
     bars: parseBars(batch.text(row, 'resource') ?? ''),
     header,
     config,
@@ -389,7 +393,9 @@ type Slots = ReadonlyMap<string, { readonly name: string; readonly driver: strin
 /** Slots by `domain:bus:device`. The `module` link says which hot-plug driver serves a slot. */
 function readSlots(sysfs: string): Slots {
   const root = `${sysfs}/bus/pci`
-  const names = (readBatch(root, ['.'], { lists: ['slots'] }).text(0, 'slots') ?? '').split('\n').filter(Boolean)
+  const names = (readBatch(root, ['.'], { lists: ['slots'] }).text(0, 'slots') ?? '')
+    .split('\n')
+    .filter(Boolean)
   const batch = readBatch(`${root}/slots`, names, { files: ['address'], links: ['module'] })
   const slots = new Map<string, { name: string; driver: string | null }>()
   for (const [row, name] of names.entries()) {

@@ -44,7 +44,14 @@ export interface HostFacts {
   }
 }
 
-const VFIO_MODULES = ['vfio', 'vfio_iommu_type1', 'vfio_pci_core', 'vfio_pci', 'vfio_virqfd', 'iommufd'] as const
+const VFIO_MODULES = [
+  'vfio',
+  'vfio_iommu_type1',
+  'vfio_pci_core',
+  'vfio_pci',
+  'vfio_virqfd',
+  'iommufd',
+] as const
 export type VfioModule = (typeof VFIO_MODULES)[number]
 
 /** The trees that a host is read from. */
@@ -122,13 +129,17 @@ function readModuleStates({ sysfs, modules }: HostPaths): Record<VfioModule, Mod
     if (name === 'vfio_pci' && exists(`${sysfs}/bus/pci/drivers/vfio-pci`)) return 'builtin'
     return loadable.has(name) ? 'loadable' : 'missing'
   }
-  return Object.fromEntries(VFIO_MODULES.map((name) => [name, state(name)])) as Record<VfioModule, ModuleState>
+  return Object.fromEntries(VFIO_MODULES.map((name) => [name, state(name)])) as Record<
+    VfioModule,
+    ModuleState
+  >
 }
 
 /** Module names out of lines like `kernel/drivers/vfio/pci/vfio-pci.ko.xz: …`. */
 function moduleNames(text: string): Set<string> {
   const names = new Set<string>()
-  for (const [, name = ''] of text.matchAll(/(?:^|\/)([^/\s:]+)\.ko[^:\n]*/gm)) names.add(name.replaceAll('-', '_'))
+  for (const [, name = ''] of text.matchAll(/(?:^|\/)([^/\s:]+)\.ko[^:\n]*/gm))
+    names.add(name.replaceAll('-', '_'))
   return names
 }
 

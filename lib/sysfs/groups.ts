@@ -45,8 +45,8 @@ export function readGroups(sysfs: string, devices: readonly PciDevice[]): IommuG
   const regions = new Map<string, readonly ReservedRegion[]>()
   return numbers.map((group, row) => {
     const text = batch.text(row, 'reserved_regions') ?? ''
-    let reservedRegions = regions.get(text)
-    if (!reservedRegions) regions.set(text, (reservedRegions = parseReservedRegions(text)))
+    const reservedRegions = regions.get(text) ?? parseReservedRegions(text)
+    regions.set(text, reservedRegions)
     const seen = members.get(group) ?? []
     const list = batch.text(row, 'devices') ?? ''
     return Object.freeze({

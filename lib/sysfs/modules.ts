@@ -16,7 +16,8 @@ interface AliasPattern {
   readonly fields: readonly number[]
 }
 
-const FIELDS = /^v([0-9A-F]+|\*)d([0-9A-F]+|\*)sv([0-9A-F]+|\*)sd([0-9A-F]+|\*)bc([0-9A-F]+|\*)sc([0-9A-F]+|\*)i([0-9A-F]+|\*)\*?$/
+const FIELDS =
+  /^v([0-9A-F]+|\*)d([0-9A-F]+|\*)sv([0-9A-F]+|\*)sd([0-9A-F]+|\*)bc([0-9A-F]+|\*)sc([0-9A-F]+|\*)i([0-9A-F]+|\*)\*?$/
 
 function parseFields(text: string): number[] | null {
   const match = FIELDS.exec(text)

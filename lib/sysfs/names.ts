@@ -50,7 +50,8 @@ export class PciNames {
     this.#text = text
     for (let at = 0; at < text.length; ) {
       const first = text.charCodeAt(at)
-      if (first === 0x43 && text.charCodeAt(at + 1) === 0x20) this.#classAt.set(text.slice(at + 2, at + 4), at)
+      if (first === 0x43 && text.charCodeAt(at + 1) === 0x20)
+        this.#classAt.set(text.slice(at + 2, at + 4), at)
       else if (first !== 0x09 && first !== 0x23 && first !== 0x0a) {
         const key = text.slice(at, at + 4)
         if (!this.#vendorAt.has(key)) this.#vendorAt.set(key, at)

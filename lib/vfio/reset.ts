@@ -56,7 +56,9 @@ async function resetHot(
   signal: AbortSignal | undefined,
 ): Promise<ResetReport> {
   const { devices } = device.hotResetInfo()
-  const foreign = devices.filter((affected) => !seen.has(affected.address) || !isBound(seen, affected.address))
+  const foreign = devices.filter(
+    (affected) => !seen.has(affected.address) || !isBound(seen, affected.address),
+  )
   if (foreign.length > 0) {
     const names = foreign.map(({ address }) => address)
     throw new VfioError(

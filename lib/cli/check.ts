@@ -1,0 +1,109 @@
+import { type Assessment, assess, assessGroup, type KernelAnswer } from '../assess/assessment.js'
+import { VfioError, VfioSystemError } from '../errors.js'
+import { compareAddresses } from '../sysfs/address.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { askKernel } from '../vfio/ask.js'
+import { colour, note, print, toJson, wrap } from './output.js'
+import { KERNEL_REFUSED, NOT_READY } from './status.js'
+import { verdictColour } from './words.js'
+
+interface Options {
+  readonly json?: boolean
+  readonly askKernel?: boolean
+}
+
+/** `vfio check`: the assessment of a device, or of each assignable member of a group. */
+export async function check(seen: Snapshot, target: string, options: Options): Promise<number> {
+  const group = /^group:(.*)$/.exec(target)?.[1]
+  let assessments = group === undefined ? [assess(seen, target)] : assessGroup(seen, groupNumber(group))
+  let refusal: VfioSystemError | null = null
+  if (options.askKernel) {
+    const asked: Assessment[] = []
+    for (const assessment of assessments) {
+      const answer = await ask(seen, assessment.address)
+      if (answer instanceof VfioSystemError) refusal = answer
+      asked.push(answer instanceof VfioSystemError ? assessment : { ...assessment, kernel: answer })
+    }
+    assessments = asked
+  }
+  print(
+    options.json ? toJson(group === undefined ? assessments[0] : assessments) : render(assessments, target),
+  )
+  if (refusal) {
+    note(`vfio: the kernel refused: ${refusal.message}`)
+    return KERNEL_REFUSED
+  }
+  return assessments.length > 0 && assessments.every(({ verdict }) => verdict === 'ready') ? 0 : NOT_READY
+}
+
+function groupNumber(text: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text)
+  throw new VfioError(
+    'ERR_VFIO_BAD_ARGUMENT',
+    `"${text}" is not a group number: expected group:N, like group:74`,
+  )
+}
+
+async function ask(seen: Snapshot, address: string): Promise<KernelAnswer | VfioSystemError> {
+  note(`vfio: opening ${address} through VFIO to ask the kernel, which resets it`)
+  try {
+    return await askKernel(seen, address)
+  } catch (error) {
+    if (error instanceof VfioSystemError) return error
+    throw error
+  }
+}
+
+function render(assessments: readonly Assessment[], target: string): string {
+  if (assessments.length === 0) return `${target} has no member that could be assigned: only bridges\n`
+  return assessments.map(renderOne).join('\n')
+}
+
+/** An assessment as a person reads it. */
+export function renderOne(assessment: Assessment): string {
+  const { address, group, verdict, reason, toBind, viability, reset, kernel } = assessment
+  const lines = [
+    `${colour.strong(address)}  ${group === null ? 'in no group' : `group ${group}`}  ${verdictColour(verdict)(verdict)}`,
+    wrap(reason, 2),
+  ]
+  if (toBind.length > 0) lines.push(wrap(toBind.join(' '), 11, '  to bind  '))
+  if (viability) {
+    lines.push(`  viable   ${viability.viable ? 'yes' : 'no'}, by the rule ${viability.rule}`)
+    for (const member of viability.members) {
+      lines.push(wrap(member.reason, 13, `           ${member.blocks ? colour.bad('✗') : colour.good('✓')} `))
+    }
+  }
+  lines.push(wrap(reset.function.reason, 11, '  reset    '))
+  lines.push(wrap(reset.hot.reason, 11))
+  if (kernel) lines.push(...renderKernel(kernel, assessment))
+  return `${lines.join('\n')}\n`
+}
+
+function renderKernel(kernel: KernelAnswer, { viability, reset }: Assessment): string[] {
+  const hot =
+    typeof kernel.hotReset === 'string'
+      ? kernel.hotReset
+      : kernel.hotReset.map(({ address }) => address).join(' ')
+  const predicted = reset.hot.affected.map(({ address }) => address).sort(compareAddresses)
+  const answered =
+    typeof kernel.hotReset === 'string'
+      ? []
+      : kernel.hotReset.map(({ address }) => address).sort(compareAddresses)
+  const agrees =
+    kernel.viable === viability?.viable &&
+    kernel.functionReset === reset.function.supported &&
+    answered.join() === predicted.join()
+  return [
+    wrap(
+      `viable: ${kernel.viable ? 'yes' : 'no'}; function reset: ${kernel.functionReset ? 'yes' : 'no'}; hot reset: ${hot}`,
+      11,
+      '  kernel   ',
+    ),
+    wrap(
+      agrees
+        ? colour.good('prediction and kernel agree')
+        : colour.bad('prediction and kernel differ: the kernel is right, please report this'),
+      11,
+    ),
+  ]
+}

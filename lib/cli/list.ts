@@ -1,0 +1,77 @@
+import { type Survey, type SurveyedDevice, survey } from '../assess/survey.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { colour, cut, print, toJson, width, wrap } from './output.js'
+import { deviceName, ids, verdictColour } from './words.js'
+
+/** `vfio list`: all groups and devices, what blocks them and how they can be reset. */
+export function list(seen: Snapshot, { json = false }: { json?: boolean }): number {
+  const all = survey(seen)
+  print(json ? toJson(all) : render(all))
+  return 0
+}
+
+const HEAD = ['GROUP', 'ADDRESS', 'ID', 'DRIVER', 'VERDICT', 'RESET', 'DEVICE'] as const
+
+type Row = readonly [string, string, string, string, string, string, string]
+
+function render({ host, groups, devices }: Survey): string {
+  if (devices.length === 0) return 'There are no PCI devices here.\n'
+  const rows = new Map<SurveyedDevice, Row>()
+  for (const device of devices) rows.set(device, toRow(device))
+  const widths = HEAD.map((head, column) =>
+    Math.max(head.length, ...Array.from(rows.values(), (row) => Math.min(row[column]?.length ?? 0, 16))),
+  )
+  const lines = [colour.strong(toLine(HEAD, widths))]
+  const byAddress = new Map(devices.map((device) => [device.address, device]))
+  const write = (device: SurveyedDevice, group: string) => {
+    const row = rows.get(device)
+    if (row) lines.push(paintVerdict(toLine([group, ...row.slice(1)], widths), device))
+  }
+  for (const group of groups) {
+    for (const [index, address] of group.members.entries()) {
+      const device = byAddress.get(address)
+      if (device) write(device, index === 0 ? String(group.group) : '')
+    }
+    if (!group.viable) {
+      const blockers = group.blockers.map(({ address, driver }) => `${address} (${driver})`).join(', ')
+      lines.push(colour.faint(wrap(`blocked by ${blockers}`, 6)))
+    }
+  }
+  for (const device of devices) if (device.group === null) write(device, '-')
+  if (!host.iommu.present) {
+    lines.push(
+      '',
+      wrap('No IOMMU is on, so nothing here can be given away: "vfio doctor" tells what to do.', 0),
+    )
+  }
+  return `${lines.join('\n')}\n`
+}
+
+function toRow(device: SurveyedDevice): Row {
+  return [
+    device.group === null ? '-' : String(device.group),
+    device.address,
+    ids(device),
+    device.driver ?? '-',
+    device.verdict,
+    device.resetScope,
+    deviceName(device),
+  ]
+}
+
+/** The group number is right-aligned, the name takes what is left of the line. */
+function toLine(cells: readonly string[], widths: readonly number[]): string {
+  const line = cells.map((cell, column) => {
+    const columns = widths[column] ?? 0
+    if (column === 0) return cell.padStart(columns)
+    return column === cells.length - 1 ? cell : cut(cell, columns).padEnd(columns)
+  })
+  return cut(line.join(' '), width()).trimEnd()
+}
+
+function paintVerdict(line: string, device: SurveyedDevice): string {
+  const at = line.indexOf(` ${device.verdict} `)
+  if (at < 0) return line
+  const end = at + 1 + device.verdict.length
+  return line.slice(0, at + 1) + verdictColour(device.verdict)(device.verdict) + line.slice(end)
+}

@@ -1,0 +1,123 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError, Option } from 'commander'
+import { VfioError } from '../errors.js'
+import { exists } from '../sysfs/files.js'
+import { Host } from '../sysfs/host.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { note } from './output.js'
+import { statusOf, WRONG_USAGE } from './status.js'
+
+interface Common {
+  readonly json?: boolean
+  readonly sysfs?: string
+}
+
+const json = () => new Option('--json', 'print what the API returns, as JSON')
+const sysfs = () => new Option('--sysfs <dir>', 'look at another tree in place of /sys')
+
+function look({ sysfs: root }: Common): Snapshot {
+  if (root === undefined) return new Host().snapshot()
+  if (!exists(`${root}/bus/pci/devices`)) {
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${root} is not a sysfs tree: it has no bus/pci/devices`)
+  }
+  return new Host({ sysfs: root }).snapshot()
+}
+
+function version(): string {
+  const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  return String((manifest as { version: unknown }).version)
+}
+
+/** Runs a command with what it needs loaded only then, and keeps its exit status. */
+function run<A extends readonly unknown[]>(
+  command: (...args: A) => Promise<number>,
+): (...args: A) => Promise<void> {
+  return async (...args) => {
+    process.exitCode = await command(...args)
+  }
+}
+
+function program(): Command {
+  const vfio = new Command('vfio')
+    .description('See, judge, open and reset PCI devices for assignment through VFIO')
+    .exitOverride()
+    .showSuggestionAfterError(false)
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vfio: ')) })
+  vfio.option('-V, --version', 'print the version').on('option:version', () => {
+    process.stdout.write(`${version()}\n`)
+    throw new CommanderError(0, 'commander.version', '')
+  })
+  vfio
+    .command('list')
+    .description('all groups and devices: driver, verdict, what blocks, reset')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(async (options: Common) => (await import('./list.js')).list(look(options), options)))
+  vfio
+    .command('show')
+    .description('everything about one device, and its assessment')
+    .argument('<address>', 'PCI address, like 59:00.0')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(
+      run(async (address: string, options: Common) =>
+        (await import('./show.js')).show(look(options), address, options),
+      ),
+    )
+  vfio
+    .command('check')
+    .description('can it be given away, and reset? Exit status 0 ready, 1 not ready, 3 the kernel refused')
+    .argument('<address|group:N>', 'PCI address, or the members of a group')
+    .addOption(json())
+    .addOption(sysfs())
+    .addOption(
+      new Option('--ask-kernel', 'open it and ask the kernel too; this resets the device').conflicts('sysfs'),
+    )
+    .action(
+      run(async (target: string, options: Common & { askKernel?: boolean }) =>
+        (await import('./check.js')).check(look(options), target, options),
+      ),
+    )
+  vfio
+    .command('reset')
+    .description('reset a device that is bound to VFIO')
+    .argument('<address>', 'PCI address, like 59:00.0')
+    .option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO')
+    .addOption(json())
+    .action(
+      run(async (address: string, options: Common & { hot?: boolean }) =>
+        (await import('./reset.js')).reset(look({}), address, options),
+      ),
+    )
+  vfio
+    .command('doctor')
+    .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(async (options: Common) => (await import('./doctor.js')).doctor(look(options), options)))
+  return vfio
+}
+
+function fail(error: unknown): void {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : WRONG_USAGE
+    return
+  }
+  const { message, stack } = error instanceof Error ? error : new Error(String(error))
+  note(process.env.VFIO_DEBUG ? (stack ?? message) : `vfio: ${message}`)
+  process.exitCode = statusOf(error)
+}
+
+// A reader that goes away early (`vfio list | head`) has seen what it wanted.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') fail(error)
+})
+
+try {
+  const vfio = program()
+  if (process.argv.length <= 2) vfio.outputHelp()
+  else await vfio.parseAsync()
+} catch (error) {
+  fail(error)
+}

@@ -1,0 +1,51 @@
+/** JSON as every command prints it: what the library returned, a bigint as `0x…`. */
+export function toJson(value: unknown): string {
+  return `${JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? `0x${item.toString(16)}` : item))}\n`
+}
+
+/** Writes to standard output. A reader that goes away early (`| head`) is no error. */
+export function print(text: string): void {
+  process.stdout.write(text)
+}
+
+/** One line for the person, apart from what a program reads. */
+export function note(text: string): void {
+  process.stderr.write(`${text}\n`)
+}
+
+const paint = (code: number) => (text: string) =>
+  process.stdout.isTTY && !process.env.NO_COLOR ? `\u001b[${code}m${text}\u001b[0m` : text
+
+/** Colours, on a terminal only and never against `NO_COLOR`. */
+export const colour = {
+  good: paint(32),
+  doubtful: paint(33),
+  bad: paint(31),
+  faint: paint(2),
+  strong: paint(1),
+}
+
+/** The width to write for: the terminal's, else 80 columns. */
+export const width = () => Math.max(40, process.stdout.columns || 80)
+
+/** Cuts a text to a number of columns. */
+export function cut(text: string, columns: number): string {
+  return text.length <= columns ? text : `${text.slice(0, Math.max(0, columns - 1))}…`
+}
+
+/** Breaks a text into lines of the terminal's width; lines behind the first start at the same indent. */
+export function wrap(text: string, indent: number, first = ' '.repeat(indent)): string {
+  const room = width() - indent
+  const lines: string[] = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > room) {
+      lines.push(line)
+      line = word
+    } else {
+      line = line === '' ? word : `${line} ${word}`
+    }
+  }
+  lines.push(line)
+  return `${first}${lines.join(`\n${' '.repeat(indent)}`)}`
+}

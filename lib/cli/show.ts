@@ -1,0 +1,83 @@
+import { type Assessment, assess } from '../assess/assessment.js'
+import type { CapabilityEntry } from '../sysfs/config.js'
+import type { Bar, PciDevice } from '../sysfs/devices.js'
+import type { IommuGroup } from '../sysfs/groups.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { renderOne } from './check.js'
+import { print, toJson, wrap } from './output.js'
+import { bytes, classCode, deviceName, ids } from './words.js'
+
+/** `vfio show`: everything that is known of one device, its group and its assessment. */
+export function show(seen: Snapshot, address: string, { json = false }: { json?: boolean }): number {
+  const device = seen.device(address)
+  const group = device.group === null ? null : seen.group(device.group)
+  const assessment = assess(seen, device.address)
+  print(json ? toJson({ device, group, assessment }) : render(device, group, assessment))
+  return 0
+}
+
+function render(device: PciDevice, group: IommuGroup | null, assessment: Assessment): string {
+  const lines: string[] = [deviceName(device)]
+  const line = (label: string, text: string | null) => {
+    if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))
+  }
+  line('address', device.address)
+  line('ids', `${ids(device)}, revision ${device.revision.toString(16).padStart(2, '0')}`)
+  line('subsystem', subsystem(device))
+  line('class', `${classCode(device)}${device.names.class ? ` ${device.names.class}` : ''}`)
+  line('driver', device.driver ?? 'none')
+  line('override', device.driverOverride)
+  line('modules', device.modules.join(' '))
+  line('variants', device.variantDrivers.join(' '))
+  line('modalias', device.modalias)
+  line('header', `${device.headerType}${device.multifunction ? ', multifunction' : ''}`)
+  line('below', device.parent ?? 'a root bus')
+  line('slot', device.slot && `${device.slot.name}${device.slot.driver ? ` (${device.slot.driver})` : ''}`)
+  line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
+  line('SR-IOV', sriov(device))
+  line('boot display', device.bootVga ? 'yes' : null)
+  line('vfio device', device.vfioDevice)
+  for (const bar of device.bars) line(bar.index === 'rom' ? 'ROM' : `BAR ${bar.index}`, describeBar(bar))
+  line('resets', device.resetMethods === null ? null : device.resetMethods.join(' ') || 'none')
+  line('capabilities', capabilities(device))
+  if (group) {
+    const about = [group.type, group.noIommu ? 'no IOMMU' : null].filter(Boolean).join(', ')
+    line('group', `${group.group}${about ? ` (${about})` : ''}: ${group.members.join(' ')}`)
+    for (const { name, driver } of group.others) line('', `${name} (${driver ?? 'no driver'})`)
+    for (const { start, end, type } of group.reservedRegions) {
+      line('reserved', `0x${start.toString(16)}–0x${end.toString(16)} ${type}`)
+    }
+  }
+  return `${lines.join('\n')}\n\n${renderOne(assessment)}`
+}
+
+function subsystem(device: PciDevice): string | null {
+  if (device.subsystemVendor === 0 && device.subsystemDevice === 0) return null
+  const numbers = ids({ vendor: device.subsystemVendor, device: device.subsystemDevice })
+  return device.names.subsystem ? `${numbers} ${device.names.subsystem}` : numbers
+}
+
+function sriov({ sriov: role }: PciDevice): string | null {
+  if (role === null) return null
+  if (role.role === 'vf') return `virtual function of ${role.pf}`
+  const enabled = `${role.numVfs} of ${role.totalVfs} virtual functions enabled`
+  return role.vfs.length > 0 ? `${enabled}: ${role.vfs.join(' ')}` : enabled
+}
+
+function describeBar(bar: Bar): string {
+  if (bar.kind === 'io') return `I/O ports at 0x${bar.address.toString(16)}, ${bytes(bar.size)}`
+  const traits = [bar.is64 ? '64-bit' : null, bar.prefetchable ? 'prefetchable' : null].filter(Boolean)
+  return [`memory at 0x${bar.address.toString(16)}`, bytes(bar.size), ...traits].join(', ')
+}
+
+function capabilities({ capabilities: found }: PciDevice): string | null {
+  const name = (entry: CapabilityEntry, digits: number) =>
+    entry.name ?? `0x${entry.id.toString(16).padStart(digits, '0')}`
+  const names = [
+    ...found.standard.map((entry) => name(entry, 2)),
+    ...found.extended.map((entry) => name(entry, 4)),
+  ]
+  if (found.pcie?.flr) names.push('(FLR)')
+  if (!found.complete) names.push(`… (only ${found.readable} bytes are readable: run as root to see all)`)
+  return names.join(', ').replace(', (FLR)', ' (FLR)') || null
+}

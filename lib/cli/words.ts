@@ -1,0 +1,35 @@
+import type { Assessment } from '../assess/assessment.js'
+import type { PciDevice } from '../sysfs/devices.js'
+import { colour } from './output.js'
+
+const hex4 = (value: number) => value.toString(16).padStart(4, '0')
+
+/** `8086:10d3`, as `lspci -n` writes it. */
+export const ids = (device: Pick<PciDevice, 'vendor' | 'device'>) =>
+  `${hex4(device.vendor)}:${hex4(device.device)}`
+
+/** `0200`, base class and subclass. */
+export const classCode = (device: PciDevice) => hex4(device.class >>> 8)
+
+/** What to call a device: its name, else what it is, else its ids. */
+export function deviceName({ names, ...device }: PciDevice): string {
+  if (names.device) return `${names.vendor ?? ''} ${names.device}`.trim()
+  return [names.vendor, names.class ?? `class ${classCode({ names, ...device })}`].filter(Boolean).join(' ')
+}
+
+const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked: colour.bad }
+
+export const verdictColour = (verdict: Assessment['verdict']) => VERDICT_COLOURS[verdict]
+
+/** A count of bytes in the largest unit that divides it. */
+export function bytes(count: number): string {
+  for (const [unit, size] of [
+    ['TiB', 2 ** 40],
+    ['GiB', 2 ** 30],
+    ['MiB', 2 ** 20],
+    ['KiB', 2 ** 10],
+  ] as const) {
+    if (count >= size && count % size === 0) return `${count / size} ${unit}`
+  }
+  return `${count} B`
+}
