@@ -1,0 +1,190 @@
+// A kernel that lies: preloaded, it answers open and ioctl below /dev/vfio from the script in $FAKE_VFIO.
+//
+// A line of the script:  WHAT RETURN WHEN BYTES
+//   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO
+//   RETURN  what the call returns; negative: an errno; "fd": a new device
+//   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
+//   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
+// The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_LINES 256
+#define MOST_FDS 65536
+#define MOST_BYTES 65536
+
+struct line {
+  char what[64];
+  char result[16];
+  char when[16];
+  size_t size;
+  uint8_t *bytes;
+  int used;
+};
+
+static struct line lines[MOST_LINES];
+static int line_count;
+static char *names[MOST_FDS];
+static int gate = -1, logfile = -1;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int (*real_open)(const char *, int, ...);
+static int (*real_close)(int);
+static int (*real_ioctl)(int, unsigned long, ...);
+
+static void find_real(void) {
+  if (real_open) return;
+  real_close = dlsym(RTLD_NEXT, "close");
+  real_ioctl = dlsym(RTLD_NEXT, "ioctl");
+  real_open = dlsym(RTLD_NEXT, "open");
+}
+
+__attribute__((constructor)) static void load(void) {
+  find_real();
+  const char *script = getenv("FAKE_VFIO");
+  if (!script) return;
+  char path[4096];
+  snprintf(path, sizeof path, "%s.log", script);
+  logfile = real_open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  snprintf(path, sizeof path, "%s.gate", script);
+  mkfifo(path, 0600);
+  gate = real_open(path, O_RDWR | O_CLOEXEC);
+  FILE *file = fopen(script, "re");
+  if (!file) abort();
+  static char hex[2 * MOST_BYTES + 1];
+  struct line *line = lines;
+  while (line_count < MOST_LINES &&
+         fscanf(file, "%63s %15s %15s %131072s", line->what, line->result, line->when, hex) == 4) {
+    line->size = hex[0] == '-' ? 0 : strlen(hex) / 2;
+    line->bytes = malloc(line->size + 1);
+    for (size_t i = 0; i < line->size; i++) sscanf(hex + 2 * i, "%2hhx", &line->bytes[i]);
+    line = &lines[++line_count];
+  }
+  fclose(file);
+}
+
+static void say(const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  int length = vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  if (logfile >= 0 && write(logfile, text, length) < 0) abort();
+}
+
+static struct line *answer_to(const char *what) {
+  struct line *found = NULL;
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < line_count; i++) {
+    if (strcmp(lines[i].what, what) != 0) continue;
+    found = &lines[i];
+    if (!found->used) break;
+  }
+  if (found) found->used = 1;
+  pthread_mutex_unlock(&lock);
+  return found;
+}
+
+static int new_fd(const char *name) {
+  int fd = memfd_create("fake-vfio", MFD_CLOEXEC);
+  if (fd >= 0 && fd < MOST_FDS) names[fd] = strdup(name);
+  return fd;
+}
+
+static void wait_for(const char *when) {
+  if (strcmp(when, "gate") == 0) {
+    char byte;
+    while (read(gate, &byte, 1) != 1) continue;
+  } else if (strcmp(when, "now") != 0) {
+    long ms = atol(when);
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&time, NULL);
+  }
+}
+
+static int finish(const struct line *line, const char *name) {
+  if (!line) return 0;
+  if (strcmp(line->result, "fd") == 0) return new_fd(name);
+  int result = atoi(line->result);
+  if (result >= 0) return result;
+  errno = -result;
+  return -1;
+}
+
+static int fake_open(const char *path) {
+  char what[64];
+  snprintf(what, sizeof what, "open:%s", strrchr(path, '/') + 1);
+  const struct line *line = answer_to(what);
+  int result = line ? finish(line, path) : new_fd(path);
+  say("open %s %s\n", path, result < 0 ? "failed" : "ok");
+  return result;
+}
+
+int open(const char *path, int flags, ...) {
+  find_real();
+  va_list arguments;
+  va_start(arguments, flags);
+  mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  return strncmp(path, "/dev/vfio/", 10) == 0 ? fake_open(path) : real_open(path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  return open(path, flags | O_LARGEFILE, mode);
+}
+
+int close(int fd) {
+  find_real();
+  if (fd >= 0 && fd < MOST_FDS && names[fd]) {
+    say("close %s\n", names[fd]);
+    free(names[fd]);
+    names[fd] = NULL;
+  }
+  return real_close(fd);
+}
+
+int ioctl(int fd, unsigned long request, ...) {
+  find_real();
+  va_list arguments;
+  va_start(arguments, request);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  if (fd < 0 || fd >= MOST_FDS || !names[fd]) return real_ioctl(fd, request, argument);
+
+  int number = (int)(request & 0xff) - 100;
+  char what[16], name[128];
+  snprintf(what, sizeof what, "%d", number);
+  // The name of a device that is to be opened, else what the call is made on.
+  snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
+  struct line *line = answer_to(what);
+  say("begin %d %s\n", number, name);
+  if (line) {
+    wait_for(line->when);
+    if (line->size > 0) {
+      // As the kernel: never more than the caller says it has room for.
+      uint32_t room = *(uint32_t *)argument;
+      memcpy(argument, line->bytes, line->size < room ? line->size : room);
+    }
+  }
+  int result = finish(line, name);
+  int error = errno;
+  say("end %d %s\n", number, name);
+  errno = error;
+  return result;
+}

@@ -1,0 +1,174 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import type * as Vfio from 'vfio'
+
+/** The root of the package, wherever this test was compiled to. */
+export const ROOT = dirname(createRequire(import.meta.url).resolve('vfio/package.json'))
+
+/** The ioctls that the fake kernel is asked, by their number without the base. */
+export const IOCTL = {
+  apiVersion: 0,
+  checkExtension: 1,
+  setIommu: 2,
+  groupStatus: 3,
+  setContainer: 4,
+  unsetContainer: 5,
+  openDevice: 6,
+  deviceInfo: 7,
+  regionInfo: 8,
+  irqInfo: 9,
+  reset: 11,
+  /** Of a container; of a device it is the hot reset info. */
+  iommuInfo: 12,
+  hotResetInfo: 12,
+  hotReset: 13,
+} as const
+
+/** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
+export interface FakeAnswer {
+  call: keyof typeof IOCTL | `open:${string}`
+  /** What the call returns; negative: an errno; `fd`: a new device. */
+  returns?: number | 'fd'
+  /** A delay in milliseconds, or once a program calls `letGo()`. */
+  when?: number | 'gate'
+  bytes?: Uint8Array
+}
+
+/** Opening a device works. */
+export const OPENS: FakeAnswer = { call: 'openDevice', returns: 'fd' }
+
+/** What a program in a child process gets. It must use nothing else from around it, save `assert`. */
+export interface Program<Input> {
+  vfio: typeof Vfio
+  input: Input
+  /** What the fake kernel was asked so far, a line each: `begin 11 0000:01:00.0`, `end 11 …`, `close /dev/vfio/1`. */
+  log(): string[]
+  /** Waits until the log has such a line, `count` times. */
+  logged(line: string, count?: number): Promise<void>
+  /** Lets calls end that wait at the gate. */
+  letGo(count?: number): void
+  /** A group in a container with an IOMMU. */
+  openGroup(number?: number): { container: Vfio.VfioContainer; group: Vfio.VfioGroup }
+  /** What a promise was rejected with, or what a function threw. */
+  failure(of: Promise<unknown> | (() => unknown)): Promise<Error & { code?: unknown }>
+}
+
+const PRELUDE = `
+import assert from 'node:assert/strict'
+import * as fs from 'node:fs'
+import * as vfio from 'vfio'
+const script = process.env.FAKE_VFIO
+const log = () => fs.readFileSync(script + '.log', 'utf8').split('\\n').filter(Boolean)
+const logged = async (line, count = 1) => {
+  while (log().filter((entry) => entry === line).length < count) await new Promise(setImmediate)
+}
+const letGo = (count = 1) => fs.writeFileSync(script + '.gate', 'x'.repeat(count))
+const openGroup = (number = 1) => {
+  const container = vfio.VfioContainer.open()
+  const group = vfio.VfioGroup.open(number)
+  group.setContainer(container)
+  container.setIommu('type1v2')
+  return { container, group }
+}
+const failure = async (of) => {
+  try {
+    await (typeof of === 'function' ? of() : of)
+  } catch (error) {
+    return error
+  }
+  assert.fail('it should have failed')
+}
+const input = JSON.parse(process.env.FAKE_VFIO_INPUT ?? 'null')
+`
+
+export interface Outcome {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
+
+let shim: string | undefined
+
+function shimPath(): string {
+  if (!shim) {
+    mkdirSync(join(ROOT, 'build/test'), { recursive: true })
+    const output = join(ROOT, 'build/test/fake-vfio.so')
+    execFileSync('cc', [
+      '-shared',
+      '-fPIC',
+      '-O1',
+      '-Wall',
+      '-Wextra',
+      '-o',
+      output,
+      join(ROOT, 'test/native/fake-vfio.c'),
+      '-ldl',
+      '-lpthread',
+    ])
+    shim = output
+  }
+  return shim
+}
+
+function scriptOf(answers: readonly FakeAnswer[]): string {
+  return answers
+    .map(({ call, returns = 0, when = 'now', bytes }) => {
+      const what = call.startsWith('open:') ? call : IOCTL[call as keyof typeof IOCTL]
+      return `${what} ${returns} ${when} ${bytes?.length ? Buffer.from(bytes).toString('hex') : '-'}\n`
+    })
+    .join('')
+}
+
+/** Runs the source of a module in a process whose kernel is the fake one. */
+export async function runSource(
+  source: string,
+  answers: readonly FakeAnswer[],
+  { input, flags = [] as string[] }: { input?: unknown; flags?: string[] } = {},
+): Promise<Outcome> {
+  const directory = mkdtempSync(join(tmpdir(), 'fake-vfio-'))
+  try {
+    const script = join(directory, 'script')
+    writeFileSync(script, scriptOf(answers))
+    const child = spawn(process.execPath, [...flags, '--input-type=module', '-e', PRELUDE + source], {
+      cwd: ROOT,
+      env: {
+        ...process.env,
+        LD_PRELOAD: [process.env.LD_PRELOAD, shimPath()].filter(Boolean).join(':'),
+        FAKE_VFIO: script,
+        FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
+      },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let stdout = ''
+    let stderr = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      stdout += text
+    })
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      stderr += text
+    })
+    const { code, signal } = await new Promise<Pick<Outcome, 'code' | 'signal'>>((resolve, reject) => {
+      child.on('error', reject).on('close', (code, signal) => resolve({ code, signal }))
+    })
+    return { code, signal, stdout, stderr }
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
+}
+
+/** Runs a function in such a process and fails where it fails. See Program for what it may use. */
+export async function withFake<Input = null>(
+  answers: readonly FakeAnswer[],
+  program: (given: Program<Input>) => unknown,
+  options: { input?: Input; flags?: string[] } = {},
+): Promise<Outcome> {
+  const source = `await (${program})({ vfio, input, log, logged, letGo, openGroup, failure })`
+  const outcome = await runSource(source, answers, options)
+  assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, outcome.stderr)
+  return outcome
+}

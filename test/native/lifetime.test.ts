@@ -1,0 +1,327 @@
+import assert from 'node:assert/strict'
+import { OPENS, withFake } from './fake.js'
+
+describe('an open object', () => {
+  it('refuses every call once it is closed, and closes once', async () => {
+    await withFake([OPENS], async ({ openGroup, failure, log }) => {
+      const { container, group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      assert.equal(device.closed, false)
+      const closing = device.close()
+      assert.equal(device.closed, true)
+      assert.equal(device.close(), closing)
+      await closing
+      await device.close()
+      await group.close()
+      await container.close()
+      const calls = [
+        () => device.info(),
+        () => device.regionInfo(0),
+        () => device.irqInfo(0),
+        () => device.hotResetInfo(),
+        () => device.reset(),
+        () => device.hotReset([]),
+        () => group.status(),
+        () => group.setContainer(container),
+        () => group.unsetContainer(),
+        () => group.openDevice('0000:01:00.0'),
+        () => container.apiVersion(),
+        () => container.checkExtension(1),
+        () => container.setIommu('type1'),
+        () => container.iommuInfo(),
+      ]
+      for (const call of calls) {
+        const error = await failure(call)
+        assert.equal(error.code, 'ERR_VFIO_CLOSED', String(call))
+        assert.match(error.message, /is closed/)
+      }
+      assert.equal(log().filter((line) => line.startsWith('close ')).length, 3)
+    })
+  })
+
+  it('is closed after what was opened from it: device, group leaves container, group', async () => {
+    await withFake([OPENS], async ({ openGroup, log }) => {
+      const { container, group } = openGroup()
+      const devices = [await group.openDevice('0000:01:00.0'), await group.openDevice('0000:01:00.1')]
+      await group.close()
+      assert(devices.every(({ closed }) => closed))
+      assert.equal(container.closed, false)
+      assert.deepEqual(
+        log().filter((line) => /^(close|begin 5)/.test(line)),
+        ['close 0000:01:00.0', 'close 0000:01:00.1', 'begin 5 /dev/vfio/1', 'close /dev/vfio/1'],
+      )
+    })
+  })
+
+  it('of a container lets its groups go, and they stay open', async () => {
+    await withFake([OPENS], async ({ openGroup, log, vfio }) => {
+      const { container, group } = openGroup()
+      const second = vfio.VfioGroup.open(2)
+      second.setContainer(container)
+      const device = await group.openDevice('0000:01:00.0')
+      await container.close()
+      assert.deepEqual([device.closed, group.closed, second.closed], [true, false, false])
+      assert.deepEqual(
+        log()
+          .filter((line) => /^(close|begin 5)/.test(line))
+          .sort(),
+        ['begin 5 /dev/vfio/1', 'begin 5 /dev/vfio/2', 'close /dev/vfio/vfio', 'close 0000:01:00.0'],
+      )
+      assert.equal(log().at(-1), 'close /dev/vfio/vfio')
+      await group.close()
+      assert.equal(log().filter((line) => line === 'begin 5 /dev/vfio/1').length, 1)
+    })
+  })
+
+  it('closes at the end of a using block, children first', async () => {
+    await withFake([OPENS], async ({ openGroup, log }) => {
+      const { container, group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      container[Symbol.dispose]()
+      group[Symbol.dispose]()
+      group[Symbol.dispose]()
+      await device[Symbol.asyncDispose]()
+      assert.deepEqual(
+        log().filter((line) => /^(close|begin 5)/.test(line)),
+        ['close 0000:01:00.0', 'begin 5 /dev/vfio/1', 'close /dev/vfio/vfio', 'close /dev/vfio/1'],
+      )
+    })
+  })
+
+  it('leaves its container once only when told to', async () => {
+    await withFake([], async ({ openGroup, log }) => {
+      const { container, group } = openGroup()
+      group.unsetContainer()
+      await Promise.all([group.close(), container.close()])
+      assert.equal(log().filter((line) => line.startsWith('begin 5')).length, 1)
+    })
+  })
+})
+
+describe('a long call', () => {
+  it('is waited for by close', async () => {
+    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, log, logged, letGo }) => {
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      const reset = device.reset()
+      await logged('begin 11 0000:01:00.0')
+      const closing = group.close()
+      let closed = false
+      closing.then(() => {
+        closed = true
+      })
+      await new Promise(setImmediate)
+      assert.equal(closed, false)
+      letGo()
+      await reset
+      await closing
+      assert.deepEqual(
+        log().slice(-4),
+        [
+          'end 11 0000:01:00.0',
+          'close 0000:01:00.0',
+          'begin 5 /dev/vfio/1',
+          'end 5 /dev/vfio/1',
+          'close /dev/vfio/1',
+        ].slice(-4),
+      )
+    })
+  })
+
+  it('keeps the descriptor open when the object is disposed of', async () => {
+    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, log, logged, letGo }) => {
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      const reset = device.reset()
+      await logged('begin 11 0000:01:00.0')
+      device[Symbol.dispose]()
+      assert(!log().includes('close 0000:01:00.0'))
+      letGo()
+      await reset
+      await logged('close 0000:01:00.0')
+      assert.deepEqual(log().slice(-2), ['end 11 0000:01:00.0', 'close 0000:01:00.0'])
+    })
+  })
+
+  it('waits for its turn on the same device, and close rejects what waits', async () => {
+    await withFake(
+      [OPENS, { call: 'reset', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, failure }) => {
+        const { group } = openGroup()
+        const device = await group.openDevice('0000:01:00.0')
+        const first = device.reset()
+        const second = device.reset()
+        const third = device.reset()
+        await logged('begin 11 0000:01:00.0')
+        letGo()
+        await first
+        await logged('begin 11 0000:01:00.0', 2)
+        const rejected = failure(third)
+        const closing = device.close()
+        assert.equal((await rejected).code, 'ERR_VFIO_CLOSED')
+        letGo()
+        await second
+        await closing
+        assert.equal(log().filter((line) => line.startsWith('begin 11')).length, 2)
+      },
+    )
+  })
+
+  it('runs beside at most one other, so that files and names still have threads', async () => {
+    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, log, logged, letGo }) => {
+      const { readFile } = await import('node:fs/promises')
+      const { group } = openGroup()
+      const names = ['0', '1', '2', '3', '4', '5'].map((fn) => `0000:01:00.${fn}`)
+      const devices = await Promise.all(names.map((name) => group.openDevice(name)))
+      const resets = devices.map((device) => device.reset())
+      const running = () =>
+        log().filter((line) => line.startsWith('begin 11')).length -
+        log().filter((line) => line.startsWith('end 11')).length
+      for (const name of names.slice(1)) {
+        await logged(`begin 11 ${name}`)
+        assert.equal(running(), 2)
+        await readFile('package.json')
+        letGo()
+      }
+      letGo()
+      await Promise.all(resets)
+      assert.deepEqual(
+        log().filter((line) => line.startsWith('begin 11')),
+        names.map((name) => `begin 11 ${name}`),
+      )
+    })
+  })
+
+  it('is not made when it is aborted before', async () => {
+    await withFake([OPENS], async ({ openGroup, log, failure }) => {
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      const aborted = AbortSignal.abort()
+      assert.equal((await failure(device.reset({ signal: aborted }))).name, 'AbortError')
+      assert.equal(await failure(device.hotReset([group], { signal: aborted })), aborted.reason)
+      const reason = new Error('changed my mind')
+      assert.equal(
+        await failure(group.openDevice('0000:01:00.1', { signal: AbortSignal.abort(reason) })),
+        reason,
+      )
+      assert(!log().some((line) => /^begin (11|13)/.test(line)))
+    })
+  })
+
+  it('is not made when it is aborted while it waits', async () => {
+    await withFake(
+      [OPENS, { call: 'reset', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, failure }) => {
+        const { group } = openGroup()
+        const device = await group.openDevice('0000:01:00.0')
+        const first = device.reset()
+        await logged('begin 11 0000:01:00.0')
+        const controller = new AbortController()
+        const second = failure(device.reset({ signal: controller.signal }))
+        const third = device.reset()
+        controller.abort()
+        assert.equal((await second).name, 'AbortError')
+        letGo(2)
+        await first
+        await third
+        assert.equal(log().filter((line) => line.startsWith('begin 11')).length, 2)
+      },
+    )
+  })
+
+  it('ends by itself when it is aborted while it runs, and close waits for it', async () => {
+    await withFake(
+      [OPENS, { call: 'reset', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, failure }) => {
+        const { group } = openGroup()
+        const device = await group.openDevice('0000:01:00.0')
+        const controller = new AbortController()
+        const reset = failure(device.reset({ signal: controller.signal }))
+        await logged('begin 11 0000:01:00.0')
+        controller.abort()
+        assert.equal((await reset).name, 'AbortError')
+        const closing = device.close()
+        assert(!log().includes('end 11 0000:01:00.0'))
+        letGo()
+        await closing
+        assert.deepEqual(log().slice(-2), ['end 11 0000:01:00.0', 'close 0000:01:00.0'])
+      },
+    )
+  })
+
+  it('that was aborted while it opened a device closes it again', async () => {
+    await withFake(
+      [{ call: 'openDevice', returns: 'fd', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, failure }) => {
+        const { group } = openGroup()
+        const controller = new AbortController()
+        const opening = failure(group.openDevice('0000:01:00.0', { signal: controller.signal }))
+        await logged('begin 6 0000:01:00.0')
+        controller.abort()
+        assert.equal((await opening).name, 'AbortError')
+        letGo()
+        await logged('close 0000:01:00.0')
+        await group.close()
+        assert.equal(log().filter((line) => line === 'close 0000:01:00.0').length, 1)
+      },
+    )
+  })
+
+  it('that opens a device while its group closes leaves nothing open', async () => {
+    await withFake(
+      [{ call: 'openDevice', returns: 'fd', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo }) => {
+        const { group } = openGroup()
+        const opening = group.openDevice('0000:01:00.0')
+        await logged('begin 6 0000:01:00.0')
+        const closing = group.close()
+        letGo()
+        const device = await opening
+        assert.equal(device.closed, true)
+        await closing
+        assert.deepEqual(
+          log().filter((line) => line.startsWith('close')),
+          ['close 0000:01:00.0', 'close /dev/vfio/1'],
+        )
+      },
+    )
+  })
+
+  it('on a bus keeps the groups open that it was given', async () => {
+    await withFake(
+      [OPENS, { call: 'hotReset', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, vfio }) => {
+        const { container, group } = openGroup()
+        const second = vfio.VfioGroup.open(2)
+        second.setContainer(container)
+        const device = await group.openDevice('0000:01:00.0')
+        const reset = device.hotReset([group, second])
+        await logged('begin 13 0000:01:00.0')
+        const closing = second.close()
+        assert(!log().includes('close /dev/vfio/2'))
+        letGo()
+        await reset
+        await closing
+        assert(log().indexOf('end 13 0000:01:00.0') < log().indexOf('close /dev/vfio/2'))
+      },
+    )
+  })
+
+  it('that fails says where it was made', async () => {
+    await withFake([OPENS, { call: 'reset', returns: -22 }], async ({ openGroup, failure, vfio }) => {
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      async function theCaller() {
+        await device.reset()
+      }
+      const error = await failure(theCaller)
+      assert(error instanceof vfio.VfioSystemError)
+      assert.deepEqual(
+        [error.code, error.errno, error.syscall, error.request, error.path],
+        ['EINVAL', 22, 'ioctl', 'VFIO_DEVICE_RESET', '0000:01:00.0'],
+      )
+      assert.match(error.hint ?? '', /hotReset/)
+      assert.match(error.stack ?? '', /VFIO_DEVICE_RESET.*\n +at theCaller/)
+    })
+  })
+})
