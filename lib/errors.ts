@@ -26,6 +26,11 @@ export type VfioErrorCode =
   /** The machine code of this package could not be loaded here. */
   | 'ERR_VFIO_ADDON'
 
+// VFIO answers it, and libuv has no name for it.
+const EBADFD = 77
+
+const errnoName = (errno: number) => (errno === EBADFD ? 'EBADFD' : getSystemErrorName(-errno))
+
 /** Lets `instanceof` hold for the errors of another copy of this package; a program's own subclass is left alone. */
 function brand(type: abstract new (...args: never[]) => Error): void {
   const { name } = type
@@ -83,7 +88,7 @@ export class VfioSystemError extends VfioError implements SystemFailure {
   readonly hint: string | null
 
   constructor({ errno, syscall, request, path, subject }: SystemFailure, options?: ErrorOptions) {
-    const code = getSystemErrorName(-errno)
+    const code = errnoName(errno)
     const hint = hintFor(request, code)
     const call = syscall === 'ioctl' ? request : syscall
     const what = `${call}${subject ? ` of ${subject}` : ''} on ${path} failed with ${code}`

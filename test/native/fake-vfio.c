@@ -1,7 +1,7 @@
 // A kernel that lies: preloaded, it answers open and ioctl below /dev/vfio from the script in $FAKE_VFIO.
 //
 // A line of the script:  WHAT RETURN WHEN BYTES
-//   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO
+//   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12
 //   RETURN  what the call returns; negative: an errno; "fd": a new device
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
@@ -169,7 +169,8 @@ int ioctl(int fd, unsigned long request, ...) {
 
   int number = (int)(request & 0xff) - 100;
   char what[16], name[128];
-  snprintf(what, sizeof what, "%d", number);
+  // Devices and containers use the numbers from 12 on for different things.
+  snprintf(what, sizeof what, "%d%s", number, number >= 12 && names[fd][0] == '/' ? "c" : "");
   // The name of a device that is to be opened, else what the call is made on.
   snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
   struct line *line = answer_to(what);

@@ -9,7 +9,7 @@ import type * as Vfio from 'vfio'
 /** The root of the package, wherever this test was compiled to. */
 export const ROOT = dirname(createRequire(import.meta.url).resolve('vfio/package.json'))
 
-/** The ioctls that the fake kernel is asked, by their number without the base. */
+/** The ioctls that the fake kernel is asked, as test/native/fake-vfio.c names them. */
 export const IOCTL = {
   apiVersion: 0,
   checkExtension: 1,
@@ -22,8 +22,7 @@ export const IOCTL = {
   regionInfo: 8,
   irqInfo: 9,
   reset: 11,
-  /** Of a container; of a device it is the hot reset info. */
-  iommuInfo: 12,
+  iommuInfo: '12c',
   hotResetInfo: 12,
   hotReset: 13,
 } as const

@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict'
+import { constants } from 'node:os'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { VfioError, VfioSystemError } from 'vfio'
+import { HINTS, type Hint, hintFor } from '../../lib/hints.js'
+import { type FakeAnswer, type type type IOCTL, OPENS, ROOT, withFake } from './fake.js'
+
+const ERRNOS: ReadonlyMap<string, number> = new Map(Object.entries(constants.errno))
+// Node has no constant for it.
+const EBADFD = 77
+const numberOf = (code: string) => (code === 'EBADFD' ? EBADFD : ERRNOS.get(code))
+
+/** The calls of this package by the request that errors name. */
+const CALLS: Record<string, keyof typeof IOCTL> = {
+  VFIO_SET_IOMMU: 'setIommu',
+  VFIO_GROUP_GET_STATUS: 'groupStatus',
+  VFIO_GROUP_SET_CONTAINER: 'setContainer',
+  VFIO_GROUP_UNSET_CONTAINER: 'unsetContainer',
+  VFIO_GROUP_GET_DEVICE_FD: 'openDevice',
+  VFIO_IOMMU_GET_INFO: 'iommuInfo',
+  VFIO_DEVICE_GET_INFO: 'deviceInfo',
+  VFIO_DEVICE_GET_REGION_INFO: 'regionInfo',
+  VFIO_DEVICE_GET_IRQ_INFO: 'irqInfo',
+  VFIO_DEVICE_RESET: 'reset',
+  VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: 'hotResetInfo',
+  VFIO_DEVICE_PCI_HOT_RESET: 'hotReset',
+}
+
+/** The answers that make a call of the package fail with the errno of a hint. */
+function answersFor({ request, code }: Hint): FakeAnswer[] | null {
+  const returns = -(numberOf(code) ?? 0)
+  if (request === 'container') return [{ call: 'open:vfio', returns }]
+  if (request === 'group') return [{ call: 'open:1', returns }]
+  const call = CALLS[request]
+  if (!call) return null
+  const failing: FakeAnswer = { call, returns }
+  // Closing leaves the container too, so that one call of it has to work.
+  return call === 'openDevice' ? [failing] : [OPENS, failing]
+}
+
+describe('the hints', () => {
+  it('are each there once', () => {
+    const keys = HINTS.map(({ request, code }) => `${request} ${code}`)
+    assert.deepEqual(keys, [...new Set(keys)])
+  })
+
+  for (const { request, code, hint } of HINTS) {
+    it(`for ${code} of ${request} is found and is a sentence`, () => {
+      const found = request === '*' ? 'VFIO_ANYTHING' : request
+      assert.equal(hintFor(found, code), hint)
+      assert.match(hint, /^[a-z`]/, 'it goes on after a colon')
+      assert.doesNotMatch(hint, /[.\s]$/)
+      assert(hint.length >= 20 && hint.length <= 320, `${hint.length} characters`)
+      const errno = numberOf(code)
+      assert(errno, `${code} is an errno of this platform`)
+      assert.equal(new VfioSystemError({ errno, syscall: 'ioctl', request: found, path: '/' }).code, code)
+    })
+  }
+
+  it('reach the person who made the call', async function () {
+    this.timeout(60_000)
+    for (const entry of HINTS) {
+      const answers = answersFor(entry)
+      if (!answers) continue
+      await withFake(
+        answers,
+        async ({ vfio, input, openGroup, failure }) => {
+          const error = await failure(async () => {
+            const { container, group } = openGroup()
+            group.status()
+            container.iommuInfo()
+            const device = await group.openDevice('0000:01:00.0')
+            device.info()
+            device.regionInfo('vga')
+            device.irqInfo('err')
+            device.hotResetInfo()
+            await device.reset()
+            await device.hotReset([group])
+            group.unsetContainer()
+          })
+          assert(error instanceof vfio.VfioSystemError)
+          assert.deepEqual(
+            { request: error.request, code: error.code, hint: error.hint },
+            { request: input.request, code: input.code, hint: input.hint },
+          )
+          assert(error.message.endsWith(`failed with ${input.code}: ${input.hint}`), error.message)
+          assert(error.message.includes(error.path))
+          assert.doesNotMatch(error.message, /\n/)
+        },
+        { input: entry },
+      )
+    }
+  })
+})
+
+describe('an error', () => {
+  const failure = { errno: 1, syscall: 'ioctl', request: 'VFIO_GROUP_SET_CONTAINER', path: '/dev/vfio/7' }
+
+  it('has its class by name and by instanceof', () => {
+    const error = new VfioSystemError(failure)
+    assert(error instanceof VfioSystemError && error instanceof VfioError && error instanceof Error)
+    assert.equal(error.name, 'VfioSystemError')
+    assert.equal(error.code, 'EPERM')
+    const plain = new VfioError('ERR_VFIO_CLOSED', 'it is closed')
+    assert(plain instanceof VfioError)
+    assert(!(plain instanceof VfioSystemError))
+    assert.equal(plain.name, 'VfioError')
+    for (const other of [null, undefined, 1, 'text', {}, new Error('other')])
+      assert(!((other as unknown) instanceof VfioError))
+  })
+
+  it('is known across two copies of the package', async () => {
+    const copy = `${pathToFileURL(join(ROOT, 'dist/errors.js'))}?copy`
+    const { VfioSystemError: Other } = (await import(copy)) as { VfioSystemError: typeof VfioSystemError }
+    assert.notEqual(Other, VfioSystemError)
+    const error: unknown = new Other(failure)
+    assert(error instanceof VfioSystemError)
+    assert(error instanceof VfioError)
+  })
+
+  it('leaves the subclasses of a program alone', () => {
+    class Mine extends VfioError {}
+    assert(new Mine('ERR_VFIO_CLOSED', 'mine') instanceof Mine)
+    assert(!(new VfioError('ERR_VFIO_CLOSED', 'not mine') instanceof Mine))
+  })
+
+  it('says the errno where nothing more is known', () => {
+    const error = new VfioSystemError({ ...failure, errno: constants.errno.ENOTEMPTY })
+    assert.equal(error.hint, null)
+    assert.equal(error.message, 'VFIO_GROUP_SET_CONTAINER on /dev/vfio/7 failed with ENOTEMPTY')
+  })
+
+  it('names the device that was to be opened, and keeps its token to itself', async () => {
+    const token = '01234567-89ab-cdef-0123-456789abcdef'
+    await withFake(
+      [{ call: 'openDevice', returns: -13 }, OPENS, { call: 'reset', returns: -22 }],
+      async ({ openGroup, failure, log, input }) => {
+        const { group } = openGroup()
+        const refused = await failure(group.openDevice('01:00.0', { vfToken: input }))
+        assert.match(
+          refused.message,
+          /^VFIO_GROUP_GET_DEVICE_FD of 0000:01:00\.0 on \/dev\/vfio\/1 failed with EACCES: /,
+        )
+        assert(log().includes(`begin 6 0000:01:00.0 vf_token=${input}`))
+        const device = await group.openDevice('01:00.0', { vfToken: input })
+        const error = await failure(device.reset())
+        assert(!refused.message.includes(input) && !error.message.includes(input))
+        assert.match(error.message, /^VFIO_DEVICE_RESET on 0000:01:00\.0 failed/)
+      },
+      { input: token },
+    )
+  })
+})

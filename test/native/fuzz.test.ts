@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict'
+import { OPENS, withFake } from './fake.js'
+
+const SEED = 20_240_611
+const RUNS = 400
+
+describe('any arguments to the addon', () => {
+  it(`give a value or a typed error, never a crash (seed ${SEED}, ${RUNS} runs for each call)`, async function () {
+    this.timeout(120_000)
+    const { stdout } = await withFake(
+      [OPENS],
+      async ({ input }) => {
+        const { default: fc } = await import('fast-check')
+        const { createRequire } = await import('node:module')
+        type Callable = (...args: unknown[]) => unknown
+        type Class = Record<string, Callable> & { prototype: Record<string, Callable> }
+        const addon = createRequire(`${process.cwd()}/`)(
+          process.env.VFIO_ADDON ?? './build/Release/vfio.node',
+        ) as Record<'Container' | 'Group' | 'Device', Class>
+        const { Container, Group, Device } = addon
+        const open = () => {
+          const container = Container.open?.('/dev/vfio/vfio')
+          const group = Group.open?.('/dev/vfio/1')
+          return { container, group }
+        }
+        const { container, group } = open()
+        const device = await (Group.prototype.openDevice as Callable).call(group, '0000:01:00.0', 'name')
+        const closed = open()
+        Container.prototype.closeNow?.call(closed.container)
+        Group.prototype.closeNow?.call(closed.group)
+        const detached = new ArrayBuffer(256)
+        structuredClone(detached, { transfer: [detached] })
+
+        const strange = fc.oneof(
+          fc.anything({
+            withBigInt: true,
+            withTypedArray: true,
+            withNullPrototype: true,
+            withSparseArray: true,
+            withDate: true,
+          }),
+          fc.constantFrom<unknown>(
+            container,
+            group,
+            device,
+            closed.container,
+            closed.group,
+            [group],
+            [group, closed.group],
+            [container],
+            new Proxy(group as object, {}),
+            new Proxy([], {}),
+            Object.create(group as object),
+            new Array(2 ** 32 - 1),
+            detached,
+            new ArrayBuffer(0),
+            new ArrayBuffer(255),
+            new ArrayBuffer(256),
+            new SharedArrayBuffer(256),
+            new Uint8Array(256),
+            '/dev/null',
+            '/dev/vfio/1',
+            'a'.repeat(100_000),
+            '\ud800',
+            Symbol('s'),
+            2 ** 32,
+            2 ** 32 - 1,
+            -0,
+            Number.NaN,
+          ),
+        )
+        const acceptable = (error: unknown) => {
+          assert(error instanceof Error, `not an Error: ${String(error)}`)
+          const { errno, code } = error as { errno?: unknown; code?: unknown }
+          const typed =
+            typeof errno === 'number' ||
+            ['ERR_VFIO_CLOSED', 'ERR_VFIO_BAD_ARGUMENT', 'ERR_VFIO_BAD_KERNEL_DATA'].includes(String(code)) ||
+            // What V8 says where a method is called on another class of object.
+            (error instanceof TypeError &&
+              /Illegal invocation|Class constructor|cannot be invoked without 'new'/.test(error.message))
+          assert(typed, `not typed: ${error.stack}`)
+        }
+        let calls = 0
+        const attempt = async (callable: Callable, self: unknown, args: unknown[]) => {
+          calls++
+          try {
+            const value = await Reflect.apply(callable, self, args)
+            // What a fuzzed path opened is not for the next one.
+            if (value instanceof (Container as never) || value instanceof (Group as never))
+              (value as { closeNow(): void }).closeNow()
+          } catch (error) {
+            acceptable(error)
+          }
+        }
+        const settings = { seed: input.seed, numRuns: input.runs }
+        for (const type of [Container, Group, Device]) {
+          await fc.assert(
+            fc.asyncProperty(fc.array(strange, { maxLength: 3 }), async (args) => {
+              calls++
+              try {
+                Reflect.construct(type as never, args)
+                assert.fail('a constructor made an object out of nothing')
+              } catch (error) {
+                acceptable(error)
+              }
+            }),
+            settings,
+          )
+          const owners: [Record<string, Callable>, unknown[]][] = [
+            [type, [type, undefined]],
+            [type.prototype, [container, group, device, closed.container, closed.group]],
+          ]
+          for (const [owner, selves] of owners) {
+            for (const name of Object.getOwnPropertyNames(owner)) {
+              const callable = Object.getOwnPropertyDescriptor(owner, name)?.value
+              // Closing is what the objects of this test must survive.
+              if (typeof callable !== 'function' || /^(constructor|close)/.test(name)) continue
+              await fc.assert(
+                fc.asyncProperty(
+                  fc.oneof(fc.constantFrom(...selves), strange),
+                  fc.array(strange, { maxLength: 4 }),
+                  (self, args) => attempt(callable, self, args),
+                ),
+                settings,
+              )
+            }
+          }
+        }
+        console.log(`${calls} calls`)
+      },
+      { input: { seed: SEED, runs: RUNS } },
+    )
+    assert.match(stdout, /^\d{4,} calls\n$/)
+  })
+})
