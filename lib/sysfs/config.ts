@@ -164,6 +164,8 @@ const PCIE_TYPES: Record<number, string> = {
 /** ACS bits in the order of the capability register (PCIe 6.0, 7.7.11.2). */
 const ACS_BITS = ['SV', 'TB', 'RR', 'CR', 'UF', 'EC', 'DT']
 
+const NONE: readonly CapabilityEntry[] = Object.freeze([])
+
 const HEADER_TYPES = ['normal', 'bridge', 'cardbus'] as const
 
 const byte = (config: Uint8Array, at: number) => config[at] ?? 0
@@ -194,28 +196,29 @@ function bridgeSubsystem(config: Uint8Array): number {
   return entry ? entry.offset + 4 : 0
 }
 
-function walkStandard(config: Uint8Array): CapabilityEntry[] {
+function walkStandard(config: Uint8Array): readonly CapabilityEntry[] {
+  if ((word(config, 0x06) & 0x10) === 0) return NONE
   const entries: CapabilityEntry[] = []
-  if ((word(config, 0x06) & 0x10) === 0) return entries
+  const visited = new Uint8Array(64)
   const start = (byte(config, 0x0e) & 0x7f) === 2 ? 0x14 : 0x34
   let offset = byte(config, start) & 0xfc
-  // 48 entries of four bytes fill the space: a longer list is a loop.
-  for (let left = 48; left > 0 && offset >= 0x40 && offset + 1 < config.length; left--) {
+  // Below 0x40 is the header; an entry met before is a loop.
+  while (offset >= 0x40 && offset + 1 < config.length && !visited[offset >> 2]) {
+    visited[offset >> 2] = 1
     const id = byte(config, offset)
     if (id === 0xff) break
-    if (entries.some((entry) => entry.offset === offset)) break
     entries.push({ id, name: STANDARD_NAMES[id] ?? null, offset })
     offset = byte(config, offset + 1) & 0xfc
   }
   return entries
 }
 
-function walkExtended(config: Uint8Array): CapabilityEntry[] {
+function walkExtended(config: Uint8Array): readonly CapabilityEntry[] {
   const entries: CapabilityEntry[] = []
+  const visited = new Set<number>()
   let offset = 0x100
-  const seen = new Set<number>()
-  while (offset >= 0x100 && offset + 3 < config.length && !seen.has(offset)) {
-    seen.add(offset)
+  while (offset >= 0x100 && offset + 3 < config.length && !visited.has(offset)) {
+    visited.add(offset)
     const header = dword(config, offset)
     if (header === 0 || header === 0xffffffff) break
     const id = header & 0xffff
@@ -225,8 +228,6 @@ function walkExtended(config: Uint8Array): CapabilityEntry[] {
   }
   return entries
 }
-
-const NONE: readonly CapabilityEntry[] = Object.freeze([])
 
 /** Walks both capability lists. Total: any bytes give a value, and a list that loops or leaves the space ends. */
 export function readCapabilities(config: Uint8Array): Capabilities {

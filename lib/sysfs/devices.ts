@@ -180,10 +180,10 @@ interface Draft {
 function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft | null {
   // Every file gone at once: the device vanished after its name was listed.
   if (batch.errno(row, 'uevent') === constants.errno.ENOENT && !hasAny(batch, row)) return null
-  const uevent = batch.text(row, 'uevent') ?? ''
-  const ids = field(uevent, 'PCI_ID=')
-  const subsystem = field(uevent, 'PCI_SUBSYS_ID=')
-  const classText = field(uevent, 'PCI_CLASS=')
+  const uevent = `\n${batch.text(row, 'uevent') ?? ''}\n`
+  const ids = field(uevent, '\nPCI_ID=')
+  const subsystem = field(uevent, '\nPCI_SUBSYS_ID=')
+  const classText = field(uevent, '\nPCI_CLASS=')
   const config = batch.bytes(row, 'config') ?? NO_CONFIG
   const header = readHeader(config)
   const methods = batch.text(row, 'reset_method')
@@ -209,7 +209,7 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     subsystemDevice: hexAfter(subsystem, ':') ?? header?.subsystemDevice ?? 0,
     class: hexNumber(classText) ?? header?.class ?? 0,
     revision: header?.revision ?? 0,
-    modalias: field(uevent, 'MODALIAS='),
+    modalias: field(uevent, '\nMODALIAS='),
   }
 }
 
@@ -217,13 +217,12 @@ function hasAny(batch: Batch, row: number): boolean {
   return [...FILES, ...LINKS].some((name) => batch.errno(row, name) !== constants.errno.ENOENT)
 }
 
-/** The value behind `KEY=` at the start of a line. */
+/** The value behind `KEY=` at the start of a line; the text starts and ends with a newline. */
 function field(text: string, key: string): string | null {
-  let at = text.startsWith(key) ? 0 : text.indexOf(`\n${key}`)
+  const at = text.indexOf(key)
   if (at < 0) return null
-  at += key.length + (at === 0 && text.startsWith(key) ? 0 : 1)
-  const end = text.indexOf('\n', at)
-  return text.slice(at, end < 0 ? undefined : end)
+  const start = at + key.length
+  return text.slice(start, text.indexOf('\n', start))
 }
 
 function hexNumber(text: string | null): number | null {

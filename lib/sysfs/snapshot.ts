@@ -26,6 +26,9 @@ export class Snapshot {
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, or `ERR_VFIO_NO_DEVICE` where there is none
    */
   device(address: string): PciDevice {
+    // Those who already have an address in full are the many: only the others need parsing.
+    const known = this.#byAddress.get(address)
+    if (known) return known
     const full = parseAddress(address)
     const found = this.#byAddress.get(full)
     if (!found) {
