@@ -84,7 +84,6 @@ export function osRelease() {
  */
 export async function privateApt(directory, suites) {
   mkdirSync(join(directory, 'lists', 'partial'), { recursive: true })
-  mkdirSync(join(directory, 'archives', 'partial'), { recursive: true })
   const { archive, security } = await mirrors(directory)
   const signed = existsSync(KEYRING) ? `[signed-by=${KEYRING}] ` : ''
   const lines = suites.flatMap((suite) => {
@@ -96,7 +95,6 @@ export async function privateApt(directory, suites) {
     ['Dir::Etc::SourceList', join(directory, 'sources.list')],
     ['Dir::Etc::SourceParts', '-'],
     ['Dir::State::Lists', join(directory, 'lists')],
-    ['Dir::Cache::Archives', join(directory, 'archives')],
     ['Dir::Cache::pkgcache', ''],
     ['Dir::Cache::srcpkgcache', ''],
     ['APT::Sandbox::User', 'root'],
@@ -113,8 +111,5 @@ export async function packageNames(options, pattern) {
 
 /** Downloads packages as .deb files into a directory, installing nothing. */
 export async function downloadPackages(options, names, directory) {
-  await promisify(execFile)('apt-get', [...options, '-q', 'download', ...names], {
-    cwd: directory,
-    maxBuffer: 1 << 28,
-  })
+  XX
 }

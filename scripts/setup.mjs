@@ -1,1 +1,189 @@
-// Placeholder until the set-up is written.
+// Makes a fresh clone ready: system packages, npm packages, the addon and the compiled TypeScript.
+// Plain JavaScript without dependencies, because it runs before there are any.
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { homedir } from 'node:os'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { buildEnvironment } from './headers.mjs'
+import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+const LOG = join(ROOT, 'build', 'setup.log')
+const lab = process.argv.includes('--lab')
+
+/** What is to be made, in order; each is made only when `stale` says so. */
+const STEPS = [
+  {
+    name: () =>
+      `installing ${packages()
+        .map(({ debian }) => debian)
+        .join(' ')}`,
+    stale: () => packages().length > 0,
+    async make(log) {
+      if (!canInstall()) throw new Error(howToInstall(packages()))
+      await installPackages(
+        packages(),
+        join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'vfio-lab'),
+        log,
+      )
+      found = undefined
+      if (packages().length > 0) throw new Error(howToInstall(packages()))
+    },
+  },
+  {
+    name: () => 'npm ci',
+    stale: () => newest(['package-lock.json']) > time('node_modules/.package-lock.json'),
+    make: (log) => run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund'], log),
+  },
+  {
+    name: () => 'building the native addon',
+    stale: () => isOlder('addon', ['native', 'binding.gyp'], 'build/Release/vfio.node'),
+    // Not `rebuild`, which would take away everything below build/.
+    make: (log) => stamped('addon', () => run('npx', ['node-gyp', 'configure', 'build'], log)),
+  },
+  {
+    name: () => 'compiling lib/',
+    stale: () => isOlder('dist', ['lib', 'tsconfig.json'], 'dist/index.js'),
+    make: (log) =>
+      stamped('dist', () => {
+        run('npx', ['tsc', '-p', 'tsconfig.json'], log)
+        prune('dist', 'lib')
+        chmodSync(join(ROOT, 'dist/cli/main.js'), 0o755)
+      }),
+  },
+  {
+    name: () => 'compiling test/',
+    stale: () => isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'tsconfig.json'], 'build/ts'),
+    make: (log) =>
+      stamped('tests', () => {
+        run('npx', ['tsc', '-p', 'test/tsconfig.json'], log)
+        prune('build/ts/test', 'test')
+      }),
+  },
+]
+
+let found
+function packages() {
+  found ??= missingPackages(lab)
+  return found
+}
+
+async function main() {
+  if (Number(process.versions.node.split('.')[0]) < 20)
+    throw new Error(`Node 20.19 or newer is needed, not ${process.version}`)
+  if (!STEPS.some((step) => step.stale())) return
+  mkdirSync(join(ROOT, 'build'), { recursive: true })
+  if (process.env.VFIO_SETUP_LOCKED !== '1') return underLock()
+  for (const step of STEPS) {
+    if (step.stale()) await perform(step)
+  }
+}
+
+/** Runs this program again where no other set-up of this checkout runs at the same time. */
+function underLock() {
+  const args = [join(ROOT, 'build', 'setup.lock'), process.execPath, ...process.argv.slice(1)]
+  const { status, error } = spawnSync('flock', args, {
+    stdio: 'inherit',
+    env: { ...process.env, VFIO_SETUP_LOCKED: '1' },
+  })
+  if (error) throw new Error('flock is missing; install util-linux')
+  process.exitCode = status ?? 1
+}
+
+async function perform(step) {
+  const began = Date.now()
+  // To standard error, because the output of `npm run lab -- COMMAND` belongs to COMMAND.
+  process.stderr.write(`setup: ${step.name()} … `)
+  const log = openSync(LOG, 'w')
+  try {
+    await step.make(log)
+  } catch (error) {
+    process.stderr.write('failed\n')
+    const said = readFileSync(LOG, 'utf8').trimEnd().split('\n').slice(-40).join('\n')
+    if (said !== '') process.stderr.write(`${said}\n`)
+    throw error
+  } finally {
+    closeSync(log)
+  }
+  process.stderr.write(`${((Date.now() - began) / 1000).toFixed(1)} s\n`)
+}
+
+function run(program, args, log) {
+  const { status, error } = spawnSync(program, args, {
+    cwd: ROOT,
+    stdio: ['ignore', log, log],
+    env: buildEnvironment(),
+  })
+  if (error) throw new Error(`${program} could not be started: ${error.message}`)
+  if (status !== 0)
+    throw new Error(
+      `\`${program} ${args.join(' ')}\` failed; its whole output is in ${relative(process.cwd(), LOG)}`,
+    )
+}
+
+const stamp = (name) => join('build', 'stamps', name)
+
+/** Marks what was made with the time at which making it began, so that a change meanwhile is seen. */
+function stamped(name, make) {
+  const began = Date.now() / 1000
+  make()
+  mkdirSync(join(ROOT, 'build', 'stamps'), { recursive: true })
+  const file = join(ROOT, stamp(name))
+  writeFileSync(file, '')
+  utimesSync(file, began, began)
+}
+
+function isOlder(name, sources, output) {
+  return time(output) === 0 || newest([...sources, 'package-lock.json']) > time(stamp(name))
+}
+
+function time(file) {
+  return statSync(join(ROOT, file), { throwIfNoEntry: false })?.mtimeMs ?? 0
+}
+
+/** The latest change below these files and directories; a directory counts too, because a removal changes it. */
+function newest(files) {
+  return Math.max(
+    0,
+    ...files.map((file) => {
+      const stat = statSync(join(ROOT, file), { throwIfNoEntry: false })
+      if (stat === undefined) return 0
+      if (!stat.isDirectory()) return stat.mtimeMs
+      const inside = readdirSync(join(ROOT, file)).filter(
+        (name) => name !== 'node_modules' && name !== 'build',
+      )
+      return Math.max(stat.mtimeMs, newest(inside.map((name) => join(file, name))))
+    }),
+  )
+}
+
+/** Takes away what was compiled from sources that are no longer there. */
+function prune(output, source) {
+  const directory = join(ROOT, output)
+  if (!existsSync(directory)) return
+  for (const entry of readdirSync(directory, { recursive: true })) {
+    const match = /^(.*?)(\.d)?\.[cm]?[jt]s(\.map)?$/.exec(entry)
+    if (match && !existsSync(join(ROOT, source, `${match[1]}.ts`))) rmSync(join(directory, entry))
+  }
+}
+
+try {
+  await main()
+} catch (error) {
+  console.error(`setup: ${error.message}`)
+  if (process.env.VFIO_DEBUG === '1') console.error(error.stack)
+  process.exitCode = 1
+}

@@ -1,0 +1,84 @@
+// What the demo does inside the guest. Devices are found by what they are, not by where QEMU put them.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readlinkSync, writeFileSync } from 'node:fs'
+import { Host, type Survey, survey } from 'vfio'
+
+const bold = (text: string) => `\u001b[1m${text}\u001b[0m`
+
+function explain(text: string): void {
+  console.log(`\n${bold(`# ${text}`)}`)
+}
+
+/** Runs `vfio …` for the reader to see, and says how it ended. */
+function vfio(...words: string[]): number {
+  console.log(`\n$ vfio ${words.join(' ')}`)
+  const { status } = spawnSync(process.execPath, ['dist/cli/main.js', ...words], { stdio: 'inherit' })
+  console.log(`(exit status ${status})`)
+  return status ?? 1
+}
+
+function write(path: string, text: string): void {
+  console.log(`$ echo ${text} > ${path}`)
+  writeFileSync(path, `${text}\n`)
+}
+
+function bind(address: string): void {
+  const device = `/sys/bus/pci/devices/${address}`
+  write(`${device}/driver_override`, 'vfio-pci')
+  if (existsSync(`${device}/driver`)) write(`${device}/driver/unbind`, address)
+  write('/sys/bus/pci/drivers_probe', address)
+  // The probe's write succeeds whatever happens: the link has the truth.
+  const driver = readlinkSync(`${device}/driver`).split('/').pop()
+  if (driver !== 'vfio-pci') throw new Error(`${address} is bound to ${driver}, not to vfio-pci`)
+}
+
+function expect(what: string, status: number, wanted: number): void {
+  if (status !== wanted) throw new Error(`${what} ended with status ${status}, and not with ${wanted}`)
+}
+
+function find(seen: Survey, what: string, is: (device: Survey['devices'][number]) => boolean): string {
+  const found = seen.devices.find(is)
+  if (!found) throw new Error(`this guest has no ${what}`)
+  return found.address
+}
+
+explain('Which devices are there, what stands in the way of giving them away, and can they be reset?')
+expect('list', vfio('list'), 0)
+
+const seen = survey(new Host().snapshot())
+explain('A device that cannot be given away, and why: no tool but this one names the culprit.')
+const blocked = find(
+  seen,
+  'blocked endpoint',
+  ({ verdict, headerType }) => verdict === 'blocked' && headerType === 'normal',
+)
+expect('check', vfio('check', blocked), 1)
+
+explain('A device whose group has others in it: what has to be bound along with it.')
+const shared = seen.groups.find(({ viable, members }) => {
+  const devices = seen.devices.filter(({ address }) => members.includes(address))
+  return !viable && devices.length > 2 && devices.some(({ verdict }) => verdict === 'bindable')
+})
+const candidate = find(
+  seen,
+  'device that needs others bound',
+  ({ group, verdict, driver }) => group === shared?.group && verdict === 'bindable' && driver === null,
+)
+expect('check', vfio('check', candidate), 1)
+
+explain('Bind what it asks for.')
+for (const address of seen.devices.find(({ address }) => address === candidate)?.toBind ?? []) bind(address)
+expect('check', vfio('check', candidate, '--ask-kernel'), 0)
+
+explain('A device that resets by itself: bound, the kernel asked, and reset.')
+const resettable = find(
+  seen,
+  'device with a function reset',
+  ({ verdict, resetScope, toBind }) =>
+    verdict === 'bindable' && resetScope === 'function' && toBind.length === 1,
+)
+bind(resettable)
+expect('check', vfio('check', resettable, '--ask-kernel'), 0)
+expect('reset', vfio('reset', resettable), 0)
+
+explain('Prediction and kernel agree. The same on your own host, only looking: npx vfio list')

@@ -1,0 +1,154 @@
+// The system packages that this project is built and tested with, and how to get those that are missing.
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { osRelease, privateApt } from './apt.mjs'
+
+/** Each package by what it brings: a program on PATH, or one of several files. `dnf` and `pacman` name it elsewhere. */
+const BUILD = [
+  { debian: 'g++', program: 'g++', dnf: 'gcc-c++', pacman: 'gcc' },
+  { debian: 'make', program: 'make', dnf: 'make', pacman: 'make' },
+  { debian: 'python3', program: 'python3', dnf: 'python3', pacman: 'python' },
+]
+const LAB = [
+  { debian: 'busybox-static', program: 'busybox', fits: isStatic, dnf: 'busybox', pacman: 'busybox' },
+  { debian: 'kmod', program: 'depmod', dnf: 'kmod', pacman: 'kmod' },
+  { debian: 'xz-utils', program: 'xz', dnf: 'xz', pacman: 'xz' },
+  { debian: 'util-linux', program: 'setpriv', dnf: 'util-linux', pacman: 'util-linux' },
+  { debian: 'pciutils', program: 'lspci', dnf: 'pciutils', pacman: 'pciutils' },
+  {
+    debian: 'pci.ids',
+    files: ['/usr/share/misc/pci.ids', '/usr/share/hwdata/pci.ids'],
+    dnf: 'hwdata',
+    pacman: 'hwdata',
+  },
+  { debian: 'cmake', program: 'cmake', dnf: 'cmake', pacman: 'cmake' },
+  // Network cards of the lab's topologies do not start without their boot ROMs.
+  {
+    debian: 'ipxe-qemu',
+    files: [
+      '/usr/lib/ipxe/qemu/efi-e1000.rom',
+      '/usr/share/ipxe/qemu/efi-e1000.rom',
+      '/usr/share/qemu/efi-e1000.rom',
+    ],
+    dnf: 'ipxe-roms-qemu',
+    pacman: 'qemu-system-x86-firmware',
+  },
+  {
+    debian: 'qemu-system-x86',
+    program: 'qemu-system-x86_64',
+    fits: isRecentQemu,
+    wanted: 'QEMU 8 or newer',
+    dnf: 'qemu-system-x86-core',
+    pacman: 'qemu-system-x86',
+  },
+]
+
+const QEMU_MAJOR = 8
+
+/** The packages whose programs or files this machine does not have. */
+export function missingPackages(lab) {
+  return [...BUILD, ...(lab ? LAB : [])].filter(({ program, files = [], fits = () => true }) => {
+    if (program === undefined) return !files.some((file) => existsSync(file))
+    const file = findProgram(program)
+    return file === undefined || !fits(file)
+  })
+}
+
+/** One line: what is missing, and the command that installs it here. */
+export function howToInstall(missing) {
+  const what = missing.map(({ debian, program, files, wanted }) => wanted ?? program ?? files?.[0] ?? debian)
+  const names = (manager) => missing.map((entry) => entry[manager]).join(' ')
+  const commands = {
+    'apt-get': `apt-get install --no-install-recommends ${names('debian')}`,
+    dnf: `dnf install ${names('dnf')}`,
+    pacman: `pacman -S ${names('pacman')}`,
+  }
+  const manager = Object.keys(commands).find(findProgram)
+  const cure =
+    manager === undefined
+      ? `install them with your distribution's package manager (Debian calls them ${names('debian')})`
+      : `as root run: ${commands[manager]}${manager === 'apt-get' ? backportsHint(missing) : ''}`
+  return `missing: ${what.join(', ')}; ${cure}`
+}
+
+function backportsHint(missing) {
+  const { ID, VERSION_ID, VERSION_CODENAME } = osRelease()
+  const qemu = missing.some(({ program }) => program === 'qemu-system-x86_64')
+  return qemu && ID === 'debian' && Number(VERSION_ID) < 13
+    ? ` (QEMU from ${VERSION_CODENAME}-backports)`
+    : ''
+}
+
+export const canInstall = () => process.getuid?.() === 0 && findProgram('apt-get') !== undefined
+
+/** Installs packages with apt-get; throws an Error with apt's own words when that fails. */
+export async function installPackages(missing, cache, log) {
+  const names = missing.map(({ debian }) => debian)
+  const others = names.filter((name) => name !== 'qemu-system-x86')
+  const lists = '/var/lib/apt/lists'
+  const known = existsSync(lists) && readdirSync(lists).some((name) => name.includes('_Packages'))
+  // Sources that do not answer are no reason to stop: the packages may come from those that do.
+  if (!known) apt(['update'], log)
+  if (others.length > 0) {
+    const install = ['install', '--no-install-recommends', ...others]
+    if (!apt(install, log)) {
+      apt(['update'], log)
+      if (!apt(install, log)) throw new Error(`apt-get could not install ${others.join(' ')}`)
+    }
+  }
+  if (names.includes('qemu-system-x86')) await installQemu(cache, log)
+}
+
+async function installQemu(cache, log) {
+  const install = ['install', '--no-install-recommends', 'qemu-system-x86']
+  if (candidateMajor('qemu-system-x86') >= QEMU_MAJOR) {
+    if (apt(install, log)) return
+    throw new Error('apt-get could not install qemu-system-x86')
+  }
+  const { VERSION_CODENAME: release } = osRelease()
+  const backports = `${release}-backports`
+  const suites = [release, `${release}-updates`, `${release}-security`, backports]
+  const options = await privateApt(join(cache, 'apt', 'qemu'), suites)
+  if (!apt([...options, '-t', backports, ...install], log)) {
+    throw new Error(`apt-get could not install QEMU ${QEMU_MAJOR} or newer from ${backports}`)
+  }
+}
+
+function candidateMajor(name) {
+  const { stdout } = spawnSync('apt-cache', ['policy', name], {
+    encoding: 'utf8',
+    env: { ...process.env, LC_ALL: 'C' },
+  })
+  return Number(/Candidate: (?:\d+:)?(\d+)/.exec(stdout ?? '')?.[1] ?? 0)
+}
+
+function apt(args, log) {
+  const { status } = spawnSync('apt-get', ['-y', '-q', '-o', 'DPkg::Lock::Timeout=300', ...args], {
+    stdio: ['ignore', log, log],
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+  })
+  return status === 0
+}
+
+function findProgram(name) {
+  const directories = [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/usr/bin', '/sbin', '/bin']
+  return directories.map((directory) => join(directory, name)).find((file) => existsSync(file))
+}
+
+/** Whether a program runs without the libraries of the machine it came from: it asks for no interpreter. */
+function isStatic(file) {
+  const bytes = readFileSync(file)
+  const at = Number(bytes.readBigUInt64LE(32))
+  const size = bytes.readUInt16LE(54)
+  const INTERPRETER = 3
+  const headers = Array.from({ length: bytes.readUInt16LE(56) }, (_none, index) =>
+    bytes.readUInt32LE(at + index * size),
+  )
+  return !headers.includes(INTERPRETER)
+}
+
+function isRecentQemu(file) {
+  const { stdout } = spawnSync(file, ['--version'], { encoding: 'utf8' })
+  return Number(/version (\d+)/.exec(stdout ?? '')?.[1] ?? 0) >= QEMU_MAJOR
+}
