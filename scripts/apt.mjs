@@ -8,9 +8,10 @@ const run = promisify(execFile)
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
 
 /** Runs apt-get or apt-cache; an error carries the program's own words. */
-async function apt(program, args) {
+async function apt(program, args, cwd = process.cwd()) {
   try {
     const { stdout } = await run(program, args, {
+      cwd,
       maxBuffer: 1 << 28,
       env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' },
     })
@@ -111,5 +112,5 @@ export async function packageNames(options, pattern) {
 
 /** Downloads packages as .deb files into a directory, installing nothing. */
 export async function downloadPackages(options, names, directory) {
-  XX
+  await apt('apt-get', [...options, '-q', 'download', ...names], directory)
 }

@@ -13,6 +13,7 @@ import {
   statSync,
   utimesSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, relative } from 'node:path'
@@ -59,7 +60,7 @@ const STEPS = [
     stale: () => isOlder('dist', ['lib', 'tsconfig.json'], 'dist/index.js'),
     make: (log) =>
       stamped('dist', () => {
-        run('npx', ['tsc', '-p', 'tsconfig.json'], log)
+        compile('tsconfig.json', log)
         prune('dist', 'lib')
         chmodSync(join(ROOT, 'dist/cli/main.js'), 0o755)
       }),
@@ -69,7 +70,7 @@ const STEPS = [
     stale: () => isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'tsconfig.json'], 'build/ts'),
     make: (log) =>
       stamped('tests', () => {
-        run('npx', ['tsc', '-p', 'test/tsconfig.json'], log)
+        compile('test/tsconfig.json', log)
         prune('build/ts/test', 'test')
       }),
   },
@@ -132,6 +133,14 @@ function run(program, args, log) {
     throw new Error(
       `\`${program} ${args.join(' ')}\` failed; its whole output is in ${relative(process.cwd(), LOG)}`,
     )
+}
+
+/** Compiles what there is: half-written code still runs, and `npm test` fails on the errors shown here. */
+function compile(project, log) {
+  const { status, stdout, error } = spawnSync('npx', ['tsc', '-p', project], { cwd: ROOT, encoding: 'utf8' })
+  if (error) throw new Error(`npx could not be started: ${error.message}`)
+  writeSync(log, stdout)
+  if (status !== 0) process.stderr.write(`\n${stdout}setup: went on after these type errors … `)
 }
 
 const stamp = (name) => join('build', 'stamps', name)

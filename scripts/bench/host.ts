@@ -1,0 +1,56 @@
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { writeLargeHost } from '../../test/fixtures/large-host.js'
+import { alternate, type Result, result, timeProgram } from './measure.js'
+
+const ROUNDS = 11
+
+/** What happens on the machine itself: looking at 4,096 functions, importing the package, the addon's size. */
+export function benchHost(addon: string): Result[] {
+  const tree = mkdtempSync(join(tmpdir(), 'vfio-bench-'))
+  try {
+    const { sysfs } = writeLargeHost(tree, 4096)
+    const lspci = () => timeProgram('lspci', ['-O', `sysfs.path=${sysfs}/bus/pci`, '-Dnnk'])
+    const list = () => timeProgram(process.execPath, ['dist/cli/main.js', 'list', '--json', '--sysfs', sysfs])
+    const inProcess = () => timeInProcess(sysfs)
+    const [ours, peer] = alternate(ROUNDS, list, lspci)
+    const [snapshot, peerAgain] = alternate(ROUNDS, inProcess, lspci)
+    const [imported, bare] = alternate(
+      3 * ROUNDS,
+      () => timeProgram(process.execPath, ['--input-type=module', '-e', "import 'vfio'"]),
+      () => timeProgram(process.execPath, ['--input-type=module', '-e', '0']),
+    )
+    return [
+      result('vfio list --json of 4,096 functions : lspci -Dnnk', ours, peer, 'ms', 0.75),
+      result('snapshot and all verdicts of 4,096 functions : lspci -Dnnk', snapshot, peerAgain, 'ms', 0.5),
+      result(
+        "what import 'vfio' adds to an empty program : 15 ms",
+        Math.max(0, imported - bare),
+        15,
+        'ms',
+        1,
+      ),
+      result('stripped addon : 200 kB', statSync(addon).size, 200_000, 'B', 1),
+    ]
+  } finally {
+    rmSync(tree, { recursive: true })
+  }
+}
+
+/** A process of its own each time: a second look in one process would run on warm code. */
+function timeInProcess(sysfs: string): number {
+  const script = `
+    const { Host, survey } = await import('vfio')
+    const start = performance.now()
+    survey(new Host({ sysfs: process.argv[1] }).snapshot())
+    process.stdout.write(String(performance.now() - start))`
+  const { status, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--input-type=module', '-e', script, sysfs],
+    { encoding: 'utf8' },
+  )
+  if (status !== 0) throw new Error(stderr)
+  return Number(stdout)
+}
