@@ -13,7 +13,7 @@ export {
 } from './assess/viability.js'
 export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- what the kernel publishes (LOOK)
-export { parseAddress } from './sysfs/address.js'
+export { compareAddresses, parseAddress } from './sysfs/address.js'
 export type { Capabilities, CapabilityEntry, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'

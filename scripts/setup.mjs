@@ -57,7 +57,7 @@ const STEPS = [
   },
   {
     name: () => 'compiling lib/',
-    stale: () => isOlder('dist', ['lib', 'tsconfig.json'], 'dist/index.js'),
+    stale: () => isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs'], 'dist/index.js'),
     make: (log) =>
       stamped('dist', () => {
         compile('tsconfig.json', log)

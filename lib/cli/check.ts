@@ -1,8 +1,14 @@
-import { type Assessment, assess, assessGroup, type KernelAnswer } from '../assess/assessment.js'
-import { VfioError, VfioSystemError } from '../errors.js'
-import { compareAddresses } from '../sysfs/address.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
-import { askKernel } from '../vfio/ask.js'
+import {
+  type Assessment,
+  askKernel,
+  assess,
+  assessGroup,
+  compareAddresses,
+  type KernelAnswer,
+  type Snapshot,
+  VfioError,
+  VfioSystemError,
+} from '../index.js'
 import { colour, note, print, toJson, wrap } from './output.js'
 import { KERNEL_REFUSED, NOT_READY } from './status.js'
 import { verdictColour } from './words.js'

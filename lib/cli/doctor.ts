@@ -1,5 +1,4 @@
-import { type Check, diagnose } from '../assess/doctor.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
+import { type Check, diagnose, type Snapshot } from '../index.js'
 import { colour, print, toJson, wrap } from './output.js'
 import { NOT_READY } from './status.js'
 

@@ -1,5 +1,4 @@
-import { type Survey, type SurveyedDevice, survey } from '../assess/survey.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
+import { type Snapshot, type Survey, type SurveyedDevice, survey } from '../index.js'
 import { colour, cut, print, toJson, width, wrap } from './output.js'
 import { deviceName, ids, verdictColour } from './words.js'
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { Command, CommanderError, Option } from 'commander'
-import { VfioError } from '../errors.js'
-import { exists } from '../sysfs/files.js'
-import { Host } from '../sysfs/host.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
+import { Host, type Snapshot, VfioError } from '../index.js'
+import { check } from './check.js'
+import { doctor } from './doctor.js'
+import { list } from './list.js'
 import { note } from './output.js'
+import { reset } from './reset.js'
+import { show } from './show.js'
 import { statusOf, WRONG_USAGE } from './status.js'
 
 interface Common {
@@ -18,7 +20,7 @@ const sysfs = () => new Option('--sysfs <dir>', 'look at another tree in place o
 
 function look({ sysfs: root }: Common): Snapshot {
   if (root === undefined) return new Host().snapshot()
-  if (!exists(`${root}/bus/pci/devices`)) {
+  if (!existsSync(`${root}/bus/pci/devices`)) {
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${root} is not a sysfs tree: it has no bus/pci/devices`)
   }
   return new Host({ sysfs: root }).snapshot()
@@ -29,9 +31,9 @@ function version(): string {
   return String((manifest as { version: unknown }).version)
 }
 
-/** Runs a command with what it needs loaded only then, and keeps its exit status. */
+/** Runs a command and keeps its exit status. */
 function run<A extends readonly unknown[]>(
-  command: (...args: A) => Promise<number>,
+  command: (...args: A) => number | Promise<number>,
 ): (...args: A) => Promise<void> {
   return async (...args) => {
     process.exitCode = await command(...args)
@@ -53,18 +55,14 @@ function program(): Command {
     .description('all groups and devices: driver, verdict, what blocks, reset')
     .addOption(json())
     .addOption(sysfs())
-    .action(run(async (options: Common) => (await import('./list.js')).list(look(options), options)))
+    .action(run((options: Common) => list(look(options), options)))
   vfio
     .command('show')
     .description('everything about one device, and its assessment')
     .argument('<address>', 'PCI address, like 59:00.0')
     .addOption(json())
     .addOption(sysfs())
-    .action(
-      run(async (address: string, options: Common) =>
-        (await import('./show.js')).show(look(options), address, options),
-      ),
-    )
+    .action(run((address: string, options: Common) => show(look(options), address, options)))
   vfio
     .command('check')
     .description('can it be given away, and reset? Exit status 0 ready, 1 not ready, 3 the kernel refused')
@@ -75,8 +73,8 @@ function program(): Command {
       new Option('--ask-kernel', 'open it and ask the kernel too; this resets the device').conflicts('sysfs'),
     )
     .action(
-      run(async (target: string, options: Common & { askKernel?: boolean }) =>
-        (await import('./check.js')).check(look(options), target, options),
+      run((target: string, options: Common & { askKernel?: boolean }) =>
+        check(look(options), target, options),
       ),
     )
   vfio
@@ -85,17 +83,13 @@ function program(): Command {
     .argument('<address>', 'PCI address, like 59:00.0')
     .option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO')
     .addOption(json())
-    .action(
-      run(async (address: string, options: Common & { hot?: boolean }) =>
-        (await import('./reset.js')).reset(look({}), address, options),
-      ),
-    )
+    .action(run((address: string, options: Common & { hot?: boolean }) => reset(look({}), address, options)))
   vfio
     .command('doctor')
     .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')
     .addOption(json())
     .addOption(sysfs())
-    .action(run(async (options: Common) => (await import('./doctor.js')).doctor(look(options), options)))
+    .action(run((options: Common) => doctor(look(options), options)))
   return vfio
 }
 

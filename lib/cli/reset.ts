@@ -1,5 +1,4 @@
-import type { Snapshot } from '../sysfs/snapshot.js'
-import { resetDevice } from '../vfio/reset.js'
+import { resetDevice, type Snapshot } from '../index.js'
 import { print, toJson } from './output.js'
 
 /** `vfio reset`: resets a device through VFIO, by itself or with all of its slot or bus. */

@@ -1,8 +1,12 @@
-import { type Assessment, assess } from '../assess/assessment.js'
-import type { CapabilityEntry } from '../sysfs/config.js'
-import type { Bar, PciDevice } from '../sysfs/devices.js'
-import type { IommuGroup } from '../sysfs/groups.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
+import {
+  type Assessment,
+  assess,
+  type Bar,
+  type CapabilityEntry,
+  type IommuGroup,
+  type PciDevice,
+  type Snapshot,
+} from '../index.js'
 import { renderOne } from './check.js'
 import { print, toJson, wrap } from './output.js'
 import { bytes, classCode, deviceName, ids } from './words.js'

@@ -1,4 +1,4 @@
-import { VfioError, VfioSystemError } from '../errors.js'
+import { VfioError, VfioSystemError } from '../index.js'
 
 /** Exit statuses of every command: 0 is done, or ready. */
 export const NOT_READY = 1

@@ -1,5 +1,4 @@
-import type { Assessment } from '../assess/assessment.js'
-import type { PciDevice } from '../sysfs/devices.js'
+import type { Assessment, PciDevice } from '../index.js'
 import { colour } from './output.js'
 
 const hex4 = (value: number) => value.toString(16).padStart(4, '0')

@@ -10,27 +10,27 @@ interface Candidate {
   load(): unknown
 }
 
-// Literal paths, so that bundlers see them.
+// Literal paths, so that bundlers see them; from dist/index.js, the one file that the library is built into.
 const DEVELOPMENT: Candidate = {
   name: 'build/Release/vfio.node',
-  load: () => require('../../build/Release/vfio.node'),
+  load: () => require('../build/Release/vfio.node'),
 }
 const PREBUILT: Record<string, Candidate> = {
   'x64 glibc': {
     name: 'prebuilds/linux-x64/vfio.glibc.node',
-    load: () => require('../../prebuilds/linux-x64/vfio.glibc.node'),
+    load: () => require('../prebuilds/linux-x64/vfio.glibc.node'),
   },
   'x64 musl': {
     name: 'prebuilds/linux-x64/vfio.musl.node',
-    load: () => require('../../prebuilds/linux-x64/vfio.musl.node'),
+    load: () => require('../prebuilds/linux-x64/vfio.musl.node'),
   },
   'arm64 glibc': {
     name: 'prebuilds/linux-arm64/vfio.glibc.node',
-    load: () => require('../../prebuilds/linux-arm64/vfio.glibc.node'),
+    load: () => require('../prebuilds/linux-arm64/vfio.glibc.node'),
   },
   'arm64 musl': {
     name: 'prebuilds/linux-arm64/vfio.musl.node',
-    load: () => require('../../prebuilds/linux-arm64/vfio.musl.node'),
+    load: () => require('../prebuilds/linux-arm64/vfio.musl.node'),
   },
 }
 

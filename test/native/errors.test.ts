@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { VfioError, VfioSystemError } from 'vfio'
 import { HINTS, type Hint, hintFor } from '../../lib/hints.js'
-import { type FakeAnswer, type type type IOCTL, OPENS, ROOT, withFake } from './fake.js'
+import { type FakeAnswer, type IOCTL, OPENS, ROOT, withFake } from './fake.js'
 
 const ERRNOS: ReadonlyMap<string, number> = new Map(Object.entries(constants.errno))
 // Node has no constant for it.
@@ -111,7 +111,7 @@ describe('an error', () => {
   })
 
   it('is known across two copies of the package', async () => {
-    const copy = `${pathToFileURL(join(ROOT, 'dist/errors.js'))}?copy`
+    const copy = `${pathToFileURL(join(ROOT, 'dist/index.js'))}?copy`
     const { VfioSystemError: Other } = (await import(copy)) as { VfioSystemError: typeof VfioSystemError }
     assert.notEqual(Other, VfioSystemError)
     const error: unknown = new Other(failure)
