@@ -13,7 +13,6 @@ import {
   statSync,
   utimesSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs'
 import { homedir } from 'node:os'
 import { join, relative } from 'node:path'
@@ -22,6 +21,7 @@ import { buildEnvironment } from './headers.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
+const CLI = 'dist/cli/main.js'
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
 
@@ -58,19 +58,19 @@ const STEPS = [
   {
     name: () => 'compiling lib/',
     stale: () => isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs'], 'dist/index.js'),
-    make: (log) =>
+    make: () =>
       stamped('dist', () => {
-        compile('tsconfig.json', log)
+        compile('tsconfig.json')
         prune('dist', 'lib')
-        chmodSync(join(ROOT, 'dist/cli/main.js'), 0o755)
+        if (time(CLI) > 0) chmodSync(join(ROOT, CLI), 0o755)
       }),
   },
   {
     name: () => 'compiling test/',
     stale: () => isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'tsconfig.json'], 'build/ts'),
-    make: (log) =>
+    make: () =>
       stamped('tests', () => {
-        compile('test/tsconfig.json', log)
+        compile('test/tsconfig.json')
         prune('build/ts/test', 'test')
       }),
   },
@@ -136,10 +136,9 @@ function run(program, args, log) {
 }
 
 /** Compiles what there is: half-written code still runs, and `npm test` fails on the errors shown here. */
-function compile(project, log) {
+function compile(project) {
   const { status, stdout, error } = spawnSync('npx', ['tsc', '-p', project], { cwd: ROOT, encoding: 'utf8' })
   if (error) throw new Error(`npx could not be started: ${error.message}`)
-  writeSync(log, stdout)
   if (status !== 0) process.stderr.write(`\n${stdout}setup: went on after these type errors … `)
 }
 

@@ -97,6 +97,8 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   for (const stream of [child.stdout, child.stderr, channel(child, DESCRIPTOR.console)]) {
     if (stream === null) continue
     eachLine(stream, (line) => {
+      // Every network card of a topology lacks one, and means to.
+      if (line.includes('has no peer')) return
       lines.push(printable(line))
       if (lines.length > KEPT_LINES) lines.shift()
     })
