@@ -19,6 +19,23 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NOT_OWNED'
   /** The group cannot be given away as it stands. */
   | 'ERR_VFIO_NOT_VIABLE'
+  /** Other members of a group have to be assigned along. */
+  | 'ERR_VFIO_INCOMPLETE_GROUP'
+  /** This kernel has no such VFIO driver. */
+  | 'ERR_VFIO_NO_DRIVER'
+  /** The host is no longer as it was when the plan was made. */
+  | 'ERR_VFIO_HOST_CHANGED'
+  /** Another program is changing the same devices right now. */
+  | 'ERR_VFIO_LOCKED'
+  /** A change did not take hold, or could not be undone. */
+  | 'ERR_VFIO_NOT_BOUND'
+  | 'ERR_VFIO_NOT_RESTORED'
+  /** The kernel did not answer within the deadline. */
+  | 'ERR_VFIO_TIMEOUT'
+  /** A journal that this package did not write, or that is damaged. */
+  | 'ERR_VFIO_BAD_JOURNAL'
+  /** Nothing is known of an assignment of this device. */
+  | 'ERR_VFIO_NOT_ASSIGNED'
   /** Somebody else holds the object. */
   | 'ERR_VFIO_IN_USE'
   /** The kernel answered with a structure that contradicts itself. */
@@ -32,8 +49,7 @@ const EBADFD = 77
 const errnoName = (errno: number) => (errno === EBADFD ? 'EBADFD' : getSystemErrorName(-errno))
 
 /** Lets `instanceof` hold for the errors of another copy of this package; a program's own subclass is left alone. */
-function brand(type: abstract new (...args: never[]) => Error): void {
-  const { name } = type
+function brand(type: abstract new (...args: never[]) => Error, name: string): void {
   const mark = Symbol.for(`vfio.${name}`)
   Object.defineProperties(type.prototype, { name: { value: name }, [mark]: { value: true } })
   Object.defineProperty(type, Symbol.hasInstance, {
@@ -58,7 +74,7 @@ export class VfioError extends Error {
   }
 
   static {
-    brand(VfioError)
+    brand(VfioError, 'VfioError')
   }
 }
 
@@ -102,6 +118,6 @@ export class VfioSystemError extends VfioError implements SystemFailure {
   }
 
   static {
-    brand(VfioSystemError)
+    brand(VfioSystemError, 'VfioSystemError')
   }
 }

@@ -205,7 +205,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
    */
   async reset(options: ResetOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)
-    await this.handle.run((native) => native.reset(), { signal }, this.reset)
+    await this.handle.run(() => this.handle.native.reset(), { signal }, this.reset)
   }
 
   /**
@@ -220,8 +220,8 @@ export class VfioDevice extends VfioObject<NativeDevice> {
     }
     const handles = groups.map((group) => group.handle)
     await this.handle.run(
-      (native) => {
-        const work = native.hotReset(handles.map((handle) => handle.native))
+      () => {
+        const work = this.handle.native.hotReset(handles.map((handle) => handle.native))
         for (const handle of handles) handle.lend(work)
         return work
       },

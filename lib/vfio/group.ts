@@ -1,4 +1,4 @@
-import type { NativeGroup } from '../native/binding.js'
+import type { NativeContainer, NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
@@ -29,12 +29,16 @@ const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const LARGEST_GROUP = 0x7fffffff
 
 /** An open `/dev/vfio/N`: the devices that the IOMMU cannot tell apart. Opens once on the whole host. */
-export class VfioGroup extends VfioObject<NativeGroup> {
-  #membership: Membership | null = null
+export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
+  #container: VfioContainer | null = null
 
   private constructor(native: NativeGroup, path: string) {
-    super(new Handle(native, `group ${path}`, null))
-    this.handle.beforeClose = () => this.#membership?.end()
+    super(new GroupHandle(native, `group ${path}`, null))
+  }
+
+  /** The container that it is in, and which stays open as long as the group is held. */
+  get container(): VfioContainer | null {
+    return this.handle.membership ? this.#container : null
   }
 
   /**
@@ -70,7 +74,8 @@ export class VfioGroup extends VfioObject<NativeGroup> {
     }
     const native = container.handle.native
     this.ask((group) => group.setContainer(native))
-    this.#membership = new Membership(this.handle, container)
+    this.handle.membership = new Membership(this.handle, container.handle)
+    this.#container = container
   }
 
   /**
@@ -79,8 +84,7 @@ export class VfioGroup extends VfioObject<NativeGroup> {
    */
   unsetContainer(): void {
     this.ask((native) => native.unsetContainer())
-    this.#membership?.forget()
-    this.#membership = null
+    this.handle.membership?.forget()
   }
 
   /**
@@ -97,8 +101,8 @@ export class VfioGroup extends VfioObject<NativeGroup> {
     const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
     const group = this.handle
     const handle = await group.run(
-      async (native) => {
-        const device = await native.openDevice(request, name)
+      async () => {
+        const device = await this.handle.native.openDevice(request, name)
         return new Handle(device, `device ${name}`, group)
       },
       { signal, subject: name, discard: (device) => device.release() },
@@ -108,15 +112,23 @@ export class VfioGroup extends VfioObject<NativeGroup> {
   }
 }
 
-/** A group in a container: each keeps the other informed, and the container closes the group's devices before itself. */
-class Membership implements Dependent {
-  readonly #group: Handle<NativeGroup>
-  #container: VfioContainer | null
+class GroupHandle extends Handle<NativeGroup> {
+  membership: Membership | null = null
 
-  constructor(group: Handle<NativeGroup>, container: VfioContainer) {
+  protected override beforeClose(): void {
+    this.membership?.end()
+  }
+}
+
+/** A group in a container, which closes the group's devices before itself. */
+class Membership implements Dependent {
+  readonly #group: GroupHandle
+  readonly #container: Handle<NativeContainer>
+
+  constructor(group: GroupHandle, container: Handle<NativeContainer>) {
     this.#group = group
     this.#container = container
-    container.handle.dependents.add(this)
+    container.dependents.add(this)
   }
 
   async release(): Promise<void> {
@@ -130,8 +142,9 @@ class Membership implements Dependent {
     this.end()
   }
 
+  /** Leaves the container, unless that has happened. */
   end(): void {
-    if (!this.#container) return
+    if (this.#group.membership !== this) return
     this.forget()
     try {
       this.#group.raw.unsetContainer()
@@ -141,7 +154,7 @@ class Membership implements Dependent {
   }
 
   forget(): void {
-    this.#container?.handle.dependents.delete(this)
-    this.#container = null
+    this.#container.dependents.delete(this)
+    this.#group.membership = null
   }
 }

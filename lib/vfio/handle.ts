@@ -9,11 +9,12 @@ export interface Dependent {
   releaseNow(): void
 }
 
-/** An open object of the kernel: its state, what depends on it, and the work that runs on it. */
+/**
+ * An open object of the kernel, apart from the object that the program holds, which it must not refer to: else that one
+ * could never be found dropped. It has the state, what depends on it, and the work that runs on it.
+ */
 export class Handle<N extends NativeHandle> implements Dependent {
   readonly dependents = new Set<Dependent>()
-  /** What an object does right before its descriptor closes. */
-  beforeClose: () => void = () => {}
   readonly #queue = new SerialQueue()
   readonly #borrowed = new Set<Promise<unknown>>()
   #closing: Promise<void> | null = null
@@ -39,16 +40,19 @@ export class Handle<N extends NativeHandle> implements Dependent {
     return this.raw
   }
 
-  /** A long call, in this object's order. */
+  /**
+   * A long call, in this object's order. `work` should refer to the object that the program holds, so that it is not
+   * found dropped while its call waits.
+   */
   async run<T>(
-    work: (native: N) => Promise<T>,
+    work: () => Promise<T>,
     options: { signal?: AbortSignal | undefined; subject?: string; discard?: (value: T) => Promise<void> },
     caller: (...args: never[]) => unknown,
   ): Promise<T> {
     const site = callSite(caller)
-    const { native } = this
+    if (this.closed) throw this.closedError()
     try {
-      return await this.#queue.run(() => work(native), options.signal, options.discard)
+      return await this.#queue.run(work, options.signal, options.discard)
     } catch (error) {
       // The reason of an abort belongs to the caller, whatever it is.
       throw options.signal?.aborted && error === options.signal.reason
@@ -88,6 +92,9 @@ export class Handle<N extends NativeHandle> implements Dependent {
     this.parent?.dependents.delete(this)
   }
 
+  /** What an object does right before its descriptor closes. */
+  protected beforeClose(): void {}
+
   async #close(): Promise<void> {
     this.#queue.cancelWaiting(this.closedError())
     // First what runs here: it may be the opening of one more dependent.
@@ -109,12 +116,12 @@ const forgotten = new FinalizationRegistry<Handle<NativeHandle>>((handle) => {
 })
 
 /** What containers, groups and devices have in common: they are open until they are closed. */
-export abstract class VfioObject<N extends NativeHandle> {
+export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = Handle<N>> {
   /** @internal */
-  readonly handle: Handle<N>
+  readonly handle: H
 
   /** @internal */
-  constructor(handle: Handle<N>) {
+  constructor(handle: H) {
     this.handle = handle
     // Open and closed is all a person wants to see of it in console.log.
     Object.defineProperty(this, 'handle', { enumerable: false })

@@ -91,6 +91,8 @@ export interface Outcome {
   stderr: string
 }
 
+const DEADLINE_MS = 25_000
+
 let shim: string | undefined
 
 function shimPath(): string {
@@ -142,6 +144,9 @@ export async function runSource(
         FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
       },
       stdio: ['ignore', 'pipe', 'pipe'],
+      // What hangs is ended and fails by its signal; nothing here takes a second.
+      timeout: DEADLINE_MS,
+      killSignal: 'SIGKILL',
     })
     let stdout = ''
     let stderr = ''

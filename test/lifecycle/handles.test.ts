@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict'
+import { OPENS, withFake } from '../native/fake.js'
+
+describe('an open object that was dropped', function () {
+  this.timeout(30_000)
+
+  it('is closed by the garbage collection, with a warning', async () => {
+    await withFake(
+      [OPENS],
+      async ({ openGroup, log }) => {
+        const warnings: Error[] = []
+        process.on('warning', (warning) => warnings.push(warning))
+        const collect = async (until: () => boolean) => {
+          while (!until()) {
+            globalThis.gc?.()
+            await new Promise(setImmediate)
+          }
+        }
+        const { container, group } = openGroup()
+        await (async () => {
+          await group.openDevice('0000:01:00.0')
+          const closed = await group.openDevice('0000:01:00.1')
+          await closed.close()
+        })()
+        await collect(() => warnings.length > 0 && log().includes('close 0000:01:00.0'))
+        assert.equal(warnings[0]?.name, 'VfioWarning')
+        assert.equal(
+          warnings[0]?.message,
+          'device 0000:01:00.0 was dropped without close(), and is closed now',
+        )
+        assert.deepEqual([container.closed, group.closed], [false, false])
+        await container.close()
+        await group.close()
+        assert.equal(warnings.length, 1)
+      },
+      { flags: ['--expose-gc'] },
+    )
+  })
+
+  it('takes what was opened from it along', async () => {
+    await withFake(
+      [OPENS],
+      async ({ openGroup, log }) => {
+        const warnings: Error[] = []
+        process.on('warning', (warning) => warnings.push(warning))
+        await (async () => {
+          await openGroup().group.openDevice('0000:01:00.0')
+        })()
+        const closed = () => log().filter((line) => line.startsWith('close '))
+        while (closed().length < 3) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        assert.equal(closed()[0], 'close 0000:01:00.0')
+        assert(warnings.length >= 1)
+      },
+      { flags: ['--expose-gc'] },
+    )
+  })
+
+  it('is not closed while something that was opened from it is held', async () => {
+    await withFake(
+      [OPENS],
+      async ({ openGroup, log, vfio }) => {
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        // When this one is found dropped, the others would have been too.
+        ;(() => vfio.VfioGroup.open(2))()
+        while (!log().includes('close /dev/vfio/2')) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        assert.deepEqual(
+          log().filter((line) => line.startsWith('close ')),
+          ['close /dev/vfio/2'],
+        )
+        device.info()
+        await device.group.close()
+      },
+      { flags: ['--expose-gc'] },
+    )
+  })
+})
+
+describe('a process that opens and closes', function () {
+  this.timeout(30_000)
+
+  it('has as many descriptors afterwards as before', async () => {
+    await withFake(
+      [
+        OPENS,
+        { call: 'openDevice', returns: -19 },
+        { call: 'openDevice', returns: 'fd', when: 1 },
+        { call: 'open:3', returns: -16 },
+      ],
+      async ({ openGroup, failure, vfio }) => {
+        const { readdirSync } = await import('node:fs')
+        const count = () => readdirSync('/proc/self/fd').length
+        const round = async () => {
+          const { container, group } = openGroup()
+          await failure(() => vfio.VfioGroup.open(3))
+          const opened = await Promise.allSettled([1, 2, 3].map((fn) => group.openDevice(`0000:01:00.${fn}`)))
+          const controller = new AbortController()
+          const aborted = failure(group.openDevice('0000:01:00.4', { signal: controller.signal }))
+          await new Promise(setImmediate)
+          controller.abort()
+          await aborted
+          await Promise.allSettled(
+            opened.map((result) => result.status === 'fulfilled' && result.value.reset()),
+          )
+          await container.close()
+          await group.close()
+        }
+        await round()
+        const before = count()
+        for (let i = 0; i < 100; i++) await round()
+        assert.equal(count(), before)
+      },
+    )
+  })
+})
