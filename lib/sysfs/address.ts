@@ -33,6 +33,12 @@ export function formatAddress(parts: AddressParts): string {
   return `${hex(parts.domain, 4)}:${hex(parts.bus, 2)}:${hex(parts.device, 2)}.${parts.function}`
 }
 
+/** Is this an address as sysfs writes it? */
+export function isAddress(name: string): boolean {
+  const parts = splitAddress(name)
+  return parts !== null && formatAddress(parts) === name
+}
+
 /**
  * The address in sysfs form.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where the text is not a PCI address.

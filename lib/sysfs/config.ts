@@ -254,7 +254,7 @@ export function readCapabilities(config: Uint8Array): Capabilities {
   const sriov = atExtended(0x10, 0x1c)
   return {
     readable: config.length,
-    complete: (word(config, 0x06) & 0x10) === 0 || config.length >= 256,
+    complete: config.length >= 256 || (config.length >= 64 && (word(config, 0x06) & 0x10) === 0),
     standard,
     extended,
     pcie: pcieAt ? readPcie(config, pcieAt) : null,

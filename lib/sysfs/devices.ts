@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { busOf, compareAddresses, slotOf, splitAddress } from './address.js'
+import { busOf, compareAddresses, isAddress, slotOf, splitAddress } from './address.js'
 import { type Capabilities, type ConfigHeader, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
@@ -73,12 +73,13 @@ export interface PciDevice {
 export interface DeviceContext {
   readonly aliases: ModuleAliases
   readonly names: PciNames
-  /** The running kernel publishes `reset_method` (since 5.15). */
-  readonly publishesResetMethods: boolean
+  /** The kernel publishes `reset_method` (since 5.15); `null` where its release is not known: the tree tells. */
+  readonly publishesResetMethods: boolean | null
 }
 
 const FILES = ['uevent', 'config', 'resource', 'reset_method', 'driver_override', 'numa_node']
 const LINKS = ['driver', 'iommu_group', 'physfn']
+const EVERY = [...FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision', 'modalias']
 const NO_CONFIG = new Uint8Array(0)
 const EMPTY: readonly never[] = Object.freeze([])
@@ -95,7 +96,7 @@ export function isVfioDriver(driver: string | null): boolean {
 
 /** Reads every function below `bus/pci` of a sysfs tree, ordered by address. */
 export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
-  const addresses = names.filter((name) => splitAddress(name) !== null).sort(compareAddresses)
+  const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
   const main = readBatch(root, addresses, { files: FILES, links: LINKS })
   const slots = readSlots(sysfs)
@@ -113,7 +114,8 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   }
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
-  const details = readDetails(root, drafts, context.publishesResetMethods)
+  const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
+  const details = readDetails(root, drafts, publishes)
   return drafts.map((draft) => {
     const { address, header } = draft
     const capabilities = readCapabilities(draft.config)
@@ -143,7 +145,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       slot: slots.get(slotOf(address)) ?? null,
       sriov: sriovOf(draft, capabilities, detail, present, vfs.get(address)),
       bootVga: detail?.bootVga ?? false,
-      resetMethods: draft.resetMethods ?? (context.publishesResetMethods ? EMPTY : null),
+      resetMethods: draft.resetMethods ?? (publishes ? EMPTY : null),
       resettable: draft.resetMethods !== null || (detail?.resettable ?? false),
       bars: draft.bars,
       capabilities,
@@ -178,8 +180,8 @@ interface Draft {
 }
 
 function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft | null {
-  // Every file gone at once: the device vanished after its name was listed.
-  if (batch.errno(row, 'uevent') === constants.errno.ENOENT && !hasAny(batch, row)) return null
+  // Every file gone at once: the device vanished after its name was listed, or there never was one.
+  if (isGone(batch, row)) return null
   const uevent = `\n${batch.text(row, 'uevent') ?? ''}\n`
   const ids = field(uevent, '\nPCI_ID=')
   const subsystem = field(uevent, '\nPCI_SUBSYS_ID=')
@@ -191,7 +193,7 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
   const numaNode = integer(batch.text(row, 'numa_node'))
   return {
     address,
-    group: integer(batch.linkName(row, 'iommu_group')),
+    group: count(batch.linkName(row, 'iommu_group')),
     driver: batch.linkName(row, 'driver'),
     driverOverride: override === null || override === '(null)' || override === '' ? null : override,
     numaNode: numaNode === null || numaNode < 0 ? null : numaNode,
@@ -213,8 +215,15 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
   }
 }
 
-function hasAny(batch: Batch, row: number): boolean {
-  return [...FILES, ...LINKS].some((name) => batch.errno(row, name) !== constants.errno.ENOENT)
+const GONE = new Set([
+  constants.errno.ENOENT,
+  constants.errno.ENODEV,
+  constants.errno.ENOTDIR,
+  constants.errno.ELOOP,
+])
+
+function isGone(batch: Batch, row: number): boolean {
+  return EVERY.every((name) => GONE.has(batch.errno(row, name)))
 }
 
 /** The value behind `KEY=` at the start of a line; the text starts and ends with a newline. */
@@ -235,6 +244,10 @@ const hexAfter = (text: string | null, mark: string) => hexNumber(text?.slice(te
 
 function integer(text: string | null): number | null {
   return text !== null && /^-?\d{1,10}$/.test(text) ? Number(text) : null
+}
+
+function count(text: string | null): number | null {
+  return text !== null && /^\d{1,9}$/.test(text) ? Number(text) : null
 }
 
 /** The directory above a function's own is its bridge, or the root bus (`pci0000:00`). */
@@ -340,8 +353,8 @@ function readDetails(
   )
   for (const [row, draft] of some.entries()) {
     details.set(draft, {
-      totalVfs: integer(batch.text(row, 'sriov_totalvfs')),
-      numVfs: integer(batch.text(row, 'sriov_numvfs')),
+      totalVfs: count(batch.text(row, 'sriov_totalvfs')),
+      numVfs: count(batch.text(row, 'sriov_numvfs')),
       bootVga: batch.text(row, 'boot_vga') === '1',
       // `reset` is write-only: that reading it fails differently says that it exists.
       resettable: batch.errno(row, 'reset') !== constants.errno.ENOENT,

@@ -144,7 +144,8 @@ function moduleNames(text: string): Set<string> {
 }
 
 function readMemlock(proc: string | null): HostFacts['memlock'] {
-  const match = /^Max locked memory\s+(\S+)\s+(\S+)/m.exec(readText(below(proc, 'self/limits')) ?? '')
+  const limits = readText(below(proc, 'self/limits')) ?? ''
+  const match = /^Max locked memory\s+(\d+|unlimited)\s+(\d+|unlimited)/m.exec(limits)
   if (!match) return null
   const bytes = (text: string | undefined) => (text === 'unlimited' ? null : Number(text))
   return { soft: bytes(match[1]), hard: bytes(match[2]) }

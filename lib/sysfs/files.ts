@@ -1,4 +1,13 @@
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+} from 'node:fs'
 
 /** A path below a root; `null` where the root is not known. */
 export const below = (root: string | null, path: string) => (root === null ? null : `${root}/${path}`)
@@ -6,10 +15,15 @@ export const below = (root: string | null, path: string) => (root === null ? nul
 /** The text of a small file, without the white space at its end; `null` where it cannot be read. */
 export function readText(path: string | null): string | null {
   if (path === null) return null
+  let fd = -1
   try {
-    return readFileSync(path, 'utf8').trimEnd()
+    // A FIFO or /dev/zero in a hostile tree must neither hang the reader nor feed it for ever.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
+    return fstatSync(fd).isFile() ? readFileSync(fd, 'utf8').trimEnd() : null
   } catch {
     return null
+  } finally {
+    if (fd >= 0) closeSync(fd)
   }
 }
 

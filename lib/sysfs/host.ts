@@ -56,7 +56,7 @@ export class Host {
     const devices = readDevices(this.paths.sysfs, names, {
       aliases: this.#aliases,
       names: this.#names,
-      publishesResetMethods: isKernelSince(this.#kernel, 5, 15),
+      publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
     })
     const groups = readGroups(this.paths.sysfs, devices)
     return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices)
