@@ -11,6 +11,28 @@ export {
   type ViabilityMember,
   type ViabilityRule,
 } from './assess/viability.js'
+// --- what changes the host (CHANGE)
+export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
+export type { ChangeOptions, Progress } from './assign/changes.js'
+export { type BadRecord, JOURNAL, type JournalRecord, type RecordState } from './assign/journal.js'
+export {
+  type Blocker,
+  type FormerState,
+  type Plan,
+  type PlannedDevice,
+  type PlanOptions,
+  planAssignment,
+  type ResetPolicy,
+  type Step,
+} from './assign/plan.js'
+export {
+  type AssignmentStatus,
+  type JournalStatus,
+  type RecoveryReport,
+  recover,
+  status,
+} from './assign/recover.js'
+export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- what the kernel publishes (LOOK)
 export { compareAddresses, parseAddress } from './sysfs/address.js'

@@ -4,6 +4,7 @@
 #include "device.h"
 #include "fd.h"
 #include "group.h"
+#include "lock.h"
 #include "tree.h"
 
 namespace {
@@ -17,6 +18,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
+  exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("readTree", Napi::Function::New(env, vfio::ReadTree));
   return exports;
 }

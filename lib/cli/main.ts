@@ -1,11 +1,13 @@
 #!/usr/bin/env node
 import { existsSync, readFileSync } from 'node:fs'
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { Host, type Snapshot, VfioError } from '../index.js'
+import { type BindOptions, bind } from './bind.js'
 import { check } from './check.js'
 import { doctor } from './doctor.js'
 import { list } from './list.js'
 import { note } from './output.js'
+import { type GiveBackOptions, giveBack, putInOrder, showStatus } from './release.js'
 import { reset } from './reset.js'
 import { show } from './show.js'
 import { statusOf, WRONG_USAGE } from './status.js'
@@ -17,6 +19,21 @@ interface Common {
 
 const json = () => new Option('--json', 'print what the API returns, as JSON')
 const sysfs = () => new Option('--sysfs <dir>', 'look at another tree in place of /sys')
+
+const journal = () => new Option('--journal <dir>', 'directory of the journal (default: /run/vfio)')
+const rescan = () =>
+  new Option('--rescan', 'remove what cannot be bound again, and let the kernel find it anew')
+const timeout = () =>
+  new Option('--timeout <seconds>', 'how long the kernel may take for one change (default: 30)').argParser(
+    seconds,
+  )
+
+function seconds(text: string): number {
+  if (/^\d{1,6}$/.test(text) && Number(text) > 0) return Number(text)
+  throw new InvalidArgumentError('expected a number of seconds, like 30.')
+}
+
+const collect = (value: string, earlier: string[] = []) => [...earlier, value]
 
 function look({ sysfs: root }: Common): Snapshot {
   if (root === undefined) return new Host().snapshot()
@@ -84,6 +101,54 @@ function program(): Command {
     .option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO')
     .addOption(json())
     .action(run((address: string, options: Common & { hot?: boolean }) => reset(look({}), address, options)))
+  vfio
+    .command('bind')
+    .description('take devices from the host and bind them to VFIO, all or none')
+    .argument('<address...>', 'PCI addresses')
+    .option('--group', 'take every device of their groups')
+    .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
+    .option('--ids', 'bind by adding ids to the driver, which grabs all devices with these ids')
+    .addOption(
+      new Option('--reset <when>', 'reset the devices').choices(['none', 'before', 'before-and-after']),
+    )
+    .option('--force <kind>', 'disturb this kind of use (may be given again)', collect)
+    .option('--dry-run', 'print each step, and do none')
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .addOption(sysfs())
+    .action(
+      run((addresses: string[], options: Common & BindOptions) => {
+        if (options.sysfs !== undefined && !options.dryRun) {
+          throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--sysfs is another host: it goes with --dry-run only')
+        }
+        return bind(look(options), addresses, options)
+      }),
+    )
+  vfio
+    .command('release')
+    .description('give devices back to the host, as they were')
+    .argument('[address...]', 'PCI addresses')
+    .option('--all', 'everything that is assigned')
+    .addOption(rescan())
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .action(run((addresses: string[], options: GiveBackOptions) => giveBack(addresses, options)))
+  vfio
+    .command('status')
+    .description('what is assigned by whom, and what is half done')
+    .addOption(journal())
+    .addOption(json())
+    .action(run((options: GiveBackOptions) => showStatus(options)))
+  vfio
+    .command('recover')
+    .description('put in order what a crash left half done')
+    .addOption(rescan())
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .action(run((options: GiveBackOptions) => putInOrder(options)))
   vfio
     .command('doctor')
     .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')

@@ -6,6 +6,8 @@ export interface Binding {
   readonly Container: { open(path: string): NativeContainer }
   readonly Group: { open(path: string): NativeGroup }
   readonly Device: abstract new () => NativeDevice
+  /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
+  tryLock(descriptor: number): boolean
   /**
    * Reads the same files, links and lists of names of many directories below `root`, at most `limit` bytes of each.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative

@@ -18,6 +18,12 @@ export interface NodeFacts {
 export interface HostFacts {
   /** Kernel release, for instance `6.12.0-amd64`; empty where it is not known. */
   readonly kernel: string
+  /** The trees that were looked at. */
+  readonly paths: HostPaths
+  /** PCI drivers that the kernel has now. */
+  readonly drivers: readonly string[]
+  /** The program by which the kernel itself loads modules. */
+  readonly modprobe: string
   /** Kernel command line. */
   readonly commandLine: string
   readonly iommu: {
@@ -75,6 +81,9 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
   return Object.freeze({
     kernel,
+    paths,
+    drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
+    modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
     commandLine: readText(below(proc, 'cmdline')) ?? '',
     iommu: {
       present: units.length > 0 || listNames(`${sysfs}/kernel/iommu_groups`).length > 0,

@@ -1,0 +1,329 @@
+import { constants } from 'node:fs'
+import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { VfioError } from '../errors.js'
+import { binding } from '../native/load.js'
+import { splitAddress } from '../sysfs/address.js'
+import { readText } from '../sysfs/files.js'
+import type { FormerState, PlannedDevice, ResetPolicy } from './plan.js'
+
+/** Where records are kept: gone after a reboot, as are the changes that they speak of. */
+export const JOURNAL = '/run/vfio'
+
+/** How far an assignment is. Everything but `assigned` is half done. */
+export type RecordState = 'assigning' | 'assigned' | 'releasing' | 'broken'
+
+/** What is needed to give devices back, written before the first change. */
+export interface JournalRecord {
+  readonly version: 1
+  /** The first device's address names the record. */
+  readonly id: string
+  readonly state: RecordState
+  /** Of the boot in which it was written: after a reboot nothing of it holds any more. */
+  readonly bootId: string
+  readonly pid: number
+  readonly program: string
+  /** When it was begun, ISO 8601. */
+  readonly since: string
+  readonly reset: ResetPolicy
+  readonly sysfs: string
+  readonly devices: readonly PlannedDevice[]
+  readonly ids: readonly string[]
+  /** Of a broken one: what could not be undone. */
+  readonly failures: readonly string[]
+}
+
+/** A record file that is none: truncated, foreign, or worse. */
+export interface BadRecord {
+  readonly path: string
+  readonly reason: string
+}
+
+const PREFIX = 'assignment-'
+const SUFFIX = '.json'
+const LARGEST = 2 ** 20
+
+/** The records of one directory, and the locks beside them. */
+export class Journal {
+  readonly directory: string
+
+  constructor(directory: string = JOURNAL) {
+    this.directory = directory
+  }
+
+  #path(id: string): string {
+    return `${this.directory}/${PREFIX}${id}${SUFFIX}`
+  }
+
+  /** Writes a record whole: a reader, or a crash, sees the old one or the new one. */
+  async write(record: JournalRecord): Promise<void> {
+    const path = this.#path(record.id)
+    const draft = `${path}.new`
+    await this.#create()
+    // What lies there from a crash, or was put there as a link, must not be written through.
+    await rm(draft, { force: true })
+    const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+    const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+    try {
+      await file.writeFile(`${JSON.stringify(record, null, 2)}\n`)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(draft, path)
+    await this.#sync()
+  }
+
+  async remove(id: string): Promise<void> {
+    await rm(this.#path(id), { force: true })
+    await rm(`${this.#path(id)}.new`, { force: true })
+    await this.#sync()
+  }
+
+  /** All records, and what lies beside them that is none. */
+  async read(): Promise<{ records: JournalRecord[]; bad: BadRecord[] }> {
+    const records: JournalRecord[] = []
+    const bad: BadRecord[] = []
+    for (const name of (await this.#names()).sort()) {
+      if (!name.startsWith(PREFIX) || !name.endsWith(SUFFIX)) continue
+      const path = `${this.directory}/${name}`
+      try {
+        const record = parseRecord(await readWhole(path))
+        if (this.#path(record.id) !== path) throw new Error('it carries the name of another record')
+        records.push(record)
+      } catch (error) {
+        // Released by another program since the names were listed.
+        if ((error as NodeJS.ErrnoException).code === 'ENOENT') continue
+        bad.push({ path, reason: error instanceof Error ? error.message : String(error) })
+      }
+    }
+    return { records, bad }
+  }
+
+  /**
+   * Locks groups against every other program that changes devices; the kernel takes the locks back from a program that
+   * dies.
+   * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
+   */
+  async lock(groups: Iterable<number>): Promise<Lock> {
+    const held: { path: string; file: FileHandle }[] = []
+    const lock = new Lock(held, () => this.#removeIfEmpty())
+    try {
+      // In one order for all, so that two programs never wait crosswise.
+      for (const group of [...new Set(groups)].sort((a, b) => a - b)) {
+        const path = `${this.directory}/group-${group}.lock`
+        held.push({ path, file: await this.#lockFile(path, group) })
+      }
+      return lock
+    } catch (error) {
+      await lock.release()
+      throw error
+    }
+  }
+
+  async #lockFile(path: string, group: number): Promise<FileHandle> {
+    for (;;) {
+      await this.#create()
+      const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
+      const file = await openIfDirectoryStays(path, O_RDWR | O_CREAT | O_NOFOLLOW)
+      if (file === null) continue
+      if (!binding().tryLock(file.fd)) {
+        const owner = (await file.readFile('utf8')).trim()
+        await file.close()
+        throw new VfioError(
+          'ERR_VFIO_LOCKED',
+          `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
+        )
+      }
+      // The one before may have taken the file away between our opening and locking it.
+      if (await isStillAt(file, path)) {
+        await file.truncate(0)
+        await file.write(`${programName()}, pid ${process.pid}\n`, 0)
+        return file
+      }
+      await file.close()
+    }
+  }
+
+  /** Clears away what a crash left beside the records: locks that nobody holds, and drafts. */
+  async sweep(): Promise<void> {
+    let busy = false
+    const names = await this.#names()
+    for (const name of names) {
+      const group = /^group-(\d{1,9})\.lock$/.exec(name)?.[1]
+      if (group === undefined) continue
+      try {
+        await (await this.lock([Number(group)])).release()
+      } catch (error) {
+        if (!(error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED')) throw error
+        busy = true
+      }
+    }
+    // A draft lives for as long as its writer has a lock.
+    if (busy) return
+    for (const name of names)
+      if (name.endsWith(`${SUFFIX}.new`)) await rm(`${this.directory}/${name}`, { force: true })
+    await this.#removeIfEmpty()
+  }
+
+  async #create(): Promise<void> {
+    try {
+      await mkdir(this.directory, { mode: 0o700, recursive: true })
+    } catch (error) {
+      throw unusable(this.directory, error)
+    }
+  }
+
+  async #names(): Promise<string[]> {
+    try {
+      return await readdir(this.directory)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+      throw unusable(this.directory, error)
+    }
+  }
+
+  /** A rename is safe from a crash only when its directory is on the disk too. */
+  async #sync(): Promise<void> {
+    const directory = await open(this.directory, constants.O_RDONLY | constants.O_DIRECTORY)
+    try {
+      await directory.sync()
+    } finally {
+      await directory.close()
+    }
+  }
+
+  async #removeIfEmpty(): Promise<void> {
+    await rmdir(this.directory).catch(() => {})
+  }
+}
+
+/** Locks on groups, until released or until this program dies. */
+export class Lock {
+  readonly #held: { path: string; file: FileHandle }[]
+  readonly #afterwards: () => Promise<void>
+
+  constructor(held: { path: string; file: FileHandle }[], afterwards: () => Promise<void>) {
+    this.#held = held
+    this.#afterwards = afterwards
+  }
+
+  async release(): Promise<void> {
+    for (const { path, file } of this.#held.splice(0)) {
+      await rm(path, { force: true })
+      await file.close()
+    }
+    await this.#afterwards()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release()
+  }
+}
+
+/** `null` where the directory was taken away just now: who emptied it last removes it. */
+async function openIfDirectoryStays(path: string, flags: number): Promise<FileHandle | null> {
+  try {
+    return await open(path, flags, 0o600)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw unusable(path, error)
+  }
+}
+
+async function isStillAt(file: FileHandle, path: string): Promise<boolean> {
+  const ours = await file.stat()
+  const there = await openIfDirectoryStays(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+  if (there === null) return false
+  try {
+    const { ino, dev } = await there.stat()
+    return ino === ours.ino && dev === ours.dev
+  } finally {
+    await there.close()
+  }
+}
+
+function unusable(path: string, error: unknown): VfioError {
+  const { code = '', message } = error as NodeJS.ErrnoException
+  const cure =
+    code === 'EACCES' || code === 'EPERM' ? 'run as root' : 'make it a directory of root, or name another'
+  return new VfioError(
+    'ERR_VFIO_BAD_JOURNAL',
+    `the journal ${path} cannot be used (${code || message}): ${cure}`,
+    {
+      cause: error,
+    },
+  )
+}
+
+async function readWhole(path: string): Promise<string> {
+  // A link could point anywhere; a FIFO must not hang us.
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  try {
+    const facts = await file.stat()
+    if (!facts.isFile()) throw new Error('it is not a regular file')
+    if (facts.size > LARGEST) throw new Error('it is too large for a record')
+    const owner = process.geteuid?.() ?? 0
+    if (facts.uid !== 0 && facts.uid !== owner) throw new Error(`it belongs to user ${facts.uid}`)
+    return await file.readFile('utf8')
+  } finally {
+    await file.close()
+  }
+}
+
+/** Driver names and overrides become parts of paths and writes: nothing else may be in them. */
+const DRIVER = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/
+const STATES: readonly unknown[] = ['assigning', 'assigned', 'releasing', 'broken'] satisfies RecordState[]
+const RESETS: readonly unknown[] = ['none', 'before', 'before-and-after'] satisfies ResetPolicy[]
+
+/** Checks every field: a record decides what is written to sysfs. */
+export function parseRecord(text: string): JournalRecord {
+  const value: unknown = JSON.parse(text)
+  const record = fields(value, 'the record')
+  const check = (holds: boolean, what: string) => {
+    if (!holds) throw new Error(`${what} is missing or wrong`)
+  }
+  const isText = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
+  check(record.version === 1, 'its version')
+  check(isAddress(record.id), 'its id')
+  check(STATES.includes(record.state), 'its state')
+  check(RESETS.includes(record.reset), 'its reset policy')
+  for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
+  check(isText(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
+  check(Number.isSafeInteger(record.pid), 'its pid')
+  check(
+    Array.isArray(record.ids) && record.ids.every((id) => /^[0-9a-f]{4} [0-9a-f]{4}$/.test(String(id))),
+    'ids',
+  )
+  check(Array.isArray(record.failures) && record.failures.every(isText), 'its failures')
+  check(Array.isArray(record.devices) && record.devices.length > 0, 'its devices')
+  for (const item of record.devices as unknown[]) {
+    const device = fields(item, 'a device')
+    const former = fields(device.former, 'a former state')
+    check(isAddress(device.address), 'the address of a device')
+    check(Number.isSafeInteger(device.group) && Number(device.group) >= 0, 'the group of a device')
+    check(isDriver(device.driver), 'the driver of a device')
+    check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
+    check(former.override === null || isDriver(former.override), 'the former override of a device')
+  }
+  return value as JournalRecord
+}
+
+function fields(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new Error(`${what} is not an object`)
+  return value as Record<string, unknown>
+}
+
+const isAddress = (value: unknown) =>
+  typeof value === 'string' && splitAddress(value) !== null && /^[0-9a-f:.]+$/.test(value)
+const isDriver = (value: unknown) => typeof value === 'string' && DRIVER.test(value)
+
+/** The name of the program that works here, as `ps` shows it. */
+export const programName = () => readText('/proc/self/comm') ?? process.title
+
+/** A mark that is the same until the next boot. */
+export const bootId = () => readText('/proc/sys/kernel/random/boot_id') ?? ''
+
+/** Is a former state what a device has now? */
+export const isAsBefore = (now: FormerState, former: FormerState) =>
+  now.driver === former.driver && now.override === former.override

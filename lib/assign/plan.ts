@@ -1,0 +1,361 @@
+import { assess } from '../assess/assessment.js'
+import { isBridge } from '../assess/topology.js'
+import { assessUses, type HostUse } from '../assess/uses.js'
+import type { VfioErrorCode } from '../errors.js'
+import { compareAddresses } from '../sysfs/address.js'
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import type { HostPaths } from '../sysfs/facts.js'
+import { Snapshot } from '../sysfs/snapshot.js'
+import { chooseResets } from './resets.js'
+
+/** When devices are reset: never, once they are bound, or also before the host gets them back. */
+export type ResetPolicy = 'none' | 'before' | 'before-and-after'
+
+export interface PlanOptions {
+  /** `auto` takes the best VFIO variant driver that claims the device, else vfio-pci; or one is named. */
+  readonly driver?: 'auto' | string
+  /** Take every device of the groups along. Without it an incomplete group is a blocker. */
+  readonly group?: boolean
+  /** Bind by adding ids to the driver (`new_id`), which grabs every other device with these ids too. */
+  readonly ids?: boolean
+  /** Default `before-and-after`. */
+  readonly reset?: ResetPolicy
+  /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never can be. */
+  readonly force?: readonly HostUse['kind'][]
+}
+
+/** One change of the host, in the order of a plan. */
+export interface Step {
+  /** `load` starts modprobe, `write` writes to sysfs, `reset` opens the device through VFIO. */
+  readonly action: 'load' | 'write' | 'reset'
+  /** The file written; of a load the program; of a reset the group's node. */
+  readonly path: string
+  /** What is written; of a load the module; of a reset its kind, `function` or `hot`. */
+  readonly value: string
+  readonly address: string | null
+  readonly why: string
+  /** The driver that the device must have afterwards. */
+  readonly expectDriver?: string | null
+}
+
+/** How a device stood before anything was changed. */
+export interface FormerState {
+  readonly driver: string | null
+  readonly override: string | null
+}
+
+export interface PlannedDevice {
+  readonly address: string
+  readonly group: number
+  /** The VFIO driver that it is to be bound to. */
+  readonly driver: string
+  readonly former: FormerState
+}
+
+/** What keeps a plan from being carried out. */
+export interface Blocker {
+  readonly address: string
+  readonly reason: string
+  readonly code: VfioErrorCode
+}
+
+/** Everything that `assign` will do, and nothing else. Plain data: it prints as JSON and can be compared. */
+export interface Plan {
+  /** What was asked for. */
+  readonly addresses: readonly string[]
+  /** What has to be bound for that and is not yet, in the order of the steps. */
+  readonly toBind: readonly string[]
+  readonly steps: readonly Step[]
+  readonly uses: readonly HostUse[]
+  readonly blockers: readonly Blocker[]
+  readonly warnings: readonly string[]
+  readonly reset: ResetPolicy
+  /** All devices that the assignment holds. */
+  readonly devices: readonly PlannedDevice[]
+  /** Every member of their groups as it was seen: `assign` refuses when one has changed. */
+  readonly basis: readonly {
+    readonly address: string
+    readonly driver: string | null
+    readonly override: string | null
+  }[]
+  /** The ids that are added to the driver, as `vendor device`. */
+  readonly ids: readonly string[]
+  readonly paths: HostPaths
+}
+
+/**
+ * Plans an assignment: pure, and total over every address of the host. What stands in the way is in `blockers`; a plan
+ * with blockers still shows its steps, so that a person sees what it would have done.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
+ */
+export function planAssignment(
+  seen: Snapshot,
+  addresses: readonly string[],
+  options: PlanOptions = {},
+): Plan {
+  return new Planner(seen, addresses, options).plan()
+}
+
+class Planner {
+  readonly #seen: Snapshot
+  readonly #options: PlanOptions
+  readonly #asked: readonly PciDevice[]
+  readonly #blockers: Blocker[] = []
+  readonly #warnings: string[] = []
+  readonly #steps: Step[] = []
+
+  constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
+    this.#seen = seen
+    this.#options = options
+    const asked = new Map(addresses.map((address) => [seen.device(address).address, seen.device(address)]))
+    this.#asked = [...asked.values()]
+  }
+
+  plan(): Plan {
+    for (const device of this.#asked) this.#checkDevice(device)
+    const devices = this.#chosen().map((device) => this.#planDevice(device))
+    this.#checkGroups(devices)
+    const rebound = devices.filter(
+      ({ former, driver }) => former.driver !== driver && !isVfioDriver(former.driver),
+    )
+    const uses = this.#checkUses(devices)
+    for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
+    const ids = this.#options.ids ? this.#planIds(rebound) : []
+    if (!this.#options.ids) for (const device of rebound) this.#planBinding(device)
+    const reset = this.#options.reset ?? 'before-and-after'
+    if (reset !== 'none') this.#planResets(devices)
+    return {
+      addresses: this.#asked.map(({ address }) => address),
+      toBind: rebound.map(({ address }) => address),
+      steps: this.#steps,
+      uses,
+      blockers: this.#blockers,
+      warnings: this.#warnings,
+      reset,
+      devices,
+      basis: this.#basis(devices),
+      ids,
+      paths: this.#seen.host.paths,
+    }
+  }
+
+  #block(address: string, code: VfioErrorCode, reason: string): void {
+    if (!this.#blockers.some((known) => known.reason === reason))
+      this.#blockers.push({ address, reason, code })
+  }
+
+  #checkDevice(device: PciDevice): void {
+    const { verdict, reason } = assess(this.#seen, device.address)
+    if (verdict === 'blocked') this.#block(device.address, 'ERR_VFIO_NOT_VIABLE', reason)
+  }
+
+  /** What was asked for, and with `group` all that shares a group with it. */
+  #chosen(): PciDevice[] {
+    const chosen = new Set(this.#asked.filter((device) => device.group !== null && !isBridge(device)))
+    if (this.#options.group) {
+      for (const { group } of this.#asked) {
+        if (group === null) continue
+        for (const address of this.#seen.group(group).members) {
+          const member = this.#seen.device(address)
+          if (!isBridge(member)) chosen.add(member)
+        }
+      }
+    }
+    return [...chosen].sort((a, b) => compareAddresses(a.address, b.address))
+  }
+
+  #planDevice(device: PciDevice): PlannedDevice {
+    const { address, group, driver, driverOverride } = device
+    const target =
+      isVfioDriver(driver) && driver !== null && this.#isAutomatic() ? driver : this.#driverFor(device)
+    return {
+      address,
+      // Only devices with a group are chosen.
+      group: group ?? -1,
+      driver: target,
+      former: { driver, override: driverOverride },
+    }
+  }
+
+  #isAutomatic(): boolean {
+    return (this.#options.driver ?? 'auto') === 'auto'
+  }
+
+  #driverFor(device: PciDevice): string {
+    const wanted = this.#options.driver ?? 'auto'
+    if (wanted !== 'auto') {
+      if (!isVfioDriver(wanted)) {
+        this.#block(
+          device.address,
+          'ERR_VFIO_BAD_ARGUMENT',
+          `${wanted} is not a VFIO driver: take vfio-pci or a variant of it`,
+        )
+      }
+      return wanted
+    }
+    // Adding ids works with vfio-pci alone: a variant has its devices built in.
+    return this.#options.ids ? 'vfio-pci' : (device.variantDrivers[0] ?? 'vfio-pci')
+  }
+
+  /** A group goes as a whole or not at all: names who has to come along. */
+  #checkGroups(devices: readonly PlannedDevice[]): void {
+    const bound = new Set(devices.map(({ address }) => address))
+    for (const { address } of this.#asked) {
+      const missing = assess(this.#seen, address).toBind.filter((member) => !bound.has(member))
+      if (missing.length > 0) {
+        this.#block(
+          address,
+          'ERR_VFIO_INCOMPLETE_GROUP',
+          `${address} shares its group with ${missing.join(', ')}, which must be bound too: name them as well, or take the whole group with --group`,
+        )
+      }
+    }
+  }
+
+  #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
+    const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
+    for (const use of uses) {
+      if (use.severity === 'warns') continue
+      if (use.kind === 'vfio') {
+        this.#block(
+          use.address,
+          'ERR_VFIO_IN_USE',
+          `${use.what}: close it there first, since unbinding it would hang`,
+        )
+      } else if (!this.#options.force?.includes(use.kind)) {
+        this.#block(
+          use.address,
+          'ERR_VFIO_IN_USE',
+          `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
+        )
+      }
+    }
+    return uses
+  }
+
+  #planDriver(driver: string): void {
+    const { sysfs, proc } = this.#seen.host.paths
+    if (this.#seen.host.drivers.includes(driver)) return
+    const module = driver.replaceAll('-', '_')
+    const state = module === 'vfio_pci' ? this.#seen.host.modules.vfio_pci : null
+    if (state === 'missing' && this.#seen.host.kernel !== '') {
+      this.#block(
+        this.#asked[0]?.address ?? '',
+        'ERR_VFIO_NO_DRIVER',
+        `this kernel has no module vfio-pci: "vfio doctor" tells what to install`,
+      )
+    }
+    this.#steps.push({
+      action: 'load',
+      path: this.#seen.host.modprobe,
+      value: driver,
+      address: null,
+      why: `${driver} is not loaded: there is no ${sysfs}/bus/pci/drivers/${driver}${proc === null ? '' : ' yet'}`,
+    })
+  }
+
+  #deviceFile(address: string, file: string): string {
+    return `${this.#seen.host.paths.sysfs}/bus/pci/devices/${address}/${file}`
+  }
+
+  #planUnbind({ address, former }: PlannedDevice): void {
+    if (former.driver === null) return
+    this.#steps.push({
+      action: 'write',
+      path: this.#deviceFile(address, 'driver/unbind'),
+      value: address,
+      address,
+      why: `takes it from ${former.driver}`,
+      expectDriver: null,
+    })
+  }
+
+  #planProbe({ address, driver }: PlannedDevice): void {
+    this.#steps.push({
+      action: 'write',
+      path: `${this.#seen.host.paths.sysfs}/bus/pci/drivers_probe`,
+      value: address,
+      address,
+      why: `binds it to ${driver}`,
+      expectDriver: driver,
+    })
+  }
+
+  #planBinding(device: PlannedDevice): void {
+    const { address, driver, former } = device
+    if (former.override !== driver) {
+      this.#steps.push({
+        action: 'write',
+        path: this.#deviceFile(address, 'driver_override'),
+        value: driver,
+        address,
+        why: `lets only ${driver} take this device, and no other device with the same ids`,
+      })
+    }
+    this.#planUnbind(device)
+    this.#planProbe(device)
+  }
+
+  #planIds(devices: readonly PlannedDevice[]): string[] {
+    const hex = (value: number) => value.toString(16).padStart(4, '0')
+    const ids = new Map<string, PlannedDevice>()
+    for (const device of devices) {
+      const { vendor, device: id } = this.#seen.device(device.address)
+      ids.set(`${hex(vendor)} ${hex(id)}`, device)
+    }
+    for (const device of devices) this.#planUnbind(device)
+    const ours = new Set(devices.map(({ address }) => address))
+    for (const [id, { driver }] of ids) {
+      this.#steps.push({
+        action: 'write',
+        path: `${this.#seen.host.paths.sysfs}/bus/pci/drivers/${driver}/new_id`,
+        value: id,
+        address: null,
+        why: `lets ${driver} take every device with these ids, now and later`,
+      })
+      for (const other of this.#seen.devices) {
+        if (ours.has(other.address) || `${hex(other.vendor)} ${hex(other.device)}` !== id) continue
+        this.#warnings.push(
+          `${other.address} has the ids ${id.replace(' ', ':')} too, so ${driver} takes it ${other.driver === null ? 'at once' : `as soon as ${other.driver} lets it go`}`,
+        )
+      }
+    }
+    for (const device of devices) this.#planProbe(device)
+    return [...ids.keys()]
+  }
+
+  /** Judged on the host as it will be, with everything bound. */
+  #planResets(devices: readonly PlannedDevice[]): void {
+    const drivers = new Map(devices.map(({ address, driver }) => [address, driver]))
+    const after = new Snapshot(
+      this.#seen.host,
+      this.#seen.groups,
+      this.#seen.devices.map((device) => ({
+        ...device,
+        driver: drivers.get(device.address) ?? device.driver,
+      })),
+    )
+    const { resets, without } = chooseResets(
+      after,
+      devices.map(({ address }) => address),
+    )
+    for (const { address, reason } of without) {
+      this.#warnings.push(`${address} keeps its state, since nothing resets it: ${reason}`)
+    }
+    for (const { address, kind, why } of resets) {
+      const { group } = this.#seen.device(address)
+      const path = `${this.#seen.host.paths.dev ?? '/dev'}/vfio/${group}`
+      this.#steps.push({ action: 'reset', path, value: kind, address, why })
+    }
+  }
+
+  #basis(devices: readonly PlannedDevice[]): Plan['basis'] {
+    const groups = new Set(devices.map(({ group }) => group))
+    return [...groups].flatMap((group) =>
+      this.#seen.group(group).members.map((address) => {
+        const { driver, driverOverride: override } = this.#seen.device(address)
+        return { address, driver, override }
+      }),
+    )
+  }
+}

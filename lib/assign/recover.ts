@@ -1,0 +1,120 @@
+import { VfioError } from '../errors.js'
+import { linkName, readText } from '../sysfs/files.js'
+import { Changes } from './changes.js'
+import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
+import type { ReleaseOptions } from './release.js'
+import { restore } from './restore.js'
+import { settle } from './settle.js'
+
+/** An assignment as the journal knows it, and as the host has it. */
+export interface AssignmentStatus extends JournalRecord {
+  /** The program that made it still runs. */
+  readonly alive: boolean
+  /** Written before the last boot, which undid everything that it speaks of. */
+  readonly stale: boolean
+  /** Devices that are not bound as the record says, a sentence each. */
+  readonly deviations: readonly string[]
+}
+
+/** What the journal has: assignments, and files in their place that are none. */
+export interface JournalStatus {
+  readonly assignments: readonly AssignmentStatus[]
+  readonly bad: readonly BadRecord[]
+}
+
+/** What is assigned by whom, and what was left half done. */
+export async function status(
+  options: { readonly journal?: string | undefined } = {},
+): Promise<JournalStatus> {
+  const { records, bad } = await new Journal(options.journal).read()
+  const boot = bootId()
+  const assignments = records.map((record) => ({
+    ...record,
+    alive: isAlive(record),
+    stale: record.bootId !== boot,
+    deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
+  }))
+  return { assignments, bad }
+}
+
+/** A pid is used again one day: the name has to fit too. */
+function isAlive({ pid, program }: JournalRecord): boolean {
+  return readText(`/proc/${pid}/comm`) === program
+}
+
+function deviations({ devices, sysfs }: JournalRecord): string[] {
+  return devices.flatMap(({ address, driver }) => {
+    const now = linkName(`${sysfs}/bus/pci/devices/${address}/driver`)
+    return now === driver
+      ? []
+      : [
+          `${address} should be bound to ${driver}, and ${now === null ? 'has no driver' : `is bound to ${now}`}`,
+        ]
+  })
+}
+
+/** What a recovery did. */
+export interface RecoveryReport {
+  /** Devices whose half-done assignment or release was undone: the host has them back. */
+  readonly recovered: readonly string[]
+  /** Devices of records from before the last boot, which are gone now. */
+  readonly stale: readonly string[]
+  /** Records that another program works on at this moment. */
+  readonly busy: readonly string[]
+  readonly bad: readonly BadRecord[]
+}
+
+/**
+ * Puts in order what a crash left half done: such devices go back to the host as they were. What is assigned stays.
+ * @throws VfioError `ERR_VFIO_NOT_RESTORED` with all that could not be put back
+ */
+export async function recover(options: ReleaseOptions = {}): Promise<RecoveryReport> {
+  const journal = new Journal(options.journal)
+  const { records, bad } = await journal.read()
+  const recovered: string[] = []
+  const stale: string[] = []
+  const busy: string[] = []
+  const failures: string[] = []
+  for (const { id, devices } of records) {
+    const lock = await lockOrNull(
+      journal,
+      devices.map(({ group }) => group),
+    )
+    if (lock === null) {
+      busy.push(id)
+      continue
+    }
+    await using _held = lock
+    // Read again under the lock: its program may have ended in good order meanwhile.
+    const record = (await journal.read()).records.find((known) => known.id === id)
+    if (!record || (record.state === 'assigned' && record.bootId === bootId())) continue
+    const changes = new Changes(record.sysfs, options)
+    if (record.bootId !== bootId()) {
+      await journal.remove(id)
+      changes.done('removed the record of an earlier boot')
+      stale.push(...record.devices.map(({ address }) => address))
+      continue
+    }
+    const left = await restore(changes, record, options)
+    await settle(journal, changes, record, left)
+    failures.push(...left)
+    if (left.length === 0) recovered.push(...record.devices.map(({ address }) => address))
+  }
+  await journal.sweep()
+  if (failures.length > 0) {
+    throw new VfioError(
+      'ERR_VFIO_NOT_RESTORED',
+      `not everything could be given back: ${failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
+    )
+  }
+  return { recovered, stale, busy, bad }
+}
+
+async function lockOrNull(journal: Journal, groups: number[]) {
+  try {
+    return await journal.lock(groups)
+  } catch (error) {
+    if (error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED') return null
+    throw error
+  }
+}

@@ -1,0 +1,95 @@
+import {
+  type AssignOptions,
+  assign,
+  type HostUse,
+  type Plan,
+  type PlanOptions,
+  planAssignment,
+  type ResetPolicy,
+  type Snapshot,
+  VfioError,
+} from '../index.js'
+import { colour, note, print, toJson, wrap } from './output.js'
+import { NOT_READY } from './status.js'
+
+export interface BindOptions {
+  readonly driver?: string
+  readonly group?: boolean
+  readonly ids?: boolean
+  readonly reset?: ResetPolicy
+  readonly force?: readonly string[]
+  readonly dryRun?: boolean
+  readonly timeout?: number
+  readonly journal?: string
+  readonly json?: boolean
+}
+
+const KINDS: readonly string[] = [
+  'mount',
+  'swap',
+  'holder',
+  'network',
+  'display',
+  'other',
+] satisfies HostUse['kind'][]
+
+/** `vfio bind`: takes devices from the host and binds them to VFIO, or with `--dry-run` prints how. */
+export async function bind(
+  seen: Snapshot,
+  addresses: readonly string[],
+  options: BindOptions,
+): Promise<number> {
+  const plan = planAssignment(seen, addresses, planOptions(options))
+  if (options.dryRun) {
+    print(options.json ? toJson(plan) : renderPlan(plan))
+    return plan.blockers.length > 0 ? NOT_READY : 0
+  }
+  for (const warning of warnings(plan)) note(`vfio: ${warning}`)
+  const { devices, record } = await assign(plan, assignOptions(options))
+  if (options.json) print(toJson({ devices, record }))
+  else if (record === null)
+    print(`${plan.addresses.join(', ')}: bound to VFIO already, nothing was changed\n`)
+  else
+    for (const { address, group, driver } of devices)
+      print(`${address} is bound to ${driver}, group ${group}\n`)
+  return 0
+}
+
+function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOptions {
+  for (const kind of force ?? []) {
+    if (!KINDS.includes(kind)) {
+      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--force takes one of ${KINDS.join(', ')}, not ${kind}`)
+    }
+  }
+  return {
+    ...(driver !== undefined && { driver }),
+    ...(group !== undefined && { group }),
+    ...(ids !== undefined && { ids }),
+    ...(reset !== undefined && { reset }),
+    ...(force !== undefined && { force: force as HostUse['kind'][] }),
+  }
+}
+
+function assignOptions({ timeout, journal }: BindOptions): AssignOptions {
+  return { deadline: timeout === undefined ? undefined : timeout * 1000, journal }
+}
+
+function warnings({ uses, warnings: others }: Plan): string[] {
+  return [...uses.filter(({ severity }) => severity === 'warns').map(({ what }) => what), ...others]
+}
+
+function renderPlan(plan: Plan): string {
+  const lines: string[] = []
+  for (const { action, path, value, why } of plan.steps) {
+    const what = {
+      load: `${path} -- ${value}`,
+      write: `echo ${value} > ${path}`,
+      reset: `${value} reset through ${path}`,
+    }
+    lines.push(what[action], colour.faint(wrap(why, 4)))
+  }
+  if (plan.steps.length === 0 && plan.blockers.length === 0) lines.push('Nothing has to be done.')
+  for (const warning of warnings(plan)) lines.push(wrap(warning, 2, `${colour.doubtful('!')} `))
+  for (const { reason } of plan.blockers) lines.push(wrap(reason, 2, `${colour.bad('✗')} `))
+  return `${lines.join('\n')}\n`
+}

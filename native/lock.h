@@ -1,0 +1,10 @@
+#pragma once
+
+#include <napi.h>
+
+namespace vfio {
+
+// tryLock(descriptor) -> whether this process now has the lock: flock(2), exclusive, without waiting.
+Napi::Value TryLock(const Napi::CallbackInfo& info);
+
+}  // namespace vfio
