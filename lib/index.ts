@@ -5,6 +5,7 @@ export { type Assessment, assess, assessGroup, type KernelAnswer } from './asses
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
+export { assessUses, type HostUse } from './assess/uses.js'
 export {
   assessViability,
   type Viability,
@@ -43,6 +44,7 @@ export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions } from './sysfs/host.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Snapshot } from './sysfs/snapshot.js'
+
 // --- whole steps on an open device
 export { askKernel } from './vfio/ask.js'
 export type {
