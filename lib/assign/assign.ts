@@ -59,7 +59,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   options.signal?.throwIfAborted()
   const journal = new Journal(options.journal)
   const changes = new Changes(plan.paths.sysfs, options)
-  await using _lock = await journal.lock(plan.devices.map(({ group }) => group))
+  await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(({ group }) => group))
   await refuseAssigned(plan, journal)
   refuseChanged(plan)
   const record = plan.toBind.length > 0 ? newRecord(plan) : null
@@ -135,7 +135,7 @@ function refuseChanged(plan: Plan): void {
 }
 
 function newRecord(plan: Plan): JournalRecord {
-  const devices = plan.devices.filter(({ address }) => plan.toBind.includes(address))
+  const devices = [...plan.devices.filter(({ address }) => plan.toBind.includes(address)), ...plan.grabbed]
   return {
     version: 1,
     id: devices[0]?.address ?? '',

@@ -1,5 +1,7 @@
+import { assessUses } from '../assess/uses.js'
 import { VfioError } from '../errors.js'
 import { linkName, readText } from '../sysfs/files.js'
+import { Host } from '../sysfs/host.js'
 import { DEADLINE, type KernelAccess, runningKernel, withDeadline } from './kernel.js'
 import type { FormerState } from './plan.js'
 
@@ -39,6 +41,17 @@ export class Changes {
     // An empty text would be a write of no bytes, which sysfs never sees.
     await withDeadline(this.kernel.write(path, `${text}\n`), this.#deadline, what)
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
+  }
+
+  /** Unbinding waits for whoever has the device open: names them. */
+  #holders(path: string, address: string): string {
+    if (!path.endsWith('/unbind')) return ''
+    const uses = assessUses(
+      new Host(this.#sysfs === '/sys' ? {} : { sysfs: this.#sysfs }).snapshot(),
+      address,
+    )
+    const held = uses.filter(({ kind }) => kind === 'vfio').map(({ what }) => what)
+    return held.length > 0 ? `: ${held.join('; ')}; close it there` : ''
   }
 
   async load(modprobe: string, module: string): Promise<void> {

@@ -72,6 +72,8 @@ export interface Plan {
   readonly reset: ResetPolicy
   /** All devices that the assignment holds. */
   readonly devices: readonly PlannedDevice[]
+  /** With `ids`: devices without a driver that were not asked for and are taken along; they are given back as well. */
+  readonly grabbed: readonly PlannedDevice[]
   /** Every member of their groups as it was seen: `assign` refuses when one has changed. */
   readonly basis: readonly {
     readonly address: string
@@ -103,6 +105,7 @@ class Planner {
   readonly #blockers: Blocker[] = []
   readonly #warnings: string[] = []
   readonly #steps: Step[] = []
+  readonly #grabbed: PlannedDevice[] = []
 
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
@@ -133,6 +136,7 @@ class Planner {
       warnings: this.#warnings,
       reset,
       devices,
+      grabbed: this.#grabbed,
       basis: this.#basis(devices),
       ids,
       paths: this.#seen.host.paths,
@@ -315,13 +319,23 @@ class Planner {
       })
       for (const other of this.#seen.devices) {
         if (ours.has(other.address) || `${hex(other.vendor)} ${hex(other.device)}` !== id) continue
-        this.#warnings.push(
-          `${other.address} has the ids ${id.replace(' ', ':')} too, so ${driver} takes it ${other.driver === null ? 'at once' : `as soon as ${other.driver} lets it go`}`,
-        )
+        this.#grab(other, driver, id.replace(' ', ':'))
       }
     }
     for (const device of devices) this.#planProbe(device)
     return [...ids.keys()]
+  }
+
+  #grab(
+    { address, group, driver: now, driverOverride: override, headerType }: PciDevice,
+    driver: string,
+    ids: string,
+  ): void {
+    // vfio-pci refuses bridges and what has no group, and another override keeps it away.
+    if (group === null || headerType !== 'normal' || (override !== null && override !== driver)) return
+    const when = now === null ? 'at once' : `as soon as ${now} lets it go`
+    this.#warnings.push(`${address} has the ids ${ids} too, so ${driver} takes it ${when}`)
+    if (now === null) this.#grabbed.push({ address, group, driver, former: { driver: null, override } })
   }
 
   /** Judged on the host as it will be, with everything bound. */

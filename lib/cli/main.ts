@@ -173,6 +173,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') fail(error)
 })
 
+// The name by which the journal, ps and error messages of others know this program.
+process.title = 'vfio'
+
 try {
   const vfio = program()
   if (process.argv.length <= 2) vfio.outputHelp()
