@@ -36,8 +36,7 @@ export class Changes {
   }
 
   async write(path: string, text: string): Promise<void> {
-    const what = () =>
-      `writing ${JSON.stringify(text.trim())} to ${path}; who has the device open holds it up`
+    const what = () => `writing ${JSON.stringify(text)} to ${path}${this.#holders(path, text)}`
     // An empty text would be a write of no bytes, which sysfs never sees.
     await withDeadline(this.kernel.write(path, `${text}\n`), this.#deadline, what)
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
