@@ -108,7 +108,8 @@ function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
     return `${address} is a bridge: VFIO takes only endpoints, and a bridge stays with the host`
   }
   if (device.sriov?.role === 'pf' && device.sriov.numVfs > 0) {
-    return `${address} has ${device.sriov.numVfs} virtual functions enabled, and vfio-pci refuses it with them: set its sriov_numvfs to 0 first`
+    const vfs = device.sriov.numVfs === 1 ? '1 virtual function' : `${device.sriov.numVfs} virtual functions`
+    return `${address} has ${vfs} enabled, and vfio-pci refuses it with them: set its sriov_numvfs to 0 first`
   }
   if (isDenylisted(device) && seen.host.denylistDisabled !== true) {
     return `${address} is on vfio-pci's denylist, since user space could hang the host with it: only the module parameter disable_denylist=1 lifts that`

@@ -51,10 +51,14 @@ function checkIommu({ host, groups }: Snapshot): Check {
   }
   // Some platforms (s390, POWER) have groups without registering units.
   if (groups.length > 0) return ok('iommu', 'the platform has IOMMU groups')
-  const asked = /\b(intel_iommu|amd_iommu|iommu)=(?!off)\S+/.exec(host.commandLine)
+  const off = /\b(?:intel_iommu|amd_iommu|iommu)=off\b/.exec(host.commandLine)?.[0]
+  if (off)
+    return fail('iommu', `the kernel was told to use no IOMMU (${off})`, `remove the kernel parameter ${off}`)
+  // iommu=pt asks for a way to use it, and switches nothing on.
+  const asked = /\b(?:intel_iommu|amd_iommu)=\S+/.exec(host.commandLine)?.[0]
   return fail(
     'iommu',
-    asked ? `no IOMMU is active, though the kernel was asked for it (${asked[0]})` : 'no IOMMU is active',
+    asked ? `no IOMMU is active, though the kernel was asked for it (${asked})` : 'no IOMMU is active',
     asked
       ? 'switch on VT-d (Intel) or AMD-Vi/IOMMU (AMD) in the firmware setup'
       : 'switch on VT-d or AMD-Vi in the firmware setup, and on Intel boot with the kernel parameter intel_iommu=on',

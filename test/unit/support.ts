@@ -1,4 +1,6 @@
-import { type Arbitrary, configureGlobal } from 'fast-check'
+import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
+import { configureGlobal } from 'fast-check'
 import { Host, type Snapshot } from 'vfio'
 import { type HostDescription, makeHost } from '../fixtures/host.js'
 
@@ -15,4 +17,5 @@ export function present<T>(value: T | null | undefined, what = 'a value'): T {
   return value
 }
 
-export type Generated<A> = A extends Arbitrary<infer T> ? T : never
+/** The root of the package, wherever this test was compiled to. */
+export const ROOT = dirname(createRequire(import.meta.url).resolve('vfio/package.json'))
