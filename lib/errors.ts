@@ -36,6 +36,16 @@ export type VfioErrorCode =
   | 'ERR_VFIO_BAD_JOURNAL'
   /** Nothing is known of an assignment of this device. */
   | 'ERR_VFIO_NOT_ASSIGNED'
+  /** A file that is not ours to write, or not what it should be. */
+  | 'ERR_VFIO_BAD_FILE'
+  /** A device node that is missing, or no device node. */
+  | 'ERR_VFIO_BAD_NODE'
+  /** No such user or group on this host. */
+  | 'ERR_VFIO_NO_ACCOUNT'
+  /** Nothing is known of a grant of this device. */
+  | 'ERR_VFIO_NOT_GRANTED'
+  /** The device has no virtual functions, or not now, or not so many. */
+  | 'ERR_VFIO_NO_VFS'
   /** Somebody else holds the object. */
   | 'ERR_VFIO_IN_USE'
   /** The kernel answered with a structure that contradicts itself. */

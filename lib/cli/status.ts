@@ -10,6 +10,7 @@ const USAGE_CODES = new Set([
   'ERR_VFIO_BAD_ADDRESS',
   'ERR_VFIO_NO_DEVICE',
   'ERR_VFIO_NO_GROUP',
+  'ERR_VFIO_NO_ACCOUNT',
 ])
 
 /** The exit status that an error stands for. */

@@ -1,0 +1,192 @@
+import { createHash } from 'node:crypto'
+import { VfioError } from '../errors.js'
+import { INITRAMFS, type Initramfs } from '../export/initramfs.js'
+import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from '../export/persist.js'
+import { exists, readText } from '../sysfs/files.js'
+import { SafeDirectory, type SafeFile } from './safe-files.js'
+
+export interface PersistTree {
+  /** The root of the file tree to write to; default `/`. */
+  readonly root?: string | undefined
+}
+
+/** What was done to the boot configuration. Paths are as in the plan, from the root of the tree. */
+export interface PersistReport {
+  readonly written: readonly string[]
+  readonly removed: readonly string[]
+  readonly unchanged: readonly string[]
+  /** Copies of what others had in a file before it was first written, beside it. */
+  readonly backups: readonly string[]
+  /** Devices that lasted over boot so far and do not any more. */
+  readonly dropped: readonly string[]
+  /** The command that makes it take effect, where anything changed. */
+  readonly rebuild: string | null
+}
+
+/** What builds the initramfs of a host: the first of the known ones that is installed. */
+export function detectInitramfs({ root = '/' }: PersistTree = {}): Initramfs {
+  const known = Object.keys(INITRAMFS) as Initramfs[]
+  return (
+    known.find((name) => exists(`${root}${INITRAMFS[name]?.program ?? '//'}`) && INITRAMFS[name]) ?? 'none'
+  )
+}
+
+/** The modules that a kernel has built in. @param directory the kernel's module directory; `null`: not known */
+export function builtinModules(directory: string | null): ReadonlySet<string> {
+  const list = directory === null ? null : readText(`${directory}/modules.builtin`)
+  const names = (list ?? '').split('\n').map((line) => /([^/]+)\.ko$/.exec(line)?.[1]?.replaceAll('-', '_'))
+  return new Set(names.filter((name) => name !== undefined))
+}
+
+/**
+ * Writes the boot configuration of a plan, which replaces what an earlier call wrote. Looks at every file first: nothing
+ * is written where one of them is not ours.
+ * @throws VfioError `ERR_VFIO_BAD_FILE` where a file is somebody else's, changed by hand, or a symbolic link
+ * @throws VfioSystemError where the file system refuses
+ */
+export async function writePersistence(plan: PersistPlan, tree: PersistTree = {}): Promise<PersistReport> {
+  return apply(plan.files, plan.addresses, plan.rebuild, tree)
+}
+
+/**
+ * Takes away what {@link writePersistence} wrote, and puts back what was there before.
+ * @throws VfioError, VfioSystemError as {@link writePersistence}
+ */
+export async function removePersistence(tree: PersistTree = {}): Promise<PersistReport> {
+  return apply([], [], INITRAMFS[detectInitramfs(tree)]?.rebuild ?? null, tree)
+}
+
+/** Every file that a plan can have: those of an earlier one that are not wanted any more must go. */
+const PLACES: readonly Pick<PersistFile, 'path' | 'kind'>[] = [
+  { path: MODPROBE_FILE, kind: 'file' },
+  { path: UDEV_FILE, kind: 'file' },
+  ...Object.values(INITRAMFS).flatMap((tool) => (tool ? [{ path: tool.path, kind: tool.kind }] : [])),
+]
+
+async function apply(
+  files: readonly PersistFile[],
+  addresses: readonly string[],
+  rebuild: string | null,
+  { root = '/' }: PersistTree,
+): Promise<PersistReport> {
+  const wanted = new Map(files.map((file) => [file.path, file]))
+  const changes: Change[] = []
+  for (const place of PLACES) {
+    const { path } = place
+    const present = await readIn(root, path)
+    changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
+  }
+  for (const change of changes) if (change.action !== 'keep') await perform(root, change)
+  const paths = (action: Change['action']) =>
+    changes.filter((change) => change.action === action).map(({ path }) => path)
+  const before = new Set(changes.flatMap(({ former }) => former))
+  return {
+    written: paths('write'),
+    removed: [...paths('remove'), ...paths('restore')],
+    unchanged: paths('keep').filter((path) => wanted.has(path)),
+    backups: changes.filter(({ isFirst }) => isFirst).map(({ path }) => backupOf(path)),
+    dropped: [...before].filter((address) => !addresses.includes(address)),
+    rebuild: changes.some(({ action }) => action !== 'keep') ? rebuild : null,
+  }
+}
+
+interface Change {
+  readonly path: string
+  /** `remove` takes the file away, `restore` only our lines in it. */
+  readonly action: 'write' | 'remove' | 'restore' | 'keep'
+  readonly text: string
+  /** Nothing of ours was in it: what is there is kept aside first. */
+  readonly isFirst: boolean
+  readonly present: SafeFile | null
+  /** The devices that it was for until now. */
+  readonly former: readonly string[]
+}
+
+function planChange(
+  { path, kind, text }: Pick<PersistFile, 'path' | 'kind'> & { text: string | null },
+  addresses: readonly string[],
+  present: SafeFile | null,
+): Change {
+  const found = present ? findOurs(present.text, path, kind) : null
+  const change = { path, present, former: found?.addresses ?? [], isFirst: false }
+  const rest = kind === 'block' ? (found?.before ?? present?.text ?? '') : ''
+  const after = kind === 'block' ? (found?.after ?? '') : ''
+  if (text === null) {
+    const left = rest + after
+    if (!found) return { ...change, action: 'keep', text: left }
+    return { ...change, action: left === '' ? 'remove' : 'restore', text: left }
+  }
+  const glue = rest === '' || rest.endsWith('\n') ? '' : '\n'
+  const next = `${rest}${glue}${mark(text, addresses)}${after}`
+  if (next === present?.text) return { ...change, action: 'keep', text: next }
+  return { ...change, action: 'write', text: next, isFirst: present !== null && found === null }
+}
+
+const BEGIN = '# begin "vfio persist"'
+const END = '# end "vfio persist"'
+const MARKED =
+  /^# begin "vfio persist" for ([0-9a-f:. ]+) sha256:([0-9a-f]{64})\n([\s\S]*?)^# end "vfio persist"\n/m
+
+const digest = (text: string) => createHash('sha256').update(text).digest('hex')
+
+/** Our lines between two marks, with a digest that tells whether a person changed them. */
+function mark(text: string, addresses: readonly string[]): string {
+  return `${BEGIN} for ${addresses.join(' ')} sha256:${digest(text)}\n${text}${END}\n`
+}
+
+interface Ours {
+  readonly before: string
+  readonly after: string
+  readonly addresses: readonly string[]
+}
+
+/** Our lines in a file, `null` where a shared file has none. A file that ought to be ours, and is not, is refused. */
+function findOurs(text: string, path: string, kind: PersistFile['kind']): Ours | null {
+  const refuse = (why: string) => new VfioError('ERR_VFIO_BAD_FILE', `${path} is left alone: ${why}`)
+  const match = MARKED.exec(text)
+  if (!match) {
+    if (kind === 'block' && !text.includes(BEGIN) && !text.includes(END)) return null
+    throw refuse(
+      text.includes(BEGIN)
+        ? 'the marks of "vfio persist" in it were changed by hand; take its lines away yourself'
+        : 'it is not from "vfio persist"; move it away, or merge it by hand with what is printed without --write',
+    )
+  }
+  const [whole, addresses = '', sum, body = ''] = match
+  const before = text.slice(0, match.index)
+  const after = text.slice(match.index + whole.length)
+  const isAlone = before === '' && after === ''
+  if (digest(body) !== sum || (kind === 'file' && !isAlone) || after.includes(BEGIN)) {
+    throw refuse('it was changed by hand since "vfio persist" wrote it; move the change to a file of its own')
+  }
+  return { before, after, addresses: addresses.split(' ') }
+}
+
+const backupOf = (path: string) => `${path}.vfio-backup`
+const nameOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
+const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
+
+async function readIn(root: string, path: string): Promise<SafeFile | null> {
+  await using directory = await SafeDirectory.open(root, directoryOf(path))
+  return directory ? directory.read(nameOf(path)) : null
+}
+
+async function perform(root: string, { path, action, text, isFirst, present }: Change): Promise<void> {
+  await using directory = await SafeDirectory.open(root, directoryOf(path), { create: action === 'write' })
+  if (directory === null) return
+  const name = nameOf(path)
+  const saved = nameOf(backupOf(path))
+  const like = present ?? { mode: 0o644, uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 }
+  if (isFirst && present) await directory.write(saved, present)
+  if (action === 'write') {
+    await directory.write(name, { ...like, text })
+    return
+  }
+  const former = await directory.read(saved)
+  // We ended a last line that had no end.
+  const isAsBefore = former !== null && (former.text === text || `${former.text}\n` === text)
+  if (isAsBefore) await directory.rename(saved, name)
+  else if (action === 'remove') await directory.remove(name)
+  else await directory.write(name, { ...like, text })
+  if (!isAsBefore) await directory.remove(saved)
+}

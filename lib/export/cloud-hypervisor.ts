@@ -1,0 +1,69 @@
+import { VfioError } from '../errors.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { guestPlaces } from './guest.js'
+import { parseMachine } from './machine.js'
+import { exportSlots, notReady } from './set.js'
+import { shellLines } from './shell.js'
+
+export interface CloudHypervisorOptions {
+  /** Open the devices through `/dev/iommu`, on versions that know `--platform iommufd=on`. */
+  readonly iommufd?: boolean | undefined
+  /** Where the first device goes: the domain is the PCI segment, the bus is 0. */
+  readonly guestAddress?: string | undefined
+}
+
+/** Cloud Hypervisor's arguments for a set of devices. */
+export interface CloudHypervisorExport {
+  readonly format: 'cloud-hypervisor'
+  readonly devices: readonly { readonly address: string; readonly id: string }[]
+  /** The arguments one by one, as `execve` takes them. */
+  readonly arguments: readonly string[]
+  /** The same to be pasted in a shell, behind the rest of the command. */
+  readonly text: string
+  /** What has to happen before, and what differs from the host, a sentence each. */
+  readonly notes: readonly string[]
+}
+
+/**
+ * Cloud Hypervisor's `--device` for devices. It has no multifunction devices: each function becomes a device.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
+ */
+export function exportCloudHypervisor(
+  seen: Snapshot,
+  addresses: readonly string[],
+  { iommufd = false, guestAddress }: CloudHypervisorOptions = {},
+): CloudHypervisorExport {
+  const slots = exportSlots(seen, addresses, { apart: true })
+  const functions = slots.flatMap((slot) => slot.functions)
+  const places =
+    guestAddress === undefined ? [] : guestPlaces(guestAddress, functions.length, parseMachine('pc'))
+  const devices = functions.map(({ address }, index) => ({ address, id: `vfio${index}` }))
+  const values = devices.map(({ address, id }, index) => {
+    const at = places[index]
+    if (at && at.bus !== 0) {
+      throw new VfioError(
+        'ERR_VFIO_BAD_ARGUMENT',
+        `the guest address ${guestAddress} names bus ${at.bus.toString(16)}: Cloud Hypervisor has only bus 00 of each segment`,
+      )
+    }
+    const where = at
+      ? [...(at.domain === 0 ? [] : [`pci_segment=${at.domain}`]), `pci_device_id=${at.device}`]
+      : []
+    return [`path=/sys/bus/pci/devices/${address}`, `id=${id}`, ...where].join(',')
+  })
+  // One option for all: versions differ in whether a second one adds to the first.
+  const options = [...(iommufd ? [['--platform', 'iommufd=on']] : []), ['--device', ...values]]
+  const apart = exportSlots(seen, addresses)
+    .filter((slot) => slot.functions.length > 1)
+    .map(
+      (slot) =>
+        `Cloud Hypervisor has no multifunction devices: ${slot.functions.map(({ address }) => address).join(', ')} become devices of their own in the guest`,
+    )
+  return {
+    format: 'cloud-hypervisor',
+    devices,
+    arguments: options.flat(),
+    text: shellLines(options),
+    notes: [...apart, ...notReady(seen, slots)],
+  }
+}

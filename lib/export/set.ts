@@ -1,0 +1,74 @@
+import { assess } from '../assess/assessment.js'
+import { isBridge } from '../assess/topology.js'
+import { VfioError } from '../errors.js'
+import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
+import type { PciDevice } from '../sysfs/devices.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+
+/** One function on its way into a guest. */
+export interface ExportFunction {
+  readonly address: string
+  /** Its function number in the guest, 0–7. */
+  readonly function: number
+}
+
+/** What shares one slot of the guest: a single function, or those of one multifunction device. */
+export interface ExportSlot {
+  readonly functions: readonly ExportFunction[]
+}
+
+/**
+ * Sorts devices into the slots of a guest: functions of one device of the host stay together, each virtual function is
+ * a device of its own. With `apart` every function is, for guests that know no multifunction devices.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`; `ERR_VFIO_BAD_ARGUMENT` for none, and for bridges
+ */
+export function exportSlots(
+  seen: Snapshot,
+  addresses: readonly string[],
+  { apart = false }: { apart?: boolean } = {},
+): ExportSlot[] {
+  if (addresses.length === 0) {
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'no device is named: give at least one PCI address')
+  }
+  const devices = new Map<string, PciDevice>()
+  for (const address of addresses) {
+    const device = seen.device(address)
+    if (isBridge(device)) {
+      throw new VfioError(
+        'ERR_VFIO_BAD_ARGUMENT',
+        `${device.address} is a bridge: it stays with the host, and VFIO takes only what is below it`,
+      )
+    }
+    devices.set(device.address, device)
+  }
+  const slots = new Map<string, PciDevice[]>()
+  for (const address of [...devices.keys()].sort(compareAddresses)) {
+    const device = devices.get(address)
+    if (!device) continue
+    // The numbers of virtual functions are routing ids: they say nothing of what belongs together.
+    const key = apart || device.sriov?.role === 'vf' ? address : slotOf(address)
+    slots.set(key, [...(slots.get(key) ?? []), device])
+  }
+  return [...slots.values()].map((members) => ({ functions: number(members) }))
+}
+
+/** A slot needs a function 0: where the host's own stays behind, the first of the others takes its place. */
+function number(members: readonly PciDevice[]): ExportFunction[] {
+  return members.map(({ address }, index) => ({
+    address,
+    function: index === 0 ? 0 : (splitAddress(address)?.function ?? index),
+  }))
+}
+
+/** What a hypervisor would stumble over, a sentence each: devices that are not ready to be opened. */
+export function notReady(seen: Snapshot, slots: readonly ExportSlot[]): string[] {
+  return slots
+    .flatMap(({ functions }) => functions)
+    .map(({ address }) => assess(seen, address))
+    .filter(({ verdict }) => verdict !== 'ready')
+    .map(({ address, verdict, reason, toBind }) =>
+      verdict === 'blocked'
+        ? reason
+        : `${address} is not ready yet: run "vfio bind ${toBind.join(' ')}" before the guest starts`,
+    )
+}
