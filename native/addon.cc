@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include "account.h"
 #include "container.h"
 #include "device.h"
 #include "fd.h"
@@ -19,6 +20,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
+  exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
+  exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));
   exports.Set("readTree", Napi::Function::New(env, vfio::ReadTree));
   return exports;
 }

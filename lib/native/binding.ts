@@ -8,8 +8,13 @@ export interface Binding {
   readonly Device: abstract new () => NativeDevice
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
+  /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
+  findUser(name: string): Promise<{ readonly uid: number; readonly gid: number } | null>
+  /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */
+  findGroup(name: string): Promise<number | null>
   /**
-   * Reads the same files, links and lists of names of many directories below `root`, at most `limit` bytes of each.
+   * Reads the same files, links and lists of names of many directories below `root`, of each file at most as many bytes as its entry in
+   * `limits`.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
    * start is a negated errno.
    */
@@ -17,9 +22,9 @@ export interface Binding {
     root: string,
     directories: readonly string[],
     files: readonly string[],
+    limits: readonly number[],
     links: readonly string[],
     lists: readonly string[],
-    limit: number,
   ): { readonly data: Uint8Array; readonly spans: Int32Array }
 }
 
@@ -35,7 +40,6 @@ export interface NativeHandle {
  * kernel's own layout; its chain of capabilities has been checked.
  */
 type Fill = (into: ArrayBuffer) => ArrayBuffer
-type FillIndexed = (index: number, into: ArrayBuffer) => ArrayBuffer
 
 export interface NativeContainer extends NativeHandle {
   apiVersion(): number
@@ -55,8 +59,10 @@ export interface NativeGroup extends NativeHandle {
 
 export interface NativeDevice extends NativeHandle {
   info: Fill
-  regionInfo: FillIndexed
-  irqInfo: FillIndexed
+  /** Where no capability is announced, only `struct vfio_region_info` itself is filled in. */
+  regionInfo(index: number, into: ArrayBuffer): ArrayBuffer
+  /** `flags` of `struct vfio_irq_info` times 2³², plus its `count`. */
+  irqInfo(index: number): number
   hotResetInfo: Fill
   reset(): Promise<void>
   hotReset(groups: readonly NativeGroup[]): Promise<void>
