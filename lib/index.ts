@@ -41,7 +41,7 @@ export type { Capabilities, CapabilityEntry, PcieCapability } from './sysfs/conf
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
-export { Host, type HostOptions } from './sysfs/host.js'
+export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Snapshot } from './sysfs/snapshot.js'
 

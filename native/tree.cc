@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -47,19 +48,22 @@ std::vector<std::string> Strings(const Napi::Value& value) {
   return out;
 }
 
-uint32_t Count(const Napi::Value& value, uint32_t maximum) {
-  double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0 && number <= maximum) || number != static_cast<uint32_t>(number)) {
-    throw Napi::TypeError::New(value.Env(), "expected a count of bytes");
+std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
+  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), "expected an array of counts");
+  Napi::Array array = value.As<Napi::Array>();
+  std::vector<uint32_t> out;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    Napi::Value item = array.Get(i);
+    double count = item.IsNumber() ? item.As<Napi::Number>().DoubleValue() : -1;
+    if (!(count >= 0 && count <= maximum)) throw Napi::TypeError::New(value.Env(), "expected a count of bytes");
+    out.push_back(static_cast<uint32_t>(count));
   }
-  return static_cast<uint32_t>(number);
+  return out;
 }
 
 // Bytes of all entries one behind the other, and for each entry where it starts and how long it is.
 class Batch {
  public:
-  explicit Batch(uint32_t limit) : scratch_(limit) {}
-
   void Fail(int error) {
     spans.push_back(-error);
     spans.push_back(0);
@@ -73,8 +77,9 @@ class Batch {
 
   // Keeps what `read(into, limit)` brings.
   template <typename Read>
-  void Take(Read read) {
-    ssize_t length = read(scratch_.data(), scratch_.size());
+  void Take(uint32_t limit, Read read) {
+    if (scratch_.size() < limit) scratch_.resize(limit);
+    ssize_t length = read(scratch_.data(), limit);
     if (length < 0) return Fail(errno);
     Add(scratch_.data(), static_cast<size_t>(length));
   }
@@ -98,20 +103,24 @@ class Batch {
 
 struct Request {
   std::string root;
-  std::vector<std::string> directories, files, links, lists;
-  uint32_t limit;
+  std::vector<std::string> directories, files;
+  // How much of each file is read, in bytes.
+  std::vector<uint32_t> limits;
+  std::vector<std::string> links, lists;
 };
 
-void TakeFile(Batch& batch, int directory, const char* name) {
+constexpr uint32_t kLargestFile = 1 << 20;
+
+void TakeFile(Batch& batch, int directory, const char* name, uint32_t limit) {
   // O_NONBLOCK: a FIFO in a hostile tree must not hang the reader.
   Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (file.get() < 0) return batch.Fail(errno);
-  batch.Take([&](uint8_t* into, size_t limit) { return read(file.get(), into, limit); });
+  batch.Take(limit, [&](uint8_t* into, size_t size) { return read(file.get(), into, size); });
 }
 
 void TakeLink(Batch& batch, int directory, const char* name) {
-  batch.Take([&](uint8_t* into, size_t limit) {
-    return readlinkat(directory, name, reinterpret_cast<char*>(into), limit);
+  batch.Take(PATH_MAX, [&](uint8_t* into, size_t size) {
+    return readlinkat(directory, name, reinterpret_cast<char*>(into), size);
   });
 }
 
@@ -155,7 +164,9 @@ void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t t
       for (size_t i = 0; i < columns; i++) batch.Fail(error);
       continue;
     }
-    for (const std::string& file : request.files) TakeFile(batch, directory.get(), file.c_str());
+    for (size_t i = 0; i < request.files.size(); i++) {
+      TakeFile(batch, directory.get(), request.files[i].c_str(), request.limits[i]);
+    }
     for (const std::string& link : request.links) TakeLink(batch, directory.get(), link.c_str());
     for (const std::string& list : request.lists) TakeList(batch, directory.get(), list.c_str());
   }
@@ -164,12 +175,12 @@ void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t t
 // A second thread halves the time of a large host, where nearly all of it is spent in the kernel.
 Batch TakeAll(const Request& request) {
   size_t rows = request.directories.size();
-  Batch first(request.limit);
+  Batch first;
   if (rows < kRowsWorthAThread || std::thread::hardware_concurrency() < 2) {
     TakeDirectories(first, request, 0, rows);
     return first;
   }
-  Batch second(request.limit);
+  Batch second;
   std::exception_ptr failure;
   std::thread helper([&] {
     try {
@@ -200,9 +211,12 @@ Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Request request{info[0].As<Napi::String>().Utf8Value(),
                   Strings(info[1]),
                   Strings(info[2]),
-                  Strings(info[3]),
+                  Counts(info[3], kLargestFile),
                   Strings(info[4]),
-                  Count(info[5], 1 << 20)};
+                  Strings(info[5])};
+  if (request.limits.size() != request.files.size()) {
+    throw Napi::TypeError::New(env, "expected a limit for each file");
+  }
   Batch batch = TakeAll(request);
 
   // Copied once into memory that JavaScript owns: external buffers are forbidden in some runtimes.

@@ -4,7 +4,7 @@
 
 namespace vfio {
 
-// readTree(root, directories, files, links, lists, limit) -> { data, spans }
+// readTree(root, directories, files, limits, links, lists) -> { data, spans }
 Napi::Value ReadTree(const Napi::CallbackInfo& info);
 
 }  // namespace vfio

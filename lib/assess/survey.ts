@@ -12,8 +12,23 @@ export interface SurveyedGroup extends IommuGroup {
   readonly blockers: Viability['members']
 }
 
-/** A device with its verdict; the whole assessment is that of `assess`. */
-export interface SurveyedDevice extends PciDevice {
+/** What names a device in an overview. */
+type Named = Pick<
+  PciDevice,
+  | 'address'
+  | 'group'
+  | 'vendor'
+  | 'device'
+  | 'subsystemVendor'
+  | 'subsystemDevice'
+  | 'class'
+  | 'revision'
+  | 'names'
+> &
+  Pick<PciDevice, 'driver' | 'headerType'>
+
+/** A device with its verdict; everything else about it is in the snapshot, and the whole assessment in `assess`. */
+export interface SurveyedDevice extends Named {
   readonly verdict: Assessment['verdict']
   readonly reason: string
   readonly toBind: readonly string[]
@@ -38,7 +53,23 @@ export function survey(seen: Snapshot): Survey {
   const devices = seen.devices.map((device) => {
     const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
     const { verdict, reason, toBind, reset } = assessWithin(seen, device, viability)
-    return { ...device, verdict, reason, toBind, resetScope: reset.scope }
+    return {
+      address: device.address,
+      group: device.group,
+      vendor: device.vendor,
+      device: device.device,
+      subsystemVendor: device.subsystemVendor,
+      subsystemDevice: device.subsystemDevice,
+      class: device.class,
+      revision: device.revision,
+      names: device.names,
+      driver: device.driver,
+      headerType: device.headerType,
+      verdict,
+      reason,
+      toBind,
+      resetScope: reset.scope,
+    }
   })
   return { host: seen.host, groups, devices }
 }

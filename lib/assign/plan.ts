@@ -348,6 +348,7 @@ class Planner {
         ...device,
         driver: drivers.get(device.address) ?? device.driver,
       })),
+      this.#seen.use,
     )
     const { resets, without } = chooseResets(
       after,

@@ -67,7 +67,7 @@ function render(assessments: readonly Assessment[], target: string): string {
 
 /** An assessment as a person reads it. */
 export function renderOne(assessment: Assessment): string {
-  const { address, group, verdict, reason, toBind, viability, reset, kernel } = assessment
+  const { address, group, verdict, reason, toBind, viability, reset, uses, kernel } = assessment
   const lines = [
     `${colour.strong(address)}  ${group === null ? 'in no group' : `group ${group}`}  ${verdictColour(verdict)(verdict)}`,
     wrap(reason, 2),
@@ -78,6 +78,11 @@ export function renderOne(assessment: Assessment): string {
     for (const member of viability.members) {
       lines.push(wrap(member.reason, 13, `           ${member.blocks ? colour.bad('✗') : colour.good('✓')} `))
     }
+  }
+  for (const [index, use] of uses.entries()) {
+    const mark = use.severity === 'blocks' ? colour.bad('✗') : colour.doubtful('!')
+    const what = use.address === address ? use.what : `${use.address}: ${use.what}`
+    lines.push(wrap(what, 13, `  ${index === 0 ? 'in use ' : '       '}  ${mark} `))
   }
   lines.push(wrap(reset.function.reason, 11, '  reset    '))
   lines.push(wrap(reset.hot.reason, 11))

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { existsSync, readFileSync } from 'node:fs'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
-import { Host, type Snapshot, VfioError } from '../index.js'
+import { Host, type Snapshot, type SnapshotOptions, VfioError } from '../index.js'
 import { type BindOptions, bind } from './bind.js'
 import { check } from './check.js'
 import { doctor } from './doctor.js'
@@ -35,18 +35,24 @@ function seconds(text: string): number {
 
 const collect = (value: string, earlier: string[] = []) => [...earlier, value]
 
-function look({ sysfs: root }: Common): Snapshot {
-  if (root === undefined) return new Host().snapshot()
+function look({ sysfs: root }: Common, options: SnapshotOptions = {}): Snapshot {
+  if (root === undefined) return new Host().snapshot(options)
   if (!existsSync(`${root}/bus/pci/devices`)) {
-    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${root} is not a sysfs tree: it has no bus/pci/devices`)
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `${oneLine(root)} is not a sysfs tree: it has no bus/pci/devices`,
+    )
   }
-  return new Host({ sysfs: root }).snapshot()
+  return new Host({ sysfs: root }).snapshot(options)
 }
 
 function version(): string {
   const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
   return String((manifest as { version: unknown }).version)
 }
+
+/** What was typed may have line breaks in it; an error is one line all the same. */
+const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')
 
 /** Runs a command and keeps its exit status. */
 function run<A extends readonly unknown[]>(
@@ -62,7 +68,10 @@ function program(): Command {
     .description('See, judge, open and reset PCI devices for assignment through VFIO')
     .exitOverride()
     .showSuggestionAfterError(false)
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'vfio: ')) })
+    .helpCommand(false)
+    .configureOutput({
+      outputError: (text, write) => write(`${oneLine(text).replace(/^error: /, 'vfio: ')}\n`),
+    })
   vfio.option('-V, --version', 'print the version').on('option:version', () => {
     process.stdout.write(`${version()}\n`)
     throw new CommanderError(0, 'commander.version', '')
@@ -72,7 +81,7 @@ function program(): Command {
     .description('all groups and devices: driver, verdict, what blocks, reset')
     .addOption(json())
     .addOption(sysfs())
-    .action(run((options: Common) => list(look(options), options)))
+    .action(run((options: Common) => list(look(options, { brief: true }), options)))
   vfio
     .command('show')
     .description('everything about one device, and its assessment')
@@ -155,6 +164,15 @@ function program(): Command {
     .addOption(json())
     .addOption(sysfs())
     .action(run((options: Common) => doctor(look(options), options)))
+  vfio
+    .command('help')
+    .description('this text, or that of a command')
+    .argument('[command]')
+    .action((name: string | undefined) => {
+      const found = name === undefined ? vfio : vfio.commands.find((command) => command.name() === name)
+      if (found) found.outputHelp()
+      else vfio.error(`error: unknown command '${name}'`)
+    })
   return vfio
 }
 

@@ -1,7 +1,12 @@
+// A replacer would be called for every value of a large host; this is called for the bigints alone.
+Object.defineProperty(BigInt.prototype, 'toJSON', {
+  value(this: bigint) {
+    return `0x${this.toString(16)}`
+  },
+})
+
 /** JSON as every command prints it: what the library returned, a bigint as `0x…`. */
-export function toJson(value: unknown): string {
-  return `${JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? `0x${item.toString(16)}` : item))}\n`
-}
+export const toJson = (value: unknown) => `${JSON.stringify(value)}\n`
 
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
 export function print(text: string): void {

@@ -8,12 +8,13 @@ export const ids = (device: Pick<PciDevice, 'vendor' | 'device'>) =>
   `${hex4(device.vendor)}:${hex4(device.device)}`
 
 /** `0200`, base class and subclass. */
-export const classCode = (device: PciDevice) => hex4(device.class >>> 8)
+export const classCode = (device: Pick<PciDevice, 'class'>) => hex4(device.class >>> 8)
 
 /** What to call a device: its name, else what it is, else its ids. */
-export function deviceName({ names, ...device }: PciDevice): string {
+export function deviceName(device: Pick<PciDevice, 'names' | 'class'>): string {
+  const { names } = device
   if (names.device) return `${names.vendor ?? ''} ${names.device}`.trim()
-  return [names.vendor, names.class ?? `class ${classCode({ names, ...device })}`].filter(Boolean).join(' ')
+  return [names.vendor, names.class ?? `class ${classCode(device)}`].filter(Boolean).join(' ')
 }
 
 const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked: colour.bad }

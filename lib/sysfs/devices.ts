@@ -75,11 +75,16 @@ export interface DeviceContext {
   readonly names: PciNames
   /** The kernel publishes `reset_method` (since 5.15); `null` where its release is not known: the tree tells. */
   readonly publishesResetMethods: boolean | null
+  /** Only what verdicts need: see `SnapshotOptions`. */
+  readonly brief: boolean
 }
 
-const FILES = ['uevent', 'config', 'resource', 'reset_method', 'driver_override', 'numa_node']
+const BRIEF_FILES = ['uevent', 'config', 'reset_method']
+const FILES = [...BRIEF_FILES, 'resource', 'driver_override', 'numa_node']
+/** The header of config space, in bytes: all of it that everybody may read. */
+const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
-const EVERY = [...FILES, ...LINKS]
+const ALWAYS = [...BRIEF_FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision', 'modalias']
 const NO_CONFIG = new Uint8Array(0)
 const EMPTY: readonly never[] = Object.freeze([])
@@ -98,9 +103,12 @@ export function isVfioDriver(driver: string | null): boolean {
 export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
-  const main = readBatch(root, addresses, { files: FILES, links: LINKS })
+  const main = context.brief
+    ? readBatch(root, addresses, { files: BRIEF_FILES, links: LINKS, limits: { config: HEADER } })
+    : readBatch(root, addresses, { files: FILES, links: LINKS })
   const slots = readSlots(sysfs)
-  const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: addresses })
+  // In brief the bridges' bus numbers say as much.
+  const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: context.brief ? [] : addresses })
   const drafts: Draft[] = []
   for (const [row, address] of addresses.entries()) {
     const draft = startDraft(main, row, address, paths.text(0, address))
@@ -115,7 +123,8 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
   const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
-  const details = readDetails(root, drafts, publishes)
+  if (context.brief) readDecisiveConfig(root, drafts, publishes)
+  const details = readDetails(root, drafts, publishes, context.brief)
   return drafts.map((draft) => {
     const { address, header } = draft
     const capabilities = readCapabilities(draft.config)
@@ -167,7 +176,7 @@ interface Draft {
   readonly resetMethods: readonly string[] | null
   readonly bars: readonly Bar[]
   readonly header: ConfigHeader | null
-  readonly config: Uint8Array
+  config: Uint8Array
   /** `uevent` had all that it has on a live host. */
   readonly complete: boolean
   vendor: number
@@ -223,7 +232,7 @@ const GONE = new Set([
 ])
 
 function isGone(batch: Batch, row: number): boolean {
-  return EVERY.every((name) => GONE.has(batch.errno(row, name)))
+  return ALWAYS.every((name) => GONE.has(batch.errno(row, name)))
 }
 
 /** The value behind `KEY=` at the start of a line; the text starts and ends with a newline. */
@@ -321,6 +330,17 @@ function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
   }
 }
 
+/** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */
+function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesResetMethods: boolean): void {
+  const some = drafts.filter((draft) => !publishesResetMethods || draft.header?.headerType === 'bridge')
+  const batch = readBatch(
+    root,
+    some.map((draft) => draft.address),
+    { files: ['config'] },
+  )
+  for (const [row, draft] of some.entries()) draft.config = batch.bytes(row, 'config') ?? draft.config
+}
+
 interface Detail {
   readonly totalVfs: number | null
   readonly numVfs: number | null
@@ -336,13 +356,15 @@ function readDetails(
   root: string,
   drafts: readonly Draft[],
   publishesResetMethods: boolean,
+  brief: boolean,
 ): Map<Draft, Detail> {
   const some = drafts.filter(
     (draft) =>
       draft.class >>> 16 === 0x03 ||
       isVfioDriver(draft.driver) ||
       (draft.resetMethods === null && !publishesResetMethods) ||
-      mayHaveVfs(draft),
+      // In brief the links of the VFs themselves are enough.
+      (!brief && mayHaveVfs(draft)),
   )
   const details = new Map<Draft, Detail>()
   if (some.length === 0) return details

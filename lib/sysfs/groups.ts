@@ -1,6 +1,6 @@
 import { compareAddresses, splitAddress } from './address.js'
 import type { PciDevice } from './devices.js'
-import { linkName } from './files.js'
+import { linkName, readText } from './files.js'
 import { readBatch } from './tree.js'
 
 /** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
@@ -25,8 +25,10 @@ export interface IommuGroup {
   readonly reservedRegions: readonly ReservedRegion[]
 }
 
+const FILES = ['reserved_regions', 'type', 'name']
+
 /** Reads every group of a sysfs tree, ordered by number; members come from both ends of the links. */
-export function readGroups(sysfs: string, devices: readonly PciDevice[]): IommuGroup[] {
+export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: boolean): IommuGroup[] {
   const root = `${sysfs}/kernel/iommu_groups`
   const members = new Map<number, string[]>()
   for (const device of devices) {
@@ -38,8 +40,10 @@ export function readGroups(sysfs: string, devices: readonly PciDevice[]): IommuG
   const names = (readBatch(root, ['.'], { lists: ['.'] }).text(0, '.') ?? '').split('\n')
   const listed = names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
   const numbers = [...new Set([...listed, ...members.keys()])].sort((a, b) => a - b)
+  // Only the no-IOMMU mode gives groups a name.
+  const noIommuMode = readText(`${sysfs}/module/vfio/parameters/enable_unsafe_noiommu_mode`) === 'Y'
   const batch = readBatch(root, numbers.map(String), {
-    files: ['type', 'name', 'reserved_regions'],
+    files: brief ? (noIommuMode ? ['reserved_regions', 'name'] : ['reserved_regions']) : FILES,
     lists: ['devices'],
   })
   const regions = new Map<string, readonly ReservedRegion[]>()

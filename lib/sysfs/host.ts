@@ -6,6 +6,7 @@ import { isKernelSince } from './kernel.js'
 import { ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { Snapshot } from './snapshot.js'
+import { readUse } from './use.js'
 
 /**
  * Where to look. Nothing given is the running host; beside another `sysfs` the trees that are not given count as not
@@ -18,10 +19,20 @@ export interface HostOptions {
   readonly dev?: string
   /** In place of `/proc`. */
   readonly proc?: string
+  /** In place of `/run`, where udev keeps what it found on disks. */
+  readonly run?: string
   /** The kernel's module directory, in place of `/lib/modules/<release>`. */
   readonly modules?: string
   /** The file of device names, in place of where the packages pci.ids and hwdata put it. */
   readonly pciIds?: string
+}
+
+export interface SnapshotOptions {
+  /**
+   * Look only at what verdicts need, for a quick overview of a large host: BARs, NUMA nodes, overrides, group types, the
+   * capabilities of endpoints and what the host uses devices for are left out as if they could not be read.
+   */
+  readonly brief?: boolean
 }
 
 /** A host, or a tree that looks like one. Looking starts no program, opens no device and changes nothing. */
@@ -41,6 +52,7 @@ export class Host {
       sysfs: options.sysfs ?? '/sys',
       dev: options.dev ?? own('/dev'),
       proc,
+      run: options.run ?? own('/run'),
       modules: options.modules ?? own(`/lib/modules/${this.#kernel}`),
     })
   }
@@ -49,7 +61,7 @@ export class Host {
    * One look at everything. Unreadable and missing files leave their facts out; what vanishes meanwhile is left out
    * altogether.
    */
-  snapshot(): Snapshot {
+  snapshot({ brief = false }: SnapshotOptions = {}): Snapshot {
     this.#aliases ??= ModuleAliases.read(this.paths.modules)
     this.#names ??= PciNames.read(this.#pciIds)
     const names = listNames(`${this.paths.sysfs}/bus/pci/devices`)
@@ -57,9 +69,11 @@ export class Host {
       aliases: this.#aliases,
       names: this.#names,
       publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
+      brief,
     })
-    const groups = readGroups(this.paths.sysfs, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices)
+    const groups = readGroups(this.paths.sysfs, devices, brief)
+    const use = brief ? undefined : readUse(this.paths, devices)
+    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use)
   }
 }
 

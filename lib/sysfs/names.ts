@@ -1,4 +1,4 @@
-import { readText } from './files.js'
+import { readFileSync } from 'node:fs'
 
 /** What `pci.ids` calls a device; `null` for what it does not know, and for all where it is not installed. */
 export interface DeviceNames {
@@ -19,119 +19,120 @@ export interface DeviceIds {
   readonly class: number
 }
 
-interface VendorNames {
-  readonly name: string
-  readonly devices: ReadonlyMap<number, string>
-  /** Key: device, subsystem vendor and subsystem device as `ddddssssssss`. */
-  readonly subsystems: ReadonlyMap<string, string>
-}
-
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
 
-/** The names of `pci.ids`: an index of vendors, each vendor read when it is first asked for. */
+const NEWLINE = 0x0a
+const TAB = 0x09
+const HASH = 0x23
+
+/** A part of the file: a head line and the lines behind it that are indented further. */
+interface Block {
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * The names of `pci.ids`. The file has forty thousand lines, of which a host needs a few: they are searched for, not
+ * indexed.
+ */
 export class PciNames {
-  readonly #text: string
-  readonly #vendorAt = new Map<string, number>()
-  readonly #classAt = new Map<string, number>()
-  readonly #vendors = new Map<number, VendorNames | null>()
+  readonly #file: Buffer
+  readonly #vendors = new Map<number, Block | null>()
+  readonly #devices = new Map<number, Block | null>()
   readonly #classes = new Map<number, string | null>()
   readonly #answers = new Map<string, DeviceNames>()
 
   /** @param path the file; without it the places where distributions put it are tried */
   static read(path?: string): PciNames {
     for (const place of path === undefined ? PLACES : [path]) {
-      const text = readText(place)
-      if (text !== null) return new PciNames(text)
-    }
-    return new PciNames('')
-  }
-
-  constructor(text: string) {
-    this.#text = text
-    for (let at = 0; at < text.length; ) {
-      const first = text.charCodeAt(at)
-      if (first === 0x43 && text.charCodeAt(at + 1) === 0x20)
-        this.#classAt.set(text.slice(at + 2, at + 4), at)
-      else if (first !== 0x09 && first !== 0x23 && first !== 0x0a) {
-        const key = text.slice(at, at + 4)
-        if (!this.#vendorAt.has(key)) this.#vendorAt.set(key, at)
+      try {
+        return new PciNames(readFileSync(place))
+      } catch {
+        // Not there, or no file: the next place, or no names at all.
       }
-      const end = text.indexOf('\n', at)
-      if (end < 0) break
-      at = end + 1
     }
+    return new PciNames(Buffer.alloc(0))
   }
 
-  /** The lines of one block: its head, then those that start with a tab. */
-  *#block(start: number): Generator<string> {
-    let at = start
-    do {
-      const end = this.#text.indexOf('\n', at)
-      const line = this.#text.slice(at, end < 0 ? undefined : end)
-      if (line !== '' && !line.startsWith('#')) yield line
-      if (end < 0) return
-      at = end + 1
-    } while (this.#text[at] === '\t' || this.#text[at] === '#' || this.#text[at] === '\n')
+  constructor(file: Buffer) {
+    // Every line then has a newline before it, which searches rely on.
+    this.#file = Buffer.concat([Buffer.from('\n'), file, Buffer.from('\n')])
   }
 
-  #vendor(id: number): VendorNames | null {
+  /** The block whose head line starts with these characters, within another block or the whole file. */
+  #find(head: string, within: Block = { start: 0, end: this.#file.length }): Block | null {
+    const at = this.#file.indexOf(`\n${head}`, within.start, 'latin1')
+    if (at < 0 || at >= within.end) return null
+    const depth = head.lastIndexOf('\t') + 1
+    let end = this.#file.indexOf(NEWLINE, at + 1)
+    while (end >= 0 && end + 1 < within.end && this.#isInside(end + 1, depth)) {
+      end = this.#file.indexOf(NEWLINE, end + 1)
+    }
+    return { start: at, end: end < 0 ? within.end : end + 1 }
+  }
+
+  /** Does a line belong to the block of a head at this depth? Comments and empty lines end no block. */
+  #isInside(at: number, depth: number): boolean {
+    const first = this.#file[at]
+    if (first === HASH || first === NEWLINE) return true
+    for (let i = 0; i <= depth; i++) if (this.#file[at + i] !== TAB) return false
+    return true
+  }
+
+  /** The text of a block's head line behind its first characters. */
+  #name(block: Block | null, skip: number): string | null {
+    if (!block) return null
+    return this.#file
+      .toString('utf8', block.start + 1 + skip, this.#file.indexOf(NEWLINE, block.start + 1))
+      .trim()
+  }
+
+  #vendor(id: number): Block | null {
     const known = this.#vendors.get(id)
     if (known !== undefined) return known
-    const at = this.#vendorAt.get(hex(id, 4))
-    let found: VendorNames | null = null
-    if (at !== undefined) {
-      const devices = new Map<number, string>()
-      const subsystems = new Map<string, string>()
-      let name = ''
-      let device = ''
-      for (const line of this.#block(at)) {
-        if (line.startsWith('\t\t')) {
-          subsystems.set(`${device}${line.slice(2, 6)}${line.slice(7, 11)}`, line.slice(13))
-        } else if (line.startsWith('\t')) {
-          device = line.slice(1, 5)
-          devices.set(Number.parseInt(device, 16), line.slice(7))
-        } else {
-          name = line.slice(6)
-        }
-      }
-      found = { name, devices, subsystems }
-    }
+    const found = this.#find(`${hex(id, 4)}  `)
     this.#vendors.set(id, found)
     return found
   }
 
+  #device(vendor: number, id: number): Block | null {
+    const key = vendor * 0x10000 + id
+    const known = this.#devices.get(key)
+    if (known !== undefined) return known
+    const block = this.#vendor(vendor)
+    const found = block && this.#find(`\t${hex(id, 4)}  `, block)
+    this.#devices.set(key, found)
+    return found
+  }
+
+  #subsystem(ids: DeviceIds): Block | null {
+    const device = this.#device(ids.vendor, ids.device)
+    return device && this.#find(`\t\t${hex(ids.subsystemVendor, 4)} ${hex(ids.subsystemDevice, 4)}  `, device)
+  }
+
   /** @param code base class, subclass and programming interface, 24 bits: the subclass names it */
-  className(code: number): string | null {
+  #className(code: number): string | null {
     const key = code >>> 8
     const known = this.#classes.get(key)
     if (known !== undefined) return known
-    const at = this.#classAt.get(hex(key >>> 8, 2))
-    let name: string | null = null
-    if (at !== undefined) {
-      const wanted = `\t${hex(key & 0xff, 2)}  `
-      for (const line of this.#block(at)) {
-        if (line.startsWith('C ')) name = line.slice(6)
-        else if (line.startsWith(wanted)) name = line.slice(5)
-      }
-    }
+    const base = this.#find(`C ${hex(key >>> 8, 2)}  `)
+    const subclass = base && this.#find(`\t${hex(key & 0xff, 2)}  `, base)
+    const name = this.#name(subclass, 5) ?? this.#name(base, 6)
     this.#classes.set(key, name)
     return name
   }
 
   names(ids: DeviceIds): DeviceNames {
     const key = `${ids.vendor},${ids.device},${ids.subsystemVendor},${ids.subsystemDevice},${ids.class}`
-    let answer = this.#answers.get(key)
-    if (!answer) {
-      const vendor = this.#vendor(ids.vendor)
-      const subsystem = hex(ids.device, 4) + hex(ids.subsystemVendor, 4) + hex(ids.subsystemDevice, 4)
-      answer = Object.freeze({
-        vendor: vendor?.name ?? null,
-        device: vendor?.devices.get(ids.device) ?? null,
-        subsystem: vendor?.subsystems.get(subsystem) ?? null,
-        class: this.className(ids.class),
-      })
-      this.#answers.set(key, answer)
-    }
+    const known = this.#answers.get(key)
+    if (known) return known
+    const answer = Object.freeze({
+      vendor: this.#name(this.#vendor(ids.vendor), 6),
+      device: this.#name(this.#device(ids.vendor, ids.device), 7),
+      subsystem: this.#name(this.#subsystem(ids), 13),
+      class: this.#className(ids.class),
+    })
+    this.#answers.set(key, answer)
     return answer
   }
 }

@@ -12,8 +12,10 @@ export class Batch {
     this.#columns = columns
   }
 
+  /** Where the span of an entry is; behind all spans for a column that was not asked for. */
   #at(row: number, name: string): number {
-    return 2 * (row * this.#columns.size + (this.#columns.get(name) ?? 0))
+    const column = this.#columns.get(name)
+    return column === undefined ? this.#spans.length : 2 * (row * this.#columns.size + column)
   }
 
   /** The text without surrounding white space, or `null` where it could not be read. */
@@ -55,12 +57,19 @@ const PAGE = 4096
 export function readBatch(
   root: string,
   directories: readonly string[],
-  wanted: { files?: readonly string[]; links?: readonly string[]; lists?: readonly string[] },
+  wanted: {
+    readonly files?: readonly string[]
+    readonly links?: readonly string[]
+    readonly lists?: readonly string[]
+    /** For files of which less than a page is wanted, in bytes. */
+    readonly limits?: Readonly<Record<string, number>>
+  },
 ): Batch {
   const files = wanted.files ?? []
   const links = wanted.links ?? []
   const lists = wanted.lists ?? []
   const columns = new Map([...files, ...links, ...lists].map((name, index) => [name, index]))
-  const { data, spans } = binding().readTree(root, directories, files, links, lists, PAGE)
+  const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
+  const { data, spans } = binding().readTree(root, directories, files, limits, links, lists)
   return new Batch(data, spans, columns)
 }
