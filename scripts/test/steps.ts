@@ -1,0 +1,101 @@
+import { existsSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { kernelSeries } from '../lab/kernels.js'
+
+export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+
+/** Steps of one lane run one after the other; the lanes run side by side, one for each of the two cores one may expect. */
+export type Lane = 'host' | 'lab'
+
+export interface Step {
+  /** What `npm test -- NAME` takes; `lab` stands for all that begin with `lab:`. */
+  readonly name: string
+  readonly lane: Lane
+  /** The steps that have to have ended before, when they run at all. */
+  readonly after?: readonly string[]
+  /** A command that passes or fails as a whole, or a directory of tests. */
+  readonly work: Command | Suite
+}
+
+export interface Command {
+  readonly command: readonly string[]
+}
+
+export interface Suite {
+  /** Below test/. */
+  readonly directory: string
+  readonly testSeconds: number
+  /** For all of it, so that a hang ends. */
+  readonly totalSeconds: number
+  readonly sanitized?: boolean
+  readonly guest?: { readonly kernel: string; readonly topology: string }
+}
+
+const topologyFile = (name: string) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
+
+const [oldest = '', newest = ''] = [kernelSeries.at(0), kernelSeries.at(-1)]
+
+/** Every kernel with the default topology, and the others once on the oldest and once on the newest rules. */
+const labRuns: readonly { readonly name: string; readonly kernel: string; readonly topology: string }[] = [
+  ...kernelSeries.map((kernel) => ({ name: `lab:${kernel}`, kernel, topology: topologyFile('default') })),
+  ...['hotplug', 'nested', 'desktop'].flatMap((topology) =>
+    [oldest, newest].map((kernel) => ({
+      name: `lab:${kernel}:${topology}`,
+      kernel,
+      topology: topologyFile(topology),
+    })),
+  ),
+]
+
+const onHost = (directory: string): Suite => ({ directory, testSeconds: 20, totalSeconds: 600 })
+const inGuest = (kernel: string, topology: string): Suite => ({
+  directory: 'lab',
+  testSeconds: 300,
+  totalSeconds: 1800,
+  guest: { kernel, topology },
+})
+
+const ASAN_BUILD = ['npx', 'cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON']
+
+/** All that `npm test` runs, in this order within a lane. */
+export const steps: readonly Step[] = [
+  { name: 'lint', lane: 'host', work: { command: ['npx', 'biome', 'check', '.'] } },
+  { name: 'types', lane: 'host', work: { command: ['npx', 'tsc', '-p', 'tsconfig.json', '--noEmit'] } },
+  {
+    name: 'types:test',
+    lane: 'host',
+    work: { command: ['npx', 'tsc', '-p', 'test/tsconfig.json', '--noEmit'] },
+  },
+  ...['unit', 'native', 'lifecycle', 'package'].map(
+    (directory): Step => ({ name: directory, lane: 'host', work: onHost(directory) }),
+  ),
+  { name: 'asan:build', lane: 'host', work: { command: ASAN_BUILD } },
+  ...['native', 'lifecycle'].map(
+    (directory): Step => ({
+      name: `asan:${directory}`,
+      lane: 'host',
+      work: { ...onHost(directory), testSeconds: 120, totalSeconds: 1200, sanitized: true },
+    }),
+  ),
+  ...labRuns.map(
+    ({ name, kernel, topology }): Step => ({ name, lane: 'lab', work: inGuest(kernel, topology) }),
+  ),
+  {
+    name: 'asan:lab',
+    lane: 'lab',
+    after: ['asan:build'],
+    work: { ...inGuest(newest, topologyFile('default')), sanitized: true },
+  },
+]
+
+/** The compiled tests of a suite, as a path that is the same in a guest. */
+export function compiled(suite: Suite): string {
+  return join(ROOT, 'build/ts/test', suite.directory)
+}
+
+/** Why a suite cannot run at all, or null. */
+export function emptiness(suite: Suite): string | null {
+  const directory = compiled(suite)
+  return existsSync(directory) ? null : `there is no test in ${relative(ROOT, directory)}`
+}
