@@ -42,11 +42,16 @@ function bind(address: string): void {
   writeFileSync('/sys/bus/pci/drivers_probe', `${address}\n`)
 }
 
-const device = survey(new Host().snapshot()).devices.find(
-  ({ verdict, driver, names, capabilities, toBind }) =>
-    verdict === 'bindable' && driver === null && names && capabilities.msix !== null && toBind.length === 1,
+const seen = new Host().snapshot()
+const free = survey(seen).devices.find(
+  ({ address, verdict, driver, toBind }) =>
+    verdict === 'bindable' &&
+    driver === null &&
+    toBind.length === 1 &&
+    seen.device(address).capabilities.msix,
 )
-if (!device || device.group === null) throw new Error('this guest has no free device with MSI-X')
+if (!free || free.group === null) throw new Error('this guest has no free device with MSI-X')
+const device = { address: free.address, group: free.group }
 bind(device.address)
 const program = join(mkdtempSync('/tmp/bench-'), 'ioctls')
 execFileSync('cc', ['-O2', '-o', program, 'scripts/bench/ioctls.c'])
