@@ -1,3 +1,4 @@
+import { busOf } from '../sysfs/address.js'
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -36,12 +37,24 @@ export interface ResetCapability {
 export function assessReset(seen: Snapshot, address: string): ResetCapability {
   const device = seen.device(address)
   const topology = Topology.of(seen)
+  if (isBridge(device)) return forBridge(address)
   const ofFunction = assessFunctionReset(seen, topology, device)
-  const hot = assessHotReset(topology, device)
+  const hot = assessHotReset(seen, topology, device)
   return {
     function: ofFunction,
     hot,
     scope: ofFunction.supported ? 'function' : hot.supported ? 'hot' : 'none',
+  }
+}
+
+const NONE: readonly never[] = Object.freeze([])
+
+function forBridge(address: string): ResetCapability {
+  const reason = `${address} is a bridge, and VFIO opens no bridges: it is reset only as part of what is above it`
+  return {
+    function: { supported: false, methods: NONE, reason },
+    hot: { supported: false, affected: NONE, blockers: NONE, reason },
+    scope: 'none',
   }
 }
 
@@ -62,8 +75,13 @@ function assessFunctionReset(
   device: PciDevice,
 ): ResetCapability['function'] {
   const { address } = device
-  const none = (reason: string) => ({ supported: false, methods: [], reason })
+  const none = (reason: string) => ({ supported: false, methods: NONE, reason })
   if (!device.resettable) return none(`${address} has no way to be reset by itself: the kernel found none`)
+  if (device.resetMethods?.length === 0) {
+    return none(
+      `${address} cannot be reset by itself: all its reset methods were switched off in reset_method, where writing "default" brings them back`,
+    )
+  }
   const obstacles: string[] = []
   const works = (method: string) => {
     const obstacle = obstacleTo(method, seen, topology, device)
@@ -80,7 +98,7 @@ function assessFunctionReset(
   if (device.resetMethods === null && !device.capabilities.complete) {
     return {
       supported: true,
-      methods: [],
+      methods: NONE,
       reason: `${address} can be reset by itself, at a guess: the kernel offers it, but how is readable only by root`,
     }
   }
@@ -105,21 +123,28 @@ function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: 
     if (lacksPmReset(device)) return 'the kernel knows that leaving D3hot resets nothing here'
     return device.capabilities.pm?.noSoftReset ? 'the device keeps its state through D3hot (NoSoftRst)' : null
   }
-  return method === 'bus' ? obstacleToBusReset(seen, topology, device) : null
+  if (method === 'bus') {
+    const bridge = topology.bridgeOf(device)
+    if (bridge?.capabilities.cxlResetMasked) return `the CXL port ${bridge.address} masks bus resets`
+  }
+  // `cxl_bus` is the same reset with the mask lifted meanwhile.
+  return method === 'bus' || method === 'cxl_bus' ? obstacleToBusReset(seen, topology, device) : null
 }
 
 /** `pci_reset_bus_function`: through a hot-plug slot, or through a bridge with nothing else below it. */
 function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevice): string | null {
-  if (isBridge(device)) return 'it is a bridge'
   if (lacksBusReset(device)) return 'the kernel knows that a bus reset breaks it'
   const bridge = topology.bridgeOf(device)
-  if (!bridge) return 'it is on a root bus, which cannot be reset'
-  if (bridge.capabilities.cxlResetMasked) return `the CXL port ${bridge.address} masks bus resets`
-  const neighbours = topology.onSameBus(device).filter((other) => other !== device)
-  if (hasSlotReset(device) && isAloneInSlot(seen, device, neighbours)) return null
-  const [neighbour] = neighbours
-  return neighbour ? `it shares its bus with ${addresses(neighbours)}` : null
+  const bySlot = hasSlotReset(device) && !isOneOfSeveral(device)
+  if (!bridge) return bySlot ? null : 'it is on a root bus, which cannot be reset'
+  const neighbours = topology.onSameBus(device)
+  if (!bySlot && neighbours.length > 1) return `it shares its bus with ${addresses(neighbours, device)}`
+  return deadLink(seen, bridge)
 }
+
+/** `pci_dev.multifunction`: the header of function 0 says it, and being another function proves it. */
+const isOneOfSeveral = (device: PciDevice) =>
+  device.sriov?.role !== 'vf' && (device.multifunction || !device.address.endsWith('.0'))
 
 /** Hot-plug drivers that implement `reset_slot`: a reset that does not look like an unplug to them. */
 const SLOT_RESETTERS = new Set(['pciehp', 'pnv_php', 's390_pci_hpc'])
@@ -127,72 +152,98 @@ const SLOT_RESETTERS = new Set(['pciehp', 'pnv_php', 's390_pci_hpc'])
 const hasSlotReset = (device: PciDevice) =>
   device.slot?.driver != null && SLOT_RESETTERS.has(device.slot.driver)
 
-const inSlotOf = (device: PciDevice) => (other: PciDevice) =>
-  device.slot !== null && other.slot?.name === device.slot.name
+/** Ports with a link below them (`pcie_downstream_port`). */
+const DOWNSTREAM = new Set(['root-port', 'downstream-port', 'pci-to-pcie-bridge'])
 
-function isAloneInSlot(seen: Snapshot, device: PciDevice, neighbours: readonly PciDevice[]): boolean {
-  // Since 5.15 the kernel asks the function, before it counted what is in the slot.
-  if (isKernelSince(seen.host.kernel, 5, 15)) {
-    return device.sriov?.role === 'vf' || !(device.multifunction || !device.address.endsWith('.0'))
-  }
-  return !neighbours.some(inSlotOf(device))
+/**
+ * `pci_bridge_wait_for_secondary_bus`: after the reset the kernel waits for the link of a port to come up, and gives up
+ * with ENOTTY, where the port reports its link (DLLLARC) and is not one for 2.5 or 5 GT/s at most (codes 1 and 2; any
+ * other code, 0 too, counts as faster). A link that is down before the reset is down after it.
+ */
+function deadLink(seen: Snapshot, bridge: PciDevice): string | null {
+  const { pcie } = bridge.capabilities
+  if (!pcie || !DOWNSTREAM.has(pcie.type) || pcie.linkActive !== false) return null
+  if (pcie.maxLinkSpeed === 1 || pcie.maxLinkSpeed === 2) return null
+  const because = `the port ${bridge.address} reports its link as down, and the kernel waits in vain for it to come up after a reset`
+  return isKernelSince(seen.host.kernel, 6, 3)
+    ? because
+    : `${because} (a guess: kernels of this series wait for it since their updates of 2023)`
 }
 
-function assessHotReset(topology: Topology, device: PciDevice): ResetCapability['hot'] {
-  const { address } = device
-  const none = (reason: string, affected: readonly AffectedFunction[] = []) => ({
-    supported: false,
-    affected,
-    blockers: [],
-    reason,
-  })
-  const bridge = topology.bridgeOf(device)
-  if (!bridge) {
-    return none(
-      device.parent === null
-        ? `${address} is on a root bus, which cannot be reset: there is no hot reset`
-        : `${address} is a virtual function on a bus of its own, which cannot be reset: there is no hot reset`,
-    )
-  }
+/** One function within the reach of a reset: why it blocks the owner of any group, or of every group but its own. */
+interface Hit {
+  readonly device: PciDevice
+  readonly unowned: Blocker | null
+  readonly foreign: Blocker
+}
+
+type Blocker = ResetCapability['hot']['blockers'][number]
+
+/** What a reset of one bus or slot reaches: the same for all functions on it, so worked out once. */
+interface Reach {
+  readonly how: string
+  readonly hits: readonly Hit[]
+  readonly byDevice: ReadonlyMap<PciDevice, Hit>
+  readonly affected: readonly AffectedFunction[]
+  /** How many hits nothing speaks against, for the owner of each group. */
+  readonly owned: ReadonlyMap<number | null, number>
+  /** A function that must not see a bus reset, which forbids it for all. */
+  readonly unresettable: PciDevice | null
+  /** Why the kernel would refuse or fail the reset although it lists what it affects. */
+  readonly failure: string | null
+}
+
+const reaches = new WeakMap<Topology, Map<string, Reach>>()
+
+function reachOf(seen: Snapshot, topology: Topology, device: PciDevice, bridge: PciDevice | null): Reach {
+  const known = reaches.get(topology) ?? new Map<string, Reach>()
+  reaches.set(topology, known)
+  const key = hasSlotReset(device)
+    ? `slot ${device.slot?.name}`
+    : `${bridge?.address} ${busOf(device.address)}`
+  const reach = known.get(key) ?? workOutReach(seen, topology, device, bridge)
+  known.set(key, reach)
+  return reach
+}
+
+function workOutReach(
+  seen: Snapshot,
+  topology: Topology,
+  device: PciDevice,
+  bridge: PciDevice | null,
+): Reach {
   const bus = topology.onSameBus(device)
+  const { slot } = device
+  const bySlot = hasSlotReset(device)
   // The kernel takes the slot where it can, which spares what else is on the bus.
-  const slot = hasSlotReset(device) ? bus.filter(inSlotOf(device)) : []
-  const bySlot = slot.length > 0 && !findUnresettable(topology, bridge, slot)
-  const hit = bySlot ? slot : bus
-  const unresettable = bySlot ? null : findUnresettable(topology, bridge, bus)
-  if (unresettable) {
-    return none(
-      `there is no hot reset of ${address}: the kernel knows that a bus reset breaks ${unresettable.address}`,
-    )
-  }
-  const affected: AffectedFunction[] = []
-  const blockers: { address: string; reason: string }[] = []
+  const hit = bySlot ? bus.filter((other) => other.slot?.name === slot?.name) : bus
+  const hits: Hit[] = []
   topology.everyBelow(hit, (other) => {
-    affected.push({ address: other.address, group: other.group })
-    const reason = whyNotOurs(device, other)
-    if (reason) blockers.push({ address: other.address, reason })
+    hits.push(hitOf(other))
     return true
   })
-  const how = bySlot ? `its slot ${device.slot?.name}` : `the bus below ${bridge.address}`
-  const scope = affected.length > 1 ? ` together with ${addresses(affected, address)}` : ''
-  if (blockers.length > 0) {
-    return {
-      supported: false,
-      affected,
-      blockers,
-      reason: `a hot reset of ${address} goes through ${how}, where VFIO does not own everything: ${blockers.map((blocker) => blocker.reason).join('; ')}`,
-    }
+  const owned = new Map<number | null, number>()
+  for (const { device: other, unowned } of hits) {
+    if (!unowned) owned.set(other.group, (owned.get(other.group) ?? 0) + 1)
   }
-  return { supported: true, affected, blockers, reason: `${address} can be reset${scope} through ${how}` }
+  return {
+    how: bySlot ? `its slot ${slot?.name}` : `the bus below ${bridge?.address}`,
+    hits,
+    byDevice: new Map(hits.map((hit) => [hit.device, hit])),
+    affected: Object.freeze(hits.map(({ device: { address, group } }) => Object.freeze({ address, group }))),
+    owned,
+    unresettable: findUnresettable(topology, bridge, hit),
+    failure: (bridge && deadLink(seen, bridge)) ?? mixesVirtual(seen, hits),
+  }
 }
 
 /** `pci_bus_resettable`, `pci_slot_resettable`: one function that must not see a bus reset forbids it for all. */
 function findUnresettable(
   topology: Topology,
-  bridge: PciDevice,
+  bridge: PciDevice | null,
   devices: readonly PciDevice[],
 ): PciDevice | null {
-  if (lacksBusReset(bridge)) return bridge
+  if (bridge && lacksBusReset(bridge)) return bridge
   let found: PciDevice | null = null
   topology.everyBelow(devices, (device) => {
     if (lacksBusReset(device)) found = device
@@ -201,21 +252,110 @@ function findUnresettable(
   return found
 }
 
-/** Stricter than viability: every function that is hit must be bound to VFIO and in this one group. */
-function whyNotOurs(device: PciDevice, other: PciDevice): string | null {
-  const { address, driver, group } = other
-  if (isBridge(other)) return `${address} is a bridge, which VFIO cannot own`
-  if (group === null) return `${address} is in no IOMMU group`
-  // The owner asks with the device open, so it is bound by then.
-  if (other !== device && !isVfioDriver(driver)) {
-    return `${address} is ${driver === null ? 'not bound to a driver' : `bound to ${driver}`}: bind it to vfio-pci too`
-  }
-  if (group !== device.group) return `${address} is in group ${group}, which its owner has to bring along`
-  return null
+/** Since 5.15 each virtual function is a reset set of its own, so no reset may reach it together with others. */
+function mixesVirtual(seen: Snapshot, hits: readonly Hit[]): string | null {
+  const virtual = hits.find(({ device }) => device.sriov?.role === 'vf')
+  if (!virtual || hits.length === 1 || !isKernelSince(seen.host.kernel, 5, 15)) return null
+  return `it would hit the virtual function ${virtual.device.address}, which VFIO resets only by itself`
 }
 
-/** Names a few, and counts the rest. */
-function addresses(devices: readonly { readonly address: string }[], except?: string): string {
-  const names = devices.map((device) => device.address).filter((name) => name !== except)
-  return names.length > 4 ? `${names.slice(0, 3).join(', ')} and ${names.length - 3} more` : names.join(', ')
+/** Stricter than viability: every function that is hit must be bound to VFIO and in this one group. */
+function hitOf(device: PciDevice): Hit {
+  const { address, driver, group } = device
+  const blocker = (reason: string): Blocker => Object.freeze({ address, reason })
+  const foreign = blocker(`${address} is in group ${group}, which its owner has to bring along`)
+  let unowned: Blocker | null = null
+  if (isBridge(device)) unowned = blocker(`${address} is a bridge, which VFIO cannot own`)
+  else if (group === null) unowned = blocker(`${address} is in no IOMMU group`)
+  else if (driver === null) unowned = blocker(`${address} is not bound to a driver: bind it to vfio-pci too`)
+  else if (!isVfioDriver(driver)) {
+    unowned = blocker(`${address} is bound to ${driver}: bind it to vfio-pci too`)
+  }
+  return { device, unowned, foreign }
+}
+
+/** Why one function keeps the owner of another from resetting both; who asks has its own device open, so bound. */
+function blockerFor(device: PciDevice, hit: Hit): Blocker | null {
+  if (hit.device === device) return device.group === null ? hit.unowned : null
+  return hit.unowned ?? (hit.device.group === device.group ? null : hit.foreign)
+}
+
+function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): ResetCapability['hot'] {
+  const { address, group } = device
+  const none = (reason: string, affected: readonly AffectedFunction[] = NONE) => ({
+    supported: false,
+    affected,
+    blockers: NONE,
+    reason,
+  })
+  const bridge = topology.bridgeOf(device)
+  if (!bridge && !hasSlotReset(device)) {
+    return none(
+      device.parent === null
+        ? `${address} is on a root bus, which cannot be reset: there is no hot reset`
+        : `${address} is a virtual function on a bus of its own, which cannot be reset: there is no hot reset`,
+    )
+  }
+  const reach = reachOf(seen, topology, device, bridge)
+  const { how, affected, hits } = reach
+  if (reach.unresettable) {
+    return none(
+      `there is no hot reset of ${address}: the kernel knows that a bus reset breaks ${reach.unresettable.address}`,
+    )
+  }
+  const isOwned = reach.byDevice.get(device)?.unowned === null
+  const free = (reach.owned.get(group) ?? 0) + (isOwned || group === null ? 0 : 1)
+  const blocked = hits.length - free
+  if (blocked === 0 && !reach.failure) {
+    const scope = affected.length > 1 ? ` together with ${addresses(affected, device)}` : ''
+    // Without the privilege to read the capabilities of the bridge the state of its link is not known.
+    const guess =
+      bridge?.capabilities.complete === false ? ', at a guess: only root can read whether its link is up' : ''
+    return {
+      supported: true,
+      affected,
+      blockers: NONE,
+      reason: `${address} can be reset${scope} through ${how}${guess}`,
+    }
+  }
+  const reason = reach.failure
+    ? `a hot reset of ${address} would go through ${how} and fail: ${reach.failure}`
+    : `a hot reset of ${address} goes through ${how}, where VFIO does not own everything: ${someBlockers(device, hits, blocked)}`
+  return {
+    supported: false,
+    affected,
+    // Worked out when asked for: on a bus of 256 functions each has 255, and who surveys a host wants none of them.
+    get blockers() {
+      return hits.flatMap((hit) => blockerFor(device, hit) ?? [])
+    },
+    reason,
+  }
+}
+
+const MANY = 4
+
+/** The reasons of a few blockers, and a count of the rest. */
+function someBlockers(device: PciDevice, hits: readonly Hit[], count: number): string {
+  const wanted = count > MANY ? MANY - 1 : count
+  const reasons: string[] = []
+  for (const hit of hits) {
+    if (reasons.length === wanted) break
+    const blocker = blockerFor(device, hit)
+    if (blocker) reasons.push(blocker.reason)
+  }
+  if (count > wanted) reasons.push(`and ${count - wanted} more`)
+  return reasons.join('; ')
+}
+
+/** Names a few of these that are not the one excepted, and counts the rest. */
+function addresses(
+  devices: readonly { readonly address: string }[],
+  except: { readonly address: string },
+): string {
+  const some = devices.slice(0, MANY + 1).filter(({ address }) => address !== except.address)
+  const names = some.map(({ address }) => address)
+  const count = devices.length - 1
+  return count > MANY
+    ? `${names.slice(0, MANY - 1).join(', ')} and ${count - MANY + 1} more`
+    : names.join(', ')
 }

@@ -66,6 +66,11 @@ export class Topology {
   }
 }
 
+/** PCI-to-PCI, CardBus and semi-transparent bridges, for trees without a header to tell. */
+const BRIDGE_CLASSES = new Set([0x0604, 0x0607, 0x0609])
+
 /** Bridges of either kind: they stay with the host, and a reset of them is one of all that is below. */
-export const isBridge = (device: PciDevice) =>
-  device.headerType === 'bridge' || device.headerType === 'cardbus'
+export const isBridge = ({ headerType, class: code }: PciDevice) =>
+  headerType === 'bridge' ||
+  headerType === 'cardbus' ||
+  (headerType === 'unknown' && BRIDGE_CLASSES.has(code >>> 8))

@@ -35,7 +35,7 @@ const hex = (value: number) => value.toString(16).padStart(4, '0')
 describe('function reset', () => {
   afterEach(removeDirectories)
 
-  for (const method of ['device_specific', 'acpi', 'flr', 'af_flr', 'cxl_bus']) {
+  for (const method of ['device_specific', 'acpi', 'flr', 'af_flr']) {
     it(`goes by ${method} wherever the kernel lists it`, () => {
       for (const { function: reset } of [
         judge({ resetMethod: method }, [SECOND]),
@@ -168,6 +168,23 @@ describe('function reset', () => {
       assert.equal(below(true).supported, true)
       assert.equal(below(false).supported, false)
       assert.match(below(false).reason, /CXL/)
+    })
+
+    it('goes through a CXL port that masks it by cxl_bus, and like bus only alone', () => {
+      const masked = [
+        { kind: 'pcie', type: 'root-port' },
+        { kind: 'cxl-port', resetUnmasked: false },
+      ] as const
+      const below = (others: readonly DeviceDescription[]) => {
+        const devices = [
+          { ...PORT, capabilities: masked },
+          { ...DEVICE, resetMethod: 'bus cxl_bus' },
+          ...others,
+        ]
+        return assessReset(see({ devices }), '01:00.0').function
+      }
+      assert.deepEqual(below([]).methods, ['cxl_bus'])
+      assert.equal(below([SECOND]).supported, false)
     })
 
     const broken: readonly (readonly [vendor: number, device: number])[] = [

@@ -1,0 +1,369 @@
+import { strictEqual } from 'node:assert'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { release } from 'node:os'
+import { type Assessment, assess, Host, type PciDevice, type Snapshot } from 'vfio'
+import { inUse, isAt, load, type Place, put, tryVfio } from './binding.js'
+import { type Answer, Oracle } from './oracle.js'
+
+/** One way to put the members of a group; who is not named keeps what it has without anybody's doing. */
+interface State {
+  readonly name: string
+  readonly places: ReadonlyMap<string, Place>
+}
+
+/** An IOMMU group with the members that may be moved. */
+interface Group {
+  readonly number: number
+  readonly members: readonly string[]
+  readonly endpoints: readonly string[]
+  readonly bridges: readonly string[]
+}
+
+const OTHERS: readonly Place[] = ['host', 'uio_pci_generic', 'pci-stub', 'none']
+const SYSFS = '/sys/bus/pci/devices'
+
+/** Before 5.18 the kernel lets a group that is not viable have a container, and refuses the device. */
+const [major = 0, minor = 0] = release().split('.').map(Number)
+const asksOwnership = major > 5 || (major === 5 && minor >= 18)
+const publishesResetMethods = major > 5 || (major === 5 && minor >= 15)
+
+const host = new Host()
+const oracle = new Oracle()
+const used = inUse()
+let comparisons = 0
+
+function compare(what: string, predicted: unknown, reason: string, answered: unknown, state: string): void {
+  comparisons++
+  if (JSON.stringify(predicted) === JSON.stringify(answered)) return
+  const text = [
+    `${what}: predicted ${JSON.stringify(predicted)}, the kernel ${release()} answered ${JSON.stringify(answered)}`,
+    `  predicted since: ${reason}`,
+    `  state: ${state}`,
+  ].join('\n')
+  if (process.env.AGREEMENT_ALL) console.log(text)
+  else throw new Error(text)
+}
+
+const isEndpoint = (device: PciDevice) => device.headerType === 'normal'
+
+function groupsOf(seen: Snapshot): Group[] {
+  return seen.groups
+    .filter(({ noIommu }) => !noIommu)
+    .map(({ group, members }) => {
+      const movable = members
+        .map((address) => seen.device(address))
+        .filter(({ address }) => !used.has(address))
+      return {
+        number: group,
+        members,
+        endpoints: movable.filter(isEndpoint).map(({ address }) => address),
+        bridges: movable.filter((device) => !isEndpoint(device)).map(({ address }) => address),
+      }
+    })
+}
+
+/**
+ * The states of a group: nothing bound; each endpoint alone with the others on each kind of driver (of a group of more
+ * than four endpoints: the first, the middle and the last alone); all but one; all; and all with the bridges on none
+ * and on pci-stub.
+ */
+function statesOf({ endpoints, bridges }: Group): State[] {
+  const states: State[] = []
+  const add = (name: string, place: (address: string, index: number) => Place) =>
+    states.push({
+      name,
+      places: new Map(endpoints.map((address, index) => [address, place(address, index)])),
+    })
+  for (const place of OTHERS) add(`all on ${place}`, () => place)
+  const count = endpoints.length
+  const chosen = count > 4 ? [0, count >> 1, count - 1] : endpoints.map((_, index) => index)
+  if (count > 1) {
+    for (const one of chosen) {
+      for (const place of OTHERS) {
+        add(`only ${endpoints[one]} on vfio-pci, others on ${place}`, (_, at) =>
+          at === one ? 'vfio-pci' : place,
+        )
+      }
+    }
+  }
+  if (count > 2) {
+    for (const one of chosen) {
+      for (const place of OTHERS) {
+        add(`all but ${endpoints[one]} (${place}) on vfio-pci`, (_, at) => (at === one ? place : 'vfio-pci'))
+      }
+    }
+    add('one of each', (_, at) => (['vfio-pci', ...OTHERS] as const)[at % 5] ?? 'none')
+  }
+  add('all on vfio-pci', () => 'vfio-pci')
+  const all = states.at(-1)
+  if (all && count > 0 && bridges.length > 0) {
+    for (const place of ['none', 'pci-stub'] as const) {
+      const places = new Map([...all.places, ...bridges.map((address) => [address, place] as const)])
+      states.push({ name: `all on vfio-pci, bridges on ${place}`, places })
+    }
+  }
+  return states
+}
+
+/** Puts a group into a state, unbinding first: a driver may refuse what shares a group with an owned device. */
+function apply(group: Group, state: State | undefined): void {
+  const places = new Map<string, Place>([
+    ...group.endpoints.map((address) => [address, 'none'] as const),
+    ...group.bridges.map((address) => [address, 'host'] as const),
+    ...(state?.places ?? []),
+  ])
+  for (const [address, place] of places) if (!isAt(address, place)) put(address, 'none')
+  for (const [address, place] of places) put(address, place)
+}
+
+const driversOf = (seen: Snapshot, group: Group) =>
+  group.members.map((address) => `${address}=${seen.device(address).driver ?? '-'}`).join(' ')
+
+/** Asks about every member of these groups, and compares all that was predicted of them. */
+function judge(seen: Snapshot, groups: readonly { group: Group; name: string }[]): Map<string, Answer> {
+  const questions = groups.flatMap(({ group }) =>
+    group.members.map((address) => ({ group: group.number, address })),
+  )
+  const answers = new Map(oracle.ask(questions).map((answer) => [answer.address, answer]))
+  for (const { group, name } of groups) {
+    const state = `group ${group.number}, ${name}: ${driversOf(seen, group)}`
+    for (const address of group.members) {
+      const answer = answers.get(address)
+      if (!answer) throw new Error(`the oracle said nothing of ${address}`)
+      compareAll(assess(seen, address), answer, state)
+    }
+  }
+  return answers
+}
+
+const byAddress = (list: Answer['affected']) =>
+  [...(list ?? [])].map(({ address, group }) => `${address}/${group}`).sort()
+
+function compareAll(assessed: Assessment, answer: Answer, state: string): void {
+  const { address, viability, reset, verdict, reason } = assessed
+  const why = viability?.members.map((member) => member.reason).join('; ') ?? reason
+  if (answer.viable !== undefined) {
+    compare(`group ${answer.group} viable`, viability?.viable, why, answer.viable, state)
+    if (asksOwnership) {
+      const refusal = viability?.viable ? 'ok' : 'EPERM'
+      compare(`group ${answer.group} SET_CONTAINER`, refusal, why, answer.setContainer, state)
+    }
+  }
+  compare(`${address} ready`, verdict === 'ready', reason, answer.device === 'ok', state)
+  if (answer.functionReset === undefined) return
+  const { function: ofFunction, hot } = reset
+  compare(`${address} function reset`, ofFunction.supported, ofFunction.reason, answer.functionReset, state)
+  // Where the kernel names no affected set there is no hot reset, whatever the prediction lists.
+  if (answer.affected) {
+    compare(
+      `${address} hot reset affects`,
+      byAddress(hot.affected as Answer['affected']),
+      hot.reason,
+      byAddress(answer.affected),
+      state,
+    )
+  } else {
+    compare(`${address} hot reset info ${answer.hotInfo}`, hot.supported, hot.reason, false, state)
+  }
+  compare(
+    `${address} hot reset (${answer.hotReset})`,
+    hot.supported,
+    hot.reason,
+    answer.hotReset === 'ok',
+    state,
+  )
+}
+
+describe('agreement with the kernel', function () {
+  this.timeout(0)
+  let groups: Group[]
+  /** What the kernel answered by group and drivers: no state is asked about twice. */
+  const asked = new Map<string, Map<string, Answer>>()
+  const promises: {
+    group: Group
+    address: string
+    toBind: readonly string[]
+    state: State
+    drivers: string
+  }[] = []
+
+  before(() => {
+    const first = host.snapshot()
+    load([
+      'uio_pci_generic',
+      'pci-stub',
+      ...first.devices.filter(({ address }) => !used.has(address)).flatMap(({ modules }) => modules),
+    ])
+    const seen = host.snapshot()
+    groups = groupsOf(seen)
+    judge(
+      seen,
+      groups.map((group) => ({ group, name: 'as found' })),
+    )
+  })
+
+  after(() => console.log(`    agreement on ${release()}: ${comparisons} comparisons`))
+
+  function round(states: readonly { group: Group; state: State }[]): void {
+    const wanted = new Map(states.map(({ group, state }) => [group, state]))
+    for (const group of groups) apply(group, wanted.get(group))
+    const seen = host.snapshot()
+    const fresh = states.filter(({ group }) => !asked.has(driversOf(seen, group)))
+    const answers = judge(
+      seen,
+      fresh.map(({ group, state }) => ({ group, name: state.name })),
+    )
+    for (const { group, state } of fresh) {
+      const drivers = driversOf(seen, group)
+      asked.set(drivers, answers)
+      for (const address of group.members) {
+        const { verdict, toBind } = assess(seen, address)
+        // What the guest lives on is bindable to the kernel, and nothing to try.
+        const mayTry = !toBind.some((other) => used.has(other))
+        if (verdict === 'bindable' && mayTry) promises.push({ group, address, toBind, state, drivers })
+      }
+    }
+  }
+
+  it('predicts viability and resets in every state of every group', () => {
+    const plans = groups.map((group) => ({ group, states: statesOf(group) }))
+    const rounds = Math.max(...plans.map(({ states }) => states.length))
+    for (let index = 0; index < rounds; index++) {
+      const began = Date.now()
+      round(
+        plans.flatMap(({ group, states }) => {
+          const state = states[index]
+          return state ? [{ group, state }] : []
+        }),
+      )
+      console.log(`round ${index}/${rounds} ${Date.now() - began} ms, ${comparisons}`)
+    }
+  })
+
+  it('makes ready what it calls bindable by binding exactly what it says', () => {
+    strictEqual(promises.length > 0, true, 'no device of this topology was bindable')
+    for (const { group, address, toBind, state, drivers } of promises) {
+      if (process.env.AGREEMENT_ALL) console.log('promise', address, toBind.join(), drivers)
+      const after = drivers
+        .split(' ')
+        .map((word) => (toBind.includes(word.split('=')[0] ?? '') ? `${word.split('=')[0]}=vfio-pci` : word))
+        .join(' ')
+      if (!asked.has(after)) {
+        const places = new Map(state.places)
+        for (const other of toBind) places.set(other, 'vfio-pci')
+        round([{ group, state: { name: `${state.name}, then ${toBind.join(', ')} bound`, places } }])
+      }
+      const answer = asked.get(after)?.get(address)
+      compare(
+        `${address} once ${toBind.join(', ')} are bound`,
+        'ok',
+        'toBind',
+        answer?.device,
+        `${state.name}: ${drivers}`,
+      )
+    }
+  })
+
+  it('knows that vfio-pci takes no bridge', () => {
+    for (const group of groups) {
+      apply(group, undefined)
+      for (const address of group.bridges) {
+        const { verdict, reason } = assess(host.snapshot(), address)
+        compare(
+          `${address} can be bound`,
+          verdict !== 'blocked',
+          reason,
+          tryVfio(address) === 'ok',
+          'unbound',
+        )
+        put(address, 'host')
+      }
+    }
+  })
+
+  it('follows reset_method as the administrator sets it', function () {
+    if (!publishesResetMethods) this.skip()
+    for (const group of groups)
+      apply(group, { name: '', places: new Map(group.endpoints.map((a) => [a, 'vfio-pci'])) })
+    const endpoints = groups.flatMap((group) =>
+      group.endpoints.map((address) => ({ group: group.number, address })),
+    )
+    const methods = new Map(
+      endpoints.map(({ address }) => [address, host.snapshot().device(address).resetMethods ?? []]),
+    )
+    const most = Math.max(...[...methods.values()].map((list) => list.length))
+    for (let index = 0; index <= most; index++) {
+      const some = endpoints.filter(
+        ({ address }) =>
+          index <= (methods.get(address)?.length ?? 0) && existsSync(`${SYSFS}/${address}/reset_method`),
+      )
+      for (const { address } of some)
+        writeFileSync(`${SYSFS}/${address}/reset_method`, `${methods.get(address)?.[index] ?? ''}\n`)
+      const seen = host.snapshot()
+      for (const answer of oracle.ask(some)) {
+        const method = readFileSync(`${SYSFS}/${answer.address}/reset_method`, 'utf8').trim()
+        if (answer.functionReset === undefined) continue
+        const { function: ofFunction } = assess(seen, answer.address).reset
+        compare(
+          `${answer.address} function reset`,
+          ofFunction.supported,
+          ofFunction.reason,
+          answer.functionReset,
+          `reset_method "${method}"`,
+        )
+      }
+      for (const { address } of some) writeFileSync(`${SYSFS}/${address}/reset_method`, 'default\n')
+    }
+  })
+
+  it('judges virtual functions, and refuses their physical function', function () {
+    for (const group of groups) apply(group, undefined)
+    const pfs = host
+      .snapshot()
+      .devices.filter(
+        ({ sriov, address }) => sriov?.role === 'pf' && sriov.totalVfs > 0 && !used.has(address),
+      )
+    if (pfs.length === 0) this.skip()
+    for (const { address } of pfs) {
+      if (put(address, 'host') === null)
+        throw new Error(`${address} has no host driver that could enable its virtual functions`)
+      writeFileSync(`${SYSFS}/${address}/sriov_numvfs`, '2')
+    }
+    const seen = host.snapshot()
+    const numbers = new Set(
+      pfs.flatMap(({ address }) => {
+        const { sriov } = seen.device(address)
+        return sriov?.role === 'pf' ? [...sriov.vfs, address].map((one) => seen.device(one).group) : []
+      }),
+    )
+    const some = groupsOf(seen).filter(({ number }) => numbers.has(number))
+    judge(
+      seen,
+      some.map((group) => ({ group, name: 'virtual functions enabled' })),
+    )
+    const vfs = some.map((group) => ({
+      ...group,
+      endpoints: group.endpoints.filter((one) => seen.device(one).sriov?.role === 'vf'),
+    }))
+    for (const place of ['none', 'uio_pci_generic', 'pci-stub', 'vfio-pci'] as const) {
+      for (const group of vfs)
+        apply(group, { name: '', places: new Map(group.endpoints.map((one) => [one, place])) })
+      judge(
+        host.snapshot(),
+        vfs.map((group) => ({ group, name: `virtual functions on ${place}` })),
+      )
+    }
+    for (const { address } of pfs) {
+      // A driver may take its virtual functions along: then the kernel has nothing against binding it.
+      put(address, 'none')
+      const { verdict, reason } = assess(host.snapshot(), address)
+      compare(
+        `${address} is refused`,
+        verdict === 'blocked' ? 'EBUSY' : 'ok',
+        reason,
+        tryVfio(address),
+        'virtual functions enabled',
+      )
+    }
+  })
+})

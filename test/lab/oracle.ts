@@ -1,0 +1,38 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+/** What the kernel said of one device: `ok` or an errno name for each call; a call that was not reached is absent. */
+export interface Answer {
+  readonly group: number
+  readonly address: string
+  readonly open: string
+  readonly viable?: boolean
+  readonly setContainer?: string
+  readonly setIommu?: string
+  readonly device?: string
+  readonly functionReset?: boolean
+  readonly hotInfo?: string
+  readonly affected?: readonly { readonly address: string; readonly group: number }[]
+  readonly hotReset?: string
+}
+
+/** The C program beside this file, compiled; it knows nothing of the library. */
+export class Oracle {
+  readonly #program = join(mkdtempSync(join(tmpdir(), 'vfio-oracle-')), 'oracle')
+
+  constructor() {
+    const source = join(process.cwd(), 'test/lab/oracle.c')
+    execFileSync('cc', ['-Wall', '-Wextra', '-Werror', '-O1', '-o', this.#program, source])
+  }
+
+  ask(questions: readonly { readonly group: number; readonly address: string }[]): Answer[] {
+    const input = questions.map(({ group, address }) => `${group} ${address}\n`).join('')
+    const output = execFileSync(this.#program, { input, encoding: 'utf8', maxBuffer: 1 << 28 })
+    return output
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as Answer)
+  }
+}
