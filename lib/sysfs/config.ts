@@ -229,9 +229,36 @@ function walkExtended(config: Uint8Array): readonly CapabilityEntry[] {
   return entries
 }
 
+const without = new Map<number, Capabilities>()
+
+/** One answer for all that show none, as every function does whose header alone was read. */
+function noCapabilities(readable: number, complete: boolean): Capabilities {
+  const key = complete ? readable : -readable
+  const known = without.get(key)
+  if (known) return known
+  const none: Capabilities = Object.freeze({
+    readable,
+    complete,
+    standard: NONE,
+    extended: NONE,
+    pcie: null,
+    af: null,
+    pm: null,
+    msi: null,
+    msix: null,
+    acs: null,
+    sriov: null,
+    cxlResetMasked: false,
+  })
+  without.set(key, none)
+  return none
+}
+
 /** Walks both capability lists. Total: any bytes give a value, and a list that loops or leaves the space ends. */
 export function readCapabilities(config: Uint8Array): Capabilities {
   const standard = walkStandard(config)
+  const complete = config.length >= 256 || (config.length >= 64 && (word(config, 0x06) & 0x10) === 0)
+  if (standard.length === 0) return noCapabilities(config.length, complete)
   const at = (id: number, size: number) => {
     for (const entry of standard) {
       if (entry.id === id && entry.offset + size <= config.length) return entry.offset
@@ -254,7 +281,7 @@ export function readCapabilities(config: Uint8Array): Capabilities {
   const sriov = atExtended(0x10, 0x1c)
   return {
     readable: config.length,
-    complete: config.length >= 256 || (config.length >= 64 && (word(config, 0x06) & 0x10) === 0),
+    complete,
     standard,
     extended,
     pcie: pcieAt ? readPcie(config, pcieAt) : null,

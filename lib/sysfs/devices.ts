@@ -94,10 +94,16 @@ const EMPTY: readonly never[] = Object.freeze([])
  * variants (mlx5_vfio_pci, xe-vfio-pci, …) and VFIO drivers of other buses.
  */
 export function isVfioDriver(driver: string | null): boolean {
-  return (
-    driver !== null && /(^|-)vfio-(pci|platform|amba|cdx|fsl-mc|ap|ccw)$/.test(driver.replaceAll('_', '-'))
-  )
+  if (driver === null) return false
+  const known = vfioDrivers.get(driver)
+  if (known !== undefined) return known
+  const is = /(^|-)vfio-(pci|platform|amba|cdx|fsl-mc|ap|ccw)$/.test(driver.replaceAll('_', '-'))
+  vfioDrivers.set(driver, is)
+  return is
 }
+
+/** A host has a handful of drivers, and thousands of devices that are asked about. */
+const vfioDrivers = new Map<string, boolean>()
 
 /** Reads every function below `bus/pci` of a sysfs tree, ordered by address. */
 export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
