@@ -15,7 +15,26 @@ export {
 // --- what changes the host (CHANGE)
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
 export type { ChangeOptions, Progress } from './assign/changes.js'
+export {
+  type Grant,
+  type GrantOptions,
+  type GrantPlace,
+  grant,
+  type Revocation,
+  revoke,
+  revokeAll,
+} from './assign/grant.js'
+export type { GrantedNode, GrantRecord, GrantRecords } from './assign/grant-records.js'
 export { type BadRecord, JOURNAL, type JournalRecord, type RecordState } from './assign/journal.js'
+export type { NodeState, Ownership } from './assign/nodes.js'
+export {
+  builtinModules,
+  detectInitramfs,
+  type PersistReport,
+  type PersistTree,
+  removePersistence,
+  writePersistence,
+} from './assign/persist.js'
 export {
   type Blocker,
   type FormerState,
@@ -34,7 +53,29 @@ export {
   status,
 } from './assign/recover.js'
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
+export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
+export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
 export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+// --- text for others (HAND ON)
+export {
+  type CloudHypervisorExport,
+  type CloudHypervisorOptions,
+  exportCloudHypervisor,
+} from './export/cloud-hypervisor.js'
+export { grantRule, type RuleOwner } from './export/grant-rule.js'
+export { parseZpci, type ZpciIds } from './export/guest.js'
+export type { Initramfs } from './export/initramfs.js'
+export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
+export { lockedMemory, type Memlock, type MemlockOptions } from './export/memlock.js'
+export {
+  type PersistBy,
+  type PersistFile,
+  type PersistOptions,
+  type PersistPlan,
+  planPersistence,
+} from './export/persist.js'
+export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
+export { parseSize } from './export/size.js'
 // --- what the kernel publishes (LOOK)
 export { compareAddresses, parseAddress } from './sysfs/address.js'
 export type { Capabilities, CapabilityEntry, PcieCapability } from './sysfs/config.js'

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, rename, rm } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants
@@ -59,6 +59,10 @@ export class SafeDirectory {
     return new SafeDirectory(current, shown)
   }
 
+  async names(): Promise<string[]> {
+    return readdir(this.#name(''))
+  }
+
   /** @throws VfioError `ERR_VFIO_BAD_FILE` where there is something, and it is no regular file of a sane size */
   async read(name: string): Promise<SafeFile | null> {
     const path = `${this.path}/${name}`
@@ -84,8 +88,8 @@ export class SafeDirectory {
 
   /** Writes a file whole: whoever reads it, also after a crash, sees the old one or the new one. */
   async write(name: string, { text, mode, uid, gid }: SafeFile): Promise<void> {
-    // Its end keeps it out of directories that are read by suffix.
-    const draft = this.#name(`.${name}.${randomBytes(6).toString('hex')}.new`)
+    // Its end keeps it out of what is read by suffix, and tells a sweep what a crash left.
+    const draft = this.#name(`.${randomBytes(6).toString('hex')}-${name}.new`)
     try {
       const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
       try {

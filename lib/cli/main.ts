@@ -5,6 +5,7 @@ import { Host, type Snapshot, type SnapshotOptions, VfioError } from '../index.j
 import { type BindOptions, bind } from './bind.js'
 import { check } from './check.js'
 import { doctor } from './doctor.js'
+import { declareHandOn } from './hand-on.js'
 import { list } from './list.js'
 import { note } from './output.js'
 import { type GiveBackOptions, giveBack, putInOrder, showStatus } from './release.js'
@@ -158,6 +159,7 @@ function program(): Command {
     .addOption(journal())
     .addOption(json())
     .action(run((options: GiveBackOptions) => putInOrder(options)))
+  declareHandOn(vfio, { json, sysfs, journal, timeout, look, run })
   vfio
     .command('doctor')
     .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')

@@ -74,7 +74,7 @@ export function exportLibvirt(
     managed,
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: notReady(seen, slots).filter((note) => !(managed && note.includes('"vfio bind '))),
+    notes: notReady(seen, slots, managed),
   }
 }
 

@@ -48,7 +48,7 @@ export function lockedMemory({ memory, containers = 1, iommufd = false, user }: 
   const sum = `${gib(memory)} of guest memory + ${gib(HEADROOM)} for what else the hypervisor maps`
   const arithmetic = iommufd
     ? `${sum} = ${gib(bytes)}; iommufd charges the user once for each page, so add up all VMs of ${user}`
-    : `${times === 1 ? sum : `${times} containers × (${sum})`} = ${gib(bytes)}; VFIO charges each process for each of its containers`
+    : `${times === 1 ? sum : `${times} containers × (${sum})`} = ${gib(bytes)}; VFIO charges a process for each container, so a guest with a virtual IOMMU needs it once for each group`
   const kib = Math.ceil(bytes / 1024)
   return {
     bytes,

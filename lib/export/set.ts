@@ -60,15 +60,20 @@ function number(members: readonly PciDevice[]): ExportFunction[] {
   }))
 }
 
-/** What a hypervisor would stumble over, a sentence each: devices that are not ready to be opened. */
-export function notReady(seen: Snapshot, slots: readonly ExportSlot[]): string[] {
-  return slots
+/**
+ * What a hypervisor would stumble over, a sentence each: devices that cannot be opened, or not yet.
+ * @param binds the hypervisor binds them itself
+ */
+export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = false): string[] {
+  const assessments = slots
     .flatMap(({ functions }) => functions)
     .map(({ address }) => assess(seen, address))
     .filter(({ verdict }) => verdict !== 'ready')
-    .map(({ address, verdict, reason, toBind }) =>
-      verdict === 'blocked'
-        ? reason
-        : `${address} is not ready yet: run "vfio bind ${toBind.join(' ')}" before the guest starts`,
-    )
+  const blocked = assessments.filter(({ verdict }) => verdict === 'blocked')
+  const toBind = new Set(assessments.flatMap((assessment) => assessment.toBind))
+  const notes = blocked.map(({ reason }) => reason)
+  if (toBind.size > 0 && !binds) {
+    notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
+  }
+  return notes
 }

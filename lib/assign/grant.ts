@@ -1,0 +1,208 @@
+import { VfioError } from '../errors.js'
+import { lockedMemory, type Memlock } from '../export/memlock.js'
+import { parseAddress } from '../sysfs/address.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { findGid, findUid } from './accounts.js'
+import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
+import { bootId, JOURNAL, Journal } from './journal.js'
+import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
+
+export interface GrantPlace {
+  /** Directory of the records; default `/run/vfio`. */
+  readonly journal?: string | undefined
+  /** @internal In place of files in `journal`. */
+  readonly records?: GrantRecords | undefined
+}
+
+export interface GrantOptions extends GrantPlace {
+  /** Whom the nodes go to, by name or uid. */
+  readonly user: string | number
+  /** A group that may open them too, by name or gid; without it the nodes are the user's alone. */
+  readonly group?: string | number | undefined
+  /** Guest memory in bytes: answers with the limit on locked memory that a VM of it needs. */
+  readonly memory?: number | undefined
+  /** In place of `/dev`. */
+  readonly dev?: string | undefined
+}
+
+/** What was given to whom. */
+export interface Grant {
+  readonly address: string
+  readonly uid: number
+  /** `null`: the group of the nodes stays as it was. */
+  readonly gid: number | null
+  readonly nodes: readonly GrantedNode[]
+  /** Where `memory` was given. */
+  readonly memlock: Memlock | null
+}
+
+/**
+ * Gives the nodes of a device that is bound to VFIO to a user, and only these: its group's, its own, `/dev/iommu`. How
+ * they stood is recorded first. A node that devices share is given to one owner only.
+ * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP`, `ERR_VFIO_NO_ACCOUNT`; `ERR_VFIO_BAD_NODE` where it has
+ * no node, or something else is in its place; `ERR_VFIO_IN_USE` where a node is somebody else's through another grant
+ * @throws VfioSystemError where the kernel refuses
+ */
+export async function grant(seen: Snapshot, address: string, options: GrantOptions): Promise<Grant> {
+  const device = seen.device(address)
+  const uid = await findUid(options.user)
+  const gid = options.group === undefined ? null : await findGid(options.group)
+  const paths = nodesOf(seen, device, options.dev ?? '/dev')
+  const records = recordsOf(options)
+  await using _lock = await lock(options, device.group)
+  await using open = await openAll(paths)
+  if (!open.nodes.some(({ path }) => path === paths[0] || path === paths[1])) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_NODE',
+      `${paths[0]} is not there although ${device.address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
+    )
+  }
+  const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, open.nodes)
+  const others = await otherGrants(records, device.address)
+  const before = currentOnly(await records.read(device.address))
+  const nodes = open.nodes.map(({ path, state }) => {
+    const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
+    const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
+    // What a grant has made of a node is not how it stood before.
+    const former = again?.former ?? shared?.former ?? state
+    const mode = former.mode | 0o600 | (gid === null ? 0 : 0o060)
+    const granted = { uid, gid: gid ?? former.gid, mode }
+    if (shared && !isSame(shared.granted, granted)) {
+      throw new VfioError(
+        'ERR_VFIO_IN_USE',
+        `${path} belongs to uid ${shared.granted.uid} through the grant of another device: grant both to the same user and group`,
+      )
+    }
+    return { path, former, granted }
+  })
+  await records.write(device.address, {
+    version: 1,
+    address: device.address,
+    bootId: bootId(),
+    since: new Date().toISOString(),
+    nodes,
+  })
+  try {
+    for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
+  } catch (error) {
+    if (before) await records.write(device.address, before)
+    else await giveBack(records, device.address)
+    throw error
+  }
+  return { address: device.address, uid, gid, nodes, memlock }
+}
+
+/** What a revocation did. */
+export interface Revocation {
+  readonly address: string
+  /** Nodes that are as before the grant again. */
+  readonly restored: readonly string[]
+  /** Nodes that another grant still needs, or that are gone with their device. */
+  readonly kept: readonly string[]
+  /** Nodes that somebody changed since: they are left alone, a sentence each. */
+  readonly changed: readonly string[]
+}
+
+/**
+ * Gives the nodes of a device back to whom they belonged before its grant.
+ * @throws VfioError `ERR_VFIO_NOT_GRANTED` where nothing is known of a grant; `ERR_VFIO_BAD_JOURNAL`
+ * @throws VfioSystemError where the kernel refuses
+ */
+export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
+  const full = parseAddress(address)
+  const record = await recordsOf(place).read(full)
+  await using _lock = await lock(place, record ? groupOf(record) : null)
+  const [revocation] = await revokeAll([full], place)
+  if (revocation) return revocation
+  throw new VfioError(
+    'ERR_VFIO_NOT_GRANTED',
+    `nothing is known of a grant of ${full}, so nothing was changed: its nodes are as they are`,
+  )
+}
+
+/**
+ * Revokes the grants of these devices, those that there are: what a release does before it unbinds. Takes no lock: the
+ * caller has that of the groups.
+ */
+export async function revokeAll(addresses: readonly string[], place: GrantPlace = {}): Promise<Revocation[]> {
+  const records = recordsOf(place)
+  const revocations: Revocation[] = []
+  for (const address of addresses.map(parseAddress)) {
+    const revocation = await giveBack(records, address)
+    if (revocation) revocations.push(revocation)
+  }
+  return revocations
+}
+
+async function giveBack(records: GrantRecords, address: string): Promise<Revocation | null> {
+  const record = await records.read(address)
+  if (record === null) return null
+  const restored: string[] = []
+  const kept: string[] = []
+  const changed: string[] = []
+  const others = await otherGrants(records, address)
+  for (const { path, former, granted } of currentOnly(record)?.nodes ?? []) {
+    await using node = await DeviceNode.open(path)
+    const isShared = others.some((other) => other.path === path && other.former.rdev === former.rdev)
+    if (node === null || node.state.rdev !== former.rdev || isShared) kept.push(path)
+    else if (isBetween(node.state, former, granted)) {
+      if (!isSame(node.state, former)) await node.give(former)
+      restored.push(path)
+    } else {
+      changed.push(`${path} belongs to uid ${node.state.uid} and gid ${node.state.gid} now, and is left so`)
+    }
+  }
+  await records.remove(address)
+  return { address, restored, kept, changed }
+}
+
+const isSame = (a: Ownership, b: Ownership) => a.uid === b.uid && a.gid === b.gid && a.mode === b.mode
+
+/** Is each part of it either as before or as granted? A crash leaves some of each. */
+const isBetween = (now: Ownership, former: Ownership, granted: Ownership) =>
+  (['uid', 'gid', 'mode'] as const).every((part) => now[part] === former[part] || now[part] === granted[part])
+
+/** Nodes do not outlive a boot: what a record of another one says holds for none of today's. */
+const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)
+
+async function otherGrants(records: GrantRecords, address: string): Promise<GrantedNode[]> {
+  const others = (await records.keys()).filter((key) => key !== address)
+  const read = await Promise.all(others.map((key) => records.read(key)))
+  return read.flatMap((record) => currentOnly(record)?.nodes ?? [])
+}
+
+const groupOf = ({ nodes }: GrantRecord) => {
+  const number = nodes.map(({ path }) => /\/vfio\/(?:noiommu-)?(\d+)$/.exec(path)?.[1]).find(Boolean)
+  return number === undefined ? null : Number(number)
+}
+
+const recordsOf = ({ records, journal }: GrantPlace) => records ?? new GrantFiles(journal ?? JOURNAL)
+
+function lock({ records, journal }: GrantPlace, group: number | null): Promise<AsyncDisposable> {
+  // Records that are not files have no place for a lock either.
+  if (records || group === null) return Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() })
+  return new Journal(journal).lock([group])
+}
+
+async function openAll(paths: readonly string[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {
+  const nodes: DeviceNode[] = []
+  const close = async () => {
+    for (const node of nodes) await node[Symbol.asyncDispose]()
+  }
+  try {
+    for (const path of paths) {
+      const node = await DeviceNode.open(path)
+      if (node) nodes.push(node)
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+  return { nodes, [Symbol.asyncDispose]: close }
+}
+
+/** A node of its own means that the device can be opened through iommufd, as new hypervisors do. */
+function memlockOf({ user }: GrantOptions, memory: number, nodes: readonly DeviceNode[]): Memlock {
+  const iommufd = nodes.some(({ path }) => path.includes('/vfio/devices/'))
+  return lockedMemory({ memory, iommufd, user: String(user) })
+}

@@ -1,0 +1,95 @@
+import { constants } from 'node:fs'
+import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
+import { VfioError } from '../errors.js'
+import type { PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver } from '../sysfs/devices.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { fileError } from './safe-files.js'
+
+/** `O_PATH`: a descriptor of the node itself, which neither opens its device nor may be another node later. */
+const O_PATH = 0o10000000
+
+/** To whom a node belongs. `mode` are its permission bits. */
+export interface Ownership {
+  readonly uid: number
+  readonly gid: number
+  readonly mode: number
+}
+
+/** A character device, by the number of its device: the same path may be another one's later. */
+export interface NodeState extends Ownership {
+  readonly rdev: number
+}
+
+/**
+ * The nodes through which a device is opened: that of its group, its own where the kernel has such, and `/dev/iommu`.
+ * @param dev in place of `/dev`
+ * @throws VfioError `ERR_VFIO_NO_GROUP`; `ERR_VFIO_BAD_NODE` where it is not bound to VFIO, and so has none
+ */
+export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): string[] {
+  const { address, group, driver, vfioDevice } = device
+  if (group === null) throw new VfioError('ERR_VFIO_NO_GROUP', `${address} is in no IOMMU group`)
+  if (!isVfioDriver(driver)) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_NODE',
+      `${address} has no node to be opened by, since it is not bound to VFIO: run "vfio bind ${address}" first`,
+    )
+  }
+  const prefix = seen.group(group).noIommu ? 'noiommu-' : ''
+  const own = vfioDevice !== null && /^vfio\d+$/.test(vfioDevice) ? [`${dev}/vfio/devices/${vfioDevice}`] : []
+  return [`${dev}/vfio/${prefix}${group}`, ...own, `${dev}/iommu`]
+}
+
+/** A node that is held by descriptor while it is looked at and changed. */
+export class DeviceNode {
+  readonly #handle: FileHandle
+  readonly path: string
+  readonly state: NodeState
+
+  private constructor(handle: FileHandle, path: string, state: NodeState) {
+    this.#handle = handle
+    this.path = path
+    this.state = state
+  }
+
+  /**
+   * @returns `null` where there is nothing of that name
+   * @throws VfioError `ERR_VFIO_BAD_NODE` where it is something else than a character device
+   */
+  static async open(path: string): Promise<DeviceNode | null> {
+    let handle: FileHandle
+    try {
+      handle = await open(path, O_PATH | constants.O_NOFOLLOW)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+      throw fileError(error, path)
+    }
+    try {
+      const facts = await handle.stat()
+      if (!facts.isCharacterDevice()) {
+        const what = facts.isSymbolicLink() ? 'a symbolic link' : 'no character device'
+        throw new VfioError('ERR_VFIO_BAD_NODE', `${path} is ${what}, and is left alone`)
+      }
+      const { uid, gid, mode, rdev } = facts
+      return new DeviceNode(handle, path, { uid, gid, mode: mode & 0o7777, rdev })
+    } catch (error) {
+      await handle.close()
+      throw error
+    }
+  }
+
+  /** Ownership first: `chown(2)` takes bits of the mode away. */
+  async give({ uid, gid, mode }: Ownership): Promise<void> {
+    const itself = `/proc/self/fd/${this.#handle.fd}`
+    try {
+      await chown(itself, uid, gid)
+      await chmod(itself, mode)
+    } catch (error) {
+      throw fileError(error, this.path)
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#handle.close()
+  }
+}

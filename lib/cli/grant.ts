@@ -1,0 +1,63 @@
+import { type Grant, grant, grantRule, parseSize, revoke, type Snapshot } from '../index.js'
+import { note, print, toJson } from './output.js'
+
+export interface GrantCommandOptions {
+  readonly user: string
+  readonly group?: string
+  readonly memory?: string
+  readonly udev?: boolean
+  readonly journal?: string
+  readonly json?: boolean
+}
+
+/** `vfio grant`: gives a device's nodes to a user. With `--udev` the output is the rule alone. */
+export async function grantTo(
+  seen: Snapshot,
+  address: string,
+  options: GrantCommandOptions,
+): Promise<number> {
+  const { user, group, udev = false, journal, json = false } = options
+  const memory = options.memory === undefined ? undefined : parseSize(options.memory)
+  // First of all: a name that cannot stand in a rule is wrong before anything is changed.
+  const rule = udev ? grantRule(seen, address, { user, group }) : null
+  const given = await grant(seen, address, { user, group, memory, journal })
+  if (json) print(toJson(rule === null ? given : { ...given, rule }))
+  else if (rule === null) print(render(given))
+  else {
+    note(render(given).trimEnd())
+    print(rule)
+  }
+  return 0
+}
+
+function render({ address, nodes, memlock, uid }: Grant): string {
+  const lines = nodes.map(
+    ({ path, granted }) =>
+      `${path} belongs to uid ${granted.uid}, gid ${granted.gid} now, mode ${granted.mode.toString(8).padStart(4, '0')}`,
+  )
+  if (memlock && uid === 0) lines.push('root needs no limit on locked memory')
+  else if (memlock) {
+    lines.push(
+      `A VM needs a limit on locked memory of ${memlock.bytes} bytes: ${memlock.arithmetic}`,
+      `  for logins, in ${memlock.limits.path}: ${memlock.limits.line}`,
+      `  for a service, under [Service]: ${memlock.systemd}`,
+    )
+  }
+  lines.push(`"vfio revoke ${address}" puts it back`)
+  return `${lines.join('\n')}\n`
+}
+
+/** `vfio revoke`: gives a device's nodes back to whom they belonged before. */
+export async function revokeFrom(
+  address: string,
+  { journal, json = false }: { journal?: string; json?: boolean },
+): Promise<number> {
+  const report = await revoke(address, { journal })
+  for (const line of json ? [] : report.changed) note(`vfio: ${line}`)
+  const lines = [
+    ...report.restored.map((path) => `${path} is as it was before the grant`),
+    ...report.kept.map((path) => `${path} is left alone: another grant needs it, or it is gone`),
+  ]
+  print(json ? toJson(report) : `${lines.join('\n') || `${report.address} is granted to nobody now`}\n`)
+  return 0
+}
