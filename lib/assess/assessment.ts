@@ -4,6 +4,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { isBridge } from './topology.js'
+import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
 /** The verdict over one device: can it be given away, what must come along, how can it be reset. */
@@ -19,6 +20,8 @@ export interface Assessment {
   /** `null` where the device is in no group. */
   readonly viability: Viability | null
   readonly reset: ResetCapability
+  /** What on this host would lose the device, or one of `toBind`. It takes no part in the verdict. */
+  readonly uses: readonly HostUse[]
   /** What the kernel itself answered, where it was asked. */
   readonly kernel?: KernelAnswer
 }
@@ -40,11 +43,19 @@ export interface KernelAnswer {
 export function assess(seen: Snapshot, address: string): Assessment {
   const device = seen.device(address)
   const viability = device.group === null ? null : assessViability(seen, device.group)
-  return assessWithin(seen, device, viability)
+  return withUses(seen, assessWithin(seen, device, viability))
+}
+
+/** An assessment without the uses, which cost more than who judges many may spend. @internal */
+export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
+
+function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
+  const affected = new Set([bare.address, ...bare.toBind])
+  return { ...bare, uses: [...affected].flatMap((address) => assessUses(seen, address)) }
 }
 
 /** The same with the viability of the device's group known, for who judges many. @internal */
-export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): Assessment {
+export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
   const { address, group } = device
   const reset = assessReset(seen, address)
   if (viability === null) {
@@ -63,7 +74,7 @@ export function assessGroup(seen: Snapshot, group: number): Assessment[] {
     .group(group)
     .members.map((address) => seen.device(address))
     .filter((device) => !isBridge(device))
-    .map((device) => assessWithin(seen, device, viability))
+    .map((device) => withUses(seen, assessWithin(seen, device, viability)))
 }
 
 type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind'>

@@ -66,6 +66,7 @@ export interface HostPaths {
   /** `null` here and below: not known. */
   readonly dev: string | null
   readonly proc: string | null
+  readonly run: string | null
   /** The directory of the running kernel's modules. */
   readonly modules: string | null
 }

@@ -3,17 +3,26 @@ import { parseAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { HostFacts } from './facts.js'
 import type { IommuGroup } from './groups.js'
+import { NO_USE, type UseFacts } from './use.js'
 
 /** One look at a host: plain facts that do not change afterwards. What vanished during the look is left out. */
 export class Snapshot {
   readonly host: HostFacts
   readonly groups: readonly IommuGroup[]
   readonly devices: readonly PciDevice[]
+  /** What the host does with its devices: the raw facts behind `assessUses`. */
+  readonly use: UseFacts
   readonly #byAddress: ReadonlyMap<string, PciDevice>
   readonly #byNumber: ReadonlyMap<number, IommuGroup>
 
-  constructor(host: HostFacts, groups: readonly IommuGroup[], devices: readonly PciDevice[]) {
+  constructor(
+    host: HostFacts,
+    groups: readonly IommuGroup[],
+    devices: readonly PciDevice[],
+    use: UseFacts = NO_USE,
+  ) {
     this.host = host
+    this.use = use
     this.groups = Object.freeze(groups)
     this.devices = Object.freeze(devices)
     this.#byAddress = new Map(devices.map((device) => [device.address, device]))

@@ -1,0 +1,125 @@
+import { BlockList } from 'node:net'
+import type { UseFacts } from '../sysfs/use.js'
+import type { NetworkInterface, Route } from '../sysfs/use-network.js'
+import type { Finding } from './uses.js'
+import { several } from './uses-text.js'
+
+/** What goes over network interfaces. */
+export class Network {
+  readonly #byName: ReadonlyMap<string, NetworkInterface>
+  readonly #byFunction = new Map<string, NetworkInterface[]>()
+  readonly #routes = new Map<string, Route[]>()
+  /** The interface that carries the caller's SSH connection. */
+  readonly #ssh: string | null
+
+  constructor({ network }: UseFacts) {
+    this.#byName = new Map(network.interfaces.map((item) => [item.name, item]))
+    for (const item of network.interfaces) {
+      for (const address of new Set(item.functions)) {
+        this.#byFunction.set(address, [...(this.#byFunction.get(address) ?? []), item])
+      }
+    }
+    for (const route of network.routes) {
+      this.#routes.set(route.interface, [...(this.#routes.get(route.interface) ?? []), route])
+    }
+    this.#ssh = network.ssh && interfaceOf(network.ssh, network.interfaces, network.routes)
+  }
+
+  usesOf(address: string): Finding[] {
+    const findings: Finding[] = []
+    const visited = new Set<string>()
+    for (const item of this.#byFunction.get(address) ?? []) {
+      const used = this.#visit(item, [item.name], visited, findings)
+      if (!used && item.up) {
+        findings.push({ kind: 'network', what: `${item.name} is up, without an address`, severity: 'warns' })
+      }
+    }
+    return findings
+  }
+
+  /** Does something go over this interface, or over one above it? */
+  #visit(
+    item: NetworkInterface,
+    chain: readonly string[],
+    visited: Set<string>,
+    findings: Finding[],
+  ): boolean {
+    if (visited.has(item.name)) return true
+    visited.add(item.name)
+    const lead = chain.join(' → ')
+    const tasks = this.#tasksOf(item)
+    if (tasks.length > 0)
+      findings.push({ kind: 'network', what: `${lead} ${several(tasks)}`, severity: 'blocks' })
+    let used = tasks.length > 0
+    const uppers = item.uppers.flatMap((name) => this.#byName.get(name) ?? [])
+    for (const upper of uppers) {
+      used = this.#visit(upper, [...chain, upper.name], visited, findings) || used
+    }
+    const upper = uppers.find(({ up }) => up)
+    if (!used && item.up && upper) {
+      findings.push({
+        kind: 'network',
+        what: `${lead} is part of ${upper.name}, which is up`,
+        severity: 'blocks',
+      })
+      return true
+    }
+    return used
+  }
+
+  #tasksOf(item: NetworkInterface): string[] {
+    const routes = this.#routes.get(item.name) ?? []
+    const networks = routes
+      .filter((route) => route.family === 'ipv4' && !route.gateway && route.length > 0 && !isLinkLocal(route))
+      .map((route) => `${route.destination}/${route.length}`)
+    const tasks: string[] = []
+    if (networks.length > 0) tasks.push(`is up with an address in ${several(networks)}`)
+    else if (item.up && item.addresses.length > 0)
+      tasks.push(`is up with the address ${several(item.addresses)}`)
+    if (routes.some(({ length }) => length === 0)) tasks.push('carries the default route')
+    else if (networks.length === 0 && routes.some(({ gateway }) => gateway)) tasks.push('carries routes')
+    if (item.name === this.#ssh) tasks.push('carries your SSH connection')
+    return tasks
+  }
+}
+
+const isLinkLocal = ({ destination }: Route) => destination.startsWith('169.254.')
+
+/** By the address that the server has here, which routes into its own network; else by the way to the client. */
+function interfaceOf(
+  { client, server }: { client: string; server: string },
+  interfaces: readonly NetworkInterface[],
+  routes: readonly Route[],
+): string | null {
+  const [address = '', zone] = server.split('%')
+  if (zone !== undefined) return zone
+  if (address.startsWith('127.') || address === '::1') return null
+  const owner = interfaces.find(({ addresses }) => addresses.includes(address))
+  return (
+    owner?.name ??
+    wayTo(
+      address,
+      routes.filter(({ gateway, length }) => !gateway && length > 0),
+    ) ??
+    wayTo(client, routes)
+  )
+}
+
+/** The interface of the longest prefix that an address matches. */
+function wayTo(address: string, routes: readonly Route[]): string | null {
+  const family = address.includes(':') ? 'ipv6' : 'ipv4'
+  let best: Route | null = null
+  for (const route of routes) {
+    if (route.family === family && route.length > (best?.length ?? -1) && leadsTo(route, address))
+      best = route
+  }
+  return best?.interface ?? null
+}
+
+function leadsTo({ destination, length, family }: Route, address: string): boolean {
+  // A block list refuses a prefix of no bits, which everything matches.
+  if (length === 0) return true
+  const list = new BlockList()
+  list.addSubnet(destination, length, family)
+  return list.check(address, family)
+}

@@ -1,0 +1,49 @@
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import type { UseFacts } from '../sysfs/use.js'
+import type { OpenFile } from '../sysfs/use-processes.js'
+import type { Finding } from './uses.js'
+import { holders } from './uses-text.js'
+
+/** Nodes of the device that processes have open: of graphics, sound, serial ports, USB devices, … */
+export function nodeUses({ nodes, processes }: UseFacts, { address }: PciDevice): Finding[] {
+  return nodes.flatMap(({ node, functions }) => {
+    const openers = functions.includes(address) ? processes.open.filter((file) => file.node === node) : []
+    if (openers.length === 0) return []
+    const kind = /^(dri\/|nvidia\d)/.test(node) ? 'display' : 'holder'
+    // A desktop has every keyboard open, and gives it up without harm.
+    const severity = node.startsWith('input/') ? 'warns' : 'blocks'
+    return [{ kind, what: `/dev/${node} is open in ${holders(openers)}`, severity }]
+  })
+}
+
+/** Who has the device or its group open through VFIO. */
+export function vfioUses({ processes, enabled }: UseFacts, device: PciDevice): Finding[] {
+  const { address, group, vfioDevice } = device
+  const { open, complete } = processes
+  const blocks = (what: string): Finding => ({ kind: 'vfio', what, severity: 'blocks' })
+  const at = (...nodes: readonly string[]) => open.filter(({ node }) => node !== null && nodes.includes(node))
+  const findings: Finding[] = []
+  const byGroup = group === null ? [] : at(`vfio/${group}`, `vfio/noiommu-${group}`)
+  if (byGroup.length > 0) findings.push(blocks(`group ${group} is open in ${holders(byGroup)}`))
+  const byNode = vfioDevice === null ? [] : at(`vfio/devices/${vfioDevice}`)
+  if (byNode.length > 0) findings.push(blocks(`${vfioDevice} is open in ${holders(byNode)}`))
+  const pids = new Set([...byGroup, ...byNode].map(({ pid }) => pid))
+  const nameless = open.filter((file) => file.function === address && !pids.has(file.pid))
+  if (nameless.length > 0) findings.push(blocks(`it is open through VFIO in ${holders(nameless)}`))
+  if (findings.length > 0 || !isVfioDriver(device.driver) || !enabled.includes(address)) return findings
+
+  const candidates = open.filter(
+    (file) => file.node === null && file.function === null && !hasGroup(open, file),
+  )
+  if (candidates.length > 0) return [blocks(`it is open through VFIO, it seems in ${holders(candidates)}`)]
+  if (complete !== true) {
+    return [blocks('it is open through VFIO in a process that could not be seen: root sees more')]
+  }
+  // A former driver may have left it enabled: no reason to refuse.
+  const what = 'it is enabled as if it were open through VFIO, though no process in sight has it open'
+  return [{ kind: 'vfio', what, severity: 'warns' }]
+}
+
+/** A nameless VFIO device belongs to the group that its process has open, where it has one. */
+const hasGroup = (open: readonly OpenFile[], { pid }: OpenFile) =>
+  open.some((file) => file.pid === pid && /^vfio\/(noiommu-)?\d+$/.test(file.node ?? ''))

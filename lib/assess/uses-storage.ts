@@ -1,0 +1,139 @@
+import type { UseFacts } from '../sysfs/use.js'
+import type { BlockDevice } from '../sysfs/use-block.js'
+import type { Mount } from '../sysfs/use-mounts.js'
+import type { OpenFile } from '../sysfs/use-processes.js'
+import type { Share } from '../sysfs/use-shares.js'
+import type { Finding } from './uses.js'
+import { holders, several } from './uses-text.js'
+
+/** What rests on block devices, in both directions. */
+export class Storage {
+  readonly #use: UseFacts
+  readonly #above = new Map<string, BlockDevice[]>()
+  readonly #byName: ReadonlyMap<string, BlockDevice>
+  readonly #byFunction = new Map<string, BlockDevice[]>()
+  readonly #openers = new Map<string, OpenFile[]>()
+
+  constructor(use: UseFacts) {
+    this.#use = use
+    this.#byName = new Map(use.blocks.map((block) => [block.name, block]))
+    for (const block of use.blocks) {
+      for (const below of block.restsOn) push(this.#above, below, block)
+      if (block.partOf !== null) push(this.#above, block.partOf, block)
+      else for (const address of new Set(block.functions)) push(this.#byFunction, address, block)
+    }
+    for (const file of use.processes.open) if (file.node !== null) push(this.#openers, file.node, file)
+  }
+
+  /** The disks that a function brings. */
+  disksOf(address: string): readonly BlockDevice[] {
+    return this.#byFunction.get(address) ?? []
+  }
+
+  usesOf(address: string): Finding[] {
+    const findings: Finding[] = []
+    const visited = new Set<string>()
+    for (const disk of this.disksOf(address)) this.#visit(disk, [disk.label], visited, findings)
+    for (const share of this.#use.shares) {
+      if (share.functions.includes(address)) findings.push(...this.#usesOfShare(share))
+    }
+    return findings
+  }
+
+  /** Is this device, or something above it, in use? Each is looked at once, whatever circles the links make. */
+  #visit(block: BlockDevice, chain: readonly string[], visited: Set<string>, findings: Finding[]): boolean {
+    if (visited.has(block.name)) return true
+    visited.add(block.name)
+    const lead = chain.join(' → ')
+    const own = this.#usesOf(block, lead)
+    findings.push(...own)
+    let used = own.length > 0
+    for (const above of this.#above.get(block.name) ?? []) {
+      const isPartition = above.partOf === block.name
+      used =
+        this.#visit(above, isPartition ? [above.label] : [...chain, above.label], visited, findings) || used
+    }
+    if (!used && block.layer !== null && chain.length > 1) {
+      const what = `${chain.slice(0, -1).join(' → ')} is held by ${block.label} (${block.layer})`
+      findings.push({ kind: 'holder', what, severity: 'blocks' })
+      return true
+    }
+    return used
+  }
+
+  #usesOf(block: BlockDevice, lead: string): Finding[] {
+    const findings: Finding[] = []
+    const blocks = (kind: Finding['kind'], what: string) => findings.push({ kind, what, severity: 'blocks' })
+    const mounts = this.#mountsOf(block)
+    if (mounts.length > 0)
+      blocks('mount', `${lead} ${block.btrfs === null ? 'is' : 'belongs to the btrfs'} ${mounted(mounts)}`)
+    else if (block.btrfs !== null)
+      blocks('mount', `${lead} belongs to a live btrfs that no mount table in sight shows`)
+    else if (block.fileSystem !== null) {
+      blocks('mount', `${lead} holds a live ${block.fileSystem} that no mount table in sight shows`)
+    }
+    for (const { path, kind } of this.#use.swaps) {
+      if (kind === 'device' && namesOf(block).includes(path)) blocks('swap', `${lead} is swap space in use`)
+      const below = kind === 'file' ? this.#mountBelow(path) : undefined
+      if (below && mounts.includes(below)) blocks('swap', `${lead} carries the swap file ${path}`)
+    }
+    if (block.zfsPool !== null) blocks('holder', `${lead} belongs to the imported ZFS pool ${block.zfsPool}`)
+    if (block.bcache && !this.#above.has(block.name)) blocks('holder', `${lead} is registered as a bcache`)
+    const openers = this.#openers.get(block.node) ?? []
+    if (openers.length > 0) blocks('holder', `${lead} is open in ${holders(openers)}`)
+    return findings
+  }
+
+  #mountsOf(block: BlockDevice): Mount[] {
+    const names = (block.btrfs ?? [block.name])
+      .flatMap((name) => this.#byName.get(name) ?? [])
+      .flatMap(namesOf)
+      .map((path) => path.slice('/dev/'.length))
+    return this.#use.mounts.filter(
+      ({ number, nodes }) => number === block.number || nodes.some((node) => names.includes(node)),
+    )
+  }
+
+  /** The mount that a path of the caller's lies in. */
+  #mountBelow(path: string): Mount | undefined {
+    let found: Mount | undefined
+    for (const mount of this.#use.mounts) {
+      const inside = path.startsWith(mount.point.endsWith('/') ? mount.point : `${mount.point}/`)
+      // Of two at one place the later one hides the other.
+      if (inside && mount.seenBy === null && mount.point.length >= (found?.point.length ?? 0)) found = mount
+    }
+    return found
+  }
+
+  #usesOfShare({ type, tag }: Share): Finding[] {
+    const all = this.#use.mounts.filter((mount) => mount.type === type)
+    const mounts = all.filter(({ source }) => tag === null || source === tag)
+    const name = `the ${type} share${tag === null ? '' : ` "${tag}"`}`
+    if (mounts.length > 0) {
+      return [{ kind: 'mount', what: `${name} is ${mounted(mounts)}`, severity: 'blocks' }]
+    }
+    const inSight = new Set(all.map(({ number }) => number)).size
+    if (type !== '9p' || this.#use.shares9p <= inSight) return []
+    // The lower layer of an overlay that was put together before the root file system was changed.
+    const what = `${name} may carry a file system that no mount table in sight shows, like the lower layer of an overlay`
+    return [{ kind: 'mount', what, severity: 'blocks' }]
+  }
+}
+
+function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
+  const known = map.get(key)
+  if (known) known.push(value)
+  else map.set(key, [value])
+}
+
+/** The device mapper has its links by name below `/dev/mapper`. */
+const namesOf = ({ node, label, name }: BlockDevice) =>
+  label === name ? [`/dev/${node}`] : [`/dev/${node}`, `/dev/mapper/${label}`]
+
+function mounted(mounts: readonly Mount[]): string {
+  const [{ seenBy = null } = {}] = mounts
+  const points = several(mounts.map(({ point }) => point))
+  return seenBy === null
+    ? `mounted at ${points}`
+    : `mounted at ${points} in the mount namespace of ${holders([seenBy])}`
+}

@@ -1,0 +1,25 @@
+import type { Process } from '../sysfs/use-processes.js'
+
+/** How many names a sentence lists before it counts. */
+const NAMED = 3
+
+/** `a`, `a and b`, `a, b, c and 4 more`. */
+export function several(items: readonly string[]): string {
+  const distinct = [...new Set(items)]
+  const named = distinct.length > NAMED + 1 ? distinct.slice(0, NAMED) : distinct
+  const rest = distinct.length - named.length
+  const all = rest > 0 ? [...named, `${rest} more`] : named
+  const last = all.at(-1) ?? ''
+  return all.length > 1 ? `${all.slice(0, -1).join(', ')} and ${last}` : last
+}
+
+/** `qemu-system-x86 (pid 4711)`; each process once. */
+export const holders = (processes: readonly Process[]) =>
+  several(processes.map(({ pid, command }) => `${command || 'a process'} (pid ${pid})`))
+
+/** Names that others chose (mount points, processes) must not steer the terminal that they are printed on. */
+export const printable = (text: string) =>
+  text.replace(
+    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )

@@ -1,0 +1,162 @@
+import { below, readText } from './files.js'
+import { readBatch } from './tree.js'
+import { type Placed, readNames, readPlaces } from './use-paths.js'
+
+/** A disk, a partition, or what the kernel builds on them (`class/block`). */
+export interface BlockDevice {
+  readonly name: string
+  /** What people call it: the device mapper's name, else the kernel's. */
+  readonly label: string
+  /** Path below `/dev`. */
+  readonly node: string
+  /** `major:minor`, as mount tables name it. */
+  readonly number: string | null
+  /** PCI functions on the way to it; of all paths to it, where NVMe has several. */
+  readonly functions: readonly string[]
+  /** The disk of a partition. */
+  readonly partOf: string | null
+  /** The block devices below it: `slaves`, and what a loop or a zram device is backed by. */
+  readonly restsOn: readonly string[]
+  /** What it is, where it is built on others: `LVM volume`, `RAID`, … */
+  readonly layer: string | null
+  /** A bcache is registered on it. */
+  readonly bcache: boolean
+  /** The imported ZFS pool that it is a member of. */
+  readonly zfsPool: string | null
+  /** The kind of a file system that lives on it, mounted in sight or not (`fs/ext4/<name>`). */
+  readonly fileSystem: string | null
+  /** The members of a live btrfs on several devices, or of one; by their names. */
+  readonly btrfs: readonly string[] | null
+}
+
+const FILES = ['dev', 'dm/name', 'dm/uuid', 'md/level', 'loop/backing_file', 'backing_dev']
+
+/** File systems that have a directory for each live one in `/sys/fs`, named by its block device. */
+const NAMED_BY_DEVICE = ['ext4', 'xfs', 'f2fs', 'erofs', 'nilfs2']
+
+/** @param run `/run`, for what udev found on the disks; `null`: not known */
+export function readBlockDevices(
+  { sysfs, proc, run }: { sysfs: string; proc: string | null; run: string | null },
+  names: readonly string[],
+): BlockDevice[] {
+  if (names.length === 0) return []
+  const places = readPlaces(sysfs, 'class/block', names)
+  const known = new Set(names)
+  const batch = readBatch(`${sysfs}/class/block`, names, { files: FILES, lists: ['slaves', 'bcache'] })
+  const byNode = new Map(names.map((name) => [name.replaceAll('!', '/'), name]))
+  const partOf = new Map(places.map((place) => [place.name, diskOf(place, known)]))
+  const functions = functionsOfDisks(sysfs, places)
+  const fileSystems = readFileSystems(sysfs, known)
+  const btrfs = readBtrfs(sysfs)
+  const pools = readPools(
+    { proc, run },
+    names.map((_name, row) => batch.text(row, 'dev')),
+  )
+  return names.map((name, row) => {
+    const number = batch.text(row, 'dev')
+    const backing = batch.text(row, 'loop/backing_file') ?? batch.text(row, 'backing_dev') ?? ''
+    const backed = backing.startsWith('/dev/') ? byNode.get(backing.slice(5)) : undefined
+    const slaves = (batch.text(row, 'slaves') ?? '').split('\n').filter((slave) => known.has(slave))
+    return {
+      name,
+      label: batch.text(row, 'dm/name') || name,
+      node: name.replaceAll('!', '/'),
+      number,
+      functions: functions.get(partOf.get(name) ?? name) ?? [],
+      partOf: partOf.get(name) ?? null,
+      restsOn: backed === undefined ? slaves : [...slaves, backed],
+      layer: layerOf(batch.text(row, 'dm/uuid'), batch.text(row, 'md/level'), name),
+      bcache: batch.errno(row, 'bcache') === 0,
+      zfsPool: pools.get(number ?? '') ?? null,
+      fileSystem: fileSystems.get(name) ?? null,
+      btrfs: btrfs.get(name) ?? null,
+    }
+  })
+}
+
+/** A partition's directory lies in that of its disk. */
+function diskOf({ path }: Placed, known: ReadonlySet<string>): string | null {
+  const above = path?.split('/').at(-2) ?? ''
+  return known.has(above) ? above : null
+}
+
+/** The prefix of a device mapper's uuid says who made it (lvm2, cryptsetup, multipath-tools, …). */
+const DM_LAYERS: readonly [RegExp, string][] = [
+  [/^LVM-/, 'LVM volume'],
+  [/^CRYPT-/, 'encrypted volume'],
+  [/^mpath-/, 'multipath device'],
+  [/^DMRAID-/, 'RAID'],
+  [/^part\d+-/, 'partition'],
+]
+
+function layerOf(dmUuid: string | null, mdLevel: string | null, name: string): string | null {
+  if (dmUuid !== null) return DM_LAYERS.find(([prefix]) => prefix.test(dmUuid))?.[1] ?? 'device mapper'
+  if (mdLevel !== null) return mdLevel === '' ? 'RAID' : mdLevel
+  if (/^bcache\d/.test(name)) return 'bcache'
+  if (/^loop\d/.test(name)) return 'loop device'
+  return null
+}
+
+/** NVMe with native multipath has its disks below `devices/virtual`: their functions are those of the paths. */
+function functionsOfDisks(sysfs: string, places: readonly Placed[]): Map<string, readonly string[]> {
+  const functions = new Map(places.map((place) => [place.name, place.functions]))
+  const controllers = new Map<string, readonly string[]>()
+  for (const { name, path } of places) {
+    const subsystem = /\/nvme-subsystem\/([^/]+)\//.exec(path ?? '')?.[1]
+    const [, instance, namespace] = /^nvme(\d+)n(\d+)$/.exec(name) ?? []
+    if (subsystem === undefined || namespace === undefined) continue
+    const isPath = new RegExp(`^nvme${instance}c\\d+n${namespace}$`)
+    const paths = places.filter((place) => isPath.test(place.name)).flatMap((place) => place.functions)
+    if (paths.length === 0 && !controllers.has(subsystem)) {
+      controllers.set(subsystem, functionsOfControllers(sysfs, subsystem))
+    }
+    functions.set(name, paths.length > 0 ? paths : (controllers.get(subsystem) ?? []))
+  }
+  return functions
+}
+
+function functionsOfControllers(sysfs: string, subsystem: string): string[] {
+  const directory = `class/nvme-subsystem/${subsystem}`
+  const names = readNames(sysfs, [directory])[directory] ?? []
+  const controllers = names.filter((name) => /^nvme\d+$/.test(name))
+  return readPlaces(sysfs, directory, controllers).flatMap(({ functions }) => functions)
+}
+
+function readFileSystems(sysfs: string, known: ReadonlySet<string>): Map<string, string> {
+  const live = new Map<string, string>()
+  for (const [type, names] of Object.entries(readNames(`${sysfs}/fs`, NAMED_BY_DEVICE))) {
+    for (const name of names) if (known.has(name)) live.set(name, type)
+  }
+  return live
+}
+
+/** Each live btrfs has a directory named by its UUID, with links to its devices. */
+function readBtrfs(sysfs: string): Map<string, readonly string[]> {
+  const members = new Map<string, readonly string[]>()
+  const uuids = (readNames(`${sysfs}/fs`, ['btrfs']).btrfs ?? []).filter((name) =>
+    /^[0-9a-f-]{36}$/.test(name),
+  )
+  const lists = readNames(
+    `${sysfs}/fs/btrfs`,
+    uuids.map((uuid) => `${uuid}/devices`),
+  )
+  for (const names of Object.values(lists)) for (const name of names) members.set(name, names)
+  return members
+}
+
+/** By `major:minor`: udev remembers what it found on a disk, the kernel lists the pools that are imported. */
+function readPools(
+  { proc, run }: { proc: string | null; run: string | null },
+  numbers: readonly (string | null)[],
+): Map<string, string> {
+  const members = new Map<string, string>()
+  const imported = proc === null ? [] : (readNames(`${proc}/spl/kstat`, ['zfs']).zfs ?? [])
+  if (imported.length === 0) return members
+  for (const number of numbers) {
+    const record = number === null ? null : readText(below(run, `udev/data/b${number}`))
+    if (record === null || !/^E:ID_FS_TYPE=zfs_member$/m.test(record)) continue
+    const pool = /^E:ID_FS_LABEL=(.*)$/m.exec(record)?.[1] ?? ''
+    if (number !== null && imported.includes(pool)) members.set(number, pool)
+  }
+  return members
+}

@@ -1,0 +1,138 @@
+import { SocketAddress } from 'node:net'
+import { endianness } from 'node:os'
+import { below, readText } from './files.js'
+import { readBatch } from './tree.js'
+import { readPlaces } from './use-paths.js'
+
+/** A network interface in the caller's network namespace. */
+export interface NetworkInterface {
+  readonly name: string
+  readonly functions: readonly string[]
+  /** Switched on (IFF_UP). */
+  readonly up: boolean
+  /** The interfaces above it: bonds, bridges, VLANs, … */
+  readonly uppers: readonly string[]
+  /** IPv6 addresses of more than link scope. */
+  readonly addresses: readonly string[]
+}
+
+/** A way that leads somewhere from the main routing table; the default route has length 0. */
+export interface Route {
+  readonly interface: string
+  readonly family: 'ipv4' | 'ipv6'
+  readonly destination: string
+  /** Length of the prefix in bits. */
+  readonly length: number
+  /** It goes by a gateway, and so says nothing about the interface's own addresses. */
+  readonly gateway: boolean
+}
+
+export interface NetworkFacts {
+  readonly interfaces: readonly NetworkInterface[]
+  readonly routes: readonly Route[]
+  /** The ends of the SSH connection that the caller came by. */
+  readonly ssh: { readonly client: string; readonly server: string } | null
+}
+
+const IFF_UP = 1
+const RTF_UP = 1
+const RTF_GATEWAY = 2
+const RTF_REJECT = 0x200
+
+export function readNetwork(sysfs: string, proc: string | null, names: readonly string[]): NetworkFacts {
+  const places = readPlaces(sysfs, 'class/net', names)
+  // Without a card on PCI nothing here can be lost with one.
+  if (places.every(({ functions }) => functions.length === 0))
+    return { interfaces: [], routes: [], ssh: null }
+  const batch = readBatch(`${sysfs}/class/net`, names, { files: ['flags'], links: ['master'], lists: ['.'] })
+  const addresses = readAddresses(proc)
+  return {
+    interfaces: places.map(({ name, functions }, row) => {
+      const uppers = (batch.text(row, '.') ?? '')
+        .split('\n')
+        .filter((entry) => entry.startsWith('upper_'))
+        .map((entry) => entry.slice('upper_'.length))
+      const master = batch.linkName(row, 'master')
+      return {
+        name,
+        functions,
+        up: (Number(batch.text(row, 'flags') ?? 0) & IFF_UP) !== 0,
+        uppers: [...new Set(master === null ? uppers : [master, ...uppers])],
+        addresses: addresses.get(name) ?? [],
+      }
+    }),
+    routes: [...readRoutes(proc), ...readRoutes6(proc)],
+    ssh: readSsh(proc),
+  }
+}
+
+const lines = (proc: string | null, file: string) => (readText(below(proc, file)) ?? '').split('\n')
+
+/** `eth0 0002000A 00000000 0001 0 0 100 00FFFFFF 0 0 0`: an address is printed as a number of this machine. */
+function readRoutes(proc: string | null): Route[] {
+  return lines(proc, 'net/route').flatMap((line) => {
+    const [name = '', destination = '', , flagsText = '', , , , mask = ''] = line.trim().split(/\s+/)
+    const flags = Number.parseInt(flagsText, 16)
+    if (!/^[0-9A-F]{8}$/i.test(destination) || !/^[0-9A-F]{8}$/i.test(mask) || !isUsable(flags)) return []
+    const bytes = [...Buffer.from(destination, 'hex')]
+    if (endianness() === 'LE') bytes.reverse()
+    const ones = Number.parseInt(mask, 16).toString(2).replaceAll('0', '').length
+    const gateway = (flags & RTF_GATEWAY) !== 0
+    return [{ interface: name, family: 'ipv4', destination: bytes.join('.'), length: ones, gateway }]
+  })
+}
+
+/** `<destination> 40 <source> 00 <next hop> <metric> <references> <use> <flags> eth0` */
+function readRoutes6(proc: string | null): Route[] {
+  return lines(proc, 'net/ipv6_route').flatMap((line) => {
+    const [to = '', length = '', , , hop = '', , , , flags = '', name = ''] = line.trim().split(/\s+/)
+    const destination = toIpv6(to)
+    if (destination === null || !isUsable(Number.parseInt(flags, 16))) return []
+    // Multicast, link-local and the machine's own addresses lead nowhere.
+    if (/^f(f|e[89ab])/i.test(to) || name === 'lo' || name === '' || /^80/.test(flags)) return []
+    const gateway = /[1-9a-f]/i.test(hop)
+    return [{ interface: name, family: 'ipv6', destination, length: Number.parseInt(length, 16), gateway }]
+  })
+}
+
+const isUsable = (flags: number) => (flags & RTF_UP) !== 0 && (flags & RTF_REJECT) === 0
+
+/** `fe80…0001 02 40 20 80 eth0`: address, index, length, scope (0 is global, 0x40 site), flags, interface. */
+function readAddresses(proc: string | null): Map<string, string[]> {
+  const addresses = new Map<string, string[]>()
+  for (const line of lines(proc, 'net/if_inet6')) {
+    const [text = '', , , scope = '', , name = ''] = line.trim().split(/\s+/)
+    const address = toIpv6(text)
+    if (address === null || name === '' || (scope !== '00' && scope !== '40')) continue
+    addresses.set(name, [...(addresses.get(name) ?? []), address])
+  }
+  return addresses
+}
+
+function toIpv6(digits: string): string | null {
+  if (!/^[0-9a-f]{32}$/i.test(digits)) return null
+  const address = digits.replace(/.{4}(?=.)/g, '$&:')
+  return new SocketAddress({ address, family: 'ipv6' }).address
+}
+
+/** No line of ancestors is longer than this. */
+const ANCESTORS = 64
+
+/** `SSH_CONNECTION` of the caller, or of a process that it came from: `sudo` takes it out of the environment. */
+function readSsh(proc: string | null): NetworkFacts['ssh'] {
+  let pid = 'self'
+  for (let step = 0; step < ANCESTORS; step++) {
+    const environment = readText(below(proc, `${pid}/environ`)) ?? ''
+    const value = environment.split('\0').find((entry) => entry.startsWith('SSH_CONNECTION='))
+    const [client = '', , server = ''] = value?.slice('SSH_CONNECTION='.length).split(' ') ?? []
+    if (client !== '' && server !== '') return { client: plain(client), server: plain(server) }
+    const stat = readText(below(proc, `${pid}/stat`)) ?? ''
+    const parent = /^\S+ (\d+)/.exec(stat.slice(stat.lastIndexOf(')') + 2))?.[1]
+    if (parent === undefined || parent === '0') return null
+    pid = parent
+  }
+  return null
+}
+
+/** IPv4 in the dress of IPv6, as a server on both sees it. */
+const plain = (address: string) => address.replace(/^::ffff:(?=\d+\.)/i, '')

@@ -1,0 +1,60 @@
+import { below, listNames, readText } from './files.js'
+import { readBatch } from './tree.js'
+import { readPlaces } from './use-paths.js'
+
+/** A character device that a PCI function brings: a DRM node, a sound card, a serial port, … */
+export interface DeviceNode {
+  /** Path below `/dev`. */
+  readonly node: string
+  readonly functions: readonly string[]
+}
+
+/** A console that the kernel writes to (`/proc/consoles`). */
+export interface KernelConsole {
+  readonly name: string
+  readonly functions: readonly string[]
+}
+
+/** @param names the entries of `dev/char`: `major:minor` */
+export function readNodes(
+  sysfs: string,
+  proc: string | null,
+  names: readonly string[],
+): { nodes: DeviceNode[]; consoles: KernelConsole[] } {
+  const places = readPlaces(sysfs, 'dev/char', names)
+  const onPci = places.filter(({ functions }) => functions.length > 0)
+  const batch = readBatch(
+    `${sysfs}/dev/char`,
+    onPci.map(({ name }) => name),
+    { files: ['uevent'] },
+  )
+  const nodes = onPci.flatMap(({ functions }, row) => {
+    const node = /^DEVNAME=(.+)$/m.exec(batch.text(row, 'uevent') ?? '')?.[1]
+    return node === undefined ? [] : [{ node, functions }]
+  })
+  const byNumber = new Map(places.map(({ name, functions }) => [name, functions]))
+  return { nodes: [...nodes, ...readNvidia(proc)], consoles: readConsoles(proc, byNumber) }
+}
+
+/** `ttyS0                -W- (EC  p a)    4:64` */
+function readConsoles(
+  proc: string | null,
+  byNumber: ReadonlyMap<string, readonly string[]>,
+): KernelConsole[] {
+  const lines = (readText(below(proc, 'consoles')) ?? '').split('\n')
+  return lines.flatMap((line) => {
+    const [, name, number] = /^(\S+)\s.*\s(\d+:\d+)$/.exec(line) ?? []
+    const functions = byNumber.get(number ?? '') ?? []
+    return name === undefined || functions.length === 0 ? [] : [{ name, functions }]
+  })
+}
+
+/** NVIDIA's own driver registers its nodes past sysfs, and tells their numbers in `/proc`. */
+function readNvidia(proc: string | null): DeviceNode[] {
+  const directory = below(proc, 'driver/nvidia/gpus')
+  return listNames(directory).flatMap((address) => {
+    const text = readText(below(directory, `${address}/information`)) ?? ''
+    const minor = /^Device Minor:\s*(\d+)/m.exec(text)?.[1]
+    return minor === undefined ? [] : [{ node: `nvidia${minor}`, functions: [address.toLowerCase()] }]
+  })
+}

@@ -1,0 +1,40 @@
+import { splitAddress } from './address.js'
+import { readBatch } from './tree.js'
+
+/** A thing of the kernel's with its place in sysfs. */
+export interface Placed {
+  readonly name: string
+  /** The path that its link gives, `null` where it is no link. */
+  readonly path: string | null
+  /** Every PCI function on that path, from the root bus down: the last is the one that carries it. */
+  readonly functions: readonly string[]
+}
+
+const NONE: readonly string[] = Object.freeze([])
+
+/** The PCI functions that a path leads through. */
+export function functionsOn(path: string | null): readonly string[] {
+  if (path === null) return NONE
+  const functions = path.split('/').filter((part) => splitAddress(part) !== null)
+  return functions.length === 0 ? NONE : functions
+}
+
+/** The names in each of these directories, in one call; empty where there is no such directory. */
+export function readNames<T extends string>(root: string, directories: readonly T[]): Record<T, string[]> {
+  const batch = readBatch(root, ['.'], { lists: directories })
+  const entries = directories.map((directory) => [
+    directory,
+    (batch.text(0, directory) ?? '').split('\n').filter((name) => name !== ''),
+  ])
+  return Object.fromEntries(entries) as Record<T, string[]>
+}
+
+/** Where the links of one directory lead. */
+export function readPlaces(root: string, directory: string, names: readonly string[]): Placed[] {
+  if (names.length === 0) return []
+  const batch = readBatch(root, [directory], { links: names })
+  return names.map((name) => {
+    const path = batch.text(0, name)
+    return { name, path, functions: functionsOn(path) }
+  })
+}
