@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readBytes } from './files.js'
 
 /** What `pci.ids` calls a device; `null` for what it does not know, and for all where it is not installed. */
 export interface DeviceNames {
@@ -45,11 +45,8 @@ export class PciNames {
   /** @param path the file; without it the places where distributions put it are tried */
   static read(path?: string): PciNames {
     for (const place of path === undefined ? PLACES : [path]) {
-      try {
-        return new PciNames(readFileSync(place))
-      } catch {
-        // Not there, or no file: the next place, or no names at all.
-      }
+      const file = readBytes(place)
+      if (file) return new PciNames(file)
     }
     return new PciNames(Buffer.alloc(0))
   }
