@@ -23,6 +23,14 @@ const LAB = [
     pacman: 'hwdata',
   },
   { debian: 'cmake', program: 'cmake', dnf: 'cmake', pacman: 'cmake' },
+  // libvirt's own schema for the XML that is exported, and what checks it.
+  { debian: 'libxml2-utils', program: 'xmllint', dnf: 'libxml2', pacman: 'libxml2' },
+  {
+    debian: Number(osRelease().VERSION_ID) < 13 ? 'libvirt0' : 'libvirt-common',
+    files: ['/usr/share/libvirt/schemas/domain.rng'],
+    dnf: 'libvirt-libs',
+    pacman: 'libvirt',
+  },
   // Network cards of the lab's topologies do not start without their boot ROMs.
   {
     debian: 'ipxe-qemu',
