@@ -25,7 +25,7 @@ export interface IommuGroup {
   readonly reservedRegions: readonly ReservedRegion[]
 }
 
-const FILES = ['reserved_regions', 'type', 'name']
+const FILES = ['reserved_regions', 'type']
 
 /** Reads every group of a sysfs tree, ordered by number; members come from both ends of the links. */
 export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: boolean): IommuGroup[] {
@@ -43,7 +43,7 @@ export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: 
   // Only the no-IOMMU mode gives groups a name.
   const noIommuMode = readText(`${sysfs}/module/vfio/parameters/enable_unsafe_noiommu_mode`) === 'Y'
   const batch = readBatch(root, numbers.map(String), {
-    files: brief ? (noIommuMode ? ['reserved_regions', 'name'] : ['reserved_regions']) : FILES,
+    files: brief && !noIommuMode ? FILES : [...FILES, 'name'],
     lists: ['devices'],
   })
   const regions = new Map<string, readonly ReservedRegion[]>()

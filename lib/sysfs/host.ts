@@ -29,7 +29,7 @@ export interface HostOptions {
 
 export interface SnapshotOptions {
   /**
-   * Look only at what verdicts need, for a quick overview of a large host: BARs, NUMA nodes, overrides, group types, the
+   * Look only at what verdicts need, for a quick overview of a large host: BARs, NUMA nodes, overrides, the
    * capabilities of endpoints and what the host uses devices for are left out as if they could not be read.
    */
   readonly brief?: boolean
