@@ -70,6 +70,8 @@ function program(): Command {
     .exitOverride()
     .showSuggestionAfterError(false)
     .helpCommand(false)
+    // Long command lines leave little room beside them; the default would rather exceed 80 columns.
+    .configureHelp({ minWidthToWrap: 20 })
     .configureOutput({
       outputError: (text, write) => write(`${oneLine(text).replace(/^error: /, 'vfio: ')}\n`),
     })

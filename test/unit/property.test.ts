@@ -2,7 +2,16 @@ import assert from 'node:assert/strict'
 import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import fc, { type Arbitrary } from 'fast-check'
-import { assess, assessGroup, diagnose, Host, type PciDevice, survey } from 'vfio'
+import {
+  assess,
+  assessGroup,
+  diagnose,
+  Host,
+  type PciDevice,
+  type SurveyedDevice,
+  type SurveyedGroup,
+  survey,
+} from 'vfio'
 import { buildConfig, type Capability } from '../fixtures/config-space.js'
 import {
   type DeviceDescription,
@@ -371,6 +380,15 @@ describe(`pci.ids and modules.alias (seed ${SEED})`, function () {
   })
 })
 
+/** What a brief look must not change. */
+const decisive = ({ address, verdict, reason, toBind, resetScope }: SurveyedDevice) => [
+  address,
+  verdict,
+  reason,
+  toBind,
+  resetScope,
+]
+
 describe(`a random tree (seed ${SEED})`, function () {
   this.timeout(30_000)
   afterEach(removeDirectories)
@@ -463,6 +481,47 @@ describe(`a random tree (seed ${SEED})`, function () {
             ready,
             checks.every(({ status }) => status !== 'fail'),
           )
+          rmSync(root, { recursive: true })
+        },
+      ),
+      { numRuns: 120 },
+    )
+  })
+
+  it('is judged in brief as in full', () => {
+    const regular = device.map(
+      ({ below: _, readable: __, secondaryBus, capabilities = [], resetMethod = '', physfn, ...one }) => ({
+        ...one,
+        capabilities,
+        // The kernel lists no pm where it would do nothing.
+        resetMethod: capabilities.some(({ kind }) => kind === 'pm')
+          ? resetMethod.replace('pm', '').trim()
+          : resetMethod,
+        ...(one.headerType !== undefined && one.headerType !== 'normal'
+          ? { secondaryBus: secondaryBus ?? 0 }
+          : {}),
+        ...(physfn !== undefined && physfn < one.address ? { physfn } : {}),
+      }),
+    )
+    fc.assert(
+      fc.property(
+        fc.uniqueArray(regular, { maxLength: 14, selector: (one) => one.address }),
+        kernel,
+        (all, release) => {
+          const root = temporaryDirectory()
+          const devices = all.filter(
+            ({ address: at, secondaryBus }) => !secondaryBus || Number(at.slice(-6, -5)) < secondaryBus,
+          )
+          // A bus has one bridge.
+          const buses = devices.flatMap(({ address: at, secondaryBus }) =>
+            secondaryBus ? [`${at.slice(0, 4)}${secondaryBus}`] : [],
+          )
+          fc.pre(new Set(buses).size === buses.length)
+          const host = new Host(writeHost(root, { devices, kernel: release }))
+          const [full, brief] = [survey(host.snapshot()), survey(host.snapshot({ brief: true }))]
+          assert.deepEqual(brief.devices.map(decisive), full.devices.map(decisive))
+          const judged = ({ group, viable, blockers }: SurveyedGroup) => [group, viable, blockers]
+          assert.deepEqual(brief.groups.map(judged), full.groups.map(judged))
           rmSync(root, { recursive: true })
         },
       ),

@@ -1,0 +1,570 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Assessment, assess, assessGroup, diagnose, Host, survey } from 'vfio'
+import { type DeviceDescription, makeHost, removeDirectories } from '../fixtures/host.js'
+import { describeLargeHost } from '../fixtures/large-host.js'
+import { ROOT } from './support.js'
+
+const MAIN = join(ROOT, 'dist/cli/main.js')
+
+interface Ran {
+  readonly status: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+const ENVIRONMENT = { ...process.env, NO_COLOR: undefined, VFIO_DEBUG: undefined, COLUMNS: undefined }
+
+function vfio(args: readonly string[], env: NodeJS.ProcessEnv = {}): Ran {
+  const { status, stdout, stderr, error } = spawnSync(process.execPath, [MAIN, ...args], {
+    encoding: 'utf8',
+    env: { ...ENVIRONMENT, ...env },
+    maxBuffer: 2 ** 26,
+  })
+  if (error) throw error
+  return { status, stdout, stderr }
+}
+
+const GPU: DeviceDescription = {
+  address: '0000:01:00.0',
+  vendor: 0x10de,
+  device: 0x2204,
+  subsystem: [0x1458, 0x403b],
+  class: 0x030000,
+  group: 13,
+  driver: 'nouveau',
+  multifunction: true,
+  bootVga: true,
+  numaNode: 0,
+  resetMethod: 'bus',
+  capabilities: [{ kind: 'pm' }, { kind: 'pcie', linkSpeed: 4 }, { kind: 'msi' }],
+  bars: [
+    { index: 0, address: 0xf6000000, size: 0x1000000 },
+    { index: 1, address: 0xe0000000, size: 0x10000000, is64: true, prefetchable: true },
+    { index: 5, address: 0xe000, size: 0x80, io: true },
+    { index: 'rom', address: 0xf7000000, size: 0x80000 },
+  ],
+}
+
+const DEVICES: readonly DeviceDescription[] = [
+  {
+    address: '0000:00:01.0',
+    headerType: 'bridge',
+    secondaryBus: 1,
+    subordinateBus: 1,
+    driver: 'pcieport',
+    group: 13,
+    capabilities: [{ kind: 'pcie', type: 'root-port' }],
+  },
+  GPU,
+  { ...GPU, address: '0000:01:00.1', device: 0x1aef, class: 0x040300, driver: 'snd_hda_intel', bars: [] },
+  {
+    address: '0000:00:02.0',
+    headerType: 'bridge',
+    secondaryBus: 2,
+    driver: 'pcieport',
+    group: 14,
+    capabilities: [{ kind: 'pcie', type: 'root-port', slot: true, hotplug: true }],
+  },
+  {
+    address: '0000:02:00.0',
+    vendor: 0x144d,
+    device: 0xa808,
+    class: 0x010802,
+    driver: 'vfio-pci',
+    driverOverride: 'vfio-pci',
+    group: 15,
+    resetMethod: 'flr bus',
+    capabilities: [
+      { kind: 'pcie', flr: true },
+      { kind: 'msix', vectors: 33 },
+    ],
+  },
+  { address: '0000:00:1d.0', headerType: 'bridge', secondaryBus: 0, group: 16 },
+  { address: '10000:e1:00.0', vendor: 0x144d, device: 0xa808, class: 0x010802, driver: 'nvme' },
+]
+
+const REGIONS = '0x00000000fee00000 0x00000000feefffff msi\n0xfffffffffff00000 0xffffffffffffffff reserved\n'
+const HOST = {
+  devices: DEVICES,
+  groups: { 15: { reservedRegions: REGIONS } },
+  slots: [{ name: '0-1', address: '0000:02:00', module: 'pciehp' }],
+}
+
+/** What a person reads: narrow enough, without colour, and with nothing that was not rendered. */
+function assertReadable(text: string): void {
+  for (const line of text.split('\n')) {
+    assert.ok(line.length <= 80, `${line.length} columns: ${line}`)
+    assert.equal(line.trimEnd(), line)
+  }
+  assert.doesNotMatch(text, /undefined|\[object|NaN/)
+  assert.ok(!text.includes(ESCAPE), 'no colour')
+  assert.match(text, /[^\n]\n$/)
+}
+
+const ESCAPE = String.fromCharCode(27)
+const oneLine = /^vfio: [^\n]+\n$/
+
+describe('the command line', function () {
+  this.timeout(20_000)
+
+  let sysfs = ''
+  const look = () => new Host({ sysfs }).snapshot()
+  /** A value as JSON carries it; a bigint is `0x…`. */
+  const carried = (value: unknown): unknown =>
+    JSON.parse(
+      JSON.stringify(value, (_key, item) => (typeof item === 'bigint' ? `0x${item.toString(16)}` : item)),
+    )
+  const run = (...args: string[]) => vfio([...args, '--sysfs', sysfs])
+  const json = (...args: string[]) => {
+    const { stdout, stderr, status } = run(...args, '--json')
+    assert.equal(stderr, '')
+    assert.match(stdout, /^[^\n]+\n$/)
+    const value: unknown = JSON.parse(stdout)
+    return { value, status }
+  }
+
+  before(() => {
+    sysfs = makeHost(HOST).sysfs
+  })
+  after(removeDirectories)
+
+  describe('list', () => {
+    it('prints what survey returns, as JSON', () => {
+      const { value, status } = json('list')
+      assert.equal(status, 0)
+      assert.deepEqual(value, carried(survey(new Host({ sysfs }).snapshot({ brief: true }))))
+      assert.deepEqual(Object.keys(value as object), ['host', 'groups', 'devices'])
+    })
+
+    it('has flat devices, each with its group', () => {
+      const { devices, groups } = json('list').value as ReturnType<typeof survey>
+      assert.deepEqual(
+        devices.map(({ address, group }) => [address, group]),
+        [
+          ['0000:00:01.0', 13],
+          ['0000:00:02.0', 14],
+          ['0000:00:1d.0', 16],
+          ['0000:01:00.0', 13],
+          ['0000:01:00.1', 13],
+          ['0000:02:00.0', 15],
+          ['10000:e1:00.0', null],
+        ],
+      )
+      assert.deepEqual(groups.find(({ group }) => group === 15)?.reservedRegions, [
+        { start: '0xfee00000', end: '0xfeefffff', type: 'msi' },
+        { start: '0xfffffffffff00000', end: '0xffffffffffffffff', type: 'reserved' },
+      ])
+    })
+
+    it('is read by a person in aligned columns, what blocks included', () => {
+      const { stdout, stderr, status } = run('list')
+      assert.deepEqual([stderr, status], ['', 0])
+      assertReadable(stdout)
+      const lines = stdout.split('\n')
+      const rows = lines.filter((line) =>
+        /[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d .*(ready|bindable|blocked)/.test(line),
+      )
+      assert.equal(rows.length, DEVICES.length)
+      const verdictAt = lines[0]?.indexOf('VERDICT') ?? -1
+      for (const row of rows) assert.match(row.slice(verdictAt), /^(ready|bindable|blocked) /)
+      assert.match(stdout, /^ +13 0000:00:01\.0 .*pcieport.*blocked/m)
+      assert.match(stdout, /^ +0000:01:00\.0 +10de:2204 nouveau +bindable +none/m)
+      assert.match(stdout, /blocked by 0000:01:00\.0 \(nouveau\), 0000:01:00\.1\s+\(snd_hda_intel\)/)
+      assert.match(stdout, /^ +15 0000:02:00\.0 +144d:a808 vfio-pci +ready +function/m)
+      assert.match(stdout, /^ +- 10000:e1:00\.0/m)
+    })
+
+    it('says that there is no IOMMU, or no device', () => {
+      const bare = makeHost({ iommu: 'none', devices: [{ address: '0000:00:03.0' }] })
+      const { stdout, status } = vfio(['list', '--sysfs', bare.sysfs])
+      assert.match(stdout, /No IOMMU.*vfio doctor/s)
+      assertReadable(stdout)
+      assert.equal(status, 0)
+      const empty = vfio(['list', '--sysfs', makeHost({}).sysfs])
+      assert.deepEqual([empty.status, empty.stdout], [0, 'There are no PCI devices here.\n'])
+    })
+
+    it('keeps to the line with long names and many members', () => {
+      const driver = 'a_driver_with_a_name_that_is_longer_than_any_other_of_them'
+      const devices = Array.from({ length: 32 }, (_, slot) => ({
+        address: `abcdef01:00:${slot.toString(16).padStart(2, '0')}.0`,
+        group: 123456,
+        driver,
+      }))
+      const long = makeHost({ devices }).sysfs
+      assertReadable(vfio(['list', '--sysfs', long]).stdout)
+      assertReadable(vfio(['check', 'group:123456', '--sysfs', long]).stdout)
+      assertReadable(vfio(['show', 'abcdef01:00:1f.0', '--sysfs', long]).stdout)
+    })
+
+    it('shows thousands of functions', () => {
+      const { sysfs: large } = makeHost({ devices: describeLargeHost(1500) })
+      const { stdout, status } = vfio(['list', '--json', '--sysfs', large])
+      assert.equal(status, 0)
+      assert.equal((JSON.parse(stdout) as { devices: unknown[] }).devices.length, 1500)
+    })
+  })
+
+  describe('show', () => {
+    it('prints device, group and assessment as JSON', () => {
+      const { value, status } = json('show', '01:00.0')
+      const seen = look()
+      assert.equal(status, 0)
+      assert.deepEqual(
+        value,
+        carried({
+          device: seen.device('01:00.0'),
+          group: seen.group(13),
+          assessment: assess(seen, '01:00.0'),
+        }),
+      )
+    })
+
+    it('prints a device without a group', () => {
+      const { value, status } = json('show', '10000:E1:00.0')
+      assert.equal(status, 0)
+      assert.equal((value as { group: unknown }).group, null)
+    })
+
+    it('tells a person all of it', () => {
+      const { stdout, status, stderr } = run('show', '0000:01:00.0')
+      assert.deepEqual([stderr, status], ['', 0])
+      assertReadable(stdout)
+      for (const part of [
+        /address +0000:01:00\.0/,
+        /ids +10de:2204/,
+        /subsystem +1458:403b/,
+        /class +0300/,
+        /driver +nouveau/,
+        /below +0000:00:01\.0/,
+        /NUMA node +0/,
+        /boot display +yes/,
+        /BAR 0 +memory at 0xf6000000, 16 MiB/,
+        /BAR 1 +memory at 0xe0000000, 256 MiB, 64-bit, prefetchable/,
+        /BAR 5 +I\/O ports at 0xe000, 128 B/,
+        /ROM +memory at 0xf7000000, 512 KiB/,
+        /resets +bus/,
+        /capabilities +PM, PCIe, MSI/,
+        /group +13 .*0000:00:01\.0/,
+        /reserved +0xfee00000–0xfeefffff msi/,
+        /bindable/,
+      ]) {
+        assert.match(stdout, part)
+      }
+      const nvme = run('show', '02:00.0').stdout
+      assertReadable(nvme)
+      assert.match(nvme, /slot +0-1 \(pciehp\)/)
+      assert.match(nvme, /override +vfio-pci/)
+      assert.match(nvme, /capabilities +PCIe, MSI-X \(FLR\)/)
+    })
+
+    it('says when config space is cut', () => {
+      const cut = makeHost({ devices: [{ ...GPU, readable: 64 }] }).sysfs
+      assert.match(
+        vfio(['show', '01:00.0', '--sysfs', cut]).stdout,
+        /only 64 bytes are readable: run as root/,
+      )
+    })
+  })
+
+  describe('check', () => {
+    it('prints the assessment as JSON, with status 0 when ready and 1 when not', () => {
+      const seen = look()
+      for (const [address, verdict, status] of [
+        ['0000:02:00.0', 'ready', 0],
+        ['0000:01:00.0', 'bindable', 1],
+        ['0000:00:01.0', 'blocked', 1],
+        ['10000:e1:00.0', 'blocked', 1],
+      ] as const) {
+        const checked = json('check', address)
+        assert.equal(checked.status, status, address)
+        assert.deepEqual(checked.value, carried(assess(seen, address)))
+        assert.equal((checked.value as Assessment).verdict, verdict)
+      }
+    })
+
+    it('has the shape of DESIGN.md', () => {
+      const { viability, reset, ...rest } = json('check', '01:00.0').value as Assessment
+      assert.deepEqual(Object.keys(rest).sort(), ['address', 'group', 'reason', 'toBind', 'uses', 'verdict'])
+      assert.deepEqual(rest.toBind, ['0000:01:00.0', '0000:01:00.1'])
+      const { members = [], ...viabilityRest } = viability ?? {}
+      assert.deepEqual(viabilityRest, { group: 13, viable: false, rule: 'dma-ownership' })
+      assert.deepEqual(
+        members.map(({ reason, ...member }) => ({ ...member, reason: typeof reason })),
+        [
+          { address: '0000:00:01.0', driver: 'pcieport', blocks: false, reason: 'string' },
+          { address: '0000:01:00.0', driver: 'nouveau', blocks: true, reason: 'string' },
+          { address: '0000:01:00.1', driver: 'snd_hda_intel', blocks: true, reason: 'string' },
+        ],
+      )
+      const { function: ofFunction, hot, scope } = reset
+      assert.deepEqual(Object.keys(reset).sort(), ['function', 'hot', 'scope'])
+      assert.deepEqual(
+        { ...ofFunction, reason: typeof ofFunction.reason },
+        { supported: false, methods: [], reason: 'string' },
+      )
+      assert.deepEqual(
+        {
+          ...hot,
+          reason: typeof hot.reason,
+          blockers: hot.blockers.map(({ reason, ...blocker }) => ({ ...blocker, reason: typeof reason })),
+        },
+        {
+          supported: false,
+          affected: [
+            { address: '0000:01:00.0', group: 13 },
+            { address: '0000:01:00.1', group: 13 },
+          ],
+          blockers: [{ address: '0000:01:00.1', reason: 'string' }],
+          reason: 'string',
+        },
+      )
+      assert.equal(scope, 'none')
+    })
+
+    it('of a group is an array of its assignable members', () => {
+      const { value, status } = json('check', 'group:13')
+      assert.equal(status, 1)
+      assert.deepEqual(value, carried(assessGroup(look(), 13)))
+      assert.equal((value as unknown[]).length, 2)
+      const one = json('check', 'group:15')
+      assert.deepEqual([one.status, (one.value as unknown[]).length], [0, 1])
+    })
+
+    it('of a group of bridges is an empty array, and not ready', () => {
+      assert.deepEqual(json('check', 'group:14'), { value: [], status: 1 })
+      assert.match(run('check', 'group:14').stdout, /group:14 has no member that could be assigned/)
+    })
+
+    it('tells a person verdict, rule, members and resets', () => {
+      for (const [target, status] of [
+        ['01:00.0', 1],
+        ['group:13', 1],
+        ['02:00.0', 0],
+        ['10000:e1:00.0', 1],
+      ] as const) {
+        const ran = run('check', target)
+        assert.deepEqual([ran.status, ran.stderr], [status, ''])
+        assertReadable(ran.stdout)
+      }
+      const { stdout } = run('check', '01:00.0')
+      assert.match(stdout, /^0000:01:00\.0 {2}group 13 {2}bindable$/m)
+      assert.match(stdout, /to bind +0000:01:00\.0 0000:01:00\.1/)
+      assert.match(stdout, /viable +no, by the rule dma-ownership/)
+      assert.match(stdout, /✗ 0000:01:00\.1 is bound to snd_hda_intel/)
+      assert.match(stdout, /✓ 0000:00:01\.0 is bound to pcieport/)
+    })
+  })
+
+  describe('doctor', () => {
+    it('prints the diagnosis as JSON; another sysfs without its proc and dev is not ready', () => {
+      const { value, status } = json('doctor')
+      assert.deepEqual(value, carried(diagnose(look())))
+      assert.equal(status, 1)
+      const { ready, checks } = value as ReturnType<typeof diagnose>
+      assert.equal(ready, false)
+      for (const check of checks) assert.deepEqual(Object.keys(check), ['name', 'status', 'detail', 'cure'])
+    })
+
+    it('has the status of its verdict on this machine', () => {
+      const { ready } = diagnose(new Host().snapshot())
+      const { status, stdout } = vfio(['doctor'])
+      assert.equal(status, ready ? 0 : 1)
+      assert.match(stdout, ready ? /is ready for VFIO\.\n$/ : /is not ready for VFIO\.\n$/)
+    })
+
+    it('tells a person what to do', () => {
+      const { stdout, stderr } = run('doctor')
+      assert.equal(stderr, '')
+      assertReadable(stdout)
+      assert.match(stdout, /✓ iommu +intel-iommu \(dmar0\), intel-iommu \(dmar1\)/)
+      assert.match(stdout, /✗ device node +.*\n +→ /)
+    })
+  })
+
+  describe('wrong usage', () => {
+    const cases: readonly (readonly [args: readonly string[], says: RegExp])[] = [
+      [['check', '59:00'], /"59:00" is not a PCI address: expected .*59:00\.0/],
+      [['show', ''], /"" is not a PCI address/],
+      [['show', 'a\nb'], /"a\\nb" is not a PCI address/],
+      [['check', `${'x'.repeat(5000)}`], /is not a PCI address/],
+      [['check', '../../etc/passwd'], /is not a PCI address/],
+      [['check', '0f:00.0'], /no PCI device 0000:0f:00\.0.*vfio list/],
+      [['show', '0001:01:00.0'], /no PCI device 0001:01:00\.0/],
+      [['check', 'group:999'], /no IOMMU group 999.*vfio list/],
+      [['check', 'group:'], /"" is not a group number: expected group:N/],
+      [['check', 'group:1e3'], /"1e3" is not a group number/],
+      [['check', 'group:-1'], /"-1" is not a group number/],
+      [['check', 'group:1\n2'], /is not a/],
+      [['check', 'GROUP:13'], /is not a PCI address/],
+      [['check'], /missing required argument/],
+      [['show'], /missing required argument/],
+      [['check', '01:00.0', '02:00.0'], /too many arguments/],
+      [['list', 'extra'], /too many arguments/],
+      [['list', '--nope'], /unknown option '--nope'/],
+      [['list', '--json=yes'], /unknown option|does not take|--json/],
+      [['list', '--no\npe'], /unknown option/],
+      [['check', '01:00.0', '--ask-kernel'], /--ask-kernel.*--sysfs/],
+    ]
+    for (const [args, says] of cases) {
+      const shown = args.map((arg) => (arg.length > 40 ? `${arg.slice(0, 20)}…` : arg)).join(' ')
+      it(`${JSON.stringify(shown)} is one line on standard error, and status 2`, () => {
+        const { status, stdout, stderr } = run(...args)
+        assert.deepEqual([status, stdout], [2, ''])
+        assert.match(stderr, oneLine)
+        assert.match(stderr, says)
+        assert.ok(stderr.length < 400, stderr)
+      })
+    }
+
+    it('of the program itself is no other', () => {
+      for (const [args, says] of [
+        [['bogus'], /unknown command 'bogus'/],
+        [['--nope'], /unknown option '--nope'/],
+        [['list', '--sysfs'], /--sysfs/],
+        [['list', '--sysfs', '/nowhere'], /\/nowhere.* is not a sysfs tree/],
+        [['list', '--sysfs', '/no\nwhere'], /is not a sysfs tree/],
+        [['list', '--sysfs', MAIN], /is not a sysfs tree/],
+        [['list', '--sysfs', ''], /is not a sysfs tree/],
+        [['reset'], /missing required argument/],
+        [['reset', 'x'], /is not a PCI address/],
+        [['help', 'bogus'], /bogus/],
+      ] as const) {
+        const { status, stdout, stderr } = vfio(args)
+        assert.deepEqual([status, stdout], [2, ''], args.join(' '))
+        assert.match(stderr, oneLine)
+        assert.match(stderr, says)
+      }
+    })
+
+    it('shows the stack with VFIO_DEBUG=1 only', () => {
+      const args = ['check', '59:00', '--sysfs', sysfs]
+      const { status, stderr } = vfio(args, { VFIO_DEBUG: '1' })
+      assert.equal(status, 2)
+      assert.match(stderr, /"59:00" is not a PCI address.*\n +at /)
+      assert.match(vfio(args, { VFIO_DEBUG: '' }).stderr, oneLine)
+    })
+  })
+
+  it('prints its version', () => {
+    const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string }
+    for (const flag of ['--version', '-V']) {
+      assert.deepEqual(vfio([flag]), { status: 0, stdout: `${version}\n`, stderr: '' })
+    }
+  })
+
+  it('helps, with each command', () => {
+    const { status, stdout, stderr } = vfio(['--help'])
+    assert.deepEqual([status, stderr], [0, ''])
+    assert.deepEqual(vfio([]), { status, stdout, stderr })
+    assert.deepEqual(vfio(['help']), { status, stdout, stderr })
+    for (const command of ['list', 'show', 'check', 'reset', 'doctor']) {
+      assert.match(stdout, new RegExp(`^ +${command} `, 'm'))
+      const help = vfio([command, '--help'])
+      assert.deepEqual([help.status, help.stderr], [0, ''])
+      assert.match(help.stdout, new RegExp(`^Usage: vfio ${command}`))
+      assertReadable(help.stdout)
+    }
+    assertReadable(stdout)
+  })
+
+  it('has colour on a terminal only, and never against NO_COLOR', function () {
+    const onTerminal = (env: NodeJS.ProcessEnv) => {
+      const command = [process.execPath, MAIN, 'list', '--sysfs', sysfs].map((word) => `'${word}'`).join(' ')
+      const ran = spawnSync('script', ['-qec', command, '/dev/null'], {
+        encoding: 'utf8',
+        input: '',
+        env: { ...ENVIRONMENT, TERM: 'xterm', ...env },
+      })
+      return ran.error ? null : ran.stdout
+    }
+    const coloured = onTerminal({})
+    // `script` of util-linux gives a program a terminal.
+    if (coloured === null) return this.skip()
+    assert.ok(coloured.includes(`${ESCAPE}[32mready${ESCAPE}[0m`), coloured)
+    assert.ok(!onTerminal({ NO_COLOR: '1' })?.includes(ESCAPE))
+  })
+
+  it('ends quietly when its reader goes away', () => {
+    const { sysfs: large } = makeHost({ devices: describeLargeHost(400) })
+    for (const command of ['list', 'list --json']) {
+      const { stdout, stderr } = spawnSync(
+        'bash',
+        [
+          '-c',
+          `"$0" "$1" ${command} --sysfs "$2" | head -c 10 >/dev/null; echo "\${PIPESTATUS[0]}"`,
+          process.execPath,
+          MAIN,
+          large,
+        ],
+        { encoding: 'utf8', env: ENVIRONMENT },
+      )
+      assert.deepEqual([stdout, stderr], ['0\n', ''])
+    }
+  })
+
+  it('says in one line that its output could not be written', () => {
+    const { status, stderr } = spawnSync(
+      'bash',
+      ['-c', '"$0" "$1" list --sysfs "$2" >/dev/full', process.execPath, MAIN, sysfs],
+      {
+        encoding: 'utf8',
+        env: ENVIRONMENT,
+      },
+    )
+    assert.equal(status, 1)
+    assert.match(stderr, /^vfio: [^\n]*ENOSPC[^\n]*\n$/)
+  })
+
+  it('starts no program, writes nothing and opens no device to look and judge', function () {
+    const trace = (args: readonly string[]) =>
+      spawnSync(
+        'strace',
+        [
+          '-f',
+          '-qq',
+          '-e',
+          'signal=none',
+          '-e',
+          'trace=process,openat,open,ioctl,unlink,rename,mkdir',
+          process.execPath,
+          MAIN,
+          ...args,
+        ],
+        { encoding: 'utf8', env: ENVIRONMENT, maxBuffer: 2 ** 26 },
+      )
+    const probe = spawnSync('strace', ['-qq', 'true'], { encoding: 'utf8' })
+    // Not installed, or not allowed to trace.
+    if (probe.error || probe.status !== 0) return this.skip()
+    for (const args of [
+      ['list', '--sysfs', sysfs],
+      ['show', '01:00.0', '--sysfs', sysfs],
+      ['check', '02:00.0', '--sysfs', sysfs],
+      ['doctor'],
+    ]) {
+      const { stderr } = trace(args)
+      const lines = stderr.split('\n')
+      assert.equal(lines.filter((line) => /\bexecve\(/.test(line)).length, 1)
+      assert.deepEqual(
+        lines.filter((line) => /\b(v?fork|clone3?)\(/.test(line) && !line.includes('CLONE_THREAD')),
+        [],
+      )
+      assert.ok(lines.some((line) => /openat\(.*O_RDONLY/.test(line)))
+      const own = lines.filter(
+        (line) => line.includes(sysfs) || line.includes('/dev/vfio') || line.includes('"/sys/'),
+      )
+      assert.deepEqual(
+        own.filter((line) => /O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|unlink|rename|mkdir/.test(line)),
+        [],
+      )
+      assert.deepEqual(
+        lines.filter((line) => /openat\(.*\/dev\/(vfio|iommu)/.test(line) && !line.includes('O_DIRECTORY')),
+        [],
+      )
+      assert.ok(!stderr.includes('VFIO_'), 'no VFIO ioctl')
+    }
+  })
+})
