@@ -2,7 +2,6 @@
 // Plain JavaScript without dependencies, because it runs before there are any.
 import { spawnSync } from 'node:child_process'
 import {
-  chmodSync,
   closeSync,
   existsSync,
   mkdirSync,
@@ -21,7 +20,6 @@ import { buildEnvironment } from './headers.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-const CLI = 'dist/cli/main.js'
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
 
@@ -53,25 +51,28 @@ const STEPS = [
     name: () => 'building the native addon',
     stale: () => isOlder('addon', ['native', 'binding.gyp'], 'build/Release/vfio.node'),
     // Not `rebuild`, which would take away everything below build/.
-    make: (log) => stamped('addon', () => run('npx', ['node-gyp', 'configure', 'build'], log)),
+    make: () =>
+      stamped('addon', () =>
+        compile(
+          'node-gyp',
+          ['configure', 'build', '--jobs', 'max', '--loglevel', 'error'],
+          'build/Release/vfio.node',
+        ),
+      ),
   },
   {
     name: () => 'compiling lib/',
     stale: () => isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs'], 'dist/index.js'),
-    make: () =>
-      stamped('dist', () => {
-        compile('tsconfig.json')
-        prune('dist', 'lib')
-        if (time(CLI) > 0) chmodSync(join(ROOT, CLI), 0o755)
-      }),
+    make: () => stamped('dist', () => compile('node', ['scripts/bundle.mjs'], 'dist/index.js')),
   },
   {
     name: () => 'compiling test/',
     stale: () => isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'tsconfig.json'], 'build/ts'),
     make: () =>
       stamped('tests', () => {
-        compile('test/tsconfig.json')
+        const compiled = compile('tsc', ['-p', 'test/tsconfig.json', '--pretty', 'false'], 'build/ts')
         prune('build/ts/test', 'test')
+        return compiled
       }),
   },
 ]
@@ -126,7 +127,7 @@ function run(program, args, log) {
   const { status, error } = spawnSync(program, args, {
     cwd: ROOT,
     stdio: ['ignore', log, log],
-    env: buildEnvironment(),
+    env: environment(),
   })
   if (error) throw new Error(`${program} could not be started: ${error.message}`)
   if (status !== 0)
@@ -135,19 +136,35 @@ function run(program, args, log) {
     )
 }
 
-/** Compiles what there is: half-written code still runs, and `npm test` fails on the errors shown here. */
-function compile(project) {
-  const { status, stdout, error } = spawnSync('npx', ['tsc', '-p', project], { cwd: ROOT, encoding: 'utf8' })
-  if (error) throw new Error(`npx could not be started: ${error.message}`)
-  if (status !== 0) process.stderr.write(`\n${stdout}setup: went on after these type errors … `)
+/**
+ * Compiles, and goes on with what there is when that fails: the lab has its uses beside half-written code, and
+ * `npm test` fails on the errors shown here.
+ */
+function compile(program, args, output) {
+  const { status, stdout, stderr, error } = spawnSync(program, args, {
+    cwd: ROOT,
+    env: environment(),
+    encoding: 'utf8',
+  })
+  if (error) throw new Error(`${program} could not be started: ${error.message}`)
+  if (status === 0) return true
+  const said = `${stdout}${stderr}`.trimEnd()
+  if (time(output) === 0) throw new Error(`\`${program} ${args.join(' ')}\` failed:\n${said}`)
+  process.stderr.write(`\n${said}\nsetup: went on after these errors … `)
+  return false
+}
+
+/** The environment of the programs that npm installed here. */
+function environment() {
+  return { ...buildEnvironment(), PATH: `${join(ROOT, 'node_modules/.bin')}:${process.env.PATH}` }
 }
 
 const stamp = (name) => join('build', 'stamps', name)
 
-/** Marks what was made with the time at which making it began, so that a change meanwhile is seen. */
+/** Unless `make` says false: marks what was made with the time at which making it began, so that a change meanwhile is seen. */
 function stamped(name, make) {
   const began = Date.now() / 1000
-  make()
+  if (make() === false) return
   mkdirSync(join(ROOT, 'build', 'stamps'), { recursive: true })
   const file = join(ROOT, stamp(name))
   writeFileSync(file, '')

@@ -38,7 +38,11 @@ export async function execute(step: Step, grep: string | undefined): Promise<Out
 
 async function runCommand(name: string, { command }: Command): Promise<Outcome> {
   const lines: string[] = []
-  const { status } = await runOnHost(command, buildEnvironment(), undefined, (line) => lines.push(line))
+  const environment = {
+    ...buildEnvironment(),
+    PATH: `${join(ROOT, 'node_modules/.bin')}:${process.env.PATH}`,
+  }
+  const { status } = await runOnHost(command, environment, undefined, (line) => lines.push(line))
   const output = lines.join('\n')
   if (status !== 0) return crashed(name, `${command.join(' ')} ended with status ${status}\n${output}`)
   return { passed: 1, failed: [], skipped: [], output }
@@ -125,6 +129,9 @@ async function runOnHost(
       : setTimeout(() => {
           late = true
           stop()
+          // What left the group may still hold the other ends.
+          child.stdout.destroy()
+          child.stderr.destroy()
         }, seconds * 1000)
   process.once('exit', stop)
   for (const input of [child.stdout, child.stderr]) createInterface({ input }).on('line', take)

@@ -56,16 +56,41 @@ const inGuest = (kernel: string, topology: string): Suite => ({
   guest: { kernel, topology },
 })
 
-const ASAN_BUILD = ['npx', 'cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON']
+const ASAN_BUILD = [
+  'cmake-js',
+  'compile',
+  '-d',
+  'native',
+  '-O',
+  'build/asan',
+  '--CDVFIO_SANITIZE=ON',
+  '-p',
+  '2',
+]
 
 /** All that `npm test` runs, in this order within a lane. */
 export const steps: readonly Step[] = [
-  { name: 'lint', lane: 'host', work: { command: ['npx', 'biome', 'check', '.'] } },
-  { name: 'types', lane: 'host', work: { command: ['npx', 'tsc', '-p', 'tsconfig.json', '--noEmit'] } },
+  { name: 'lint', lane: 'host', work: { command: ['biome', 'check', '--colors=off', '.'] } },
+  {
+    name: 'types',
+    lane: 'host',
+    work: {
+      command: [
+        'tsc',
+        '-p',
+        'tsconfig.json',
+        '--noEmit',
+        '--emitDeclarationOnly',
+        'false',
+        '--pretty',
+        'false',
+      ],
+    },
+  },
   {
     name: 'types:test',
     lane: 'host',
-    work: { command: ['npx', 'tsc', '-p', 'test/tsconfig.json', '--noEmit'] },
+    work: { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] },
   },
   ...['unit', 'native', 'lifecycle', 'package'].map(
     (directory): Step => ({ name: directory, lane: 'host', work: onHost(directory) }),
