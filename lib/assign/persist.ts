@@ -168,7 +168,8 @@ const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
 
 async function readIn(root: string, path: string): Promise<SafeFile | null> {
   await using directory = await SafeDirectory.open(root, directoryOf(path))
-  return directory ? directory.read(nameOf(path)) : null
+  // Awaited here: the directory closes when this returns.
+  return directory && (await directory.read(nameOf(path)))
 }
 
 async function perform(root: string, { path, action, text, isFirst, present }: Change): Promise<void> {

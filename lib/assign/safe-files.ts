@@ -8,6 +8,9 @@ const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY
 /** Longer files are none that this package writes. */
 const LARGEST = 2 ** 20
 
+/** One character for each byte: what is no UTF-8 comes through unharmed. */
+const BYTES = 'latin1'
+
 /** A small file as it was read, with what it takes to write one like it. */
 export interface SafeFile {
   readonly text: string
@@ -77,7 +80,7 @@ export class SafeDirectory {
       const facts = await file.stat()
       if (!facts.isFile()) throw badFile(path, 'it is no regular file')
       if (facts.size > LARGEST) throw badFile(path, 'it is larger than 1 MiB')
-      const text = await file.readFile('utf8')
+      const text = await file.readFile(BYTES)
       return { text, mode: facts.mode & 0o7777, uid: facts.uid, gid: facts.gid }
     } catch (error) {
       throw fileError(error, path)
@@ -93,7 +96,7 @@ export class SafeDirectory {
     try {
       const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
       try {
-        await file.writeFile(text)
+        await file.writeFile(text, BYTES)
         const facts = await file.stat()
         if (facts.uid !== uid || facts.gid !== gid) await file.chown(uid, gid)
         await file.chmod(mode)

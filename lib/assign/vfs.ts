@@ -42,10 +42,10 @@ export async function setVfs(
   const directory = `${sysfs}/bus/pci/devices/${plan.address}`
   if (plan.writes.length > 0) await withoutAutoprobe(directory, options, plan)
   const now = readText(`${directory}/sriov_numvfs`)
-  if (now !== null && Number(now) !== count) {
+  if (now === null || Number(now) !== count) {
     throw new VfioError(
       'ERR_VFIO_NO_VFS',
-      `the kernel took the number ${count}, and yet ${plan.address} has ${now} virtual functions`,
+      `the kernel took the number ${count}, and yet ${plan.address} has ${now ?? 'no count of'} virtual functions`,
     )
   }
   return { address: plan.address, from: plan.from, to: count, vfs: vfsOf(directory, count) }
