@@ -338,7 +338,7 @@ function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
 
 /** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */
 function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesResetMethods: boolean): void {
-  const some = drafts.filter((draft) => !publishesResetMethods || draft.header?.headerType === 'bridge')
+  const some = drafts.filter((draft) => !publishesResetMethods || draft.header?.headerType !== 'normal')
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),

@@ -396,6 +396,12 @@ describe(`a random tree (seed ${SEED})`, function () {
   const address = fc
     .tuple(fc.constantFrom('0000', '0001', '10000'), fc.nat(4), fc.nat(3), fc.nat(2))
     .map(([domain, bus, slot, fn]) => `${domain}:0${bus}:0${slot}.${fn}`)
+  const someCapabilities = fc
+    .tuple(
+      fc.uniqueArray(capability, { maxLength: 3, selector: ({ kind }) => kind }),
+      fc.option(fc.tuple(express, fc.uniqueArray(extended, { maxLength: 2, selector: ({ kind }) => kind }))),
+    )
+    .map(([standard, pcie]): Capability[] => [...standard, ...(pcie ? [pcie[0], ...pcie[1]] : [])])
   const device: Arbitrary<DeviceDescription> = fc.record(
     {
       address,
@@ -407,7 +413,7 @@ describe(`a random tree (seed ${SEED})`, function () {
       headerType: fc.constantFrom('normal' as const, 'bridge' as const, 'cardbus' as const),
       secondaryBus: fc.nat(4),
       multifunction: fc.boolean(),
-      capabilities: fc.uniqueArray(capability, { maxLength: 3, selector: ({ kind }) => kind }),
+      capabilities: someCapabilities,
       resetMethod: fc.constantFrom('flr', 'pm', 'bus', 'pm bus', '', 'nonsense bus', 'flr pm bus'),
       totalVfs: fc.nat(4),
       physfn: address,
