@@ -2,7 +2,7 @@ import { VfioError } from '../errors.js'
 import { linkName, readText } from '../sysfs/files.js'
 import { Changes } from './changes.js'
 import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
-import type { ReleaseOptions } from './release.js'
+import { type ReleaseOptions, revokeGrants } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
@@ -95,6 +95,11 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
       stale.push(...record.devices.map(({ address }) => address))
       continue
     }
+    await revokeGrants(
+      changes,
+      record.devices.map(({ address }) => address),
+      options.journal,
+    )
     const left = await restore(changes, record, options)
     await settle(journal, changes, record, left)
     failures.push(...left)

@@ -3,6 +3,7 @@ import { parseAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
+import { revokeAll } from './grant.js'
 import { bootId, Journal, type JournalRecord } from './journal.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
@@ -70,6 +71,7 @@ export async function releaseRecord(id: string, options: ReleaseOptions): Promis
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
   const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
+  warnings.push(...(await revokeGrants(changes, released, options.journal)))
   const failures = await restore(changes, record, options)
   await settle(journal, changes, releasing, failures)
   if (failures.length > 0) {
@@ -79,6 +81,21 @@ export async function releaseRecord(id: string, options: ReleaseOptions): Promis
     )
   }
   return { released, warnings }
+}
+
+/** A node outlives a release where another device of its group stays bound: it goes back to whom it belonged. */
+export async function revokeGrants(
+  changes: Changes,
+  addresses: readonly string[],
+  journal: string | undefined,
+): Promise<string[]> {
+  try {
+    const revoked = await revokeAll(addresses, journal === undefined ? {} : { journal })
+    for (const { address } of revoked) changes.done(`revoked the grant of ${address}`)
+    return []
+  } catch (error) {
+    return [`a grant was not revoked: ${(error as Error).message}`]
+  }
 }
 
 async function find(journal: Journal, id: string): Promise<JournalRecord> {
