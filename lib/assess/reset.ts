@@ -139,7 +139,7 @@ function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevic
   if (!bridge) return bySlot ? null : 'it is on a root bus, which cannot be reset'
   const neighbours = topology.onSameBus(device)
   if (!bySlot && neighbours.length > 1) return `it shares its bus with ${addresses(neighbours, device)}`
-  return deadLink(seen, bridge)
+  return deadLink(seen, bridge, neighbours)
 }
 
 /** `pci_dev.multifunction`: the header of function 0 says it, and being another function proves it. */
@@ -158,10 +158,12 @@ const DOWNSTREAM = new Set(['root-port', 'downstream-port', 'pci-to-pcie-bridge'
 /**
  * `pci_bridge_wait_for_secondary_bus`: after the reset the kernel waits for the link of a port to come up, and gives up
  * with ENOTTY, where the port reports its link (DLLLARC) and is not one for 2.5 or 5 GT/s at most (codes 1 and 2; any
- * other code, 0 too, counts as faster). A link that is down before the reset is down after it.
+ * other code, 0 too, counts as faster). A link that is down before the reset is down after it. How long it waits is up
+ * to the functions directly below: not at all where none has power management.
  */
-function deadLink(seen: Snapshot, bridge: PciDevice): string | null {
+function deadLink(seen: Snapshot, bridge: PciDevice, below: readonly PciDevice[]): string | null {
   const { pcie } = bridge.capabilities
+  if (!below.some((device) => device.capabilities.pm)) return null
   if (!pcie || !DOWNSTREAM.has(pcie.type) || pcie.linkActive !== false) return null
   if (pcie.maxLinkSpeed === 1 || pcie.maxLinkSpeed === 2) return null
   const because = `the port ${bridge.address} reports its link as down, and the kernel waits in vain for it to come up after a reset`
@@ -233,7 +235,7 @@ function workOutReach(
     affected: Object.freeze(hits.map(({ device: { address, group } }) => Object.freeze({ address, group }))),
     owned,
     unresettable: findUnresettable(topology, bridge, hit),
-    failure: (bridge && deadLink(seen, bridge)) ?? mixesVirtual(seen, hits),
+    failure: (bridge && deadLink(seen, bridge, bus)) ?? mixesVirtual(seen, hits),
   }
 }
 

@@ -1,5 +1,5 @@
 import { strictEqual } from 'node:assert'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { type Assessment, assess, Host, type PciDevice, type Snapshot } from 'vfio'
 import { inUse, isAt, load, type Place, put, tryVfio } from './binding.js'
@@ -20,7 +20,6 @@ interface Group {
 }
 
 const OTHERS: readonly Place[] = ['host', 'uio_pci_generic', 'pci-stub', 'none']
-const SYSFS = '/sys/bus/pci/devices'
 
 /** Before 5.18 the kernel lets a group that is not viable have a container, and refuses the device. */
 const [major = 0, minor = 0] = release().split('.').map(Number)
@@ -43,6 +42,9 @@ function compare(what: string, predicted: unknown, reason: string, answered: unk
   if (process.env.AGREEMENT_ALL) console.log(text)
   else throw new Error(text)
 }
+
+/** What a write to `bind` says when the driver refuses: before 5.11 the kernel kept the reason to itself. */
+const refusal = (errno: string) => (major > 5 || minor >= 11 ? errno : 'ENODEV')
 
 const isEndpoint = (device: PciDevice) => device.headerType === 'normal'
 
@@ -103,6 +105,21 @@ function statesOf({ endpoints, bridges }: Group): State[] {
     }
   }
   return states
+}
+
+const allOn = ({ endpoints }: Group, place: Place): State => ({
+  name: `all on ${place}`,
+  places: new Map(endpoints.map((address) => [address, place])),
+})
+
+/** Chooses how a function is reset; `false` where the kernel refuses a method that it lists. */
+function setResetMethod(address: string, method: string): boolean {
+  try {
+    writeFileSync(`/sys/bus/pci/devices/${address}/reset_method`, `${method}\n`)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** Puts a group into a state, unbinding first: a driver may refuse what shares a group with an owned device. */
@@ -243,7 +260,6 @@ describe('agreement with the kernel', function () {
   it('makes ready what it calls bindable by binding exactly what it says', () => {
     strictEqual(promises.length > 0, true, 'no device of this topology was bindable')
     for (const { group, address, toBind, state, drivers } of promises) {
-      if (process.env.AGREEMENT_ALL) console.log('promise', address, toBind.join(), drivers)
       const after = drivers
         .split(' ')
         .map((word) => (toBind.includes(word.split('=')[0] ?? '') ? `${word.split('=')[0]}=vfio-pci` : word))
@@ -283,36 +299,42 @@ describe('agreement with the kernel', function () {
 
   it('follows reset_method as the administrator sets it', function () {
     if (!publishesResetMethods) this.skip()
-    for (const group of groups)
-      apply(group, { name: '', places: new Map(group.endpoints.map((a) => [a, 'vfio-pci'])) })
-    const endpoints = groups.flatMap((group) =>
-      group.endpoints.map((address) => ({ group: group.number, address })),
+    const everything = new Map(groups.map((group) => [group.number, allOn(group, 'vfio-pci')]))
+    for (const group of groups) apply(group, everything.get(group.number))
+    const seen = host.snapshot()
+    const listed = groups.flatMap((group) =>
+      group.endpoints.flatMap((address) => {
+        const methods = seen.device(address).resetMethods ?? []
+        return methods.length > 0 ? [{ group: group.number, address, methods: [...methods, ''] }] : []
+      }),
     )
-    const methods = new Map(
-      endpoints.map(({ address }) => [address, host.snapshot().device(address).resetMethods ?? []]),
-    )
-    const most = Math.max(...[...methods.values()].map((list) => list.length))
-    for (let index = 0; index <= most; index++) {
-      const some = endpoints.filter(
-        ({ address }) =>
-          index <= (methods.get(address)?.length ?? 0) && existsSync(`${SYSFS}/${address}/reset_method`),
-      )
-      for (const { address } of some)
-        writeFileSync(`${SYSFS}/${address}/reset_method`, `${methods.get(address)?.[index] ?? ''}\n`)
-      const seen = host.snapshot()
-      for (const answer of oracle.ask(some)) {
-        const method = readFileSync(`${SYSFS}/${answer.address}/reset_method`, 'utf8').trim()
-        if (answer.functionReset === undefined) continue
-        const { function: ofFunction } = assess(seen, answer.address).reset
+    const most = Math.max(...listed.map(({ methods }) => methods.length))
+    for (let index = 0; index < most; index++) {
+      const chosen = listed.flatMap(({ group, address, methods }) => {
+        const method = methods[index]
+        if (method === undefined) return []
+        if (setResetMethod(address, method)) return [{ group, address, method }]
+        const { function: ofFunction } = assess(seen, address).reset
         compare(
-          `${answer.address} function reset`,
-          ofFunction.supported,
+          `${address} by ${method}`,
+          ofFunction.methods.includes(method),
           ofFunction.reason,
-          answer.functionReset,
-          `reset_method "${method}"`,
+          false,
+          'refused by reset_method',
         )
+        return []
+      })
+      const now = host.snapshot()
+      const answers = new Map(oracle.ask(chosen).map((answer) => [answer.address, answer]))
+      for (const { address, method } of chosen) {
+        const { function: ofFunction } = assess(now, address).reset
+        const answer = answers.get(address)?.functionReset
+        const state = `all on vfio-pci, reset_method "${method}"`
+        if (answer !== undefined) {
+          compare(`${address} function reset`, ofFunction.supported, ofFunction.reason, answer, state)
+        }
+        setResetMethod(address, 'default')
       }
-      for (const { address } of some) writeFileSync(`${SYSFS}/${address}/reset_method`, 'default\n')
     }
   })
 
@@ -325,9 +347,10 @@ describe('agreement with the kernel', function () {
       )
     if (pfs.length === 0) this.skip()
     for (const { address } of pfs) {
-      if (put(address, 'host') === null)
+      if (put(address, 'host') === null) {
         throw new Error(`${address} has no host driver that could enable its virtual functions`)
-      writeFileSync(`${SYSFS}/${address}/sriov_numvfs`, '2')
+      }
+      writeFileSync(`/sys/bus/pci/devices/${address}/sriov_numvfs`, '2')
     }
     const seen = host.snapshot()
     const numbers = new Set(
@@ -359,7 +382,7 @@ describe('agreement with the kernel', function () {
       const { verdict, reason } = assess(host.snapshot(), address)
       compare(
         `${address} is refused`,
-        verdict === 'blocked' ? 'EBUSY' : 'ok',
+        verdict === 'blocked' ? refusal('EBUSY') : 'ok',
         reason,
         tryVfio(address),
         'virtual functions enabled',
