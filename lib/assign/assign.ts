@@ -1,8 +1,10 @@
+import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
-
+import { isAddress } from '../sysfs/address.js'
+import { listNames } from '../sysfs/files.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { bootId, Journal, type JournalRecord, programName } from './journal.js'
-import type { Plan, Step } from './plan.js'
+import type { FormerState, Plan, Step } from './plan.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
@@ -58,44 +60,92 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   refuseBlocked(plan)
   options.signal?.throwIfAborted()
   const journal = new Journal(options.journal)
-  const changes = new Changes(plan.paths.sysfs, options)
   await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(({ group }) => group))
   await refuseAssigned(plan, journal)
   refuseChanged(plan)
-  const record = plan.toBind.length > 0 ? newRecord(plan) : null
-  let current: Step | null = null
-  try {
-    if (record) await writeRecord(journal, changes, record)
-    for (const step of plan.steps) {
-      options.signal?.throwIfAborted()
-      current = step
-      await perform(changes, step)
-    }
-    current = null
-    const assigned: JournalRecord | null = record && { ...record, state: 'assigned' }
-    if (assigned) await writeRecord(journal, changes, assigned)
-    return new LiveAssignment(plan, assigned, options)
-  } catch (error) {
-    const failures = record ? await restore(changes, record) : []
-    if (record) await settle(journal, changes, record, failures)
-    if (options.signal?.aborted && failures.length === 0) throw options.signal.reason
-    throw new AssignError(error, current, failures)
+  const record = await new Transaction(plan, journal, options).run()
+  return new LiveAssignment(plan, record, options)
+}
+
+/** One plan being carried out: all of it, or nothing. */
+class Transaction {
+  readonly #plan: Plan
+  readonly #journal: Journal
+  readonly #changes: Changes
+  readonly #signal: AbortSignal | undefined
+  /** `null` where nothing has to be bound: then there is nothing to undo. */
+  #record: JournalRecord | null
+  #step: Step | null = null
+
+  constructor(plan: Plan, journal: Journal, options: AssignOptions) {
+    this.#plan = plan
+    this.#journal = journal
+    this.#changes = new Changes(plan.paths.sysfs, options)
+    this.#signal = options.signal
+    this.#record = plan.toBind.length > 0 ? newRecord(plan) : null
   }
-}
 
-async function writeRecord(journal: Journal, changes: Changes, record: JournalRecord): Promise<void> {
-  await journal.write(record)
-  changes.done(`recorded ${record.id} as ${record.state}`)
-}
+  async run(): Promise<JournalRecord | null> {
+    try {
+      await this.#note({})
+      for (const step of this.#plan.steps) {
+        this.#signal?.throwIfAborted()
+        this.#step = step
+        await this.#perform(step)
+        this.#step = null
+      }
+      await this.#note({ state: 'assigned' })
+      return this.#record
+    } catch (error) {
+      const failures = await this.#undo()
+      if (this.#signal?.aborted && error === this.#signal.reason && failures.length === 0) throw error
+      throw new AssignError(error, this.#step, failures)
+    }
+  }
 
-async function perform(changes: Changes, step: Step): Promise<void> {
-  if (step.action === 'load') await changes.load(step.path, step.value)
-  else if (step.action === 'reset') {
-    if (step.address !== null) await changes.reset(step.address, step.value === 'hot' ? 'hot' : 'function')
-  } else {
-    await changes.write(step.path, step.value)
-    if (step.address !== null && step.expectDriver !== undefined)
-      changes.expectDriver(step.address, step.expectDriver)
+  /** Writes the record, as it is or with something new. */
+  async #note(news: Partial<JournalRecord>): Promise<void> {
+    if (this.#record === null) return
+    this.#record = { ...this.#record, ...news }
+    await this.#journal.write(this.#record)
+    this.#changes.done(`recorded ${this.#record.id} as ${this.#record.state}`)
+  }
+
+  async #perform({ action, path, value, address, expectDriver }: Step): Promise<void> {
+    if (action === 'load') await this.#changes.load(path, value)
+    else if (action === 'reset') {
+      if (address !== null) await this.#changes.reset(address, value === 'hot' ? 'hot' : 'function')
+    } else if (this.#plan.ids.includes(value)) {
+      await this.#addId(path, value)
+    } else {
+      await this.#changes.write(path, value)
+      if (address !== null && expectDriver !== undefined) this.#changes.expectDriver(address, expectDriver)
+    }
+  }
+
+  /** An id cannot be asked for afterwards: it is noted before it is added, and forgotten where others had added it. */
+  async #addId(path: string, id: string): Promise<void> {
+    const before = this.#record?.ids ?? []
+    await this.#note({ ids: [...before, id] })
+    try {
+      await this.#changes.write(path, id)
+    } catch (error) {
+      if ((error as { code?: unknown }).code === 'EEXIST') await this.#note({ ids: before })
+      throw error
+    }
+  }
+
+  /** Puts back what was done; answers with what could not be. */
+  async #undo(): Promise<readonly string[]> {
+    if (this.#record === null) return []
+    const failures = await restore(this.#changes, this.#record)
+    try {
+      await settle(this.#journal, this.#changes, this.#record, failures)
+    } catch (error) {
+      // What made the assignment fail is what has to be told first.
+      failures.push(error instanceof Error ? error.message : String(error))
+    }
+    return failures
   }
 }
 
@@ -107,10 +157,19 @@ function refuseBlocked({ blockers }: Plan): void {
 
 /** A device belongs to one assignment: its former state is known to that record alone. */
 async function refuseAssigned(plan: Plan, journal: Journal): Promise<void> {
-  const { records } = await journal.read()
+  const { records, bad } = await journal.read()
+  const [first] = plan.toBind
+  const foreign = bad.find(({ path }) => first !== undefined && path === journal.path(first))
+  if (foreign) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_JOURNAL',
+      `${foreign.path} is not a record of vfio (${foreign.reason}), and may be all that tells how ${first} was: look at it and remove it`,
+    )
+  }
+  const wanted = new Set([...plan.toBind, ...plan.grabbed.map(({ address }) => address)])
   for (const record of records) {
     if (record.bootId !== bootId()) continue
-    const ours = record.devices.find(({ address }) => plan.toBind.includes(address))
+    const ours = record.devices.find(({ address }) => wanted.has(address))
     if (!ours) continue
     throw new VfioError(
       'ERR_VFIO_IN_USE',
@@ -127,9 +186,21 @@ function refuseChanged(plan: Plan): void {
   for (const { address, driver, override } of plan.basis) {
     const now = changes.state(address)
     if (now.driver === driver && now.override === override) continue
+    const what = (state: FormerState) =>
+      `driver ${state.driver ?? 'none'}, override ${state.override ?? 'none'}`
     throw new VfioError(
       'ERR_VFIO_HOST_CHANGED',
-      `${address} is no longer as it was when the plan was made (driver ${driver ?? 'none'}, now ${now.driver ?? 'none'}): plan again`,
+      `${address} is no longer as it was when the plan was made (${what({ driver, override })}; now ${what(now)}): plan again`,
+    )
+  }
+  const known = new Set(plan.basis.map(({ address }) => address))
+  for (const group of new Set(plan.devices.map((device) => device.group))) {
+    const names = listNames(`${plan.paths.sysfs}/kernel/iommu_groups/${group}/devices`)
+    const other = names.find((name) => isAddress(name) && !known.has(name))
+    if (other === undefined) continue
+    throw new VfioError(
+      'ERR_VFIO_HOST_CHANGED',
+      `${other} has come to group ${group} since the plan was made: plan again`,
     )
   }
 }
@@ -145,9 +216,9 @@ function newRecord(plan: Plan): JournalRecord {
     program: programName(),
     since: new Date().toISOString(),
     reset: plan.reset,
-    sysfs: plan.paths.sysfs,
+    sysfs: resolve(plan.paths.sysfs),
     devices,
-    ids: plan.ids,
+    ids: [],
     failures: [],
   }
 }
@@ -166,7 +237,7 @@ class LiveAssignment implements Assignment {
 
   async release(options: ReleaseOptions = {}): Promise<void> {
     if (this.#released || this.record === null) return
-    await releaseRecord(this.record.id, { ...this.#options, ...options })
+    await releaseRecord(this.record, { ...this.#options, ...options })
     this.#released = true
   }
 

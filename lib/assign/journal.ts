@@ -1,8 +1,8 @@
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
-import { splitAddress } from '../sysfs/address.js'
+import { isAddress } from '../sysfs/address.js'
 import { readText } from '../sysfs/files.js'
 import type { FormerState, PlannedDevice, ResetPolicy } from './plan.js'
 
@@ -40,7 +40,8 @@ export interface BadRecord {
 
 const PREFIX = 'assignment-'
 const SUFFIX = '.json'
-const LARGEST = 2 ** 20
+/** A group of 4,096 functions makes a record of one MiB. */
+const LARGEST = 2 ** 24
 
 /** The records of one directory, and the locks beside them. */
 export class Journal {
@@ -50,21 +51,33 @@ export class Journal {
     this.directory = directory
   }
 
-  #path(id: string): string {
+  /** The file of a record. */
+  path(id: string): string {
     return `${this.directory}/${PREFIX}${id}${SUFFIX}`
   }
 
   /** Writes a record whole: a reader, or a crash, sees the old one or the new one. */
   async write(record: JournalRecord): Promise<void> {
-    const path = this.#path(record.id)
-    const draft = `${path}.new`
+    const path = this.path(record.id)
+    const text = `${JSON.stringify(record, null, 2)}\n`
     await this.#create()
+    try {
+      // What could not be read back would be lost.
+      parseRecord(text)
+      await this.#replace(path, text)
+    } catch (error) {
+      throw unusable(path, error)
+    }
+  }
+
+  async #replace(path: string, text: string): Promise<void> {
+    const draft = `${path}.new`
     // What lies there from a crash, or was put there as a link, must not be written through.
     await rm(draft, { force: true })
     const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
     const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
     try {
-      await file.writeFile(`${JSON.stringify(record, null, 2)}\n`)
+      await file.writeFile(text)
       await file.sync()
     } finally {
       await file.close()
@@ -74,9 +87,13 @@ export class Journal {
   }
 
   async remove(id: string): Promise<void> {
-    await rm(this.#path(id), { force: true })
-    await rm(`${this.#path(id)}.new`, { force: true })
-    await this.#sync()
+    try {
+      await rm(this.path(id), { force: true })
+      await rm(`${this.path(id)}.new`, { force: true })
+      await this.#sync()
+    } catch (error) {
+      throw unusable(this.path(id), error)
+    }
   }
 
   /** All records, and what lies beside them that is none. */
@@ -88,7 +105,7 @@ export class Journal {
       const path = `${this.directory}/${name}`
       try {
         const record = parseRecord(await readWhole(path))
-        if (this.#path(record.id) !== path) throw new Error('it carries the name of another record')
+        if (this.path(record.id) !== path) throw new Error('it carries the name of another record')
         records.push(record)
       } catch (error) {
         // Released by another program since the names were listed.
@@ -126,19 +143,18 @@ export class Journal {
       const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
       const file = await openIfDirectoryStays(path, O_RDWR | O_CREAT | O_NOFOLLOW)
       if (file === null) continue
-      if (!binding().tryLock(file.fd)) {
-        const owner = (await file.readFile('utf8')).trim()
+      try {
+        if (!(await file.stat()).isFile()) throw unusable(path, new Error('it is not a regular file'))
+        if (!binding().tryLock(file.fd)) throw await locked(file, group)
+        // The one before may have taken the file away between our opening and locking it.
+        if (await isStillAt(file, path)) {
+          await file.truncate(0)
+          await file.write(`${programName()}, pid ${process.pid}\n`, 0)
+          return file
+        }
+      } catch (error) {
         await file.close()
-        throw new VfioError(
-          'ERR_VFIO_LOCKED',
-          `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
-        )
-      }
-      // The one before may have taken the file away between our opening and locking it.
-      if (await isStillAt(file, path)) {
-        await file.truncate(0)
-        await file.write(`${programName()}, pid ${process.pid}\n`, 0)
-        return file
+        throw unusable(path, error)
       }
       await file.close()
     }
@@ -171,9 +187,24 @@ export class Journal {
     } catch (error) {
       throw unusable(this.directory, error)
     }
+    await this.#check()
+  }
+
+  /** Who else could write there decides over drivers; a link could lead anywhere. */
+  async #check(): Promise<void> {
+    try {
+      const facts = await lstat(this.directory)
+      if (!facts.isDirectory()) throw new Error('it is not a directory')
+      if (!isTrusted(facts.uid)) throw new Error(`it belongs to user ${facts.uid}`)
+      if (facts.mode & 0o022) throw new Error('others may write there')
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return
+      throw unusable(this.directory, error)
+    }
   }
 
   async #names(): Promise<string[]> {
+    await this.#check()
     try {
       return await readdir(this.directory)
     } catch (error) {
@@ -209,7 +240,8 @@ export class Lock {
 
   async release(): Promise<void> {
     for (const { path, file } of this.#held.splice(0)) {
-      await rm(path, { force: true })
+      // A file that stays is no lock: closing it is what counts.
+      await rm(path, { force: true }).catch(() => {})
       await file.close()
     }
     await this.#afterwards()
@@ -242,7 +274,19 @@ async function isStillAt(file: FileHandle, path: string): Promise<boolean> {
   }
 }
 
+async function locked(file: FileHandle, group: number): Promise<VfioError> {
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(100), 0, 100, 0)
+  const owner = buffer.toString('utf8', 0, bytesRead).trim()
+  return new VfioError(
+    'ERR_VFIO_LOCKED',
+    `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
+  )
+}
+
+const isTrusted = (uid: number) => uid === 0 || uid === (process.geteuid?.() ?? 0)
+
 function unusable(path: string, error: unknown): VfioError {
+  if (error instanceof VfioError) return error
   const { code = '', message } = error as NodeJS.ErrnoException
   const cure =
     code === 'EACCES' || code === 'EPERM' ? 'run as root' : 'make it a directory of root, or name another'
@@ -262,16 +306,19 @@ async function readWhole(path: string): Promise<string> {
     const facts = await file.stat()
     if (!facts.isFile()) throw new Error('it is not a regular file')
     if (facts.size > LARGEST) throw new Error('it is too large for a record')
-    const owner = process.geteuid?.() ?? 0
-    if (facts.uid !== 0 && facts.uid !== owner) throw new Error(`it belongs to user ${facts.uid}`)
+    if (!isTrusted(facts.uid)) throw new Error(`it belongs to user ${facts.uid}`)
     return await file.readFile('utf8')
   } finally {
     await file.close()
   }
 }
 
-/** Driver names and overrides become parts of paths and writes: nothing else may be in them. */
-const DRIVER = /^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$/
+/** What the kernel takes as a driver's name, and reads as one line: it becomes a part of a path. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
+const DRIVER = /^(?!\.\.?$)[^/\u0000-\u001f\u007f]{1,255}$/
+/** What may stand in `driver_override`; it never becomes a part of a path. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
+const OVERRIDE = /^[^\u0000-\u001f\u007f]{1,4095}$/
 const STATES: readonly unknown[] = ['assigning', 'assigned', 'releasing', 'broken'] satisfies RecordState[]
 const RESETS: readonly unknown[] = ['none', 'before', 'before-and-after'] satisfies ResetPolicy[]
 
@@ -284,7 +331,7 @@ export function parseRecord(text: string): JournalRecord {
   }
   const isText = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
   check(record.version === 1, 'its version')
-  check(isAddress(record.id), 'its id')
+  check(isAddressText(record.id), 'its id')
   check(STATES.includes(record.state), 'its state')
   check(RESETS.includes(record.reset), 'its reset policy')
   for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
@@ -294,16 +341,19 @@ export function parseRecord(text: string): JournalRecord {
     Array.isArray(record.ids) && record.ids.every((id) => /^[0-9a-f]{4} [0-9a-f]{4}$/.test(String(id))),
     'ids',
   )
-  check(Array.isArray(record.failures) && record.failures.every(isText), 'its failures')
+  check(
+    Array.isArray(record.failures) && record.failures.every((item) => typeof item === 'string'),
+    'its failures',
+  )
   check(Array.isArray(record.devices) && record.devices.length > 0, 'its devices')
   for (const item of record.devices as unknown[]) {
     const device = fields(item, 'a device')
     const former = fields(device.former, 'a former state')
-    check(isAddress(device.address), 'the address of a device')
+    check(isAddressText(device.address), 'the address of a device')
     check(Number.isSafeInteger(device.group) && Number(device.group) >= 0, 'the group of a device')
     check(isDriver(device.driver), 'the driver of a device')
     check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
-    check(former.override === null || isDriver(former.override), 'the former override of a device')
+    check(former.override === null || matches(OVERRIDE, former.override), 'the former override of a device')
   }
   return value as JournalRecord
 }
@@ -314,9 +364,9 @@ function fields(value: unknown, what: string): Record<string, unknown> {
   return value as Record<string, unknown>
 }
 
-const isAddress = (value: unknown) =>
-  typeof value === 'string' && splitAddress(value) !== null && /^[0-9a-f:.]+$/.test(value)
-const isDriver = (value: unknown) => typeof value === 'string' && DRIVER.test(value)
+const matches = (pattern: RegExp, value: unknown) => typeof value === 'string' && pattern.test(value)
+const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
+const isDriver = (value: unknown) => matches(DRIVER, value)
 
 /** The name of the program that works here, as `ps` shows it. */
 export const programName = () => readText('/proc/self/comm') ?? process.title

@@ -63,14 +63,19 @@ export const runningKernel: KernelAccess = {
   },
 
   isOpen(group) {
-    try {
-      openGroup(group, false)[Symbol.dispose]()
-      return false
-    } catch (error) {
-      // No node: nothing of the group is bound to VFIO, so nobody can have it open.
-      return error instanceof VfioSystemError && error.code === 'EBUSY'
-    }
+    // Without an IOMMU the group's file has another name.
+    return isBusy(group, false) || isBusy(group, true)
   },
+}
+
+function isBusy(group: number, noIommu: boolean): boolean {
+  try {
+    openGroup(group, noIommu)[Symbol.dispose]()
+    return false
+  } catch (error) {
+    // No node: nothing of the group is bound to VFIO, so nobody can have it open.
+    return error instanceof VfioSystemError && error.code === 'EBUSY'
+  }
 }
 
 function systemError(error: unknown, request: string, path: string): unknown {
@@ -81,6 +86,9 @@ function systemError(error: unknown, request: string, path: string): unknown {
 
 /** The default for how long the kernel may take for one change, in milliseconds. */
 export const DEADLINE = 30_000
+
+/** Timers count in 31 bits, and take a longer time for none at all. */
+const LONGEST = 2 ** 31 - 1
 
 /**
  * Waits for a change no longer than this. The change itself cannot be called back: it goes on in the kernel.
@@ -93,14 +101,17 @@ export async function withDeadline<T>(
 ): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const deadline = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(
-        new VfioError(
-          'ERR_VFIO_TIMEOUT',
-          `the kernel has not answered for ${milliseconds / 1000} s: ${what()}`,
-        ),
-      )
-    }, milliseconds)
+    timer = setTimeout(
+      () => {
+        reject(
+          new VfioError(
+            'ERR_VFIO_TIMEOUT',
+            `the kernel has not answered for ${milliseconds / 1000} s: ${what()}`,
+          ),
+        )
+      },
+      Math.min(milliseconds, LONGEST),
+    )
   })
   try {
     return await Promise.race([work, deadline])

@@ -74,7 +74,7 @@ export interface Plan {
   readonly devices: readonly PlannedDevice[]
   /** With `ids`: devices without a driver that were not asked for and are taken along; they are given back as well. */
   readonly grabbed: readonly PlannedDevice[]
-  /** Every member of their groups as it was seen: `assign` refuses when one has changed. */
+  /** Every member of their groups, and what is grabbed, as it was seen: `assign` refuses when one has changed. */
   readonly basis: readonly {
     readonly address: string
     readonly driver: string | null
@@ -118,9 +118,7 @@ class Planner {
     for (const device of this.#asked) this.#checkDevice(device)
     const devices = this.#chosen().map((device) => this.#planDevice(device))
     this.#checkGroups(devices)
-    const rebound = devices.filter(
-      ({ former, driver }) => former.driver !== driver && !isVfioDriver(former.driver),
-    )
+    const rebound = devices.filter(({ former, driver }) => former.driver !== driver)
     const uses = this.#checkUses(devices)
     for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
     const ids = this.#options.ids ? this.#planIds(rebound) : []
@@ -188,7 +186,8 @@ class Planner {
   #driverFor(device: PciDevice): string {
     const wanted = this.#options.driver ?? 'auto'
     if (wanted !== 'auto') {
-      if (!isVfioDriver(wanted)) {
+      // It becomes a part of paths.
+      if (!isVfioDriver(wanted) || !/^[\w-]+$/.test(wanted)) {
         this.#block(
           device.address,
           'ERR_VFIO_BAD_ARGUMENT',
@@ -285,16 +284,18 @@ class Planner {
     })
   }
 
+  #planOverride({ address, driver }: PlannedDevice, why: string): void {
+    const path = this.#deviceFile(address, 'driver_override')
+    this.#steps.push({ action: 'write', path, value: driver, address, why })
+  }
+
   #planBinding(device: PlannedDevice): void {
-    const { address, driver, former } = device
+    const { driver, former } = device
     if (former.override !== driver) {
-      this.#steps.push({
-        action: 'write',
-        path: this.#deviceFile(address, 'driver_override'),
-        value: driver,
-        address,
-        why: `lets only ${driver} take this device, and no other device with the same ids`,
-      })
+      this.#planOverride(
+        device,
+        `lets only ${driver} take this device, and no other device with the same ids`,
+      )
     }
     this.#planUnbind(device)
     this.#planProbe(device)
@@ -307,7 +308,12 @@ class Planner {
       const { vendor, device: id } = this.#seen.device(device.address)
       ids.set(`${hex(vendor)} ${hex(id)}`, device)
     }
-    for (const device of devices) this.#planUnbind(device)
+    for (const device of devices) {
+      const { driver, former } = device
+      if (former.override !== null && former.override !== driver)
+        this.#planOverride(device, `its override ${former.override} would keep ${driver} away`)
+      this.#planUnbind(device)
+    }
     const ours = new Set(devices.map(({ address }) => address))
     for (const [id, { driver }] of ids) {
       this.#steps.push({
@@ -366,11 +372,10 @@ class Planner {
 
   #basis(devices: readonly PlannedDevice[]): Plan['basis'] {
     const groups = new Set(devices.map(({ group }) => group))
-    return [...groups].flatMap((group) =>
-      this.#seen.group(group).members.map((address) => {
-        const { driver, driverOverride: override } = this.#seen.device(address)
-        return { address, driver, override }
-      }),
-    )
+    const members = [...groups].flatMap((group) => this.#seen.group(group).members)
+    return [...new Set([...members, ...this.#grabbed.map(({ address }) => address)])].map((address) => {
+      const { driver, driverOverride: override } = this.#seen.device(address)
+      return { address, driver, override }
+    })
   }
 }

@@ -1,10 +1,10 @@
-import { VfioError } from '../errors.js'
+import { VfioError, type VfioErrorCode } from '../errors.js'
 import { parseAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { revokeAll } from './grant.js'
-import { bootId, Journal, type JournalRecord } from './journal.js'
+import { bootId, Journal, type JournalRecord, programName } from './journal.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
 import { settle } from './settle.js'
@@ -29,36 +29,57 @@ export async function release(
   addresses: readonly string[] | 'all',
   options: ReleaseOptions = {},
 ): Promise<ReleaseReport> {
-  const { records } = await new Journal(options.journal).read()
-  const wanted = new Set<string>()
-  if (addresses === 'all') for (const { id } of records) wanted.add(id)
+  const { records, bad } = await new Journal(options.journal).read()
+  const wanted = new Set<JournalRecord>()
+  if (addresses === 'all') for (const record of records) wanted.add(record)
   else {
     for (const address of addresses.map(parseAddress)) {
-      const record = records.find(({ devices }) => devices.some((device) => device.address === address))
-      if (!record) {
+      // An earlier boot may have left one of the same device.
+      const holding = records.filter(({ devices }) => devices.some((device) => device.address === address))
+      if (holding.length === 0) {
         throw new VfioError(
           'ERR_VFIO_NOT_ASSIGNED',
           `the journal knows of no assignment of ${address}: "vfio status" shows those that there are`,
         )
       }
-      wanted.add(record.id)
+      for (const record of holding) wanted.add(record)
     }
   }
   const reports: ReleaseReport[] = []
-  for (const id of wanted) reports.push(await releaseRecord(id, options))
+  const errors: unknown[] = []
+  for (const record of wanted) {
+    try {
+      reports.push(await releaseRecord(record, options))
+    } catch (error) {
+      // One that cannot be given back does not keep the others.
+      errors.push(error)
+    }
+  }
+  if (errors.length > 0) throw together(errors)
+  const foreign = bad.map(({ path, reason }) => `${path} is not a record of vfio (${reason}): look at it`)
   return {
     released: reports.flatMap(({ released }) => released),
-    warnings: reports.flatMap(({ warnings }) => warnings),
+    warnings: [...reports.flatMap(({ warnings }) => warnings), ...(addresses === 'all' ? foreign : [])],
   }
 }
 
+function together(errors: readonly unknown[]): unknown {
+  const [first] = errors
+  if (errors.length === 1 || !(first instanceof VfioError)) return first
+  const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)))
+  return new VfioError(first.code as VfioErrorCode, messages.join('; '), { cause: first })
+}
+
 /** Gives back one assignment. @internal */
-export async function releaseRecord(id: string, options: ReleaseOptions): Promise<ReleaseReport> {
+export async function releaseRecord(
+  known: Pick<JournalRecord, 'id' | 'since' | 'devices'>,
+  options: ReleaseOptions,
+): Promise<ReleaseReport> {
+  const { id } = known
   const journal = new Journal(options.journal)
-  const before = await find(journal, id)
-  await using _lock = await journal.lock(before.devices.map(({ group }) => group))
-  // Between reading and locking another program may have released it.
-  const record = await find(journal, id)
+  await using _lock = await journal.lock(known.devices.map(({ group }) => group))
+  // Meanwhile another program may have released it, or even assigned it anew.
+  const record = await find(journal, known)
   const released = record.devices.map(({ address }) => address)
   const changes = new Changes(record.sysfs, options)
   if (record.bootId !== bootId()) {
@@ -67,7 +88,12 @@ export async function releaseRecord(id: string, options: ReleaseOptions): Promis
     return { released, warnings: [] }
   }
   refuseOpen(changes, record)
-  const releasing: JournalRecord = { ...record, state: 'releasing', pid: process.pid }
+  const releasing: JournalRecord = {
+    ...record,
+    state: 'releasing',
+    pid: process.pid,
+    program: programName(),
+  }
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
   const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
@@ -98,9 +124,12 @@ export async function revokeGrants(
   }
 }
 
-async function find(journal: Journal, id: string): Promise<JournalRecord> {
+async function find(
+  journal: Journal,
+  { id, since }: Pick<JournalRecord, 'id' | 'since'>,
+): Promise<JournalRecord> {
   const { records } = await journal.read()
-  const record = records.find((known) => known.id === id)
+  const record = records.find((known) => known.id === id && known.since === since)
   if (record) return record
   throw new VfioError('ERR_VFIO_NOT_ASSIGNED', `the assignment of ${id} was released already`)
 }
@@ -109,10 +138,7 @@ async function find(journal: Journal, id: string): Promise<JournalRecord> {
 function refuseOpen(changes: Changes, { devices }: JournalRecord): void {
   for (const { address, group } of devices) {
     if (!isVfioDriver(changes.state(address).driver) || !changes.kernel.isOpen(group)) continue
-    throw new VfioError(
-      'ERR_VFIO_IN_USE',
-      `group ${group} of ${address} is open in a program, and giving it back would hang: close it there ("vfio check ${address}" names the program)`,
-    )
+    throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
   }
 }
 

@@ -30,20 +30,14 @@ export async function restore(
   for (const id of record.ids)
     for (const driver of drivers) await attempt(() => removeId(changes, driver, id))
   for (const device of [...record.devices].reverse()) {
-    await attempt(async () => {
-      try {
-        await restoreDevice(changes, device)
-      } catch (error) {
-        if (!options.rescan) throw error
-        await rediscover(changes, device)
-      }
-    })
+    await attempt(() => restoreDevice(changes, device, options))
   }
   return failures
 }
 
 /** An id that is not there (any more) is what was wanted. */
 async function removeId(changes: Changes, driver: string, id: string): Promise<void> {
+  changes.expectAnswered(changes.bus(`drivers/${driver}/new_id`))
   const path = changes.bus(`drivers/${driver}/remove_id`)
   if (!exists(path)) return
   try {
@@ -53,26 +47,48 @@ async function removeId(changes: Changes, driver: string, id: string): Promise<v
   }
 }
 
-async function restoreDevice(changes: Changes, device: PlannedDevice): Promise<void> {
+async function restoreDevice(
+  changes: Changes,
+  device: PlannedDevice,
+  { rescan }: RestoreOptions,
+): Promise<void> {
   const { address, group, former, driver } = device
-  if (!exists(changes.device(address))) throw new Error(`${address} is gone from the host`)
-  if (isAsBefore(changes.state(address), former)) return
+  changes.expectAnswered(address)
+  if (!exists(changes.device(address))) {
+    if (!rescan) throw new Error(`${address} is gone from the host`)
+    return rediscover(changes, device)
+  }
   const now = changes.state(address)
+  if (isAsBefore(now, former)) return
   if (now.driver !== null && now.driver !== former.driver) {
-    if (now.driver === driver && changes.kernel.isOpen(group)) {
-      throw new Error(
-        `group ${group} is still open in a program, and unbinding ${address} would hang: close it there`,
-      )
+    // The host may use it by now: only what was done here is undone here.
+    if (now.driver !== driver) {
+      throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
     }
+    if (changes.kernel.isOpen(group)) throw new Error(changes.openSentence(address, group))
     await changes.write(`${changes.device(address)}/driver/unbind`, address)
     changes.expectDriver(address, null)
   }
-  // Before binding: the override decides which driver may take the device.
-  if (changes.state(address).override !== former.override) {
-    await changes.write(`${changes.device(address)}/driver_override`, former.override ?? '')
+  try {
+    await bindFormer(changes, device)
+  } catch (error) {
+    if (!rescan) throw error
+    await rediscover(changes, device)
   }
-  if (former.driver !== null && changes.state(address).driver === null)
+}
+
+/** Gives an unbound device its driver and its override. */
+async function bindFormer(changes: Changes, { address, former }: PlannedDevice): Promise<void> {
+  const override = async (text: string | null) => {
+    if (changes.state(address).override !== text)
+      await changes.write(`${changes.device(address)}/driver_override`, text ?? '')
+  }
+  if (former.driver !== null && changes.state(address).driver === null) {
+    // The override decides which driver may take the device, and may have been set after the driver took it.
+    await override(former.override === null ? null : former.driver)
     await bind(changes, address, former.driver)
+  }
+  await override(former.override)
 }
 
 async function bind(changes: Changes, address: string, driver: string): Promise<void> {
@@ -83,12 +99,15 @@ async function bind(changes: Changes, address: string, driver: string): Promise<
   changes.expectDriver(address, driver)
 }
 
-async function rediscover(changes: Changes, { address, former }: PlannedDevice): Promise<void> {
+async function rediscover(changes: Changes, device: PlannedDevice): Promise<void> {
+  const { address, former } = device
   if (exists(changes.device(address))) await changes.write(`${changes.device(address)}/remove`, '1')
   await changes.write(changes.bus('rescan'), '1')
-  if (former.override !== null)
-    await changes.write(`${changes.device(address)}/driver_override`, former.override)
-  if (former.driver !== null && changes.state(address).driver === null)
-    await bind(changes, address, former.driver)
+  if (!exists(changes.device(address))) throw new Error(`${address} is gone: the kernel did not find it anew`)
+  const { driver } = changes.state(address)
+  // The kernel gives what it finds to the first driver that matches.
+  if (driver !== null && driver !== former.driver)
+    await changes.write(`${changes.device(address)}/driver/unbind`, address)
+  await bindFormer(changes, device)
   changes.expectDriver(address, former.driver)
 }
