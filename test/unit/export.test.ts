@@ -35,6 +35,12 @@ const GPU = ['0000:59:00.0', '0000:59:00.1', '0000:59:00.3']
 
 const isCode = (code: string) => (error: unknown) => error instanceof VfioError && error.code === code
 
+/** Leaves a test out, and says why. */
+function skip(context: Mocha.Context, skipReason: string): void {
+  Object.assign(context.test ?? {}, { skipReason })
+  context.skip()
+}
+
 describe('export', () => {
   let seen: Snapshot
   before(() => {
@@ -128,7 +134,7 @@ describe('export', () => {
     const qemu = (...args: string[]) => spawnSync('qemu-system-x86_64', args, { encoding: 'utf8' })
 
     it('uses no property that QEMU does not have', function () {
-      if (qemu('--version').error) return this.skip()
+      if (qemu('--version').error) return skip(this, 'qemu-system-x86_64 is not installed')
       const { arguments: words } = exportQemu(seen, [...GPU, '10000:e1:00.0'], { iommufd: true })
       for (const [index, word] of words.entries()) {
         if (words[index - 1] !== '-device') continue
@@ -149,7 +155,7 @@ describe('export', () => {
     ]
     for (const [machine, what, options, count] of LAYOUTS) {
       it(`is laid out as a real QEMU takes it: ${machine}, ${what}`, function () {
-        if (qemu('--version').error) return this.skip()
+        if (qemu('--version').error) return skip(this, 'qemu-system-x86_64 is not installed')
         const many = see({
           devices: Array.from({ length: count }, (_none, index) => ({
             address: `0000:${(0x20 + index).toString(16)}:00.0`,
@@ -230,10 +236,10 @@ describe('export', () => {
     ]
     for (const [what, addresses, options] of CASES) {
       it(`validates against libvirt's own schema: ${what}`, function () {
-        // Named here because the machine may lack it: the packages libvirt-common (or libvirt0) and libxml2-utils.
         if (!existsSync(join(SCHEMAS, 'domain.rng')) || spawnSync('xmllint', ['--version']).error)
-          return this.skip()
-        if (options.iommufd && !knowsIommufd()) return this.skip()
+          return skip(this, 'libvirt0 or libvirt-common, and libxml2-utils, are not installed')
+        if (options.iommufd && !knowsIommufd())
+          return skip(this, 'this libvirt is older than 12 and knows no iommufd')
         const { text } = exportLibvirt(seen, addresses, options)
         const { status, stderr } = validate(domain(text))
         assert.equal(status, 0, `${stderr}\n${text}`)
@@ -242,7 +248,7 @@ describe('export', () => {
 
     it('would not validate if it were wrong', function () {
       if (!existsSync(join(SCHEMAS, 'domain.rng')) || spawnSync('xmllint', ['--version']).error)
-        return this.skip()
+        return skip(this, 'libvirt0 or libvirt-common, and libxml2-utils, are not installed')
       const { text } = exportLibvirt(seen, ['00:04.0'])
       assert.notEqual(validate(domain(text.replace("name='vfio'", "name='vfoi'"))).status, 0)
     })

@@ -55,8 +55,10 @@ describe('grant', () => {
   after(removeDirectories)
 
   beforeEach(function () {
-    // Pending without the privilege to make device nodes: run as root.
-    if (!mayMakeNodes()) return this.skip()
+    if (!mayMakeNodes()) {
+      Object.assign(this.currentTest ?? {}, { skipReason: 'only root may make device nodes' })
+      this.skip()
+    }
     const root = temporaryDirectory()
     dev = `${root}/dev`
     journal = `${root}/run`

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { existsSync, lstatSync } from 'node:fs'
+import { grant, Host, type PciDevice, revoke, type Snapshot } from 'vfio'
+import { driverOf, inUse, put } from './binding.js'
+
+/** nobody: an account that has nothing to do with VFIO. */
+const NOBODY = 65534
+const JOURNAL = '/run/vfio-grant-test'
+
+/** What a user may do who is not root: open a device through VFIO, in a process of that user's own. */
+const OPENS = `
+  import { Host, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
+  try {
+    const opened = await openDevice(new Host().snapshot(), process.argv[1])
+    console.log(JSON.stringify({ regions: opened.device.info().regions }))
+    await opened.close()
+  } catch ({ code, message }) {
+    console.log(JSON.stringify({ code, message }))
+  }`
+
+function openAs(uid: number, address: string): { code?: string; message?: string; regions?: number } {
+  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', OPENS, address], {
+    encoding: 'utf8',
+    cwd: '/',
+    uid,
+    gid: uid,
+    env: { PATH: process.env.PATH, VFIO_ADDON: process.env.VFIO_ADDON },
+  })
+  assert.notEqual(stdout, '', stderr)
+  return JSON.parse(stdout)
+}
+
+describe('a grant', () => {
+  const used = inUse()
+  let seen: Snapshot
+  let device: PciDevice
+
+  before(() => {
+    const before = new Host().snapshot()
+    const fits = before.groups.find(
+      ({ members }) =>
+        members.length === 1 &&
+        members.every((address) => !used.has(address) && before.device(address).headerType === 'normal'),
+    )
+    const address = fits?.members[0]
+    assert(address, 'the topology has a device alone in its group')
+    assert.equal(put(address, 'vfio-pci'), 'vfio-pci')
+    seen = new Host().snapshot()
+    device = seen.device(address)
+  })
+  after(() => {
+    put(device.address, 'none')
+  })
+
+  const nodes = () =>
+    [`/dev/vfio/${device.group}`, `/dev/vfio/devices/${device.vfioDevice}`, '/dev/iommu', '/dev/vfio/vfio']
+      .filter((path) => existsSync(path))
+      .map((path) => {
+        const { uid, gid, mode } = lstatSync(path)
+        return `${path} ${uid}:${gid} ${mode.toString(8)}`
+      })
+
+  it('lets a user open a device, who could not before nor afterwards', async () => {
+    const before = nodes()
+    const node = `/dev/vfio/${device.group}`
+    const refused = openAs(NOBODY, device.address)
+    assert.equal(refused.code, 'EACCES')
+    assert.ok(refused.message?.includes(node), refused.message)
+
+    const given = await grant(seen, device.address, { user: 'nobody', memory: 2 ** 30, journal: JOURNAL })
+    assert.equal(given.nodes[0]?.path, node)
+    const opened = openAs(NOBODY, device.address)
+    assert.ok((opened.regions ?? 0) >= 9, JSON.stringify(opened))
+
+    await revoke(device.address, { journal: JOURNAL })
+    assert.equal(openAs(NOBODY, device.address).code, 'EACCES')
+    assert.deepEqual(nodes(), before)
+    assert.equal(existsSync(JOURNAL), false)
+  })
+
+  it('lets a group open it too', async () => {
+    await grant(seen, device.address, { user: 'root', group: NOBODY, journal: JOURNAL })
+    assert.ok((openAs(NOBODY, device.address).regions ?? 0) >= 9)
+    await revoke(device.address, { journal: JOURNAL })
+  })
+
+  it('gives away the nodes that this kernel has', async () => {
+    const { nodes: given } = await grant(seen, device.address, { user: 1000, journal: JOURNAL })
+    // The name may be there, and no node: CONFIG_VFIO_DEVICE_CDEV makes those.
+    const rest = [`/dev/vfio/devices/${device.vfioDevice}`, '/dev/iommu'].filter((path) => existsSync(path))
+    assert.deepEqual(
+      given.map(({ path }) => path),
+      [`/dev/vfio/${device.group}`, ...rest],
+    )
+    await revoke(device.address, { journal: JOURNAL })
+  })
+
+  it('ends with the node: a new one of the same name is as the kernel makes it', async () => {
+    const before = nodes()
+    await grant(seen, device.address, { user: 1000, journal: JOURNAL })
+    put(device.address, 'none')
+    assert.equal(driverOf(device.address), null)
+    put(device.address, 'vfio-pci')
+    await revoke(device.address, { journal: JOURNAL })
+    assert.deepEqual(nodes(), before)
+  })
+})
