@@ -1,10 +1,30 @@
-// Where Node's C headers are, so that building an addon needs no download.
+// Where Node's C headers are. node-gyp would fetch them from nodejs.org, which not every machine reaches.
 import { existsSync } from 'node:fs'
+import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
+
+const { version, arch, execPath } = process
+
+/** The npm package that carries the headers of the running Node, and where it is unpacked. */
+export const headersPackage = `node-linux-${arch}@${version.slice(1)}`
+export const headersCache = join(
+  process.env.XDG_CACHE_HOME || join(homedir(), '.cache'),
+  'vfio-lab',
+  `node-${version}`,
+)
+
+/** The directory above include/node: beside Node itself, or fetched; undefined when there is none. */
+export function headersDirectory() {
+  const places = [
+    dirname(dirname(execPath)),
+    process.env.npm_config_nodedir,
+    join(headersCache, 'node_modules', `node-linux-${arch}`),
+  ]
+  return places.find((place) => place && existsSync(join(place, 'include/node/node_api.h')))
+}
 
 /** The environment in which node-gyp and cmake-js find the headers of the running Node. */
 export function buildEnvironment() {
-  const prefix = dirname(dirname(process.execPath))
-  const shipped = existsSync(join(prefix, 'include/node/node_api.h'))
-  return shipped ? { ...process.env, npm_config_nodedir: prefix } : process.env
+  const directory = headersDirectory()
+  return directory === undefined ? process.env : { ...process.env, npm_config_nodedir: directory }
 }

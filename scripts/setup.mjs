@@ -16,7 +16,7 @@ import {
 import { homedir } from 'node:os'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { buildEnvironment } from './headers.mjs'
+import { buildEnvironment, headersCache, headersDirectory, headersPackage } from './headers.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -46,6 +46,20 @@ const STEPS = [
     name: () => 'npm ci',
     stale: () => newest(['package-lock.json']) > time('node_modules/.package-lock.json'),
     make: (log) => run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund'], log),
+  },
+  {
+    name: () => "fetching Node's headers",
+    stale: () => headersDirectory() === undefined,
+    // When this fails, node-gyp still tries its own source.
+    make: (log) =>
+      spawnSync(
+        'npm',
+        ['install', '--no-save', '--no-audit', '--no-fund', '--prefix', headersCache, headersPackage],
+        {
+          cwd: ROOT,
+          stdio: ['ignore', log, log],
+        },
+      ),
   },
   {
     name: () => 'building the native addon',
