@@ -2,7 +2,7 @@ import { BlockList } from 'node:net'
 import type { UseFacts } from '../sysfs/use.js'
 import type { NetworkInterface, Route } from '../sysfs/use-network.js'
 import type { Finding } from './uses.js'
-import { several } from './uses-text.js'
+import { DEEPEST, several } from './uses-text.js'
 
 /** What goes over network interfaces. */
 export class Network {
@@ -27,7 +27,7 @@ export class Network {
 
   usesOf(address: string): Finding[] {
     const findings: Finding[] = []
-    const visited = new Set<string>()
+    const visited = new Map<string, boolean>()
     for (const item of this.#byFunction.get(address) ?? []) {
       const used = this.#visit(item, [item.name], visited, findings)
       if (!used && item.up) {
@@ -41,15 +41,18 @@ export class Network {
   #visit(
     item: NetworkInterface,
     chain: readonly string[],
-    visited: Set<string>,
+    visited: Map<string, boolean>,
     findings: Finding[],
   ): boolean {
-    if (visited.has(item.name)) return true
-    visited.add(item.name)
+    const known = visited.get(item.name)
+    if (known !== undefined) return known
+    if (chain.length > DEEPEST) return false
+    visited.set(item.name, false)
     const lead = chain.join(' → ')
     const tasks = this.#tasksOf(item)
-    if (tasks.length > 0)
+    if (tasks.length > 0) {
       findings.push({ kind: 'network', what: `${lead} ${several(tasks)}`, severity: 'blocks' })
+    }
     let used = tasks.length > 0
     const uppers = item.uppers.flatMap((name) => this.#byName.get(name) ?? [])
     for (const upper of uppers) {
@@ -62,8 +65,9 @@ export class Network {
         what: `${lead} is part of ${upper.name}, which is up`,
         severity: 'blocks',
       })
-      return true
+      used = true
     }
+    visited.set(item.name, used)
     return used
   }
 

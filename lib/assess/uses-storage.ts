@@ -4,7 +4,7 @@ import type { Mount } from '../sysfs/use-mounts.js'
 import type { OpenFile } from '../sysfs/use-processes.js'
 import type { Share } from '../sysfs/use-shares.js'
 import type { Finding } from './uses.js'
-import { holders, several } from './uses-text.js'
+import { DEEPEST, holders, several } from './uses-text.js'
 
 /** What rests on block devices, in both directions. */
 export class Storage {
@@ -32,7 +32,7 @@ export class Storage {
 
   usesOf(address: string): Finding[] {
     const findings: Finding[] = []
-    const visited = new Set<string>()
+    const visited = new Map<string, boolean>()
     for (const disk of this.disksOf(address)) this.#visit(disk, [disk.label], visited, findings)
     for (const share of this.#use.shares) {
       if (share.functions.includes(address)) findings.push(...this.#usesOfShare(share))
@@ -40,24 +40,31 @@ export class Storage {
     return findings
   }
 
-  /** Is this device, or something above it, in use? Each is looked at once, whatever circles the links make. */
-  #visit(block: BlockDevice, chain: readonly string[], visited: Set<string>, findings: Finding[]): boolean {
-    if (visited.has(block.name)) return true
-    visited.add(block.name)
-    const lead = chain.join(' → ')
-    const own = this.#usesOf(block, lead)
+  /** Is this device, or something above it, in use? Each is looked at once: links may meet again, or go in circles. */
+  #visit(
+    block: BlockDevice,
+    chain: readonly string[],
+    visited: Map<string, boolean>,
+    findings: Finding[],
+  ): boolean {
+    const known = visited.get(block.name)
+    if (known !== undefined) return known
+    if (chain.length > DEEPEST) return false
+    visited.set(block.name, false)
+    const own = this.#usesOf(block, chain.join(' → '))
     findings.push(...own)
     let used = own.length > 0
     for (const above of this.#above.get(block.name) ?? []) {
       const isPartition = above.partOf === block.name
-      used =
-        this.#visit(above, isPartition ? [above.label] : [...chain, above.label], visited, findings) || used
+      const next = isPartition ? [above.label] : [...chain, above.label]
+      used = this.#visit(above, next, visited, findings) || used
     }
     if (!used && block.layer !== null && chain.length > 1) {
       const what = `${chain.slice(0, -1).join(' → ')} is held by ${block.label} (${block.layer})`
       findings.push({ kind: 'holder', what, severity: 'blocks' })
-      return true
+      used = true
     }
+    visited.set(block.name, used)
     return used
   }
 
@@ -78,7 +85,8 @@ export class Storage {
       if (below && mounts.includes(below)) blocks('swap', `${lead} carries the swap file ${path}`)
     }
     if (block.zfsPool !== null) blocks('holder', `${lead} belongs to the imported ZFS pool ${block.zfsPool}`)
-    if (block.bcache && !this.#above.has(block.name)) blocks('holder', `${lead} is registered as a bcache`)
+    const held = this.#above.get(block.name)?.some(({ partOf }) => partOf !== block.name)
+    if (block.bcache && !held) blocks('holder', `${lead} is registered as a bcache`)
     const openers = this.#openers.get(block.node) ?? []
     if (openers.length > 0) blocks('holder', `${lead} is open in ${holders(openers)}`)
     return findings

@@ -1,5 +1,8 @@
 import type { Process } from '../sysfs/use-processes.js'
 
+/** No host stacks its devices or interfaces higher. */
+export const DEEPEST = 32
+
 /** How many names a sentence lists before it counts. */
 const NAMED = 3
 

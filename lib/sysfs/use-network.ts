@@ -2,7 +2,7 @@ import { SocketAddress } from 'node:net'
 import { endianness } from 'node:os'
 import { below, readText } from './files.js'
 import { readBatch } from './tree.js'
-import { readPlaces } from './use-paths.js'
+import { byLength, readPlaces } from './use-paths.js'
 
 /** A network interface in the caller's network namespace. */
 export interface NetworkInterface {
@@ -52,6 +52,7 @@ export function readNetwork(sysfs: string, proc: string | null, names: readonly 
         .split('\n')
         .filter((entry) => entry.startsWith('upper_'))
         .map((entry) => entry.slice('upper_'.length))
+        .sort(byLength)
       const master = batch.linkName(row, 'master')
       return {
         name,
@@ -87,11 +88,12 @@ function readRoutes6(proc: string | null): Route[] {
   return lines(proc, 'net/ipv6_route').flatMap((line) => {
     const [to = '', length = '', , , hop = '', , , , flags = '', name = ''] = line.trim().split(/\s+/)
     const destination = toIpv6(to)
-    if (destination === null || !isUsable(Number.parseInt(flags, 16))) return []
+    const bits = Number.parseInt(length, 16)
+    if (destination === null || !(bits <= 128) || !isUsable(Number.parseInt(flags, 16))) return []
     // Multicast, link-local and the machine's own addresses lead nowhere.
     if (/^f(f|e[89ab])/i.test(to) || name === 'lo' || name === '' || /^80/.test(flags)) return []
     const gateway = /[1-9a-f]/i.test(hop)
-    return [{ interface: name, family: 'ipv6', destination, length: Number.parseInt(length, 16), gateway }]
+    return [{ interface: name, family: 'ipv6', destination, length: bits, gateway }]
   })
 }
 

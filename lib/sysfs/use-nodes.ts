@@ -1,5 +1,6 @@
 import { below, listNames, readText } from './files.js'
 import { readBatch } from './tree.js'
+import type { BlockDevice } from './use-block.js'
 import { readPlaces } from './use-paths.js'
 
 /** A character device that a PCI function brings: a DRM node, a sound card, a serial port, … */
@@ -15,11 +16,15 @@ export interface KernelConsole {
   readonly functions: readonly string[]
 }
 
-/** @param names the entries of `dev/char`: `major:minor` */
+/**
+ * @param names the entries of `dev/char`: `major:minor`
+ * @param blocks for the nodes that are theirs: NVMe with native multipath has those past any function
+ */
 export function readNodes(
   sysfs: string,
   proc: string | null,
   names: readonly string[],
+  blocks: readonly BlockDevice[],
 ): { nodes: DeviceNode[]; consoles: KernelConsole[] } {
   const places = readPlaces(sysfs, 'dev/char', names)
   const onPci = places.filter(({ functions }) => functions.length > 0)
@@ -33,7 +38,12 @@ export function readNodes(
     return node === undefined ? [] : [{ node, functions }]
   })
   const byNumber = new Map(places.map(({ name, functions }) => [name, functions]))
-  return { nodes: [...nodes, ...readNvidia(proc)], consoles: readConsoles(proc, byNumber) }
+  const known = new Set(nodes.map(({ node }) => node))
+  const generic = blocks
+    .filter(({ name, functions }) => /^nvme\d+n\d+$/.test(name) && functions.length > 0)
+    .map(({ name, functions }) => ({ node: name.replace('nvme', 'ng'), functions }))
+    .filter(({ node }) => !known.has(node))
+  return { nodes: [...nodes, ...generic, ...readNvidia(proc)], consoles: readConsoles(proc, byNumber) }
 }
 
 /** `ttyS0                -W- (EC  p a)    4:64` */

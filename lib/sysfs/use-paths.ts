@@ -19,12 +19,18 @@ export function functionsOn(path: string | null): readonly string[] {
   return functions.length === 0 ? NONE : functions
 }
 
-/** The names in each of these directories, in one call; empty where there is no such directory. */
+/** As people count: `dm-2` before `dm-10`. */
+export const byLength = (a: string, b: string) => a.length - b.length || (a < b ? -1 : 1)
+
+/** The names in each of these directories, in order, by one call; empty where there is no such directory. */
 export function readNames<T extends string>(root: string, directories: readonly T[]): Record<T, string[]> {
   const batch = readBatch(root, ['.'], { lists: directories })
   const entries = directories.map((directory) => [
     directory,
-    (batch.text(0, directory) ?? '').split('\n').filter((name) => name !== ''),
+    (batch.text(0, directory) ?? '')
+      .split('\n')
+      .filter((name) => name !== '')
+      .sort(byLength),
   ])
   return Object.fromEntries(entries) as Record<T, string[]>
 }

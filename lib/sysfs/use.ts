@@ -66,7 +66,7 @@ export function readUse(paths: HostPaths, devices: readonly PciDevice[]): UseFac
   const { sysfs, proc } = paths
   const names = readNames(sysfs, DIRECTORIES)
   const blocks = readBlockDevices(paths, names['class/block'])
-  const { nodes, consoles } = readNodes(sysfs, proc, names['dev/char'])
+  const { nodes, consoles } = readNodes(sysfs, proc, names['dev/char'], blocks)
   const drivers = new Set(Array.from(devices, ({ driver }) => driver))
   const vfioDrivers = new Set([...drivers].filter(isVfioDriver))
   const bound = devices.filter(({ driver }) => vfioDrivers.has(driver)).map(({ address }) => address)
