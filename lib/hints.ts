@@ -253,6 +253,24 @@ export const HINTS: readonly Hint[] = [
   row('remove_id', 'ENODEV', 'these ids were not added with new_id'),
   row('remove_id', 'EINVAL', 'at least a vendor and a device id are needed, in hexadecimal'),
 
+  row(
+    'sriov_numvfs',
+    'ENOENT',
+    'the driver of the device makes no virtual functions: bind its host driver (vfio-pci needs its parameter enable_sriov=1)',
+  ),
+  row('sriov_numvfs', 'EBUSY', 'the device has another number of virtual functions: set 0 first'),
+  row('sriov_numvfs', 'ERANGE', 'the device does not have so many virtual functions (sriov_totalvfs)'),
+  row(
+    'sriov_numvfs',
+    'ENOMEM',
+    'the firmware left no room for the memory or the bus numbers of virtual functions: switch SR-IOV on in its setup, or boot with pci=realloc',
+  ),
+  row('sriov_numvfs', 'EACCES', 'only root may change the number of virtual functions'),
+
+  row('file', 'EACCES', 'this user may not: run as root'),
+  row('file', 'EPERM', 'this user may not: run as root'),
+  row('file', 'EROFS', 'the file system is read-only: this host keeps its configuration elsewhere'),
+
   row('*', 'EMFILE', 'this process has too many files open: close some, or raise `ulimit -n`'),
   row('*', 'ENFILE', 'the host has too many files open: raise the sysctl fs.file-max'),
   row('*', 'ENOMEM', 'the kernel has no memory for it'),
