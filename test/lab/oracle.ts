@@ -27,9 +27,14 @@ export class Oracle {
     execFileSync('cc', ['-Wall', '-Wextra', '-Werror', '-O1', '-o', this.#program, source])
   }
 
-  ask(questions: readonly { readonly group: number; readonly address: string }[]): Answer[] {
+  /** Opens, and so resets, each device; with `hot` does a hot reset by the descriptor of its own group as well. */
+  ask(questions: readonly { readonly group: number; readonly address: string }[], hot = true): Answer[] {
     const input = questions.map(({ group, address }) => `${group} ${address}\n`).join('')
-    const output = execFileSync(this.#program, { input, encoding: 'utf8', maxBuffer: 1 << 28 })
+    const output = execFileSync(this.#program, hot ? [] : ['no-hot-reset'], {
+      input,
+      encoding: 'utf8',
+      maxBuffer: 1 << 28,
+    })
     return output
       .split('\n')
       .filter((line) => line !== '')
