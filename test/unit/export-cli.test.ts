@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { ROOT } from './support.js'
+
+const VFIO = join(ROOT, 'dist/cli/main.js')
+
+function vfio(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [VFIO, ...args], { encoding: 'utf8' })
+}
+
+/** The commands that hand devices on, as a person types them. */
+describe('vfio export, persist, grant and vfs', () => {
+  let sysfs: string
+  before(() => {
+    const ids = { vendor: 0x144d, device: 0xa808 }
+    sysfs = makeHost({
+      devices: [
+        { address: '0000:00:03.0', ...ids, driver: 'nvme', group: 6 },
+        { address: '0000:00:04.0', ...ids, driver: 'vfio-pci', group: 7 },
+      ],
+    }).sysfs
+  })
+  after(removeDirectories)
+
+  it('prints nothing but arguments, and what is to be done apart from them', () => {
+    const { status, stdout, stderr } = vfio('export', 'qemu', '00:03.0', '--machine', 'pc', '--sysfs', sysfs)
+    assert.deepEqual([status, stdout], [0, '-device vfio-pci,host=0000:00:03.0,id=vfio0,bus=pci.0\n'])
+    assert.match(stderr, /^vfio: .*vfio bind 0000:00:03\.0.*\n$/)
+  })
+
+  it('prints what the library returns, as JSON', () => {
+    const { stdout, stderr } = vfio(
+      'export',
+      'libvirt',
+      '00:04.0',
+      '--managed',
+      'no',
+      '--json',
+      '--sysfs',
+      sysfs,
+    )
+    const { format, managed, devices, text } = JSON.parse(stdout)
+    assert.deepEqual([format, managed, devices[0].xml, stderr], ['libvirt', false, text, ''])
+  })
+
+  it('writes boot configuration, says so when there is nothing to do, and takes it away', () => {
+    const root = temporaryDirectory()
+    for (const path of ['etc/modprobe.d', 'etc/udev/rules.d'])
+      mkdirSync(join(root, path), { recursive: true })
+    const write = () => vfio('persist', '00:03.0', '--write', '--root', root, '--sysfs', sysfs)
+    assert.match(write().stdout, /^wrote \/etc\/modprobe\.d\/vfio-persist\.conf\n/)
+    assert.match(write().stdout, /nothing was changed/)
+    assert.match(readFileSync(join(root, 'etc/modprobe.d/vfio-persist.conf'), 'utf8'), /0000:00:03\.0/)
+    const { status, stdout } = vfio('persist', '--remove', '--root', root)
+    assert.equal(status, 0)
+    assert.match(stdout, /took the lines of vfio out of/)
+    assert.deepEqual(readdirSync(join(root, 'etc/modprobe.d')), [])
+  })
+
+  it('prints the files by default, and writes none', () => {
+    const root = temporaryDirectory()
+    const { stdout, stderr } = vfio('persist', '00:03.0', '--by', 'ids', '--root', root, '--sysfs', sysfs)
+    assert.match(stdout, /^# \/etc\/modprobe\.d\/vfio-persist\.conf\noptions vfio-pci ids=144d:a808\n/)
+    assert.match(stderr, /0000:00:04\.0 has the same ids/)
+    assert.deepEqual(readdirSync(root), [])
+  })
+
+  const WRONG: readonly (readonly string[])[] = [
+    ['export'],
+    ['export', 'xen', '00:04.0'],
+    ['export', 'qemu'],
+    ['export', 'qemu', '77:00.0'],
+    ['export', 'qemu', 'gpu'],
+    ['export', 'qemu', '00:04.0', '--managed', 'yes'],
+    ['export', 'libvirt', '00:04.0', '--managed', 'maybe'],
+    ['export', 'qemu', '00:04.0', '--zpci', 'x'],
+    ['export', 'qemu', '00:04.0', '--machine', 'pdp11'],
+    ['export', 'qemu', '00:04.0', '--guest-address', 'here'],
+    ['export', 'cloud-hypervisor', '00:04.0', '--zpci', '1'],
+    ['export', 'cloud-hypervisor', '00:04.0', '--machine', 'q35'],
+    ['persist'],
+    ['persist', '00:03.0', '--by', 'luck'],
+    ['persist', '00:03.0', '--initramfs', 'grub'],
+    ['persist', '--remove', '00:03.0'],
+    ['persist', '--remove', '--write'],
+    ['persist', '00:03.0', '--write'],
+    ['grant', '00:04.0'],
+    ['grant', '00:04.0', '--user', 'root', '--memory', 'much'],
+    ['grant', '77:77.7', '--user', 'root'],
+    ['revoke'],
+    ['revoke', 'gpu'],
+    ['vfs', '00:04.0'],
+    ['vfs', '00:04.0', 'many'],
+    ['vfs', '00:04.0', '-1'],
+  ]
+  for (const args of WRONG) {
+    it(`is wrong usage, in one line: vfio ${args.join(' ')}`, () => {
+      const looks = args[0] === 'export' || args[0] === 'persist'
+      const { status, stdout, stderr } = vfio(...args, ...(looks ? ['--sysfs', sysfs] : []))
+      assert.equal(status, 2, stderr)
+      assert.equal(stdout, '')
+      assert.match(stderr, /^vfio: [^\n]+\n$/)
+    })
+  }
+})
