@@ -5,7 +5,9 @@ import { SEED } from './support.js'
 
 const badAddress = (error: unknown) => error instanceof VfioError && error.code === 'ERR_VFIO_BAD_ADDRESS'
 
-describe('parseAddress', () => {
+describe('parseAddress', function () {
+  this.timeout(20_000)
+
   const same: readonly [typed: string, canonical: string][] = [
     ['59:00.0', '0000:59:00.0'],
     ['0000:59:00.0', '0000:59:00.0'],

@@ -24,7 +24,8 @@ const withParameter = (module: string, parameter: string, value: string) => ({
   modules: { ...READY_MODULES, [module]: { state: 'loaded', parameters: { [parameter]: value } } as const },
 })
 
-describe('assess', () => {
+describe('assess', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('has the shape that others build on', () => {
@@ -38,6 +39,7 @@ describe('assess', () => {
       toBind: [],
       viability: assessViability(seen, 5),
       reset: assessReset(seen, ADDRESS),
+      uses: [],
     })
   })
 
@@ -258,7 +260,8 @@ describe('assess', () => {
   })
 })
 
-describe('assessGroup', () => {
+describe('assessGroup', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const devices: DeviceDescription[] = [
@@ -282,7 +285,8 @@ describe('assessGroup', () => {
   })
 })
 
-describe('survey', () => {
+describe('survey', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('says of each device what assess says of it', () => {
@@ -298,9 +302,16 @@ describe('survey', () => {
     assert.equal(host, seen.host)
     for (const device of devices) {
       const { verdict, reason, toBind, reset } = assess(seen, device.address)
-      const { resetScope, ...rest } = device
-      assert.equal(resetScope, reset.scope)
-      assert.deepEqual(rest, { ...seen.device(device.address), verdict, reason, toBind })
+      const { address, group, driver, names, vendor, device: id, headerType } = seen.device(device.address)
+      assert.deepEqual(
+        [device.verdict, device.reason, device.toBind, device.resetScope],
+        [verdict, reason, toBind, reset.scope],
+      )
+      assert.deepEqual(
+        [device.address, device.group, device.driver, device.names, device.vendor, device.device],
+        [address, group, driver, names, vendor, id],
+      )
+      assert.equal(device.headerType, headerType)
     }
     assert.deepEqual(
       groups.map(({ group, viable, blockers }) => [group, viable, blockers.map(({ address }) => address)]),

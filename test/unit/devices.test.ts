@@ -38,7 +38,8 @@ const PORT: DeviceDescription = {
   capabilities: [{ kind: 'pcie', type: 'root-port', slot: true, hotplug: true, linkActive: false }],
 }
 
-describe('a device', () => {
+describe('a device', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('has all that its directory tells', () => {
@@ -216,7 +217,8 @@ describe('a device', () => {
   })
 })
 
-describe('several domains', () => {
+describe('several domains', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const tree = (domain: string): DeviceDescription[] => [
@@ -246,7 +248,8 @@ describe('several domains', () => {
   })
 })
 
-describe('SR-IOV', () => {
+describe('SR-IOV', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const PF: DeviceDescription = {
@@ -306,7 +309,8 @@ describe('SR-IOV', () => {
   })
 })
 
-describe('names', () => {
+describe('names', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const named = (pciIds: string | null, device: Partial<DeviceDescription> = {}) =>
@@ -346,7 +350,8 @@ describe('names', () => {
   })
 })
 
-describe('modules', () => {
+describe('modules', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const candidates = (aliases: string[], builtinInfo: string[] = []) => {

@@ -29,7 +29,8 @@ function checkOf(name: string, host: HostDescription): Check & { ready: boolean 
 
 const statusOf = (name: string, host: HostDescription) => checkOf(name, host).status
 
-describe('diagnose', () => {
+describe('diagnose', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('finds a ready host ready, a check a line', () => {

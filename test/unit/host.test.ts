@@ -7,7 +7,8 @@ import { see } from './support.js'
 
 const facts = (host: HostDescription) => see(host).host
 
-describe('a group', () => {
+describe('a group', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('has its members in order, its type and its reserved regions', () => {
@@ -84,7 +85,8 @@ describe('a group', () => {
   })
 })
 
-describe('the IOMMU', () => {
+describe('the IOMMU', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const kinds = {
@@ -123,7 +125,8 @@ describe('the IOMMU', () => {
   })
 })
 
-describe('the facts of a host', () => {
+describe('the facts of a host', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('have kernel and command line', () => {

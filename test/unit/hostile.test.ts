@@ -68,7 +68,8 @@ const REPLACEMENTS: Readonly<Record<string, (path: string) => void>> = {
   'numbers without end': (path) => writeFileSync(path, '99999999999999999999 -1 1e999 0x\n'.repeat(99)),
 }
 
-describe('a tree where every file is replaced by', () => {
+describe('a tree where every file is replaced by', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const replaceAll = (replace: (path: string) => void): HostTrees => {
@@ -105,7 +106,8 @@ describe('a tree where every file is replaced by', () => {
   })
 })
 
-describe('a tree where every link is replaced by', () => {
+describe('a tree where every link is replaced by', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const linksOf = (directory: string) =>
@@ -138,7 +140,8 @@ describe('a tree where every link is replaced by', () => {
   })
 })
 
-describe('what vanishes during the look', () => {
+describe('what vanishes during the look', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('is left out, and its group keeps the rest', () => {
@@ -187,7 +190,8 @@ describe('what vanishes during the look', () => {
   })
 })
 
-describe('odd names', () => {
+describe('odd names', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('in bus/pci/devices are no devices', () => {
@@ -247,7 +251,8 @@ describe('odd names', () => {
   })
 })
 
-describe('topologies that contradict themselves', () => {
+describe('topologies that contradict themselves', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('with bridges to each other end', () => {
@@ -292,11 +297,11 @@ describe('topologies that contradict themselves', () => {
   })
 })
 
-describe('a host of thousands of functions', () => {
+describe('a host of thousands of functions', function () {
+  this.timeout(60_000)
   afterEach(removeDirectories)
 
-  it('is seen and judged as a whole', function () {
-    this.timeout(30_000)
+  it('is seen and judged as a whole', () => {
     const described = describeLargeHost(2048)
     const seen = new Host(makeHost({ devices: described })).snapshot()
     const { devices, groups } = survey(seen)
@@ -335,7 +340,8 @@ describe('a host of thousands of functions', () => {
   })
 })
 
-describe('looking', () => {
+describe('looking', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   it('changes nothing', () => {

@@ -32,7 +32,8 @@ const judgeOnRoot = (device: Some, kernel = '6.12.0') =>
 
 const hex = (value: number) => value.toString(16).padStart(4, '0')
 
-describe('function reset', () => {
+describe('function reset', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   for (const method of ['device_specific', 'acpi', 'flr', 'af_flr']) {
@@ -321,7 +322,8 @@ describe('function reset', () => {
   })
 })
 
-describe('hot reset', () => {
+describe('hot reset', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   const affected = ({ hot }: ResetCapability) => hot.affected.map(({ address }) => address)

@@ -50,7 +50,8 @@ const memberOf = (device: Omit<DeviceDescription, 'address'>, kernel: string) =>
   return { ...member, rule }
 }
 
-describe('viability', () => {
+describe('viability', function () {
+  this.timeout(20_000)
   afterEach(removeDirectories)
 
   for (const [kernel, rule] of [
