@@ -45,7 +45,7 @@ const STEPS = [
   {
     name: () => 'npm ci',
     stale: () => newest(['package-lock.json']) > time('node_modules/.package-lock.json'),
-    make: (log) => run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund'], log),
+    make: (log) => run('npm', ['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error'], log),
   },
   {
     name: () => "fetching Node's headers",
