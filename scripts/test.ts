@@ -50,6 +50,8 @@ async function perform(step: Step, grep: string | undefined): Promise<Outcome> {
   const outcome = await execute(step, grep)
   const seconds = ((Date.now() - start) / 1000).toFixed(1)
   console.log(`${step.name}: ${counts([outcome])} (${seconds} s)`)
+  // What a test prints it prints for people: how many comparisons, how many points.
+  if (outcome.output !== '' && 'directory' in step.work) console.log(indent(outcome.output))
   for (const { title, reason } of outcome.skipped) console.log(`  skipped: ${title} (${reason})`)
   for (const { title, detail } of outcome.failed) console.log(`  FAILED: ${title}\n${indent(detail)}`)
   return outcome

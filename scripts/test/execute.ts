@@ -54,6 +54,7 @@ async function runSuite(name: string, suite: Suite, grep: string | undefined): P
   const collected = new Collector()
   const command = [
     ...['node', join(ROOT, 'build/ts/scripts/test/suite.js'), compiled(suite), String(suite.testSeconds)],
+    suite.files ?? '',
     ...(grep === undefined ? [] : [grep]),
   ]
   const { status, failure } = suite.guest

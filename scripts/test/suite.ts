@@ -1,11 +1,11 @@
 // Runs the compiled tests of one directory under mocha, on the host or in a guest:
-//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS [GREP]
+//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS FILES [GREP]   (FILES: how their names begin)
 import { readdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import Mocha from 'mocha'
 import { type SuiteRecord, writeRecord } from './records.js'
 
-const [directory = '', seconds = '10', grep] = process.argv.slice(2)
+const [directory = '', seconds = '10', files = '', grep] = process.argv.slice(2)
 // Taken at the start, because a test may replace it.
 const write = process.stdout.write.bind(process.stdout)
 const tell = (record: SuiteRecord) => write(writeRecord(record))
@@ -35,10 +35,10 @@ const mocha = new Mocha({
   // A test marked `.only` by mistake would hide all others.
   forbidOnly: true,
 })
-const files = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter((file) =>
-  file.endsWith('.test.js'),
+const tests = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter(
+  (file) => file.startsWith(files) && file.endsWith('.test.js'),
 )
-for (const file of files.sort()) mocha.addFile(resolve(join(directory, file)))
+for (const file of tests.sort()) mocha.addFile(resolve(join(directory, file)))
 await mocha.loadFilesAsync()
 mocha.run((failures) => {
   tell({ kind: 'ended' })
