@@ -1,3 +1,4 @@
+import { basename, dirname, resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { parseAddress, splitAddress } from '../sysfs/address.js'
 import type { NodeState, Ownership } from './nodes.js'
@@ -38,7 +39,7 @@ export class GrantFiles implements GrantRecords {
   readonly #directory: string
 
   constructor(directory: string) {
-    this.#directory = directory
+    this.#directory = resolve(directory)
   }
 
   async keys(): Promise<string[]> {
@@ -88,11 +89,7 @@ export class GrantFiles implements GrantRecords {
   }
 
   #open(create: boolean): Promise<SafeDirectory | null> {
-    const at = this.#directory.lastIndexOf('/')
-    return SafeDirectory.open(this.#directory.slice(0, at) || '/', this.#directory.slice(at + 1), {
-      create,
-      mode: 0o700,
-    })
+    return SafeDirectory.open(dirname(this.#directory), basename(this.#directory), { create, mode: 0o700 })
   }
 }
 

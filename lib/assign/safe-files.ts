@@ -43,7 +43,13 @@ export class SafeDirectory {
     path: string,
     { create = false, mode = 0o755 }: { create?: boolean; mode?: number } = {},
   ): Promise<SafeDirectory | null> {
-    let current = await openDirectory(root, root, 0)
+    let current: FileHandle
+    try {
+      current = await openDirectory(root, root, 0)
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT' && !create) return null
+      throw fileError(error, root)
+    }
     let shown = root.replace(/\/+$/, '')
     for (const name of path.split('/').filter((part) => part !== '')) {
       const parent = current
@@ -53,7 +59,7 @@ export class SafeDirectory {
         if (create) await mkdir(below, mode).catch(ignore('EEXIST'))
         current = await openDirectory(below, shown, O_NOFOLLOW)
       } catch (error) {
-        if (codeOf(error) === 'ENOENT') return null
+        if (codeOf(error) === 'ENOENT' && !create) return null
         throw fileError(error, shown)
       } finally {
         await parent.close()
@@ -63,7 +69,11 @@ export class SafeDirectory {
   }
 
   async names(): Promise<string[]> {
-    return readdir(this.#name(''))
+    try {
+      return await readdir(this.#name(''))
+    } catch (error) {
+      throw fileError(error, this.path)
+    }
   }
 
   /** @throws VfioError `ERR_VFIO_BAD_FILE` where there is something, and it is no regular file of a sane size */

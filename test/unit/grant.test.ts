@@ -236,6 +236,13 @@ describe('grant', () => {
   })
 
   describe('records', () => {
+    it('are looked for in vain where there is no directory', async () => {
+      await assert.rejects(
+        revoke('00:04.0', { journal: `${dev}/no/such/place` }),
+        isCode('ERR_VFIO_NOT_GRANTED'),
+      )
+    })
+
     const file = () => `${journal}/grant-0000:00:04.0.json`
 
     const HOSTILE: readonly [string, (text: string) => void][] = [

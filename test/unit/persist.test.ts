@@ -281,6 +281,15 @@ describe('persist', () => {
       assert.equal(existsSync(linked + MODPROBE), false)
     })
 
+    it('nowhere where there is no such tree', async () => {
+      const nowhere = join(root, 'nowhere')
+      await assert.rejects(
+        writePersistence(plan(), { root: nowhere }),
+        (error) => error instanceof VfioError && error.code === 'ENOENT',
+      )
+      assert.deepEqual((await removePersistence({ root: nowhere })).removed, [])
+    })
+
     it('nothing over what a person changed, nor takes it away', async () => {
       await writePersistence(plan(), { root })
       put(MODPROBE, get(MODPROBE).replace('softdep', '#softdep'))
