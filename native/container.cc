@@ -36,10 +36,10 @@ Napi::Value Container::SetIommu(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Container::IommuInfo(const Napi::CallbackInfo& info) {
-  const Napi::ArrayBuffer into = BufferArgument(info, 0, "into");
+  const Buffer into = BufferArgument(info, 0, "into");
   Answer answer;
   Ask(*fd(), VFIO_REQUEST(VFIO_IOMMU_GET_INFO), vfio_iommu_type1_info{}, VFIO_IOMMU_INFO_CAPS, answer);
-  return answer.CopyTo(info.Env(), into);
+  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
 }
 
 }  // namespace vfio

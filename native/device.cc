@@ -32,13 +32,39 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
   }
 }
 
+napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
+  vfio_region_info question{};
+  question.index = Uint32Argument(env, arguments[0], "index");
+  const Buffer into = BufferArgument(env, arguments[1], "into");
+  Answer answer;
+  const auto* info =
+      Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
+  return answer.CopyTo(env, into, info->flags & VFIO_REGION_INFO_FLAG_CAPS ? answer.size() : sizeof *info);
+}
+
+napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
+  vfio_irq_info info{};
+  info.argsz = sizeof info;
+  info.index = Uint32Argument(env, arguments[0], "index");
+  Ioctl(fd, VFIO_REQUEST(VFIO_DEVICE_GET_IRQ_INFO), &info);
+  // One number is the quickest answer there is, and exact up to 2^53.
+  constexpr uint32_t kLargestFlags = (1 << 21) - 1;
+  if (info.flags > kLargestFlags) {
+    throw Refusal("ERR_VFIO_BAD_KERNEL_DATA", "VFIO_DEVICE_GET_IRQ_INFO: impossible flags");
+  }
+  return Napi::Number::New(env, static_cast<double>(uint64_t{info.flags} << 32 | info.count));
+}
+
 }  // namespace
+
+void Device::DefineQuick(Napi::Object self, const Slot& slot) {
+  DefineQuickFunction(self, "regionInfo", slot, CallQuick<RegionInfo>);
+  DefineQuickFunction(self, "irqInfo", slot, CallQuick<IrqInfo>);
+}
 
 Napi::FunctionReference Device::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineMethod<&Device::Info>("info"),
-                                DefineMethod<&Device::RegionInfo>("regionInfo"),
-                                DefineMethod<&Device::IrqInfo>("irqInfo"),
                                 DefineMethod<&Device::HotResetInfo>("hotResetInfo"),
                                 DefineMethod<&Device::Reset>("reset"),
                                 DefineMethod<&Device::HotReset>("hotReset"),
@@ -46,35 +72,17 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
 }
 
 Napi::Value Device::Info(const Napi::CallbackInfo& info) {
-  const Napi::ArrayBuffer into = BufferArgument(info, 0, "into");
+  const Buffer into = BufferArgument(info, 0, "into");
   Answer answer;
   Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_INFO), vfio_device_info{}, VFIO_DEVICE_FLAGS_CAPS, answer);
-  return answer.CopyTo(info.Env(), into);
-}
-
-Napi::Value Device::RegionInfo(const Napi::CallbackInfo& info) {
-  vfio_region_info question{};
-  question.index = Uint32Argument(info, 0, "index");
-  const Napi::ArrayBuffer into = BufferArgument(info, 1, "into");
-  Answer answer;
-  Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
-  return answer.CopyTo(info.Env(), into);
-}
-
-Napi::Value Device::IrqInfo(const Napi::CallbackInfo& info) {
-  vfio_irq_info question{};
-  question.index = Uint32Argument(info, 0, "index");
-  const Napi::ArrayBuffer into = BufferArgument(info, 1, "into");
-  Answer answer;
-  Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_IRQ_INFO), question, answer);
-  return answer.CopyTo(info.Env(), into);
+  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
 }
 
 Napi::Value Device::HotResetInfo(const Napi::CallbackInfo& info) {
-  const Napi::ArrayBuffer into = BufferArgument(info, 0, "into");
+  const Buffer into = BufferArgument(info, 0, "into");
   Answer answer;
   AskHotResetInfo(*fd(), answer);
-  return answer.CopyTo(info.Env(), into);
+  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
 }
 
 Napi::Value Device::Reset(const Napi::CallbackInfo& info) {

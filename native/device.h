@@ -11,12 +11,11 @@ class Device : public FdObject<Device> {
   static constexpr napi_type_tag kTag = {0x61a4f0d95b3c4e88, 0xc27e93aa18b5d603};
   static Napi::FunctionReference& Class(Addon& addon) { return addon.device; }
   static Napi::FunctionReference Define(Napi::Env env);
+  static void DefineQuick(Napi::Object self, const Slot& slot);
   using FdObject::FdObject;
 
  private:
   Napi::Value Info(const Napi::CallbackInfo& info);
-  Napi::Value RegionInfo(const Napi::CallbackInfo& info);
-  Napi::Value IrqInfo(const Napi::CallbackInfo& info);
   Napi::Value HotResetInfo(const Napi::CallbackInfo& info);
   Napi::Value Reset(const Napi::CallbackInfo& info);
   Napi::Value HotReset(const Napi::CallbackInfo& info);

@@ -25,6 +25,34 @@ struct Addon {
   SharedFd adopted;
 };
 
+/** What an object and its quick functions share: the descriptor, until it is closed. */
+using Slot = std::shared_ptr<SharedFd>;
+
+/** The open descriptor, or ERR_VFIO_CLOSED. */
+const SharedFd& OpenIn(const SharedFd& slot);
+
+/** A call on a descriptor; of the arguments there are always two. */
+using Quick = napi_value (*)(Napi::Env env, const Fd& fd, const napi_value* arguments);
+
+/** Gives `self` a function of its own: finding the object behind `this` would cost more than all the rest of
+ * the call. */
+void DefineQuickFunction(Napi::Object self, const char* name, const Slot& slot, napi_callback callback);
+
+template <Quick quick>
+napi_value CallQuick(napi_env env, napi_callback_info info) {
+  return Napi::details::WrapCallback(env, [&]() -> napi_value {
+    size_t count = 2;
+    napi_value arguments[2];
+    void* slot;
+    napi_get_cb_info(env, info, &count, arguments, nullptr, &slot);
+    try {
+      return quick(env, *OpenIn(**static_cast<Slot*>(slot)), arguments);
+    } catch (...) {
+      throw ToError(env);
+    }
+  });
+}
+
 /**
  * What every kernel object has in JavaScript: one descriptor, a type tag, close. `T` has a static `kTag`,
  * `kName` and `Class(Addon&)`.
@@ -35,8 +63,10 @@ class FdObject : public Napi::ObjectWrap<T> {
   explicit FdObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<T>(info) {
     SharedFd& adopted = info.Env().template GetInstanceData<Addon>()->adopted;
     if (!adopted) BadArgument(info.Env(), std::string(T::kName) + " has no constructor: open it");
-    info.This().template As<Napi::Object>().TypeTag(&T::kTag);
-    fd_ = std::move(adopted);
+    Napi::Object self = info.This().template As<Napi::Object>();
+    self.TypeTag(&T::kTag);
+    *slot_ = std::move(adopted);
+    T::DefineQuick(self, slot_);
   }
 
   /** An object that owns `fd`. */
@@ -61,14 +91,10 @@ class FdObject : public Napi::ObjectWrap<T> {
   }
 
   /** The open descriptor, or ERR_VFIO_CLOSED. */
-  const SharedFd& fd() const {
-    if (!fd_) throw Refusal("ERR_VFIO_CLOSED", std::string("this ") + T::kName + " is closed");
-    return fd_;
-  }
+  const SharedFd& fd() const { return OpenIn(*slot_); }
 
  protected:
   using Method = Napi::Value (T::*)(const Napi::CallbackInfo&);
-
   using Opener = Napi::Value (*)(const Napi::CallbackInfo&);
 
   /** A method whose C++ exceptions arrive as errors of lib/errors.ts. */
@@ -88,6 +114,9 @@ class FdObject : public Napi::ObjectWrap<T> {
     members.push_back(FdObject::InstanceMethod("closeNow", &FdObject::CloseNow));
     return Napi::Persistent(Napi::ObjectWrap<T>::DefineClass(env, T::kName, members));
   }
+
+  /** Overridden where calls are made often. */
+  static void DefineQuick(Napi::Object, const Slot&) {}
 
  private:
   template <Method method>
@@ -110,15 +139,15 @@ class FdObject : public Napi::ObjectWrap<T> {
 
   // The last close of a device resets it, which takes long.
   Napi::Value Close(const Napi::CallbackInfo& info) {
-    return Work::Start(info.Env(), "vfio:close", [fd = std::move(fd_)] {});
+    return Work::Start(info.Env(), "vfio:close", [fd = std::move(*slot_)] {});
   }
 
   Napi::Value CloseNow(const Napi::CallbackInfo& info) {
-    fd_.reset();
+    slot_->reset();
     return info.Env().Undefined();
   }
 
-  SharedFd fd_;
+  const Slot slot_ = std::make_shared<SharedFd>();
 };
 
 }  // namespace vfio

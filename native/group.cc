@@ -6,25 +6,31 @@
 #include "util/ioctl.h"
 
 namespace vfio {
+namespace {
+
+napi_value Status(Napi::Env env, const Fd& fd, const napi_value*) {
+  vfio_group_status status{sizeof status, 0};
+  Ioctl(fd, VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
+  return Napi::Number::New(env, status.flags);
+}
+
+}  // namespace
 
 Napi::FunctionReference Group::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Group::Open>("open"),
-                                DefineMethod<&Group::Status>("status"),
                                 DefineMethod<&Group::SetContainer>("setContainer"),
                                 DefineMethod<&Group::UnsetContainer>("unsetContainer"),
                                 DefineMethod<&Group::OpenDevice>("openDevice"),
                             });
 }
 
-Napi::Value Group::Open(const Napi::CallbackInfo& info) {
-  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "group"));
+void Group::DefineQuick(Napi::Object self, const Slot& slot) {
+  DefineQuickFunction(self, "status", slot, CallQuick<Status>);
 }
 
-Napi::Value Group::Status(const Napi::CallbackInfo& info) {
-  vfio_group_status status{sizeof status, 0};
-  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
-  return Napi::Number::New(info.Env(), status.flags);
+Napi::Value Group::Open(const Napi::CallbackInfo& info) {
+  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "group"));
 }
 
 Napi::Value Group::SetContainer(const Napi::CallbackInfo& info) {

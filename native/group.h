@@ -11,11 +11,11 @@ class Group : public FdObject<Group> {
   static constexpr napi_type_tag kTag = {0x3c9be25c7a0649f1, 0xb5d8107e64f3a902};
   static Napi::FunctionReference& Class(Addon& addon) { return addon.group; }
   static Napi::FunctionReference Define(Napi::Env env);
+  static void DefineQuick(Napi::Object self, const Slot& slot);
   using FdObject::FdObject;
 
  private:
   static Napi::Value Open(const Napi::CallbackInfo& info);
-  Napi::Value Status(const Napi::CallbackInfo& info);
   Napi::Value SetContainer(const Napi::CallbackInfo& info);
   Napi::Value UnsetContainer(const Napi::CallbackInfo& info);
   Napi::Value OpenDevice(const Napi::CallbackInfo& info);

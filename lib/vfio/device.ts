@@ -168,8 +168,8 @@ export class VfioDevice extends VfioObject<NativeDevice> {
    */
   irqInfo(irq: IrqName | number): IrqInfo {
     const index = checkIndex(irq, IRQS, 'irq')
-    const answer = answerIn(this.ask((native) => native.irqInfo(index, scratch)))
-    const flags = answer.u32(4)
+    const answer = this.ask((native) => native.irqInfo(index))
+    const flags = Math.floor(answer / 2 ** 32)
     return {
       index,
       eventfd: (flags & 1) !== 0,
@@ -177,7 +177,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
       automasked: (flags & 4) !== 0,
       noresize: (flags & 8) !== 0,
       flags,
-      count: answer.u32(12),
+      count: answer - flags * 2 ** 32,
     }
   }
 

@@ -19,10 +19,14 @@ void Answer::Grow(size_t wanted, const char* request) {
   grown_.assign((wanted + sizeof(uint64_t) - 1) / sizeof(uint64_t), 0);
 }
 
-Napi::ArrayBuffer Answer::CopyTo(Napi::Env env, Napi::ArrayBuffer into) {
-  if (into.ByteLength() < size()) into = Napi::ArrayBuffer::New(env, size());
-  std::memcpy(into.Data(), data(), size());
-  return into;
+napi_value Answer::CopyTo(Napi::Env env, const Buffer& into, size_t count) {
+  if (into.size >= count) {
+    std::memcpy(into.data, data(), count);
+    return into.value;
+  }
+  Napi::ArrayBuffer own = Napi::ArrayBuffer::New(env, count);
+  std::memcpy(own.Data(), data(), count);
+  return own;
 }
 
 void CheckChain(const void* data, size_t size, size_t first, size_t fixed, const char* request) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "uapi/vfio.h"
+#include "util/arguments.h"
 #include "util/ioctl.h"
 
 namespace vfio {
@@ -27,8 +28,9 @@ class Answer {
   /** Makes room for `wanted` bytes, or refuses a size that no kernel means. */
   void Grow(size_t wanted, const char* request);
 
-  /** The bytes in `into` where they fit, in a buffer of their own where they do not. */
-  Napi::ArrayBuffer CopyTo(Napi::Env env, Napi::ArrayBuffer into);
+  /** The first `count` bytes in `into` where they fit, in a buffer of their own where they do not. */
+  napi_value CopyTo(Napi::Env env, const Buffer& into, size_t count);
+  napi_value CopyTo(Napi::Env env, const Buffer& into) { return CopyTo(env, into, size()); }
 
  private:
   std::array<uint64_t, 32> inline_{};
@@ -54,9 +56,10 @@ T* Ask(const Fd& fd, const Request& request, const T& question, Answer& answer) 
 
 /** The same for a structure that may end in a capability chain: checked here, read in TypeScript. */
 template <typename T>
-void Ask(const Fd& fd, const Request& request, const T& question, uint32_t caps_flag, Answer& answer) {
+const T* Ask(const Fd& fd, const Request& request, const T& question, uint32_t caps_flag, Answer& answer) {
   const T* info = Ask(fd, request, question, answer);
   if (info->flags & caps_flag) CheckChain(info, answer.size(), info->cap_offset, sizeof(T), request.name);
+  return info;
 }
 
 }  // namespace vfio

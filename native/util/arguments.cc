@@ -10,32 +10,32 @@ void BadArgument(Napi::Env env, const std::string& message) {
   throw error;
 }
 
-uint32_t Uint32Argument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  const Napi::Value value = info[index];
-  if (value.IsNumber()) {
-    const double number = value.As<Napi::Number>().DoubleValue();
-    // False for NaN too, and only then is the cast defined.
-    if (number >= 0 && number <= std::numeric_limits<uint32_t>::max()) {
-      const uint32_t integer = static_cast<uint32_t>(number);
-      if (integer == number) return integer;
-    }
+uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name) {
+  double number;
+  // The comparisons are false for NaN too, and only where they hold the cast is defined.
+  if (napi_get_value_double(env, value, &number) == napi_ok && number >= 0 &&
+      number <= std::numeric_limits<uint32_t>::max()) {
+    const uint32_t integer = static_cast<uint32_t>(number);
+    if (integer == number) return integer;
   }
-  BadArgument(info.Env(), std::string(name) + " must be an integer from 0 to 4294967295");
+  BadArgument(env, std::string(name) + " must be an integer from 0 to 4294967295");
 }
 
-std::string TextArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  const Napi::Value value = info[index];
-  if (value.IsString()) {
-    std::string text = value.As<Napi::String>().Utf8Value();
-    if (!text.empty() && text.find('\0') == std::string::npos) return text;
+std::string TextArgument(Napi::Env env, napi_value value, const char* name) {
+  const Napi::Value text(env, value);
+  if (text.IsString()) {
+    std::string bytes = text.As<Napi::String>().Utf8Value();
+    if (!bytes.empty() && bytes.find('\0') == std::string::npos) return bytes;
   }
-  BadArgument(info.Env(), std::string(name) + " must be text that is not empty and has no NUL");
+  BadArgument(env, std::string(name) + " must be text that is not empty and has no NUL");
 }
 
-Napi::ArrayBuffer BufferArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  const Napi::Value value = info[index];
-  if (!value.IsArrayBuffer()) BadArgument(info.Env(), std::string(name) + " must be an ArrayBuffer");
-  return value.As<Napi::ArrayBuffer>();
+Buffer BufferArgument(Napi::Env env, napi_value value, const char* name) {
+  Buffer buffer{value, nullptr, 0};
+  if (napi_get_arraybuffer_info(env, value, &buffer.data, &buffer.size) != napi_ok) {
+    BadArgument(env, std::string(name) + " must be an ArrayBuffer");
+  }
+  return buffer;
 }
 
 }  // namespace vfio

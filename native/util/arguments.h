@@ -10,9 +10,28 @@ namespace vfio {
 /** Throws a TypeError with code ERR_VFIO_BAD_ARGUMENT. */
 [[noreturn]] void BadArgument(Napi::Env env, const std::string& message);
 
-uint32_t Uint32Argument(const Napi::CallbackInfo& info, size_t index, const char* name);
+uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name);
 /** Text without NUL, which the kernel would cut short. */
-std::string TextArgument(const Napi::CallbackInfo& info, size_t index, const char* name);
-Napi::ArrayBuffer BufferArgument(const Napi::CallbackInfo& info, size_t index, const char* name);
+std::string TextArgument(Napi::Env env, napi_value value, const char* name);
+
+/** An ArrayBuffer of the caller. Its bytes stay where they are until JavaScript runs again. */
+struct Buffer {
+  napi_value value;
+  void* data;
+  size_t size;
+};
+
+Buffer BufferArgument(Napi::Env env, napi_value value, const char* name);
+
+// The same of a callback's argument by its place.
+inline uint32_t Uint32Argument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return Uint32Argument(info.Env(), info[index], name);
+}
+inline std::string TextArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return TextArgument(info.Env(), info[index], name);
+}
+inline Buffer BufferArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return BufferArgument(info.Env(), info[index], name);
+}
 
 }  // namespace vfio

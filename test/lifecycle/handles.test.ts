@@ -81,6 +81,43 @@ describe('an open object that was dropped', function () {
   })
 })
 
+describe('a function of an object of the addon', function () {
+  this.timeout(30_000)
+
+  it('may be kept longer than the object', async () => {
+    await withFake(
+      [OPENS],
+      async ({ log, failure }) => {
+        const { createRequire } = await import('node:module')
+        const addon = createRequire(`${process.cwd()}/`)(
+          process.env.VFIO_ADDON ?? './build/Release/vfio.node',
+        )
+        const kept = (() => {
+          const { status } = addon.Group.open('/dev/vfio/1')
+          return status
+        })()
+        // The finalizer of this one comes when that of the group has come.
+        let collected = false
+        const registry = new FinalizationRegistry(() => {
+          collected = true
+        })
+        ;(() => registry.register(addon.Group.open('/dev/vfio/2'), null))()
+        while (!collected) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        assert.equal(kept(), 0)
+        const group = addon.Group.open('/dev/vfio/3')
+        const { status } = group
+        group.closeNow()
+        assert.equal((await failure(() => status())).code, 'ERR_VFIO_CLOSED')
+        assert.equal(log().at(-1), 'close /dev/vfio/3')
+      },
+      { flags: ['--expose-gc'] },
+    )
+  })
+})
+
 describe('a process that opens and closes', function () {
   this.timeout(30_000)
 
