@@ -123,11 +123,11 @@ function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: 
     if (lacksPmReset(device)) return 'the kernel knows that leaving D3hot resets nothing here'
     return device.capabilities.pm?.noSoftReset ? 'the device keeps its state through D3hot (NoSoftRst)' : null
   }
-  if (method === 'bus') {
+  if (method === 'bus' && isKernelSince(seen.host.kernel, 6, 10)) {
     const bridge = topology.bridgeOf(device)
     if (bridge?.capabilities.cxlResetMasked) return `the CXL port ${bridge.address} masks bus resets`
   }
-  // `cxl_bus` is the same reset with the mask lifted meanwhile.
+  // `cxl_bus` is the same reset with the mask lifted meanwhile; before 6.10 the kernel knew of neither.
   return method === 'bus' || method === 'cxl_bus' ? obstacleToBusReset(seen, topology, device) : null
 }
 
