@@ -1,6 +1,5 @@
 // What the demo does inside the guest. Devices are found by what they are, not by where QEMU put them.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readlinkSync, writeFileSync } from 'node:fs'
 import { Host, type Survey, survey } from 'vfio'
 
 const bold = (text: string) => `\u001b[1m${text}\u001b[0m`
@@ -15,21 +14,6 @@ function vfio(...words: string[]): number {
   const { status } = spawnSync(process.execPath, ['dist/cli/main.js', ...words], { stdio: 'inherit' })
   console.log(`(exit status ${status})`)
   return status ?? 1
-}
-
-function write(path: string, text: string): void {
-  console.log(`$ echo ${text} > ${path}`)
-  writeFileSync(path, `${text}\n`)
-}
-
-function bind(address: string): void {
-  const device = `/sys/bus/pci/devices/${address}`
-  write(`${device}/driver_override`, 'vfio-pci')
-  if (existsSync(`${device}/driver`)) write(`${device}/driver/unbind`, address)
-  write('/sys/bus/pci/drivers_probe', address)
-  // The probe's write succeeds whatever happens: the link has the truth.
-  const driver = readlinkSync(`${device}/driver`).split('/').pop()
-  if (driver !== 'vfio-pci') throw new Error(`${address} is bound to ${driver}, not to vfio-pci`)
 }
 
 function expect(what: string, status: number, wanted: number): void {
@@ -66,8 +50,9 @@ const candidate = find(
 )
 expect('check', vfio('check', candidate), 1)
 
-explain('Bind what it asks for.')
-for (const address of seen.devices.find(({ address }) => address === candidate)?.toBind ?? []) bind(address)
+explain('Bind the group: first each step, printed; then all of them as one transaction.')
+expect('bind --dry-run', vfio('bind', candidate, '--group', '--dry-run'), 0)
+expect('bind', vfio('bind', candidate, '--group'), 0)
 expect('check', vfio('check', candidate, '--ask-kernel'), 0)
 
 explain('A device that resets by itself: bound, the kernel asked, and reset.')
@@ -77,8 +62,13 @@ const resettable = find(
   ({ verdict, resetScope, toBind }) =>
     verdict === 'bindable' && resetScope === 'function' && toBind.length === 1,
 )
-bind(resettable)
+expect('bind', vfio('bind', resettable), 0)
 expect('check', vfio('check', resettable, '--ask-kernel'), 0)
 expect('reset', vfio('reset', resettable), 0)
+expect('export', vfio('export', 'qemu', resettable), 0)
+
+explain('And everything goes back to the host as it was.')
+expect('status', vfio('status'), 0)
+expect('release', vfio('release', '--all'), 0)
 
 explain('Prediction and kernel agree. The same on your own host, only looking: npx vfio list')

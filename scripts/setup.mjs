@@ -32,7 +32,6 @@ const STEPS = [
         .join(' ')}`,
     stale: () => packages().length > 0,
     async make(log) {
-      if (!canInstall()) throw new Error(howToInstall(packages()))
       await installPackages(
         packages(),
         join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'vfio-lab'),
@@ -100,6 +99,7 @@ function packages() {
 async function main() {
   if (Number(process.versions.node.split('.')[0]) < 20)
     throw new Error(`Node 20.19 or newer is needed, not ${process.version}`)
+  if (packages().length > 0 && !canInstall()) throw new Error(howToInstall(packages()))
   if (!STEPS.some((step) => step.stale())) return
   mkdirSync(join(ROOT, 'build'), { recursive: true })
   if (process.env.VFIO_SETUP_LOCKED !== '1') return underLock()

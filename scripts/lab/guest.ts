@@ -80,6 +80,7 @@ function failureText(
   kernel: Kernel,
   limit?: number,
 ): string {
+  if (outcome.kind === 'refused') return `QEMU ended by itself:\n${console}`
   const last = console === '' ? 'its console is empty' : `the last lines of its console:\n${console}`
   if (outcome.kind === 'timeout') return `the command did not end within ${limit} s (--timeout); ${last}`
   if (outcome.kind === 'boot-timeout') {

@@ -43,6 +43,8 @@ export interface MachineOptions {
 export type Outcome =
   | { readonly kind: 'exited'; readonly status: number }
   | { readonly kind: 'timeout' | 'boot-timeout' | 'died' | 'aborted' }
+  /** QEMU itself gave up: a device that it does not know, a file that is not there. */
+  | { readonly kind: 'refused' }
 
 export interface MachineResult {
   readonly outcome: Outcome
@@ -132,7 +134,10 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
     // Its streams are closed by then too, so nothing that the command wrote is left behind.
     await new Promise<void>((resolve, reject) => {
       child.once('error', reject)
-      child.once('close', () => resolve())
+      child.once('close', (code) => {
+        if (code !== 0 && code !== null && outcome.kind === 'died') outcome = { kind: 'refused' }
+        resolve()
+      })
     })
   } finally {
     clearTimeout(timer)
