@@ -85,6 +85,7 @@ export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Snapshot } from './sysfs/snapshot.js'
+export type { UseFacts } from './sysfs/use.js'
 
 // --- whole steps on an open device
 export { askKernel } from './vfio/ask.js'

@@ -15,6 +15,11 @@ const LAB = [
   { debian: 'kmod', program: 'depmod', dnf: 'kmod', pacman: 'kmod' },
   { debian: 'xz-utils', program: 'xz', dnf: 'xz', pacman: 'xz' },
   { debian: 'util-linux', program: 'setpriv', dnf: 'util-linux', pacman: 'util-linux' },
+  // What the tests put disks and network cards to use with.
+  { debian: 'mount', program: 'losetup', dnf: 'util-linux', pacman: 'util-linux' },
+  { debian: 'e2fsprogs', program: 'mkfs.ext4', dnf: 'e2fsprogs', pacman: 'e2fsprogs' },
+  { debian: 'dmsetup', program: 'dmsetup', dnf: 'device-mapper', pacman: 'device-mapper' },
+  { debian: 'iproute2', program: 'ip', dnf: 'iproute', pacman: 'iproute2' },
   { debian: 'pciutils', program: 'lspci', dnf: 'pciutils', pacman: 'pciutils' },
   {
     debian: 'pci.ids',
