@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { Host, type Survey, survey } from 'vfio'
 
-const bold = (text: string) => `\u001b[1m${text}\u001b[0m`
+const bold = (text: string) => (process.stdout.isTTY ? `\u001b[1m${text}\u001b[0m` : text)
 
 function explain(text: string): void {
   console.log(`\n${bold(`# ${text}`)}`)
