@@ -183,9 +183,10 @@ export class Journal {
 
   async #create(): Promise<void> {
     try {
-      await mkdir(this.directory, { mode: 0o700, recursive: true })
+      // Not with its parents: Node tries for ever where there can be none, as below /proc.
+      await mkdir(this.directory, { mode: 0o700 })
     } catch (error) {
-      throw unusable(this.directory, error)
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw unusable(this.directory, error)
     }
     await this.#check()
   }
@@ -239,7 +240,10 @@ export class Lock {
   }
 
   async release(): Promise<void> {
-    for (const { path, file } of this.#held.splice(0)) {
+    const held = this.#held.splice(0)
+    // Without a lock in it the directory is not known to be one of ours.
+    if (held.length === 0) return
+    for (const { path, file } of held) {
       // A file that stays is no lock: closing it is what counts.
       await rm(path, { force: true }).catch(() => {})
       await file.close()

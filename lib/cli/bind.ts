@@ -48,7 +48,9 @@ export async function bind(
   const { devices, record } = await assign(plan, assignOptions(options))
   if (options.json) print(toJson({ devices, record }))
   else if (record === null)
-    print(`${plan.addresses.join(', ')}: bound to VFIO already, nothing was changed\n`)
+    print(
+      `${plan.addresses.join(', ')}: bound to VFIO already${plan.steps.length > 0 ? ', and reset' : ', nothing was changed'}\n`,
+    )
   else
     for (const { address, group, driver } of devices)
       print(`${address} is bound to ${driver}, group ${group}\n`)

@@ -18,7 +18,7 @@ const releaseOptions = ({ rescan, timeout, journal }: GiveBackOptions): ReleaseO
 
 /** `vfio release`: gives devices back to the host, as they were. */
 export async function giveBack(addresses: readonly string[], options: GiveBackOptions): Promise<number> {
-  if (options.all === addresses.length > 0) {
+  if ((options.all === true) === addresses.length > 0) {
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'name the devices to release, or give --all, and not both')
   }
   const report = await release(options.all ? 'all' : addresses, releaseOptions(options))

@@ -1,0 +1,521 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { join, normalize } from 'node:path'
+import fc from 'fast-check'
+import { AssignError, assign, type JournalRecord, type Plan, recover, release, status, VfioError } from 'vfio'
+import { type HostTrees, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { journalOf, photographOf, prepare, SINGLE, TWINS, using } from './assign-hosts.js'
+import { photograph, SimulatedKernel } from './assign-kernel.js'
+import { present, ROOT } from './support.js'
+
+const NVME = '0000:01:00.0'
+const LARGE = 2 ** 24 + 1
+const isRoot = process.getuid?.() === 0
+
+interface Assigned {
+  readonly trees: HostTrees
+  readonly plan: Plan
+  readonly journal: string
+  /** The file of the record. */
+  readonly path: string
+  readonly text: string
+  readonly record: JournalRecord
+}
+
+/** A device that is assigned, and its record. */
+async function assigned(): Promise<Assigned> {
+  const { trees, plan } = prepare({ host: SINGLE, addresses: [NVME], options: { reset: 'none' } })
+  await assign(plan, healthy(trees))
+  const path = `${journalOf(trees)}/assignment-${NVME}.json`
+  const text = readFileSync(path, 'utf8')
+  return { trees, plan, journal: journalOf(trees), path, text, record: JSON.parse(text) as JournalRecord }
+}
+
+const healthy = (trees: HostTrees) => using(trees, new SimulatedKernel(trees))
+
+async function rejection(work: Promise<unknown>): Promise<VfioError> {
+  try {
+    await work
+  } catch (error) {
+    assert.ok(error instanceof VfioError, String(error))
+    return error
+  }
+  throw new Error('expected a rejection')
+}
+
+describe('journal', function () {
+  this.timeout(60_000)
+  afterEach(removeDirectories)
+
+  it('is private, complete and of one version', async () => {
+    const { journal, path, record, plan } = await assigned()
+    assert.equal(lstatSync(path).mode & 0o7777, 0o600)
+    assert.equal(lstatSync(journal).mode & 0o7777, 0o700)
+    assert.deepEqual(
+      { ...record, bootId: '', program: '', since: '', sysfs: '' },
+      {
+        version: 1,
+        id: NVME,
+        state: 'assigned',
+        bootId: '',
+        pid: process.pid,
+        program: '',
+        since: '',
+        reset: 'none',
+        sysfs: '',
+        devices: plan.devices,
+        ids: [],
+        failures: [],
+      },
+    )
+    assert.equal(record.bootId, readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim())
+    assert.equal(record.program, readFileSync('/proc/self/comm', 'utf8').trim())
+    assert.ok(Math.abs(Date.parse(record.since) - Date.now()) < 60_000)
+  })
+
+  describe('reports what is no record, and neither follows nor changes it', () => {
+    const others: readonly (readonly [
+      name: string,
+      put: (path: string, text: string) => void,
+      reason: RegExp,
+    ])[] = [
+      ['an empty file', (path) => writeFileSync(path, ''), /Unexpected end of JSON/],
+      ['half a record', (path, text) => writeFileSync(path, text.slice(0, text.length / 2)), /JSON/],
+      [
+        'another JSON file',
+        (path) => writeFileSync(path, '{"name":"vfio"}'),
+        /its version is missing or wrong/,
+      ],
+      ['an array', (path) => writeFileSync(path, '[]'), /is not an object/],
+      ['zero bytes', (path) => writeFileSync(path, '\0\0\0\0'), /JSON/],
+      [
+        'a later version',
+        (path, text) => writeFileSync(path, text.replace('"version": 1', '"version": 2')),
+        /version/,
+      ],
+      [
+        'the record of another device',
+        (path, text) => writeFileSync(path, text.replaceAll(NVME, '0000:01:00.1')),
+        /name of another/,
+      ],
+      ['a file without end', (path) => truncateSync(path, LARGE), /too large/],
+      [
+        'a directory',
+        (path) => {
+          rmSync(path)
+          mkdirSync(path)
+        },
+        /not a regular file/,
+      ],
+      [
+        'a FIFO',
+        (path) => {
+          rmSync(path)
+          execFileSync('mkfifo', [path])
+        },
+        /not a regular file/,
+      ],
+      [
+        'a symbolic link to a record',
+        (path) => {
+          renameSync(path, `${path}.kept`)
+          symlinkSync(`${path}.kept`, path)
+        },
+        /ELOOP/,
+      ],
+      [
+        'a symbolic link to /dev/zero',
+        (path) => {
+          rmSync(path)
+          symlinkSync('/dev/zero', path)
+        },
+        /ELOOP/,
+      ],
+      ...(isRoot
+        ? ([
+            [
+              'a record of another user',
+              (path: string) => chownSync(path, 1000, 1000),
+              /belongs to user 1000/,
+            ],
+          ] as const)
+        : []),
+    ]
+    for (const [name, put, reason] of others) {
+      it(name, async function () {
+        if (name.endsWith('another user') && !isRoot) this.skip()
+        const { trees, plan, journal, path, text } = await assigned()
+        put(path, text)
+        const before = photographOf(trees)
+        const { assignments, bad } = await status({ journal })
+        assert.deepEqual(assignments, [])
+        assert.equal(bad.length, 1)
+        assert.equal(bad[0]?.path, path)
+        assert.match(bad[0].reason, reason)
+        const kernel = new SimulatedKernel(trees)
+        assert.deepEqual(await recover(using(trees, kernel)), { recovered: [], stale: [], busy: [], bad })
+        assert.equal((await rejection(release([NVME], using(trees, kernel)))).code, 'ERR_VFIO_NOT_ASSIGNED')
+        const all = await release('all', using(trees, kernel))
+        assert.deepEqual(all.released, [])
+        assert.match(all.warnings.join(), /is not a record of vfio .*: look at it/)
+        // It may be the only trace of how the device was.
+        await new SimulatedKernel(trees).write(`${trees.sysfs}/bus/pci/devices/${NVME}/driver/unbind`, NVME)
+        await new SimulatedKernel(trees).write(`${trees.sysfs}/bus/pci/devices/${NVME}/driver_override`, '\n')
+        await new SimulatedKernel(trees).write(`${trees.sysfs}/bus/pci/drivers/nvme/bind`, NVME)
+        const error = await rejection(assign(plan, using(trees, kernel)))
+        assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL')
+        assert.match(error.message, /is not a record of vfio .*look at it and remove it/)
+        assert.deepEqual(kernel.calls, [])
+        const isJournal = (line: string) => line.startsWith('journal')
+        assert.deepEqual(photographOf(trees).filter(isJournal), before.filter(isJournal))
+      })
+    }
+  })
+
+  it('takes no field for granted: each taken away, or of another kind', async () => {
+    const { trees, path, record, journal } = await assigned()
+    const wrong = [undefined, null, 7, 'x', '../../x', {}, [], [null], [7], true, '\0', -1, 1.5]
+    const allowed = (field: string, value: unknown): boolean =>
+      (['program', 'since', 'bootId'].includes(field) && typeof value === 'string') ||
+      (['ids', 'failures'].includes(field) && Array.isArray(value) && value.length === 0) ||
+      (field === 'pid' && Number.isSafeInteger(value)) ||
+      (field === 'former.driver' && (value === null || value === 'x')) ||
+      (field === 'former.override' && (value === null || value === 'x' || value === '../../x')) ||
+      (field === 'group' && value === 7) ||
+      (field === 'driver' && value === 'x')
+    let refused = 0
+    const check = async (changed: unknown, field: string, value: unknown) => {
+      writeFileSync(path, JSON.stringify(changed))
+      const { assignments, bad } = await status({ journal })
+      assert.equal(bad.length, allowed(field, value) ? 0 : 1, `${field}: ${JSON.stringify(value)}`)
+      assert.equal(assignments.length + bad.length, 1)
+      refused += bad.length
+    }
+    const [device] = record.devices
+    for (const value of wrong) {
+      for (const field of Object.keys(record)) await check({ ...record, [field]: value }, field, value)
+      for (const field of Object.keys(present(device))) {
+        if (field !== 'former')
+          await check({ ...record, devices: [{ ...device, [field]: value }] }, field, value)
+      }
+      for (const field of ['driver', 'override']) {
+        const former = { ...device?.former, [field]: value }
+        await check({ ...record, devices: [{ ...device, former }] }, `former.${field}`, value)
+      }
+      for (const id of [value, ['8086 1533\n'], ['../../etc 1533'], ['8086']]) {
+        if (Array.isArray(id) && id.length === 0) continue
+        await check({ ...record, ids: id }, 'id', id)
+      }
+    }
+    assert.ok(refused > 200)
+    assert.ok(trees)
+  })
+
+  it('writes nowhere but to the devices of its host, whatever a record says', async () => {
+    const { trees, journal, path, record } = await assigned()
+    const outside = temporaryDirectory()
+    writeFileSync(join(outside, 'bind'), '')
+    const before = photograph(outside)
+    const json = fc.jsonValue()
+    const hostile = fc.constantFrom(
+      '../../../x',
+      `..${outside}`,
+      outside,
+      '.',
+      '..',
+      'a/b',
+      'a\nb',
+      '\0',
+      '',
+      '-1',
+    )
+    const name = fc.oneof(fc.constantFrom('nvme', 'vfio-pci', NVME, '8086 1533'), hostile, fc.string())
+    const field = <T>(good: T) => fc.oneof({ weight: 40, arbitrary: fc.constant(good) }, name, json)
+    const [device] = record.devices
+    const records = fc.record({
+      version: field(1),
+      id: field(NVME),
+      state: fc.constantFrom('assigning', 'releasing', 'broken'),
+      bootId: fc.constantFrom(record.bootId, 'other'),
+      pid: field(1),
+      program: field('x'),
+      since: field('now'),
+      reset: field('none'),
+      sysfs: field(trees.sysfs),
+      devices: field([
+        {
+          address: NVME,
+          group: 10,
+          driver: 'vfio-pci',
+          former: { driver: 'nvme', override: null },
+        },
+      ]),
+      ids: fc.oneof(fc.constant([]), fc.array(name, { maxLength: 2 })),
+      failures: field([]),
+    })
+    const devices = fc.array(
+      fc.record({
+        address: name,
+        group: fc.oneof(fc.nat(40), json),
+        driver: name,
+        former: fc.record({ driver: fc.option(name), override: fc.option(name) }),
+      }),
+      { minLength: 1, maxLength: 2 },
+    )
+    const texts = fc.oneof(
+      records.map((value) => JSON.stringify(value)),
+      fc.tuple(records, devices).map(([value, list]) => JSON.stringify({ ...value, devices: list })),
+      fc.tuple(records, fc.nat(400)).map(([value, length]) => JSON.stringify(value).slice(0, length)),
+      fc.string({ unit: 'binary' }),
+      json.map((value) => JSON.stringify(value)),
+    )
+    let read = 0
+    await fc.assert(
+      fc.asyncProperty(texts, async (text) => {
+        mkdirSync(journal, { recursive: true, mode: 0o700 })
+        writeFileSync(path, text)
+        const { assignments, bad } = await status({ journal })
+        assert.equal(assignments.length + bad.length, 1)
+        read += assignments.length
+        const kernel = new SimulatedKernel(trees)
+        await recover(using(trees, kernel)).catch((error: unknown) => {
+          assert.ok(error instanceof VfioError, String(error))
+        })
+        for (const call of kernel.calls) {
+          assert.equal(call.path, normalize(call.path))
+          assert.ok(call.path.startsWith(`${trees.sysfs}/bus/pci/`), call.path)
+        }
+        rmSync(journal, { recursive: true, force: true })
+      }),
+      { numRuns: 300 },
+    )
+    assert.ok(read > 30, 'some of what is generated is a record')
+    assert.deepEqual(photograph(outside), before)
+    assert.ok(device)
+  })
+
+  it('takes back a driver and an override of any name that the kernel has', async () => {
+    for (const name of ['Compaq SMART2 Driver', 'x'.repeat(200), '-v', '--', 'a+b.c_d']) {
+      const [bridge, nvme] = SINGLE.devices ?? []
+      const host = { devices: [present(bridge), { ...present(nvme), driver: name }] }
+      const { trees, plan } = prepare({ host, addresses: [NVME], options: {} })
+      const before = photographOf(trees)
+      await (await assign(plan, healthy(trees))).release()
+      assert.deepEqual(photographOf(trees), before, name)
+    }
+  })
+
+  it('keeps a record with many and long failures readable', async () => {
+    const { journal, path, record } = await assigned()
+    const failures = Array.from({ length: 100 }, (_none, index) => `${index}`.repeat(10_000))
+    writeFileSync(path, JSON.stringify({ ...record, state: 'broken', failures }))
+    assert.deepEqual((await status({ journal })).assignments[0]?.failures, failures)
+  })
+
+  describe('of an earlier boot', () => {
+    it('is known as such, holds nobody back, and is taken away', async () => {
+      const { trees, path, record, journal } = await assigned()
+      for (const state of ['assigned', 'assigning', 'broken'] as const) {
+        writeFileSync(path, JSON.stringify({ ...record, state, bootId: 'an earlier one' }))
+        const [seen] = (await status({ journal })).assignments
+        assert.deepEqual([seen?.stale, seen?.deviations], [true, []])
+        const kernel = new SimulatedKernel(trees)
+        const report = await recover(using(trees, kernel))
+        assert.deepEqual(report, { recovered: [], stale: [NVME], busy: [], bad: [] })
+        assert.deepEqual(kernel.calls, [])
+        assert.equal(existsSync(journal), false)
+        mkdirSync(journal, { mode: 0o700 })
+      }
+      writeFileSync(path, JSON.stringify({ ...record, bootId: 'an earlier one' }))
+      const kernel = new SimulatedKernel(trees)
+      assert.deepEqual((await release([NVME], using(trees, kernel))).released, [NVME])
+      assert.deepEqual(kernel.calls, [])
+    })
+
+    it('does not hide the one of this boot that holds the same device', async () => {
+      const { trees, plan } = prepare({ host: TWINS, addresses: ['05:00.0'], options: { reset: 'none' } })
+      const before = photographOf(trees)
+      const { record } = await assign(plan, healthy(trees))
+      const stale: JournalRecord = {
+        ...present(record),
+        id: '0000:03:00.0',
+        bootId: 'an earlier one',
+        devices: [{ ...present(record?.devices[0]), address: '0000:03:00.0' }, ...present(record).devices],
+      }
+      writeFileSync(`${journalOf(trees)}/assignment-0000:03:00.0.json`, JSON.stringify(stale))
+      await release(['05:00.0'], healthy(trees))
+      assert.deepEqual(photographOf(trees), before)
+    })
+  })
+
+  describe('its directory, its locks and its drafts', () => {
+    const refuses = async (trees: HostTrees, plan: Plan, message: RegExp, journal = journalOf(trees)) => {
+      const before = photographOf(trees)
+      const kernel = new SimulatedKernel(trees)
+      const error = await rejection(assign(plan, { ...using(trees, kernel), journal }))
+      assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL', error.message)
+      assert.match(error.message, message)
+      assert.doesNotMatch(error.message, /\n/)
+      assert.deepEqual(kernel.calls, [])
+      assert.deepEqual(photographOf(trees), before)
+      return error
+    }
+    const single = () => prepare({ host: SINGLE, addresses: [NVME], options: {} })
+
+    it('a link, a file, a directory of others or one that all may write to is no journal', async () => {
+      const { trees, plan } = single()
+      const elsewhere = temporaryDirectory()
+      const journal = journalOf(trees)
+      symlinkSync(elsewhere, journal)
+      await refuses(trees, plan, /cannot be used \(it is not a directory\): make it a directory of root/)
+      assert.equal((await rejection(status({ journal }))).code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.equal((await rejection(recover(healthy(trees)))).code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.deepEqual(photograph(elsewhere).length, 1)
+      rmSync(journal)
+      writeFileSync(journal, '')
+      await refuses(trees, plan, /cannot be used/)
+      rmSync(journal)
+      mkdirSync(journal)
+      chmodSync(journal, 0o777)
+      await refuses(trees, plan, /others may write there/)
+      chmodSync(journal, 0o755)
+      if (isRoot) {
+        chownSync(journal, 1000, 1000)
+        await refuses(trees, plan, /it belongs to user 1000/)
+        chownSync(journal, 0, 0)
+      }
+      await (await assign(plan, healthy(trees))).release()
+    })
+
+    it('one that cannot be made is told in one sentence', async () => {
+      const { trees, plan } = single()
+      await refuses(
+        trees,
+        plan,
+        /^the journal \/proc\/none\/here cannot be used \(ENOENT\): /,
+        '/proc/none/here',
+      )
+      await refuses(trees, plan, /^the journal \/dev\/null\/x cannot be used \(ENOTDIR\): /, '/dev/null/x')
+    })
+
+    it('one that only root may use says so to others', function () {
+      if (!isRoot) this.skip()
+      const directory = temporaryDirectory()
+      for (const args of [['status'], ['recover'], ['release', NVME]]) {
+        const { status: exit, stderr } = spawnSync(
+          process.execPath,
+          [join(ROOT, 'dist/cli/main.js'), ...args, '--journal', `${directory}/journal`],
+          { encoding: 'utf8', uid: 65534, gid: 65534 },
+        )
+        assert.equal(exit, 1)
+        assert.equal(stderr, `vfio: the journal ${directory}/journal cannot be used (EACCES): run as root\n`)
+      }
+    })
+
+    it('a link, FIFO or directory in place of a lock is left alone', async () => {
+      const { trees, plan } = single()
+      const outside = join(temporaryDirectory(), 'precious')
+      writeFileSync(outside, 'precious')
+      const lock = `${journalOf(trees)}/group-10.lock`
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      symlinkSync(outside, lock)
+      await refuses(trees, plan, /group-10.lock cannot be used \(ELOOP\)/)
+      assert.equal((await rejection(recover(healthy(trees)))).code, 'ERR_VFIO_BAD_JOURNAL')
+      rmSync(lock)
+      mkdirSync(lock)
+      await refuses(trees, plan, /group-10.lock cannot be used \(EISDIR\)/)
+      rmSync(lock, { recursive: true })
+      execFileSync('mkfifo', [lock])
+      await refuses(trees, plan, /group-10.lock cannot be used \(it is not a regular file\)/)
+      rmSync(lock)
+      assert.equal(readFileSync(outside, 'utf8'), 'precious')
+    })
+
+    it('a link in place of a draft, or of a record that is written anew, is replaced and not followed', async () => {
+      const { trees, plan } = single()
+      const outside = join(temporaryDirectory(), 'precious')
+      writeFileSync(outside, 'precious')
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      const path = `${journalOf(trees)}/assignment-${NVME}.json`
+      symlinkSync(outside, `${path}.new`)
+      const onChange = (change: string) => {
+        if (!change.startsWith('wrote') || lstatSync(path).isSymbolicLink()) return
+        rmSync(path)
+        symlinkSync(outside, path)
+      }
+      await assign(plan, { ...healthy(trees), onChange })
+      assert.equal(lstatSync(path).isFile(), true)
+      assert.equal(readFileSync(outside, 'utf8'), 'precious')
+    })
+
+    it('a directory in place of a draft fails the assignment, with nothing done', async () => {
+      const { trees, plan } = single()
+      mkdirSync(`${journalOf(trees)}/assignment-${NVME}.json.new`, { recursive: true, mode: 0o700 })
+      const before = photographOf(trees)
+      const kernel = new SimulatedKernel(trees)
+      const error = await rejection(assign(plan, using(trees, kernel)))
+      assert.ok(error instanceof AssignError)
+      assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.equal(error.step, null)
+      assert.deepEqual(kernel.calls, [])
+      assert.deepEqual(photographOf(trees), before)
+    })
+
+    it('the record cannot be written any more: everything is put back, and the first cause is told first', async () => {
+      const { trees, plan } = single()
+      const before = photographOf(trees).filter((line) => !line.startsWith('journal'))
+      const draft = `${journalOf(trees)}/assignment-${NVME}.json.new`
+      const last = plan.steps.length + 1
+      let changes = 0
+      const onChange = () => {
+        if (++changes === last) mkdirSync(draft)
+      }
+      const error = await rejection(assign(plan, { ...healthy(trees), onChange }))
+      assert.ok(error instanceof AssignError)
+      assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.match(error.message, /^the journal .*json cannot be used/)
+      assert.equal(error.failures.length, 1)
+      assert.deepEqual(
+        photographOf(trees).filter((line) => !line.startsWith('journal')),
+        before,
+      )
+      rmSync(draft, { recursive: true })
+      await recover(healthy(trees))
+      assert.equal(existsSync(journalOf(trees)), false)
+    })
+
+    it('recover sweeps what a crash left: locks that nobody holds, and drafts', async () => {
+      const { trees } = single()
+      const before = photographOf(trees)
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      writeFileSync(`${journalOf(trees)}/group-10.lock`, 'vfio, pid 1\n')
+      writeFileSync(`${journalOf(trees)}/group-11.lock`, '')
+      writeFileSync(`${journalOf(trees)}/assignment-${NVME}.json.new`, '{')
+      await recover(healthy(trees))
+      assert.deepEqual(photographOf(trees), before)
+    })
+
+    it('keeps files that it knows nothing of', async () => {
+      const { trees, plan } = single()
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      writeFileSync(`${journalOf(trees)}/README`, 'mine')
+      const before = photographOf(trees)
+      await (await assign(plan, healthy(trees))).release()
+      await recover(healthy(trees))
+      assert.deepEqual(photographOf(trees), before)
+    })
+  })
+})
