@@ -112,12 +112,11 @@ describe('agreement with the kernel', function () {
   }[] = []
 
   before(() => {
-    const first = host.snapshot()
-    load([
-      'uio_pci_generic',
-      'pci-stub',
-      ...first.devices.filter(({ address }) => !used.has(address)).flatMap(({ modules }) => modules),
-    ])
+    // A parallel SCSI controller scans its bus while it is probed: many minutes where that fails, as in QEMU's lsi.
+    const met = host
+      .snapshot()
+      .devices.filter((device) => !used.has(device.address) && device.class >>> 8 !== 0x0100)
+    load(['uio_pci_generic', 'pci-stub', ...met.flatMap(({ modules }) => modules)])
     const seen = host.snapshot()
     groups = groupsOf(seen, used)
     judge(
