@@ -46,8 +46,10 @@ control &
 control=$!
 
 if [ -n "$tty" ]; then
-  "$BB" stty -F "$tty" sane rows "$rows" cols "$columns"
-  "$BB" setsid -c /bin/sh "$LAB/job" <>"$tty" >&0 2>&1 3<&-
+  # Kept open, because a terminal forgets its size when nobody has it open.
+  exec 4<>"$tty"
+  "$BB" stty sane rows "$rows" cols "$columns" <&4
+  "$BB" setsid -c /bin/sh "$LAB/job" <&4 >&4 2>&1 3<&- 4<&-
   status=$?
 else
   # Pipes between the command and the ports, because a port cannot be opened twice as /dev/stdout is.
