@@ -1,5 +1,5 @@
 // Runs the compiled tests of one directory under mocha, on the host or in a guest:
-//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS FILES [GREP]   (FILES: how their names begin)
+//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS FILES [GREP]   (FILES: how their names begin; with ! before it, how they do not)
 import { readdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import Mocha from 'mocha'
@@ -36,7 +36,9 @@ const mocha = new Mocha({
   forbidOnly: true,
 })
 const tests = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter(
-  (file) => file.startsWith(files) && file.endsWith('.test.js'),
+  (file) =>
+    file.endsWith('.test.js') &&
+    (files.startsWith('!') ? !file.startsWith(files.slice(1)) : file.startsWith(files)),
 )
 for (const file of tests.sort()) mocha.addFile(resolve(join(directory, file)))
 await mocha.loadFilesAsync()
