@@ -4,6 +4,7 @@ import { release } from 'node:os'
 import { type Assessment, assess, Host, type Snapshot } from 'vfio'
 import { inUse, load, put, tryVfio } from './binding.js'
 import { type Answer, Oracle } from './oracle.js'
+import { skip } from './skip.js'
 import { allOn, apply, type Group, groupsOf, type State, statesOf } from './states.js'
 
 /** Before 5.18 the kernel lets a group that is not viable have a container, and refuses the device. */
@@ -196,7 +197,7 @@ describe('agreement with the kernel', function () {
   })
 
   it('follows reset_method as the administrator sets it', function () {
-    if (!publishesResetMethods) this.skip()
+    if (!publishesResetMethods) skip(this, 'before 5.15 the kernel has no reset_method')
     const everything = new Map(groups.map((group) => [group.number, allOn(group, 'vfio-pci')]))
     for (const group of groups) apply(group, everything.get(group.number))
     const seen = host.snapshot()
@@ -243,7 +244,7 @@ describe('agreement with the kernel', function () {
       .devices.filter(
         ({ sriov, address }) => sriov?.role === 'pf' && sriov.totalVfs > 0 && !used.has(address),
       )
-    if (pfs.length === 0) this.skip()
+    if (pfs.length === 0) skip(this, 'this topology has no SR-IOV')
     for (const { address } of pfs) {
       if (put(address, 'host') === null) {
         throw new Error(`${address} has no host driver that could enable its virtual functions`)

@@ -12,6 +12,7 @@ import {
 } from 'node:fs'
 import { assess, assessUses, Host, type HostUse, openDevice, type PciDevice, type Snapshot } from 'vfio'
 import { driverOf, load, put } from './binding.js'
+import { skip } from './skip.js'
 
 const host = new Host()
 const POINT = '/run/lab/uses'
@@ -118,7 +119,7 @@ describe('what this guest uses', () => {
 
   it('shows its terminals on the boot display', function () {
     const display = seen.devices.find(({ bootVga }) => bootVga)
-    if (!display) return this.skip()
+    if (!display) return skip(this, 'this topology has no boot display')
     assert.match(usesOf(display.address).join('\n'), /^blocks display: .* shows the terminals of the host/m)
   })
 
@@ -137,7 +138,7 @@ describe('what this guest uses', () => {
 
     before(async function () {
       all = await disks(seen)
-      if (all.length === 0) this.skip()
+      if (all.length === 0) skip(this, 'this topology has no disk')
     })
 
     afterEach(() => {
@@ -183,7 +184,7 @@ describe('what this guest uses', () => {
 
     it('sees a mounted file system, and one that was hidden from the mount table', function () {
       const disk = writable()
-      if (!disk || !format(disk)) return this.skip()
+      if (!disk || !format(disk)) return skip(this, 'this topology has no disk that keeps what is written')
       mount(`/dev/${disk.name}`)
       assert.deepEqual(usesOf(disk.address), [`blocks mount: ${disk.name} is mounted at ${POINT}`])
       const file = openSync(`${POINT}/held`, 'w')
@@ -198,7 +199,7 @@ describe('what this guest uses', () => {
 
     it('sees a file system that only another mount namespace has', async function () {
       const disk = writable()
-      if (!disk || !format(disk)) return this.skip()
+      if (!disk || !format(disk)) return skip(this, 'this topology has no disk that keeps what is written')
       const script = `mount /dev/${disk.name} ${POINT} && echo mounted && exec sleep 1000`
       const child = spawn('unshare', ['--mount', 'sh', '-c', script], {
         stdio: ['ignore', 'pipe', 'inherit'],
@@ -223,7 +224,8 @@ describe('what this guest uses', () => {
 
     it('sees a mounted volume of LVM, and one that is only set up', function () {
       const disk = writable()
-      if (!disk || !has('dm-mod') || !has('ext4')) return this.skip()
+      if (!disk || !has('dm-mod') || !has('ext4'))
+        return skip(this, 'this topology or kernel lacks a disk or a module that it needs')
       const node = volume('vg0-root', 'LVM-lab0', disk.name)
       assert.deepEqual(usesOf(disk.address), [`blocks holder: ${disk.name} is held by vg0-root (LVM volume)`])
       run('mkfs.ext4', '-q', '-F', node)
@@ -239,21 +241,22 @@ describe('what this guest uses', () => {
 
     it('sees swap on a disk', function () {
       const disk = writable()
-      if (!disk) return this.skip()
+      if (!disk) return skip(this, 'this topology has no disk that keeps what is written')
       swap(`/dev/${disk.name}`)
       assert.deepEqual(usesOf(disk.address), [`blocks swap: ${disk.name} is swap space in use`])
     })
 
     it('sees swap on a volume', function () {
       const disk = writable()
-      if (!disk || !has('dm-mod')) return this.skip()
+      if (!disk || !has('dm-mod'))
+        return skip(this, 'this topology or kernel lacks a disk or a module that it needs')
       swap(volume('vg0-swap', 'LVM-lab1', disk.name))
       assert.deepEqual(usesOf(disk.address), [`blocks swap: ${disk.name} → vg0-swap is swap space in use`])
     })
 
     it('sees swap in a file', function () {
       const disk = writable()
-      if (!disk || !format(disk)) return this.skip()
+      if (!disk || !format(disk)) return skip(this, 'this topology has no disk that keeps what is written')
       mount(`/dev/${disk.name}`)
       writeFileSync(`${POINT}/a swap`, Buffer.alloc(1 << 20), { mode: 0o600 })
       swap(`${POINT}/a swap`)
@@ -265,7 +268,8 @@ describe('what this guest uses', () => {
 
     it('sees a RAID against each of its members', function () {
       const [one, two] = all
-      if (!one || !two || !has('md-mod') || !has('raid1')) return this.skip()
+      if (!one || !two || !has('md-mod') || !has('raid1'))
+        return skip(this, 'this topology or kernel lacks a device or a module that it needs')
       // What mdadm does, without mdadm.
       writeFileSync('/sys/module/md_mod/parameters/new_array', 'md_lab')
       const md = '/sys/block/md_lab/md'
@@ -285,7 +289,7 @@ describe('what this guest uses', () => {
     })
 
     it('sees a loop device over a disk', function () {
-      if (!has('loop')) return this.skip()
+      if (!has('loop')) return skip(this, 'this topology or kernel lacks a device or a module that it needs')
       const disk = first()
       const device = run('losetup', '--find', '--show', `/dev/${disk.name}`).toString().trim()
       cleanups.push(() => run('losetup', '--detach', device))
@@ -314,7 +318,7 @@ describe('what this guest uses', () => {
         put(device.address, 'host')
         return ['e1000e', 'igb'].includes(driverOf(device.address) ?? '')
       })
-      if (!found) return this.skip()
+      if (!found) return skip(this, 'this topology or kernel lacks a device or a module that it needs')
       card = found
       name = await until('an interface', () => namesIn(`/sys/bus/pci/devices/${found.address}/net`)[0])
     })
@@ -357,7 +361,8 @@ describe('what this guest uses', () => {
     })
 
     it('refuses one whose VLAN has an IPv6 address', function () {
-      if (!has('8021q') || !existsSync('/proc/net/if_inet6')) return this.skip()
+      if (!has('8021q') || !existsSync('/proc/net/if_inet6'))
+        return skip(this, 'this topology or kernel lacks a device or a module that it needs')
       const vlan = `${name}.7`
       ip('link', 'set', name, 'up')
       ip('link', 'add', 'link', name, 'name', vlan, 'type', 'vlan', 'id', '7')
