@@ -30,6 +30,8 @@ describe('boot configuration', () => {
     await removePersistence()
     for (const { address } of twins) put(address, 'none')
     try {
+      // Loaded anew: ids that it was given stay with a module for as long as it is loaded.
+      run('modprobe', '-r', 'nvme', 'vfio_pci')
       run('modprobe', 'vfio-pci')
     } catch {
       // Built in.
