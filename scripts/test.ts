@@ -59,7 +59,8 @@ async function perform(step: Step, grep: string | undefined): Promise<Outcome> {
 
 function summarize(outcomes: readonly Outcome[]): boolean {
   console.log(counts(outcomes))
-  return outcomes.every(({ failed }) => failed.length === 0)
+  const ran = outcomes.some(({ passed, failed }) => passed + failed.length > 0)
+  return ran && outcomes.every(({ failed }) => failed.length === 0)
 }
 
 function counts(outcomes: readonly Outcome[]): string {

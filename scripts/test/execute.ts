@@ -65,7 +65,7 @@ async function runSuite(name: string, suite: Suite, grep: string | undefined): P
         suite.totalSeconds,
         (line) => collected.line(line),
       )
-  return collected.outcome(name, status, failure)
+  return collected.outcome(name, status, failure, grep === undefined)
 }
 
 /** Puts together what a suite told, and notices when it stopped telling. */
@@ -88,7 +88,7 @@ class Collector {
     if (record.kind === 'ended') this.#ended = true
   }
 
-  outcome(name: string, status: number, failure: string | null): Outcome {
+  outcome(name: string, status: number, failure: string | null, mayNotBeEmpty: boolean): Outcome {
     const output = this.#printed.join('\n')
     const failed = [...this.#failed]
     if (failure !== null) failed.push({ title: name, detail: failure })
@@ -96,7 +96,7 @@ class Collector {
       failed.push({ title: name, detail: `ended with status ${status} and no result\n${output}` })
     else if (status !== 0 && failed.length === 0) {
       failed.push({ title: name, detail: `ended with status ${status} although no test failed\n${output}` })
-    } else if (this.#passed.length + failed.length + this.#skipped.length === 0) {
+    } else if (mayNotBeEmpty && this.#passed.length + failed.length + this.#skipped.length === 0) {
       failed.push({ title: name, detail: 'there is no test in it' })
     }
     return { passed: this.#passed.length, failed, skipped: this.#skipped, output }
