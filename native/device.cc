@@ -34,7 +34,7 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
 
 napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
   vfio_region_info question{};
-  question.index = Uint32Argument(env, arguments[0], "index");
+  question.index = CheckedUint32(env, arguments[0], "index");
   const Buffer into = BufferArgument(env, arguments[1], "into");
   Answer answer;
   const auto* info =
@@ -45,14 +45,20 @@ napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) 
 napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
   vfio_irq_info info{};
   info.argsz = sizeof info;
-  info.index = Uint32Argument(env, arguments[0], "index");
+  info.index = CheckedUint32(env, arguments[0], "index");
   Ioctl(fd, VFIO_REQUEST(VFIO_DEVICE_GET_IRQ_INFO), &info);
-  // One number is the quickest answer there is, and exact up to 2^53.
-  constexpr uint32_t kLargestFlags = (1 << 21) - 1;
-  if (info.flags > kLargestFlags) {
+  if (info.flags > 0xffff) {
     throw Refusal("ERR_VFIO_BAD_KERNEL_DATA", "VFIO_DEVICE_GET_IRQ_INFO: impossible flags");
   }
-  return Napi::Number::New(env, static_cast<double>(uint64_t{info.flags} << 32 | info.count));
+  // One number is the quickest answer there is: a small integer for all counts that devices have, and always
+  // exact.
+  const int64_t answer = int64_t{info.count} << 16 | info.flags;
+  napi_value value;
+  NAPI_THROW_IF_FAILED(env,
+                       answer <= INT32_MAX ? napi_create_int32(env, static_cast<int32_t>(answer), &value)
+                                           : napi_create_int64(env, answer, &value),
+                       nullptr);
+  return value;
 }
 
 }  // namespace

@@ -11,7 +11,9 @@ namespace {
 napi_value Status(Napi::Env env, const Fd& fd, const napi_value*) {
   vfio_group_status status{sizeof status, 0};
   Ioctl(fd, VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
-  return Napi::Number::New(env, status.flags);
+  napi_value flags;
+  NAPI_THROW_IF_FAILED(env, napi_create_uint32(env, status.flags, &flags), nullptr);
+  return flags;
 }
 
 }  // namespace

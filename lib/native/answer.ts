@@ -1,58 +1,71 @@
 /** As large as what the addon asks with first, so that the common answer needs no new buffer. */
-export const scratch = new ArrayBuffer(256)
+export const scratch = new ArrayBuffer(128)
 
-const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
-
-/** One capability of a chain: `at` is where its header begins, `end` where the next one or the answer's end is. */
-export interface RawCapability {
-  readonly id: number
-  readonly version: number
-  readonly at: number
-  readonly end: number
-}
-
-/** A structure as the kernel filled it. The offsets that callers use are pinned in native/uapi/vfio.h. */
+/**
+ * A structure as the kernel filled it, in the byte order of this machine. The offsets that callers use are pinned in
+ * native/uapi/vfio.h; like those of the kernel they are multiples of the size of what they point at, save in chains.
+ */
 export class Answer {
-  readonly #view: DataView
+  readonly #bytes: Uint8Array
+  readonly #halves: Uint16Array
+  readonly #words: Uint32Array
+  readonly #longs: BigUint64Array
 
   constructor(buffer: ArrayBuffer) {
-    this.#view = new DataView(buffer)
+    this.#bytes = new Uint8Array(buffer)
+    this.#halves = new Uint16Array(buffer)
+    this.#words = new Uint32Array(buffer)
+    this.#longs = new BigUint64Array(buffer)
   }
 
   get byteLength(): number {
-    return this.#view.byteLength
+    return this.#bytes.byteLength
   }
 
   u8(at: number): number {
-    return this.#view.getUint8(at)
+    return inside(this.#bytes[at])
   }
 
   u16(at: number): number {
-    return this.#view.getUint16(at, LITTLE_ENDIAN)
+    return inside(this.#halves[at >>> 1])
   }
 
   u32(at: number): number {
-    return this.#view.getUint32(at, LITTLE_ENDIAN)
+    return inside(this.#words[at >>> 2])
   }
 
   u64(at: number): bigint {
-    return this.#view.getBigUint64(at, LITTLE_ENDIAN)
+    // Kernels before 6.6 align their capabilities to four bytes only.
+    if (at & 7) return inside(new BigUint64Array(this.#bytes.slice(at, at + 8).buffer)[0])
+    return inside(this.#longs[at >>> 3])
   }
 
   bytes(at: number, end: number): Uint8Array {
-    return new Uint8Array(this.#view.buffer.slice(at, end))
+    return this.#bytes.slice(at, end)
   }
 
-  /** The chain that begins at `first`; the addon has checked that it goes forward and stays inside. */
-  capabilities(first: number): RawCapability[] {
-    const chain: RawCapability[] = []
-    for (let at = first; at !== 0; ) {
-      const next = this.u32(at + 4)
-      chain.push({ id: this.u16(at), version: this.u16(at + 2), at, end: next || this.byteLength })
-      at = next
-    }
-    return chain
+  /** Reads every capability of the chain that begins at `first`; the addon has checked that it goes on and stays inside. */
+  chain<T>(first: number, read: (answer: Answer, at: number) => T): T[] {
+    if (first === 0) return []
+    const list = [read(this, first)]
+    for (let at = this.next(first); at !== 0; at = this.next(at)) list.push(read(this, at))
+    return list
   }
+
+  /** The offset of the capability after the one at `at`, 0 after the last. */
+  next(at: number): number {
+    return this.u32(at + 4)
+  }
+
+  /** Where the capability at `at` ends at the latest. */
+  end(at: number): number {
+    return this.next(at) || this.byteLength
+  }
+}
+
+function inside<T>(value: T | undefined): T {
+  if (value === undefined) throw new RangeError('a read beyond the answer of the kernel')
+  return value
 }
 
 const scratchAnswer = new Answer(scratch)

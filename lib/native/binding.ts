@@ -61,7 +61,7 @@ export interface NativeDevice extends NativeHandle {
   info: Fill
   /** Where no capability is announced, only `struct vfio_region_info` itself is filled in. */
   regionInfo(index: number, into: ArrayBuffer): ArrayBuffer
-  /** `flags` of `struct vfio_irq_info` times 2³², plus its `count`. */
+  /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   irqInfo(index: number): number
   hotResetInfo: Fill
   reset(): Promise<void>

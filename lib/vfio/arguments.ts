@@ -16,12 +16,19 @@ export function checkInteger(value: unknown, largest: number, name: string): num
   throw badArgument(`${name} must be an integer from 0 to ${largest}, not ${show(value)}`)
 }
 
+/** Numbers by name. A Map, because looking into an object by a text of the caller's is slow to do safely. */
+export type Names = ReadonlyMap<unknown, number>
+
+export const namesOf = (table: Readonly<Record<string, number>>): Names => new Map(Object.entries(table))
+
 /** A number as it is, or a name by its table. */
-export function checkIndex(value: unknown, names: Readonly<Record<string, number>>, name: string): number {
+export function checkIndex(value: unknown, names: Names, name: string): number {
+  return names.get(value) ?? checkNumber(value, names, name)
+}
+
+function checkNumber(value: unknown, names: Names, name: string): number {
   if (typeof value !== 'string') return checkInteger(value, 0xffffffff, name)
-  const index = Object.hasOwn(names, value) ? names[value] : undefined
-  if (index !== undefined) return index
-  throw badArgument(`${name} must be a number or one of ${Object.keys(names).join(', ')}, not ${show(value)}`)
+  throw badArgument(`${name} must be a number or one of ${[...names.keys()].join(', ')}, not ${show(value)}`)
 }
 
 /** A path of a file: text, not empty, without NUL. */

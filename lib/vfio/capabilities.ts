@@ -1,5 +1,5 @@
 import { VfioError } from '../errors.js'
-import type { Answer, RawCapability } from '../native/answer.js'
+import type { Answer } from '../native/answer.js'
 import type { IovaRange } from './container.js'
 
 /** A capability that this version does not know, or knows in another version only. */
@@ -72,78 +72,82 @@ export type DeviceCapability =
 
 const ZPCI = ['zpci-base', 'zpci-group', 'zpci-util', 'zpci-pfip'] as const
 
-const unknown = ({ id, version }: RawCapability): UnknownCapability => ({ name: 'unknown', id, version })
+export const iommuCapabilities = (answer: Answer, first: number): IommuCapability[] =>
+  answer.chain(first, iommuCapability)
 
-export function iommuCapabilities(answer: Answer, first: number): IommuCapability[] {
-  return answer.capabilities(first).map((raw): IommuCapability => {
-    const { id, version, at } = raw
-    if (version !== 1) return unknown(raw)
-    if (id === 1) {
-      const ranges = pairs(answer, raw, 'ranges').map(([start, end]) => ({ start, end }))
-      return { name: 'iova-ranges', id, version, ranges }
-    }
-    if (id === 2) {
-      need(raw, 32)
-      const pageSizes = answer.u64(at + 16)
-      return { name: 'migration', id, version, pageSizes, maxDirtyBitmapSize: answer.u64(at + 24) }
-    }
-    if (id === 3) {
-      need(raw, 12)
-      return { name: 'dma-available', id, version, available: answer.u32(at + 8) }
-    }
-    return unknown(raw)
-  })
+export const regionCapabilities = (answer: Answer, first: number): RegionCapability[] =>
+  answer.chain(first, regionCapability)
+
+export const deviceCapabilities = (answer: Answer, first: number): DeviceCapability[] =>
+  answer.chain(first, deviceCapability)
+
+function iommuCapability(answer: Answer, at: number): IommuCapability {
+  const id = answer.u16(at)
+  const version = answer.u16(at + 2)
+  if (version !== 1) return { name: 'unknown', id, version }
+  if (id === 1) {
+    const ranges = pairs(answer, at, 'ranges').map(([start, end]) => ({ start, end }))
+    return { name: 'iova-ranges', id, version, ranges }
+  }
+  if (id === 2) {
+    need(answer, at, 32)
+    const pageSizes = answer.u64(at + 16)
+    return { name: 'migration', id, version, pageSizes, maxDirtyBitmapSize: answer.u64(at + 24) }
+  }
+  if (id === 3) {
+    need(answer, at, 12)
+    return { name: 'dma-available', id, version, available: answer.u32(at + 8) }
+  }
+  return { name: 'unknown', id, version }
 }
 
-export function regionCapabilities(answer: Answer, first: number): RegionCapability[] {
-  return answer.capabilities(first).map((raw): RegionCapability => {
-    const { id, version, at } = raw
-    if (version !== 1) return unknown(raw)
-    if (id === 1) {
-      const areas = pairs(answer, raw, 'areas').map(([offset, size]) => ({ offset, size }))
-      return { name: 'sparse-mmap', id, version, areas }
-    }
-    if (id === 2) {
-      need(raw, 16)
-      return { name: 'type', id, version, type: answer.u32(at + 8), subtype: answer.u32(at + 12) }
-    }
-    return id === 3 ? { name: 'msix-mappable', id, version } : unknown(raw)
-  })
+function regionCapability(answer: Answer, at: number): RegionCapability {
+  const id = answer.u16(at)
+  const version = answer.u16(at + 2)
+  if (version !== 1) return { name: 'unknown', id, version }
+  if (id === 1) {
+    const areas = pairs(answer, at, 'areas').map(([offset, size]) => ({ offset, size }))
+    return { name: 'sparse-mmap', id, version, areas }
+  }
+  if (id === 2) {
+    need(answer, at, 16)
+    return { name: 'type', id, version, type: answer.u32(at + 8), subtype: answer.u32(at + 12) }
+  }
+  return id === 3 ? { name: 'msix-mappable', id, version } : { name: 'unknown', id, version }
 }
 
-export function deviceCapabilities(answer: Answer, first: number): DeviceCapability[] {
-  return answer.capabilities(first).map((raw): DeviceCapability => {
-    const { id, version, at, end } = raw
-    const zpci = ZPCI[id - 1]
-    if (zpci) return { name: zpci, id, version, bytes: answer.bytes(at, end) }
-    if (id !== 5 || version !== 1) return unknown(raw)
-    need(raw, 12)
-    const flags = answer.u32(at + 8)
-    const widths = ([32, 64, 128] as const).filter((_, bit) => flags & (1 << bit))
-    return { name: 'pci-atomic-completer', id, version, widths }
-  })
+function deviceCapability(answer: Answer, at: number): DeviceCapability {
+  const id = answer.u16(at)
+  const version = answer.u16(at + 2)
+  const zpci = ZPCI[id - 1]
+  if (zpci) return { name: zpci, id, version, bytes: answer.bytes(at, answer.end(at)) }
+  if (id !== 5 || version !== 1) return { name: 'unknown', id, version }
+  need(answer, at, 12)
+  const flags = answer.u32(at + 8)
+  const widths = ([32, 64, 128] as const).filter((_, bit) => flags & (1 << bit))
+  return { name: 'pci-atomic-completer', id, version, widths }
 }
 
 /** The list of two 64-bit words each that follows a count. */
-function pairs(answer: Answer, raw: RawCapability, what: string): [bigint, bigint][] {
-  need(raw, 16)
-  const count = answer.u32(raw.at + 8)
-  if (count > (raw.end - raw.at - 16) / 16) {
-    throw badData(raw, `announces ${count} ${what}, more than it holds`)
+function pairs(answer: Answer, at: number, what: string): [bigint, bigint][] {
+  need(answer, at, 16)
+  const count = answer.u32(at + 8)
+  if (count > (answer.end(at) - at - 16) / 16) {
+    throw badData(answer, at, `announces ${count} ${what}, more than it holds`)
   }
   return Array.from({ length: count }, (_, i) => {
-    const at = raw.at + 16 + i * 16
-    return [answer.u64(at), answer.u64(at + 8)]
+    const pair = at + 16 + i * 16
+    return [answer.u64(pair), answer.u64(pair + 8)]
   })
 }
 
-function need(raw: RawCapability, bytes: number): void {
-  if (raw.end - raw.at < bytes) throw badData(raw, 'is cut short')
+function need(answer: Answer, at: number, bytes: number): void {
+  if (answer.end(at) - at < bytes) throw badData(answer, at, 'is cut short')
 }
 
-function badData(raw: RawCapability, what: string): VfioError {
+function badData(answer: Answer, at: number, what: string): VfioError {
   return new VfioError(
     'ERR_VFIO_BAD_KERNEL_DATA',
-    `a capability of the kernel's answer (id ${raw.id}) ${what}`,
+    `a capability of the kernel's answer (id ${answer.u16(at)}) ${what}`,
   )
 }

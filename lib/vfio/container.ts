@@ -1,7 +1,7 @@
 import { answerIn, scratch } from '../native/answer.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
-import { checkIndex, checkPath } from './arguments.js'
+import { checkIndex, checkPath, namesOf } from './arguments.js'
 import { type IommuCapability, iommuCapabilities } from './capabilities.js'
 import { Handle, VfioObject } from './handle.js'
 import { call } from './translate.js'
@@ -20,10 +20,12 @@ export const EXTENSIONS = {
   'update-vaddr': 10,
 } as const
 export type ExtensionName = keyof typeof EXTENSIONS
+const EXTENSION_NAMES = namesOf(EXTENSIONS)
 
 /** IOMMU types that `setIommu()` knows by name. `type1v2` is the one to use; `noiommu` protects nothing. */
 export const IOMMU_TYPES = { type1: 1, type1v2: 3, noiommu: 8 } as const
 export type IommuTypeName = keyof typeof IOMMU_TYPES
+const IOMMU_TYPE_NAMES = namesOf(IOMMU_TYPES)
 
 /** What an IOMMU can map (`struct vfio_iommu_type1_info`). */
 export interface IommuInfo {
@@ -80,7 +82,7 @@ export class VfioContainer extends VfioObject<NativeContainer> {
 
   /** Whether the kernel has an extension or IOMMU type, by name or number (`VFIO_CHECK_EXTENSION`). */
   checkExtension(extension: ExtensionName | number): boolean {
-    const index = checkIndex(extension, EXTENSIONS, 'extension')
+    const index = checkIndex(extension, EXTENSION_NAMES, 'extension')
     return this.ask((native) => native.checkExtension(index)) > 0
   }
 
@@ -90,7 +92,7 @@ export class VfioContainer extends VfioObject<NativeContainer> {
    * platform cannot isolate interrupts.
    */
   setIommu(type: IommuTypeName | number): void {
-    const index = checkIndex(type, IOMMU_TYPES, 'type')
+    const index = checkIndex(type, IOMMU_TYPE_NAMES, 'type')
     this.ask((native) => native.setIommu(index))
   }
 

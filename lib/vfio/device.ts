@@ -1,6 +1,6 @@
-import { answerIn, scratch } from '../native/answer.js'
+import { type Answer, answerIn, scratch } from '../native/answer.js'
 import type { NativeDevice } from '../native/binding.js'
-import { badArgument, checkIndex, checkOptions } from './arguments.js'
+import { badArgument, checkIndex, checkOptions, namesOf } from './arguments.js'
 import {
   type DeviceCapability,
   deviceCapabilities,
@@ -9,6 +9,7 @@ import {
 } from './capabilities.js'
 import { VfioGroup } from './group.js'
 import { type Handle, VfioObject } from './handle.js'
+import { translate } from './translate.js'
 
 /** Regions of a PCI device by name (`VFIO_PCI_*_REGION_INDEX`). From 9 on they are the device's own. */
 export const REGIONS = {
@@ -23,10 +24,12 @@ export const REGIONS = {
   vga: 8,
 } as const
 export type RegionName = keyof typeof REGIONS
+const REGION_NAMES = namesOf(REGIONS)
 
 /** Interrupts of a PCI device by name (`VFIO_PCI_*_IRQ_INDEX`): `err` is the error interrupt of PCI Express, `req` the kernel's request to let go. */
 export const IRQS = { intx: 0, msi: 1, msix: 2, err: 3, req: 4 } as const
 export type IrqName = keyof typeof IRQS
+const IRQ_NAMES = namesOf(IRQS)
 
 /** `struct vfio_device_info`. */
 export interface DeviceInfo {
@@ -147,8 +150,13 @@ export class VfioDevice extends VfioObject<NativeDevice> {
    * @throws VfioSystemError `EINVAL` where the device has no such region: `vga` on what is no VGA device.
    */
   regionInfo(region: RegionName | number): RegionInfo {
-    const index = checkIndex(region, REGIONS, 'region')
-    const answer = answerIn(this.ask((native) => native.regionInfo(index, scratch)))
+    const index = checkIndex(region, REGION_NAMES, 'region')
+    let answer: Answer
+    try {
+      answer = answerIn(this.handle.native.regionInfo(index, scratch))
+    } catch (error) {
+      throw translate(error)
+    }
     const flags = answer.u32(4)
     return {
       index,
@@ -167,9 +175,14 @@ export class VfioDevice extends VfioObject<NativeDevice> {
    * @throws VfioSystemError `EINVAL` where the device has no such interrupt: `err` on what is not PCI Express.
    */
   irqInfo(irq: IrqName | number): IrqInfo {
-    const index = checkIndex(irq, IRQS, 'irq')
-    const answer = this.ask((native) => native.irqInfo(index))
-    const flags = Math.floor(answer / 2 ** 32)
+    const index = checkIndex(irq, IRQ_NAMES, 'irq')
+    let answer: number
+    try {
+      answer = this.handle.native.irqInfo(index)
+    } catch (error) {
+      throw translate(error)
+    }
+    const flags = answer & 0xffff
     return {
       index,
       eventfd: (flags & 1) !== 0,
@@ -177,7 +190,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
       automasked: (flags & 4) !== 0,
       noresize: (flags & 8) !== 0,
       flags,
-      count: answer - flags * 2 ** 32,
+      count: (answer - flags) / 0x10000,
     }
   }
 

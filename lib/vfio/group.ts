@@ -5,7 +5,7 @@ import { badArgument, checkInteger, checkOptions, checkPath, show } from './argu
 import { VfioContainer } from './container.js'
 import { VfioDevice } from './device.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
-import { call } from './translate.js'
+import { call, translate } from './translate.js'
 
 /** `struct vfio_group_status`. */
 export interface GroupStatus {
@@ -60,7 +60,12 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
 
   /** Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). */
   status(): GroupStatus {
-    const flags = this.ask((native) => native.status())
+    let flags: number
+    try {
+      flags = this.handle.native.status()
+    } catch (error) {
+      throw translate(error)
+    }
     return { viable: (flags & FLAG_VIABLE) !== 0, containerSet: (flags & FLAG_CONTAINER_SET) !== 0, flags }
   }
 

@@ -154,7 +154,7 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
     return this.handle.release()
   }
 
-  /** @internal One synchronous call. */
+  /** @internal One synchronous call. Those that are made often are written out: the closures would double their cost. */
   protected ask<T>(question: (native: N) => T): T {
     const { native } = this.handle
     return call(() => question(native))

@@ -33,7 +33,7 @@ class Answer {
   napi_value CopyTo(Napi::Env env, const Buffer& into) { return CopyTo(env, into, size()); }
 
  private:
-  std::array<uint64_t, 32> inline_{};
+  std::array<uint64_t, 16> inline_{};
   std::vector<uint64_t> grown_;
 };
 

@@ -21,6 +21,13 @@ uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name) {
   BadArgument(env, std::string(name) + " must be an integer from 0 to 4294967295");
 }
 
+uint32_t CheckedUint32(Napi::Env env, napi_value value, const char* name) {
+  uint32_t number;
+  if (napi_get_value_uint32(env, value, &number) != napi_ok)
+    BadArgument(env, std::string(name) + " must be a number");
+  return number;
+}
+
 std::string TextArgument(Napi::Env env, napi_value value, const char* name) {
   const Napi::Value text(env, value);
   if (text.IsString()) {

@@ -11,6 +11,9 @@ namespace vfio {
 [[noreturn]] void BadArgument(Napi::Env env, const std::string& message);
 
 uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name);
+/** A number that TypeScript has checked to be such an integer: no floating point, for calls that are made
+ * often. */
+uint32_t CheckedUint32(Napi::Env env, napi_value value, const char* name);
 /** Text without NUL, which the kernel would cut short. */
 std::string TextArgument(Napi::Env env, napi_value value, const char* name);
 
