@@ -1,7 +1,7 @@
-import { spawnSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { SCRATCH } from '../../test/fixtures/host.js'
 import { writeLargeHost } from '../../test/fixtures/large-host.js'
 import { alternate, type Result, result, timeProgram } from './measure.js'
 
@@ -9,7 +9,7 @@ const ROUNDS = 11
 
 /** What happens on the machine itself: looking at 4,096 functions, importing the package, the addon's size. */
 export function benchHost(addon: string): Result[] {
-  const tree = mkdtempSync(join(tmpdir(), 'vfio-bench-'))
+  const tree = mkdtempSync(join(SCRATCH, 'vfio-bench-'))
   try {
     const { sysfs } = writeLargeHost(tree, 4096)
     const lspci = () => timeProgram('lspci', ['-O', `sysfs.path=${sysfs}/bus/pci`, '-Dnnk'])
@@ -32,11 +32,18 @@ export function benchHost(addon: string): Result[] {
         'ms',
         1,
       ),
-      result('stripped addon : 200 kB', statSync(addon).size, 200_000, 'B', 1),
+      result('stripped addon : 200 kB', strippedSize(addon, tree), 200_000, 'B', 1),
     ]
   } finally {
     rmSync(tree, { recursive: true })
   }
+}
+
+/** As `prebuildify --strip` ships it. */
+function strippedSize(addon: string, directory: string): number {
+  const stripped = join(directory, 'stripped.node')
+  execFileSync('strip', ['-o', stripped, addon])
+  return statSync(stripped).size
 }
 
 /** A process of its own each time: a second look in one process would run on warm code. */
