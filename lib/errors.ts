@@ -82,11 +82,8 @@ export class VfioError extends Error {
     super(message, options)
     this.code = code
   }
-
-  static {
-    brand(VfioError, 'VfioError')
-  }
 }
+brand(VfioError, 'VfioError')
 
 /** A system call that failed, and on what. */
 export interface SystemFailure {
@@ -126,8 +123,5 @@ export class VfioSystemError extends VfioError implements SystemFailure {
     this.path = path
     this.hint = hint
   }
-
-  static {
-    brand(VfioSystemError, 'VfioSystemError')
-  }
 }
+brand(VfioSystemError, 'VfioSystemError')

@@ -58,8 +58,9 @@ const FLAG_CAPABILITIES = 1 << 1
 
 /** An open `/dev/vfio/vfio`: an IOMMU context that groups join and that maps memory for their devices. */
 export class VfioContainer extends VfioObject<NativeContainer> {
-  private constructor(native: NativeContainer, path: string) {
-    super(new Handle(native, `container ${path}`, null))
+  /** @internal */
+  constructor(handle: Handle<NativeContainer>) {
+    super(handle)
   }
 
   /**
@@ -68,9 +69,8 @@ export class VfioContainer extends VfioObject<NativeContainer> {
    */
   static open(path = '/dev/vfio/vfio'): VfioContainer {
     const checked = checkPath(path)
-    const { Container } = binding()
-    return new VfioContainer(
-      call(() => Container.open(checked)),
+    return opened(
+      call(() => binding().Container.open(checked)),
       checked,
     )
   }
@@ -118,6 +118,10 @@ export class VfioContainer extends VfioObject<NativeContainer> {
     }
   }
 }
+
+// Outside of the class, which keeps its name in the bundle only if it does not name itself.
+const opened = (native: NativeContainer, path: string) =>
+  new VfioContainer(new Handle(native, `container ${path}`, null))
 
 /** The powers of two in a bitmap. */
 function bitsOf(bitmap: bigint): bigint[] {

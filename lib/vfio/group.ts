@@ -32,8 +32,9 @@ const LARGEST_GROUP = 0x7fffffff
 export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
   #container: VfioContainer | null = null
 
-  private constructor(native: NativeGroup, path: string) {
-    super(new GroupHandle(native, `group ${path}`, null))
+  /** @internal */
+  constructor(handle: GroupHandle) {
+    super(handle)
   }
 
   /** The container that it is in, and which stays open as long as the group is held. */
@@ -51,9 +52,8 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
       typeof group === 'object' && group !== null
         ? checkPath(group.path)
         : `/dev/vfio/${checkInteger(group, LARGEST_GROUP, 'group')}`
-    const { Group } = binding()
-    return new VfioGroup(
-      call(() => Group.open(path)),
+    return opened(
+      call(() => binding().Group.open(path)),
       path,
     )
   }
@@ -116,6 +116,10 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     return new VfioDevice(handle, name, this)
   }
 }
+
+// Outside of the class, which keeps its name in the bundle only if it does not name itself.
+const opened = (native: NativeGroup, path: string) =>
+  new VfioGroup(new GroupHandle(native, `group ${path}`, null))
 
 class GroupHandle extends Handle<NativeGroup> {
   membership: Membership | null = null

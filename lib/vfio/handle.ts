@@ -120,11 +120,8 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
   /** @internal */
   readonly handle: H
 
-  /** @internal */
-  constructor(handle: H) {
+  protected constructor(handle: H) {
     this.handle = handle
-    // Open and closed is all a person wants to see of it in console.log.
-    Object.defineProperty(this, 'handle', { enumerable: false })
     forgotten.register(this, handle)
   }
 
@@ -152,6 +149,11 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
   /** Closes it as `close()` does, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.handle.release()
+  }
+
+  /** What console.log shows: which one it is, and whether it is open. */
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return `[${this.handle.name}, ${this.closed ? 'closed' : 'open'}]`
   }
 
   /** @internal One synchronous call. Those that are made often are written out: the closures would double their cost. */
