@@ -1,5 +1,6 @@
+import { readFileSync } from 'node:fs'
 import type { PciDevice, Snapshot } from 'vfio'
-import { isAt, type Place, put } from './binding.js'
+import { isAt, isPresent, type Place, put } from './binding.js'
 
 /** One way to put the members of a group; who is not named keeps what it has without anybody's doing. */
 export interface State {
@@ -87,13 +88,32 @@ export const allOn = ({ endpoints }: Group, place: Place): State => ({
 /** Functions that no driver of the host takes: asking again in every state would only cost time. */
 const unwanted = new Set<string>()
 
+const isUsb = (address: string) =>
+  readFileSync(`/sys/bus/pci/devices/${address}/class`, 'utf8').startsWith('0x0c03')
+
+/**
+ * USB controllers of one slot go to their drivers together or not at all: when ehci_hcd binds or unbinds it takes the
+ * driver data of the others for its own kind, and Linux 5.10 and 6.1 panic where vfio-pci holds one of them.
+ */
+function mayHaveHostDriver(address: string, places: ReadonlyMap<string, Place>): boolean {
+  if (!isUsb(address)) return true
+  const slot = address.slice(0, -1)
+  return [0, 1, 2, 3, 4, 5, 6, 7]
+    .map((fn) => `${slot}${fn}`)
+    .every((mate) => !isPresent(mate) || !isUsb(mate) || places.get(mate) === 'host')
+}
+
 /** Puts a group into a state, unbinding first: a driver may refuse what shares a group with an owned device. */
 export function apply(group: Group, state: State | undefined): void {
-  const places = new Map<string, Place>([
+  const wanted = new Map<string, Place>([
     ...group.endpoints.map((address) => [address, 'none'] as const),
     ...group.bridges.map((address) => [address, 'host'] as const),
     ...(state?.places ?? []),
   ])
+  const places = [...wanted].map(([address, place]) => {
+    const stays = place !== 'host' || mayHaveHostDriver(address, wanted)
+    return [address, stays ? place : 'none'] as const
+  })
   for (const [address, place] of places) if (!isAt(address, place)) put(address, 'none')
   for (const [address, place] of places) {
     if (place === 'host' && unwanted.has(address)) continue
