@@ -25,7 +25,14 @@ function openAs(uid: number, address: string): { code?: string; message?: string
     cwd: '/',
     uid,
     gid: uid,
-    env: { PATH: process.env.PATH, VFIO_ADDON: process.env.VFIO_ADDON },
+    // The last three are there where the addon is built with sanitizers.
+    env: {
+      PATH: process.env.PATH,
+      VFIO_ADDON: process.env.VFIO_ADDON,
+      LD_PRELOAD: process.env.LD_PRELOAD,
+      ASAN_OPTIONS: process.env.ASAN_OPTIONS,
+      UBSAN_OPTIONS: process.env.UBSAN_OPTIONS,
+    },
   })
   assert.notEqual(stdout, '', stderr)
   return JSON.parse(stdout)
