@@ -127,17 +127,12 @@ export const steps: readonly Step[] = [
       work: { ...inGuest(kernel, topology), ...(files !== undefined && { files }) },
     }),
   ),
-  ...[
-    { name: 'asan:lab', files: '!agreement' },
-    { name: 'asan:lab:agreement', files: 'agreement' },
-  ].map(
-    ({ name, files }): Step => ({
-      name,
-      lane: 'lab',
-      after: ['asan:build'],
-      work: { ...inGuest(newest, topologyFile('default')), files, sanitized: true },
-    }),
-  ),
+  {
+    name: 'asan:lab',
+    lane: 'lab',
+    after: ['asan:build'],
+    work: { ...inGuest(newest, topologyFile('default')), files: '!agreement', sanitized: true },
+  },
 ]
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
