@@ -1,5 +1,5 @@
 import { assessReset } from '../assess/reset.js'
-import type { Snapshot } from '../sysfs/snapshot.js'
+import { Snapshot } from '../sysfs/snapshot.js'
 
 /** A reset that brings one device, or with `hot` all that share its slot or bus, to a known state. */
 export interface ChosenReset {
@@ -17,19 +17,28 @@ export function chooseResets(
   addresses: readonly string[],
 ): { resets: ChosenReset[]; without: { address: string; reason: string }[] } {
   const ours = new Set(addresses)
+  const owned = asOneGroup(bound, ours)
   const hit = new Set<string>()
   const resets: ChosenReset[] = []
   const without: { address: string; reason: string }[] = []
   for (const address of addresses) {
     if (hit.has(address)) continue
-    const { function: alone, hot } = assessReset(bound, address)
-    // An affected function in another group of ours is a blocker to the owner of one group, and none to us.
-    const isOurs = hot.affected.length > 0 && hot.affected.every((affected) => ours.has(affected.address))
+    const { function: alone, hot } = assessReset(owned, address)
+    const isOurs = hot.affected.every((affected) => ours.has(affected.address))
     if (alone.supported) resets.push({ address, kind: 'function', why: alone.reason })
-    else if (isOurs) {
+    else if (hot.supported && isOurs) {
       resets.push({ address, kind: 'hot', why: hot.reason })
       for (const affected of hot.affected) hit.add(affected.address)
-    } else without.push({ address, reason: alone.reason })
+    } else without.push({ address, reason: `${alone.reason}; ${hot.reason}` })
   }
   return { resets, without }
+}
+
+/** The owner of several groups brings them all to a hot reset, so to him they are like one. */
+function asOneGroup(seen: Snapshot, ours: ReadonlySet<string>): Snapshot {
+  const [first] = seen.devices.filter(({ address }) => ours.has(address))
+  const devices = seen.devices.map((device) =>
+    first && ours.has(device.address) ? { ...device, group: first.group } : device,
+  )
+  return new Snapshot(seen.host, seen.groups, devices, seen.use)
 }
