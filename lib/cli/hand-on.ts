@@ -1,5 +1,5 @@
 import { Argument, type Command, Option } from 'commander'
-import { Host, type Snapshot, VfioError } from '../index.js'
+import { Host, type Snapshot, type SnapshotOptions, VfioError } from '../index.js'
 import { EXPORT_FORMATS, type ExportFormat, type ExportOptions, exportTo } from './export.js'
 import { type GrantCommandOptions, grantTo, revokeFrom } from './grant.js'
 import { INITRAMFS_CHOICES, type PersistCommandOptions, persist } from './persist.js'
@@ -11,7 +11,7 @@ interface Parts {
   sysfs(): Option
   journal(): Option
   timeout(): Option
-  look(options: { readonly sysfs?: string }): Snapshot
+  look(options: { readonly sysfs?: string }, around?: Pick<SnapshotOptions, 'around'>): Snapshot
   run<A extends readonly unknown[]>(
     command: (...args: A) => number | Promise<number>,
   ): (...args: A) => Promise<void>
@@ -29,7 +29,11 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     .option('--udev', 'print the udev rule that makes it last')
     .addOption(journal())
     .addOption(json())
-    .action(run((address: string, options: GrantCommandOptions) => grantTo(look({}), address, options)))
+    .action(
+      run((address: string, options: GrantCommandOptions) =>
+        grantTo(look({}, { around: [address] }), address, options),
+      ),
+    )
   vfio
     .command('revoke')
     .description('give the nodes of a device back to whom they belonged before the grant')
@@ -53,7 +57,7 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     .addOption(sysfs())
     .action(
       run((format: ExportFormat, addresses: string[], options: ExportOptions & { sysfs?: string }) =>
-        exportTo(look(options), format, addresses, options),
+        exportTo(look(options, { around: addresses }), format, addresses, options),
       ),
     )
   vfio

@@ -91,7 +91,9 @@ function program(): Command {
     .argument('<address>', 'PCI address, like 59:00.0')
     .addOption(json())
     .addOption(sysfs())
-    .action(run((address: string, options: Common) => show(look(options), address, options)))
+    .action(
+      run((address: string, options: Common) => show(look(options, { around: [address] }), address, options)),
+    )
   vfio
     .command('check')
     .description('can it be given away, and reset? Exit status 0 ready, 1 not ready, 3 the kernel refused')
@@ -103,7 +105,7 @@ function program(): Command {
     )
     .action(
       run((target: string, options: Common & { askKernel?: boolean }) =>
-        check(look(options), target, options),
+        check(look(options, target.startsWith('group:') ? {} : { around: [target] }), target, options),
       ),
     )
   vfio
@@ -112,7 +114,11 @@ function program(): Command {
     .argument('<address>', 'PCI address, like 59:00.0')
     .option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO')
     .addOption(json())
-    .action(run((address: string, options: Common & { hot?: boolean }) => reset(look({}), address, options)))
+    .action(
+      run((address: string, options: Common & { hot?: boolean }) =>
+        reset(look({}, { around: [address] }), address, options),
+      ),
+    )
   vfio
     .command('bind')
     .description('take devices from the host and bind them to VFIO, all or none')
@@ -134,7 +140,8 @@ function program(): Command {
         if (options.sysfs !== undefined && !options.dryRun) {
           throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--sysfs is another host: it goes with --dry-run only')
         }
-        return bind(look(options), addresses, options)
+        // Ids may fit any device of the host.
+        return bind(look(options, options.ids ? {} : { around: addresses }), addresses, options)
       }),
     )
   vfio

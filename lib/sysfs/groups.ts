@@ -27,8 +27,19 @@ export interface IommuGroup {
 
 const FILES = ['reserved_regions', 'type']
 
-/** Reads every group of a sysfs tree, ordered by number; members come from both ends of the links. */
-export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: boolean): IommuGroup[] {
+interface GroupOptions {
+  /** Only what verdicts need: see `SnapshotOptions`. */
+  readonly brief: boolean
+  /** Groups without any of the devices too. */
+  readonly empty: boolean
+}
+
+/** Reads the groups of a sysfs tree, ordered by number; members come from both ends of the links. */
+export function readGroups(
+  sysfs: string,
+  devices: readonly PciDevice[],
+  { brief, empty }: GroupOptions,
+): IommuGroup[] {
   const root = `${sysfs}/kernel/iommu_groups`
   const members = new Map<number, string[]>()
   for (const device of devices) {
@@ -37,8 +48,7 @@ export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: 
     if (known) known.push(device.address)
     else members.set(device.group, [device.address])
   }
-  const names = (readBatch(root, ['.'], { lists: ['.'] }).text(0, '.') ?? '').split('\n')
-  const listed = names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
+  const listed = empty ? listNumbers(root) : []
   const numbers = [...new Set([...listed, ...members.keys()])].sort((a, b) => a - b)
   // Only the no-IOMMU mode gives groups a name.
   const noIommuMode = readText(`${sysfs}/module/vfio/parameters/enable_unsafe_noiommu_mode`) === 'Y'
@@ -62,6 +72,11 @@ export function readGroups(sysfs: string, devices: readonly PciDevice[], brief: 
       reservedRegions,
     })
   })
+}
+
+function listNumbers(root: string): number[] {
+  const names = (readBatch(root, ['.'], { lists: ['.'] }).text(0, '.') ?? '').split('\n')
+  return names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
 }
 
 function readOthers(root: string, group: number, list: string): IommuGroup['others'] {

@@ -1,3 +1,4 @@
+import { parseAddress } from './address.js'
 import { readDevices } from './devices.js'
 import { type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
@@ -5,6 +6,7 @@ import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
+import { neighbourhoodOf } from './neighbourhood.js'
 import { Snapshot } from './snapshot.js'
 import { readUse } from './use.js'
 
@@ -33,6 +35,11 @@ export interface SnapshotOptions {
    * capabilities of endpoints and what the host uses devices for are left out as if they could not be read.
    */
   readonly brief?: boolean
+  /**
+   * Look only at these functions and at those that verdicts and plans about them depend on, for a quick answer about a
+   * few devices of a large host: the members of their groups, and what hangs on the same slots of the root buses.
+   */
+  readonly around?: readonly string[]
 }
 
 /** A host, or a tree that looks like one. Looking starts no program, opens no device and changes nothing. */
@@ -60,18 +67,21 @@ export class Host {
   /**
    * One look at everything. Unreadable and missing files leave their facts out; what vanishes meanwhile is left out
    * altogether.
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else
    */
-  snapshot({ brief = false }: SnapshotOptions = {}): Snapshot {
+  snapshot({ brief = false, around }: SnapshotOptions = {}): Snapshot {
+    const wanted = around?.map(parseAddress)
     this.#aliases ??= ModuleAliases.read(this.paths.modules)
     this.#names ??= PciNames.read(this.#pciIds)
-    const names = listNames(`${this.paths.sysfs}/bus/pci/devices`)
+    const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
+    const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
     const devices = readDevices(this.paths.sysfs, names, {
       aliases: this.#aliases,
       names: this.#names,
       publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
       brief,
     })
-    const groups = readGroups(this.paths.sysfs, devices, brief)
+    const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
     const use = brief ? undefined : readUse(this.paths, devices)
     return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use)
   }

@@ -1,0 +1,73 @@
+import { constants } from 'node:os'
+import { isAddress, slotOf } from './address.js'
+import { readBatch } from './tree.js'
+
+/**
+ * The functions that verdicts about some addresses depend on: with whom they share groups, and all that hangs on the
+ * same slot of a root bus, since no reset and no removal reaches further. Closed: it holds the neighbourhoods of its
+ * members. `null` where the tree has no paths to tell by.
+ */
+export function neighbourhoodOf(sysfs: string, around: readonly string[]): readonly string[] | null {
+  const found = new Set<string>()
+  const entered = new Set<string>()
+  let wanted = around
+  while (wanted.length > 0) {
+    const fresh = [...new Set(wanted)].filter((address) => !found.has(address))
+    const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: fresh })
+    const links = readBatch(`${sysfs}/bus/pci/devices`, fresh, { links: ['iommu_group'] })
+    const next: string[] = []
+    /** Calls but once for each group and slot, however many lead there. */
+    const enter = (directory: string, list: () => readonly string[]) => {
+      if (entered.has(directory)) return
+      entered.add(directory)
+      next.push(...list())
+    }
+    for (const [row, address] of fresh.entries()) {
+      found.add(address)
+      const path = paths.text(0, address)
+      const group = links.linkName(row, 'iommu_group')
+      if (paths.errno(0, address) === constants.errno.ENOENT) continue
+      const [, bus, top = ''] = ROOT.exec(path ?? '') ?? []
+      if (bus === undefined || !isAddress(top)) return null
+      const root = `${sysfs}/bus/pci/devices/${bus}`
+      enter(`${root}/${slotOf(top)}`, () => hangingOn(root, slotOf(top)))
+      if (group !== null) {
+        const members = `${sysfs}/kernel/iommu_groups/${group}/devices`
+        enter(members, () => listEach(members, ['.']).flatMap(({ name }) => (isAddress(name) ? name : [])))
+      }
+    }
+    wanted = next
+  }
+  return [...found]
+}
+
+/** A path from `bus/pci/devices`: the directory of the first root bus, and the function on it that the path leads through. */
+const ROOT = /^(.*?\/pci[0-9a-f]{4,8}:[0-9a-f]{2})\/([^/]+)/
+
+/** Another domain hangs on a function where that makes one up: Intel VMD. */
+const isRootBus = (name: string) => /^pci[0-9a-f]{4,8}:[0-9a-f]{2}$/.test(name)
+
+/** The functions of a slot of a root bus and all that is below them: each has the directories of the next in its own. */
+function hangingOn(root: string, slot: string): string[] {
+  const found = new Set<string>()
+  let level = listEach(root, ['.']).filter(({ name }) => isAddress(name) && slotOf(name) === slot)
+  while (level.length > 0) {
+    // A tree that contradicts itself must not send the walk round in circles.
+    const fresh = level.filter(({ name }) => !found.has(name))
+    for (const { name } of fresh) found.add(name)
+    level = listEach(
+      root,
+      fresh.map(({ path }) => path),
+    ).filter(({ name }) => isAddress(name) || isRootBus(name))
+  }
+  return [...found].filter(isAddress)
+}
+
+/** The names in some directories, with their paths from the same root. */
+function listEach(root: string, directories: readonly string[]): { name: string; path: string }[] {
+  const batch = readBatch(root, directories, { lists: ['.'] })
+  return directories.flatMap((directory, row) => {
+    const names = (batch.text(row, '.') ?? '').split('\n')
+    return names.map((name) => ({ name, path: `${directory}/${name}` }))
+  })
+}

@@ -1,0 +1,119 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { assess, Host, planAssignment, type Snapshot } from 'vfio'
+import type { HostDescription, HostTrees } from '../fixtures/host.js'
+import { makeHost, temporaryDirectory } from '../fixtures/host.js'
+import { writeLargeHost } from '../fixtures/large-host.js'
+import { SINGLE, THREE, TWINS } from './assign-hosts.js'
+
+/** All that is said about a device, but for the host that it is on. */
+function verdictsOn(seen: Snapshot, address: string): unknown {
+  const device = seen.device(address)
+  const group = device.group === null ? null : seen.group(device.group)
+  const alone = planAssignment(seen, [address])
+  const whole = planAssignment(seen, [address], { group: true })
+  return { device, group, assessment: assess(seen, address), alone, whole }
+}
+
+function sameForAll(trees: HostTrees): Map<string, number> {
+  const host = new Host(trees)
+  const whole = host.snapshot()
+  const sizes = new Map<string, number>()
+  for (const { address } of whole.devices) {
+    const around = host.snapshot({ around: [address] })
+    assert.deepEqual(verdictsOn(around, address), verdictsOn(whole, address), address)
+    sizes.set(address, around.devices.length)
+  }
+  return sizes
+}
+
+describe('a look around some devices', function () {
+  this.timeout(60_000)
+
+  it('says of every function of a large host what a look at all of it says, from a part of it', () => {
+    const sizes = sameForAll(writeLargeHost(temporaryDirectory(), 600))
+    assert.ok([...sizes.values()].every((size) => size < 600))
+    assert.equal(sizes.get('0000:01:00.0'), 2)
+  })
+
+  for (const [name, host] of Object.entries({ SINGLE, THREE, TWINS }) as [string, HostDescription][]) {
+    it(`says the same on the host ${name}`, () => {
+      sameForAll(makeHost(host))
+    })
+  }
+
+  it('takes along who is in the group, wherever it hangs, and what hangs there', () => {
+    const port = { class: 0x060400, headerType: 'bridge', driver: 'pcieport' } as const
+    const trees = makeHost({
+      devices: [
+        { ...port, address: '0000:00:01.0', secondaryBus: 1, group: 1 },
+        { ...port, address: '0000:00:02.0', secondaryBus: 2, group: 2 },
+        { ...port, address: '0000:00:03.0', secondaryBus: 3, group: 3 },
+        { ...port, address: '0000:00:03.1', secondaryBus: 4, group: 3 },
+        { address: '0000:01:00.0', group: 10 },
+        { address: '0000:02:00.0', group: 10 },
+        { address: '0000:02:00.1', group: 11 },
+        { address: '0000:03:00.0', group: 12 },
+      ],
+    })
+    const addresses = (...around: string[]) =>
+      new Host(trees).snapshot({ around }).devices.map(({ address }) => address)
+    const both = ['0000:00:01.0', '0000:00:02.0', '0000:01:00.0', '0000:02:00.0', '0000:02:00.1']
+    assert.deepEqual(addresses('01:00.0'), both)
+    assert.deepEqual(addresses('0000:02:00.1'), both)
+    assert.deepEqual(addresses('0000:00:02.0'), both)
+    assert.deepEqual(addresses('0000:03:00.0'), ['0000:00:03.0', '0000:00:03.1', '0000:03:00.0'])
+    assert.deepEqual(addresses('0000:03:00.0', '0000:01:00.0').length, 8)
+    sameForAll(trees)
+  })
+
+  it('follows a device that makes up a domain of its own', () => {
+    const trees = makeHost({
+      devices: [
+        { address: '0000:00:0e.0', driver: 'vmd', group: 5 },
+        { address: '0000:00:0f.0', group: 6 },
+      ],
+    })
+    const bus = 'devices/pci0000:00/0000:00:0e.0/pci10000:00'
+    const inner = makeHost({ devices: [{ address: '10000:00:01.0', group: 7, driver: 'nvme' }] })
+    const link = (from: string, to: string) => symlinkSync(join(inner.sysfs, from), join(trees.sysfs, to))
+    link('devices/pci10000:00', bus)
+    // The link of the kernel, which leads through both domains.
+    symlinkSync(`../../../${bus}/10000:00:01.0`, join(trees.sysfs, 'bus/pci/devices/10000:00:01.0'))
+    const host = new Host(trees)
+    const seen = host.snapshot({ around: ['0000:00:0e.0'] })
+    assert.deepEqual(
+      seen.devices.map(({ address }) => address),
+      ['0000:00:0e.0', '10000:00:01.0'],
+    )
+    assert.equal(host.snapshot({ around: ['10000:00:01.0'] }).devices.length, 2)
+  })
+
+  it('looks at everything where the tree has no paths', () => {
+    const sysfs = temporaryDirectory()
+    for (const address of ['0000:01:00.0', '0000:02:00.0']) {
+      const directory = join(sysfs, 'bus/pci/devices', address)
+      mkdirSync(directory, { recursive: true })
+      writeFileSync(join(directory, 'uevent'), 'PCI_ID=8086:10D3\n')
+    }
+    assert.equal(new Host({ sysfs }).snapshot({ around: ['0000:01:00.0'] }).devices.length, 2)
+  })
+
+  it('finds nothing where there is nothing, and refuses what is no address', () => {
+    const host = new Host(makeHost(SINGLE))
+    assert.throws(() => host.snapshot({ around: ['0000:05:00.0'] }).device('0000:05:00.0'), {
+      code: 'ERR_VFIO_NO_DEVICE',
+    })
+    assert.throws(() => host.snapshot({ around: ['nvme0'] }), { code: 'ERR_VFIO_BAD_ADDRESS' })
+    assert.equal(host.snapshot({ around: [] }).devices.length, 0)
+  })
+
+  it('ends on a tree that goes round in circles', () => {
+    const trees = makeHost(SINGLE)
+    const port = join(trees.sysfs, 'devices/pci0000:00/0000:00:01.0')
+    symlinkSync('..', join(port, 'pci0000:00'))
+    symlinkSync('.', join(port, '0000:00:01.0'))
+    assert.equal(new Host(trees).snapshot({ around: ['0000:01:00.0'] }).devices.length, 2)
+  })
+})
