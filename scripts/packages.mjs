@@ -28,6 +28,9 @@ const LAB = [
     pacman: 'hwdata',
   },
   { debian: 'cmake', program: 'cmake', dnf: 'cmake', pacman: 'cmake' },
+  // What people bind devices with today; the lab's tests ask both what they see.
+  { debian: 'driverctl', program: 'driverctl', dnf: 'driverctl', pacman: 'driverctl' },
+  { debian: 'dpdk', program: 'dpdk-devbind.py', dnf: 'dpdk-tools', pacman: 'dpdk' },
   // libvirt's own schema for the XML that is exported, and what checks it.
   { debian: 'libxml2-utils', program: 'xmllint', dnf: 'libxml2', pacman: 'libxml2' },
   {

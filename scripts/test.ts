@@ -26,8 +26,13 @@ async function main(): Promise<boolean> {
   }
   const chosen = selected(positionals)
   const running = new Map<string, Promise<Outcome>>()
+  const waiting = [...chosen]
+  // Who has come to the end of a lane helps with the other.
   const lane = async (name: Lane) => {
-    for (const step of chosen.filter((each) => each.lane === name)) {
+    for (;;) {
+      const own = waiting.findIndex((each) => each.lane === name)
+      const [step] = waiting.splice(Math.max(own, 0), 1)
+      if (step === undefined) return
       await Promise.all((step.after ?? []).map((other) => begun(other)))
       await begun(step.name)
     }

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
+import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { bootId, Journal, type JournalRecord, programName } from './journal.js'
@@ -118,9 +119,17 @@ class Transaction {
     } else if (this.#plan.ids.includes(value)) {
       await this.#addId(path, value)
     } else {
+      if (expectDriver === null && address !== null) this.#refuseOpen(address)
       await this.#changes.write(path, value)
       if (address !== null && expectDriver !== undefined) this.#changes.expectDriver(address, expectDriver)
     }
+  }
+
+  /** Since the plan was made somebody may have opened it. */
+  #refuseOpen(address: string): void {
+    const device = this.#plan.devices.find((planned) => planned.address === address)
+    if (!device || !isVfioDriver(device.former.driver) || !this.#changes.kernel.isOpen(device.group)) return
+    throw new VfioError('ERR_VFIO_IN_USE', this.#changes.openSentence(address, device.group))
   }
 
   /** An id cannot be asked for afterwards: it is noted before it is added, and forgotten where others had added it. */

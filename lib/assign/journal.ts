@@ -1,5 +1,22 @@
-import { constants } from 'node:fs'
-import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, rmdir } from 'node:fs/promises'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsync,
+  ftruncateSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { promisify } from 'node:util'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { isAddress } from '../sysfs/address.js'
@@ -43,6 +60,9 @@ const SUFFIX = '.json'
 /** A group of 4,096 functions makes a record of one MiB. */
 const LARGEST = 2 ** 24
 
+// All else on a few small files takes less time than handing it to another thread.
+const sync = promisify(fsync)
+
 /** The records of one directory, and the locks beside them. */
 export class Journal {
   readonly directory: string
@@ -60,7 +80,7 @@ export class Journal {
   async write(record: JournalRecord): Promise<void> {
     const path = this.path(record.id)
     const text = `${JSON.stringify(record, null, 2)}\n`
-    await this.#create()
+    this.#create()
     try {
       // What could not be read back would be lost.
       parseRecord(text)
@@ -73,23 +93,23 @@ export class Journal {
   async #replace(path: string, text: string): Promise<void> {
     const draft = `${path}.new`
     // What lies there from a crash, or was put there as a link, must not be written through.
-    await rm(draft, { force: true })
+    rmSync(draft, { force: true })
     const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
-    const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+    const file = openSync(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
     try {
-      await file.writeFile(text)
-      await file.sync()
+      writeFileSync(file, text)
+      await sync(file)
     } finally {
-      await file.close()
+      closeSync(file)
     }
-    await rename(draft, path)
+    renameSync(draft, path)
     await this.#sync()
   }
 
   async remove(id: string): Promise<void> {
     try {
-      await rm(this.path(id), { force: true })
-      await rm(`${this.path(id)}.new`, { force: true })
+      rmSync(this.path(id), { force: true })
+      rmSync(`${this.path(id)}.new`, { force: true })
       await this.#sync()
     } catch (error) {
       throw unusable(this.path(id), error)
@@ -100,11 +120,11 @@ export class Journal {
   async read(): Promise<{ records: JournalRecord[]; bad: BadRecord[] }> {
     const records: JournalRecord[] = []
     const bad: BadRecord[] = []
-    for (const name of (await this.#names()).sort()) {
+    for (const name of this.#names().sort()) {
       if (!name.startsWith(PREFIX) || !name.endsWith(SUFFIX)) continue
       const path = `${this.directory}/${name}`
       try {
-        const record = parseRecord(await readWhole(path))
+        const record = parseRecord(readWhole(path))
         if (this.path(record.id) !== path) throw new Error('it carries the name of another record')
         records.push(record)
       } catch (error) {
@@ -122,13 +142,13 @@ export class Journal {
    * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
    */
   async lock(groups: Iterable<number>): Promise<Lock> {
-    const held: { path: string; file: FileHandle }[] = []
+    const held: Held[] = []
     const lock = new Lock(held, () => this.#removeIfEmpty())
     try {
       // In one order for all, so that two programs never wait crosswise.
       for (const group of [...new Set(groups)].sort((a, b) => a - b)) {
         const path = `${this.directory}/group-${group}.lock`
-        held.push({ path, file: await this.#lockFile(path, group) })
+        held.push({ path, file: this.#lockFile(path, group) })
       }
       return lock
     } catch (error) {
@@ -137,33 +157,36 @@ export class Journal {
     }
   }
 
-  async #lockFile(path: string, group: number): Promise<FileHandle> {
+  #lockFile(path: string, group: number): number {
     for (;;) {
-      await this.#create()
+      this.#create()
       const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
-      const file = await openIfDirectoryStays(path, O_RDWR | O_CREAT | O_NOFOLLOW)
+      const file = openIfDirectoryStays(path, O_RDWR | O_CREAT | O_NOFOLLOW)
       if (file === null) continue
+      let isOurs = false
       try {
-        if (!(await file.stat()).isFile()) throw unusable(path, new Error('it is not a regular file'))
-        if (!binding().tryLock(file.fd)) throw await locked(file, group)
+        if (!fstatSync(file).isFile()) throw new Error('it is not a regular file')
+        if (!binding().tryLock(file)) throw locked(file, group)
         // The one before may have taken the file away between our opening and locking it.
-        if (await isStillAt(file, path)) {
-          await file.truncate(0)
-          await file.write(`${programName()}, pid ${process.pid}\n`, 0)
+        isOurs = isStillAt(file, path)
+        if (isOurs) {
+          ftruncateSync(file)
+          writeSync(file, `${programName()}, pid ${process.pid}\n`, 0)
           return file
         }
       } catch (error) {
-        await file.close()
+        isOurs = false
         throw unusable(path, error)
+      } finally {
+        if (!isOurs) closeSync(file)
       }
-      await file.close()
     }
   }
 
   /** Clears away what a crash left beside the records: locks that nobody holds, and drafts. */
   async sweep(): Promise<void> {
     let busy = false
-    const names = await this.#names()
+    const names = this.#names()
     for (const name of names) {
       const group = /^group-(\d{1,9})\.lock$/.exec(name)?.[1]
       if (group === undefined) continue
@@ -177,24 +200,24 @@ export class Journal {
     // A draft lives for as long as its writer has a lock.
     if (busy) return
     for (const name of names)
-      if (name.endsWith(`${SUFFIX}.new`)) await rm(`${this.directory}/${name}`, { force: true })
-    await this.#removeIfEmpty()
+      if (name.endsWith(`${SUFFIX}.new`)) rmSync(`${this.directory}/${name}`, { force: true })
+    this.#removeIfEmpty()
   }
 
-  async #create(): Promise<void> {
+  #create(): void {
     try {
       // Not with its parents: Node tries for ever where there can be none, as below /proc.
-      await mkdir(this.directory, { mode: 0o700 })
+      mkdirSync(this.directory, { mode: 0o700 })
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw unusable(this.directory, error)
     }
-    await this.#check()
+    this.#check()
   }
 
   /** Who else could write there decides over drivers; a link could lead anywhere. */
-  async #check(): Promise<void> {
+  #check(): void {
     try {
-      const facts = await lstat(this.directory)
+      const facts = lstatSync(this.directory)
       if (!facts.isDirectory()) throw new Error('it is not a directory')
       if (!isTrusted(facts.uid)) throw new Error(`it belongs to user ${facts.uid}`)
       if (facts.mode & 0o022) throw new Error('others may write there')
@@ -204,10 +227,10 @@ export class Journal {
     }
   }
 
-  async #names(): Promise<string[]> {
-    await this.#check()
+  #names(): string[] {
+    this.#check()
     try {
-      return await readdir(this.directory)
+      return readdirSync(this.directory)
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
       throw unusable(this.directory, error)
@@ -216,25 +239,31 @@ export class Journal {
 
   /** A rename is safe from a crash only when its directory is on the disk too. */
   async #sync(): Promise<void> {
-    const directory = await open(this.directory, constants.O_RDONLY | constants.O_DIRECTORY)
+    const directory = openSync(this.directory, constants.O_RDONLY | constants.O_DIRECTORY)
     try {
-      await directory.sync()
+      await sync(directory)
     } finally {
-      await directory.close()
+      closeSync(directory)
     }
   }
 
-  async #removeIfEmpty(): Promise<void> {
-    await rmdir(this.directory).catch(() => {})
+  #removeIfEmpty(): void {
+    attempt(() => rmdirSync(this.directory))
   }
+}
+
+interface Held {
+  readonly path: string
+  /** The descriptor that has the lock. */
+  readonly file: number
 }
 
 /** Locks on groups, until released or until this program dies. */
 export class Lock {
-  readonly #held: { path: string; file: FileHandle }[]
-  readonly #afterwards: () => Promise<void>
+  readonly #held: Held[]
+  readonly #afterwards: () => void
 
-  constructor(held: { path: string; file: FileHandle }[], afterwards: () => Promise<void>) {
+  constructor(held: Held[], afterwards: () => void) {
     this.#held = held
     this.#afterwards = afterwards
   }
@@ -245,10 +274,10 @@ export class Lock {
     if (held.length === 0) return
     for (const { path, file } of held) {
       // A file that stays is no lock: closing it is what counts.
-      await rm(path, { force: true }).catch(() => {})
-      await file.close()
+      attempt(() => rmSync(path, { force: true }))
+      closeSync(file)
     }
-    await this.#afterwards()
+    this.#afterwards()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -256,31 +285,40 @@ export class Lock {
   }
 }
 
-/** `null` where the directory was taken away just now: who emptied it last removes it. */
-async function openIfDirectoryStays(path: string, flags: number): Promise<FileHandle | null> {
+/** What may fail without harm. */
+function attempt(work: () => void): void {
   try {
-    return await open(path, flags, 0o600)
+    work()
+  } catch {
+    // Another program was quicker, or the next one will do it.
+  }
+}
+
+/** `null` where the directory was taken away just now: who emptied it last removes it. */
+function openIfDirectoryStays(path: string, flags: number): number | null {
+  try {
+    return openSync(path, flags, 0o600)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw unusable(path, error)
   }
 }
 
-async function isStillAt(file: FileHandle, path: string): Promise<boolean> {
-  const ours = await file.stat()
-  const there = await openIfDirectoryStays(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+function isStillAt(file: number, path: string): boolean {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+  const there = openIfDirectoryStays(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
   if (there === null) return false
   try {
-    const { ino, dev } = await there.stat()
-    return ino === ours.ino && dev === ours.dev
+    const [ours, theirs] = [fstatSync(file), fstatSync(there)]
+    return ours.ino === theirs.ino && ours.dev === theirs.dev
   } finally {
-    await there.close()
+    closeSync(there)
   }
 }
 
-async function locked(file: FileHandle, group: number): Promise<VfioError> {
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(100), 0, 100, 0)
-  const owner = buffer.toString('utf8', 0, bytesRead).trim()
+function locked(file: number, group: number): VfioError {
+  const buffer = Buffer.alloc(100)
+  const owner = buffer.toString('utf8', 0, readSync(file, buffer, 0, buffer.length, 0)).trim()
   return new VfioError(
     'ERR_VFIO_LOCKED',
     `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
@@ -303,17 +341,17 @@ function unusable(path: string, error: unknown): VfioError {
   )
 }
 
-async function readWhole(path: string): Promise<string> {
+function readWhole(path: string): string {
   // A link could point anywhere; a FIFO must not hang us.
-  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
   try {
-    const facts = await file.stat()
+    const facts = fstatSync(file)
     if (!facts.isFile()) throw new Error('it is not a regular file')
     if (facts.size > LARGEST) throw new Error('it is too large for a record')
     if (!isTrusted(facts.uid)) throw new Error(`it belongs to user ${facts.uid}`)
-    return await file.readFile('utf8')
+    return readFileSync(file, 'utf8')
   } finally {
-    await file.close()
+    closeSync(file)
   }
 }
 

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { closeSync, constants, openSync, write } from 'node:fs'
+import { promisify } from 'node:util'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { Host } from '../sysfs/host.js'
 import { openGroup } from '../vfio/open.js'
@@ -18,6 +18,9 @@ export interface KernelAccess {
   isOpen(group: number): boolean
 }
 
+// The write alone may wait for the device; handing over the rest would take longer than doing it.
+const writeText: (file: number, text: string) => Promise<unknown> = promisify(write)
+
 /** What a failed write to sysfs was about, for the table of hints: the file's name. */
 const requestOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
 
@@ -25,11 +28,11 @@ export const runningKernel: KernelAccess = {
   async write(path, text) {
     try {
       // Opened without O_CREAT: a file that sysfs does not have must not come to be elsewhere.
-      const file = await open(path, constants.O_WRONLY)
+      const file = openSync(path, constants.O_WRONLY)
       try {
-        await file.write(text)
+        await writeText(file, text)
       } finally {
-        await file.close()
+        closeSync(file)
       }
     } catch (error) {
       throw systemError(error, requestOf(path), path)
@@ -59,7 +62,9 @@ export const runningKernel: KernelAccess = {
   },
 
   async reset(address, kind) {
-    await resetDevice(new Host().snapshot(), address, { hot: kind === 'hot' })
+    await resetDevice(new Host().snapshot({ brief: true, around: [address] }), address, {
+      hot: kind === 'hot',
+    })
   },
 
   isOpen(group) {

@@ -5,7 +5,9 @@ import { kernelSeries } from '../lab/kernels.js'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
-/** Steps of one lane run one after the other; the lanes run side by side, one for each of the two cores one may expect. */
+/**
+ * Steps of one lane run one after the other; the lanes run side by side, one for each of the two cores one may expect.
+ */
 export type Lane = 'host' | 'lab'
 
 export interface Step {
@@ -25,7 +27,7 @@ export interface Command {
 export interface Suite {
   /** Below test/. */
   readonly directory: string
-  /** Only those of its tests whose names begin so, or with `!` before it do not. */
+  /** Only those of its tests whose names begin with one of these, or with `!` before them with none: `!agreement,vfs`. */
   readonly files?: string
   readonly testSeconds: number
   /** For all of it, so that a hang ends. */
@@ -45,15 +47,23 @@ interface LabRun {
   readonly files?: string
 }
 
+/** Leave drivers loaded and devices moved, so each gets a guest of its own. */
+const MOVING = ['agreement', 'assign']
+const REST = `!${MOVING.join(',')}`
+
 /**
- * Everything on every kernel with the default topology, the predictions in a guest of their own, since they leave drivers
- * loaded and devices moved; on the other topologies the predictions alone, once by the oldest and once by the newest
- * rules.
+ * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
+ * oldest and once by the newest rules.
  */
 const labRuns: readonly LabRun[] = [
   ...kernelSeries.flatMap((kernel) => [
-    { name: `lab:${kernel}`, kernel, topology: topologyFile('default'), files: '!agreement' },
-    { name: `lab:${kernel}:agreement`, kernel, topology: topologyFile('default'), files: 'agreement' },
+    { name: `lab:${kernel}`, kernel, topology: topologyFile('default'), files: REST },
+    ...MOVING.map((files) => ({
+      name: `lab:${kernel}:${files}`,
+      kernel,
+      topology: topologyFile('default'),
+      files,
+    })),
   ]),
   ...['hotplug', 'nested', 'desktop'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
@@ -131,7 +141,7 @@ export const steps: readonly Step[] = [
     name: 'asan:lab',
     lane: 'lab',
     after: ['asan:build'],
-    work: { ...inGuest(newest, topologyFile('default')), files: '!agreement', sanitized: true },
+    work: { ...inGuest(newest, topologyFile('default')), files: REST, sanitized: true },
   },
 ]
 

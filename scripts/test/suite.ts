@@ -1,5 +1,5 @@
 // Runs the compiled tests of one directory under mocha, on the host or in a guest:
-//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS FILES [GREP]   (FILES: how their names begin; with ! before it, how they do not)
+//   node build/ts/scripts/test/suite.js DIRECTORY TIMEOUT-SECONDS FILES [GREP]   (FILES: how their names begin; with ! before them, how none begins)
 import { readdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import Mocha from 'mocha'
@@ -35,10 +35,11 @@ const mocha = new Mocha({
   // A test marked `.only` by mistake would hide all others.
   forbidOnly: true,
 })
+const isExclusion = files.startsWith('!')
+const beginnings = files.slice(isExclusion ? 1 : 0).split(',')
+const isWanted = (file: string) => beginnings.some((beginning) => file.startsWith(beginning)) !== isExclusion
 const tests = readdirSync(directory, { recursive: true, encoding: 'utf8' }).filter(
-  (file) =>
-    file.endsWith('.test.js') &&
-    (files.startsWith('!') ? !file.startsWith(files.slice(1)) : file.startsWith(files)),
+  (file) => file.endsWith('.test.js') && isWanted(file),
 )
 for (const file of tests.sort()) mocha.addFile(resolve(join(directory, file)))
 await mocha.loadFilesAsync()

@@ -529,7 +529,16 @@ describe('assign and release', function () {
       { drivers: ['vfio-pci', 'some_vfio_pci'] },
     )
     const before = photographOf(trees)
-    const assignment = await assign(planOn(trees, [NVME], { driver: 'some_vfio_pci' }), healthy(trees))
+    const plan = planOn(trees, [NVME], { driver: 'some_vfio_pci' })
+    const opened = new SimulatedKernel(trees)
+    opened.open.add(10)
+    await refused(assign(plan, using(trees, opened)), 'ERR_VFIO_IN_USE', /unbinding it would hang/)
+    assert.equal(
+      opened.calls.some(({ path }) => path.endsWith('unbind')),
+      false,
+    )
+    assert.deepEqual(photographOf(trees), before)
+    const assignment = await assign(plan, healthy(trees))
     assert.equal((await recordsOf(trees)).length, 1)
     await assignment.release()
     assert.deepEqual(photographOf(trees), before)

@@ -1,0 +1,301 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
+import { release as kernelRelease } from 'node:os'
+import { text } from 'node:stream/consumers'
+import {
+  assess,
+  assign,
+  Host,
+  type Plan,
+  type PlanOptions,
+  planAssignment,
+  recover,
+  release,
+  type Snapshot,
+  VfioError,
+} from 'vfio'
+import { hostState, Program, place, spare, vfio } from './assign-host.js'
+import { driverOf } from './binding.js'
+
+const host = new Host()
+
+/**
+ * How the 50 rounds are divided. In some, each device that needs no other one is assigned and released by itself, and
+ * then each group; in the rest all groups at once, as one assignment, since an emulated processor takes its time.
+ */
+const ROUNDS: readonly {
+  drivers: 'none' | 'host'
+  reset: 'none' | 'before-and-after'
+  by: 'one by one' | 'all at once'
+  count: number
+}[] = [
+  { drivers: 'none', reset: 'none', by: 'one by one', count: 1 },
+  { drivers: 'none', reset: 'none', by: 'all at once', count: 32 },
+  { drivers: 'none', reset: 'before-and-after', by: 'one by one', count: 1 },
+  { drivers: 'host', reset: 'none', by: 'all at once', count: 13 },
+  { drivers: 'host', reset: 'before-and-after', by: 'all at once', count: 2 },
+  { drivers: 'host', reset: 'none', by: 'one by one', count: 1 },
+]
+
+/** All that can be assigned in this host. */
+function plansOf(seen: Snapshot, by: (typeof ROUNDS)[number]['by'], options: PlanOptions): Plan[] {
+  const { devices, groups } = spare(seen)
+  const whole = { ...options, group: true }
+  const isPossible = ({ blockers }: Plan) => blockers.length === 0
+  const byGroup = groups.map(([first = '']) => planAssignment(seen, [first], whole)).filter(isPossible)
+  if (by === 'all at once') {
+    return [
+      planAssignment(
+        seen,
+        byGroup.flatMap(({ addresses }) => addresses),
+        whole,
+      ),
+    ]
+  }
+  const alone = devices.map((address) => planAssignment(seen, [address], options)).filter(isPossible)
+  return [...alone, ...byGroup.filter((plan) => plan.devices.length > 1)]
+}
+
+describe(`assignments on ${kernelRelease()}`, function () {
+  this.timeout(600_000)
+  before(() => place('none'))
+  after(() => place('none'))
+
+  describe('bind and release every device and every group', () => {
+    const assigned = new Set<string>()
+    let rounds = 0
+    for (const { drivers, reset, by, count } of ROUNDS) {
+      const from = drivers === 'host' ? 'from the drivers of the host' : 'without other drivers'
+      it(`${by}, ${from}, reset ${reset}: ${count} times`, async () => {
+        place(drivers)
+        const seen = host.snapshot()
+        const before = hostState()
+        const plans = plansOf(seen, by, { reset })
+        const began = performance.now()
+        for (let round = 0; round < count; round++) {
+          for (const plan of plans) {
+            const assignment = await assign(plan)
+            for (const { address, driver } of plan.devices) assert.equal(driverOf(address), driver)
+            if (round === 0) assert.notDeepEqual(hostState(), before)
+            await assignment.release()
+            for (const { address } of plan.devices) assigned.add(address)
+          }
+          assert.deepEqual(hostState(), before)
+          rounds++
+        }
+        const seconds = (performance.now() - began) / 1000
+        console.log(`      ${count} × ${plans.length} assignments in ${seconds.toFixed(1)} s`)
+      })
+    }
+    it('50 of them, of everything that this topology can spare', () => {
+      assert.equal(rounds, 50)
+      const seen = host.snapshot()
+      const { devices } = spare(seen)
+      const rest = devices.filter((address) => !assigned.has(address))
+      const reasons = rest.map((address) => assess(seen, address).reason)
+      // Behind a hot-plug bridge whose driver claims the group for the host.
+      for (const reason of reasons) assert.match(reason, /is a bridge bound to shpchp/)
+      console.log(`      ${assigned.size} devices; not ${rest.join(', ') || 'one more'}`)
+      assert.ok(assigned.size >= 20)
+    })
+  })
+
+  describe('after a crash at every change, vfio recover makes the host as it was', () => {
+    /** A device alone in its group, and a group of three, each with drivers of the host among them. */
+    function choose(seen: Snapshot, members: number): Plan {
+      const found = spare(seen)
+        .groups.filter((group) => group.length === members && group.some((one) => driverOf(one) === 'nvme'))
+        .map(([first = '']) => planAssignment(seen, [first], { group: true }))
+        .find(({ blockers }) => blockers.length === 0)
+      assert(found, `the topology has a group of ${members} with a disk`)
+      return found
+    }
+
+    /** Kills programs after one change, after two, … until one comes to its end; each next one is started ahead. */
+    async function crash(task: 'assign' | 'release', members: number): Promise<number> {
+      place('host')
+      const plan = choose(host.snapshot(), members)
+      const before = hostState()
+      let program = new Program()
+      for (let points = 0; ; ) {
+        const next = new Program()
+        if (task === 'release') await assign(plan)
+        await program.give({ do: task, plan, dieAfter: points + 1 })
+        const said = await program.line()
+        const [, signal] = await program.ended
+        if (signal === null) {
+          await next.end()
+          assert.equal(said, 'done')
+          if (task === 'assign') await release(plan.addresses)
+          assert.deepEqual(hostState(), before)
+          return points
+        }
+        assert.equal(signal, 'SIGKILL')
+        points++
+        program = next
+        const { status, stderr } = vfio('recover')
+        assert.equal(status, 0, stderr)
+        // Behind its last change an assignment stands.
+        if (hostState()[plan.addresses[0] ?? ''] !== before[plan.addresses[0] ?? '']) {
+          assert.equal(points, plan.steps.length + 2)
+          await release(plan.addresses)
+        }
+        assert.deepEqual(hostState(), before, `${task}, ${points} changes`)
+      }
+    }
+
+    for (const [name, members] of [
+      ['a single device', 1],
+      ['a group of three', 3],
+    ] as const) {
+      for (const task of ['assign', 'release'] as const) {
+        it(`${task} of ${name}`, async () => {
+          const points = await crash(task, members)
+          console.log(`      ${points} points`)
+          assert.ok(points >= (task === 'assign' ? 6 : 5), `${points} points`)
+        })
+      }
+    }
+  })
+
+  describe('a device that another program has open', () => {
+    let plan: Plan
+    before(() => {
+      place('none')
+      const seen = host.snapshot()
+      const { groups } = spare(seen)
+      const alone = groups.filter((group) => group.length === 1)
+      const found = alone
+        .map(([address = '']) => planAssignment(seen, [address], { reset: 'none' }))
+        .find(
+          ({ blockers, addresses: [address = ''] }) =>
+            blockers.length === 0 && seen.device(address).class === 0x010802,
+        )
+      assert(found, 'the topology has a disk alone in its group')
+      plan = found
+    })
+    const address = () => plan.addresses[0] ?? ''
+
+    it('is neither released nor bound anew: the program is named, at once', async () => {
+      const before = hostState()
+      await assign(plan)
+      const holder = new Program()
+      await holder.give({ do: 'hold', address: address() })
+      assert.equal(await holder.line(), 'done')
+      const held = hostState()
+      const began = performance.now()
+      await assert.rejects(release([address()]), (error: unknown) => {
+        assert(error instanceof VfioError)
+        assert.equal(error.code, 'ERR_VFIO_IN_USE')
+        assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
+        return true
+      })
+      assert.ok(performance.now() - began < 30_000, 'nothing waited for the deadline')
+      for (const args of [
+        ['release', address()],
+        ['release', '--all'],
+        ['bind', address()],
+        ['bind', address(), '--force', 'other', '--force', 'holder'],
+      ]) {
+        const { status, stderr } = vfio(...args)
+        assert.equal(status, 1, stderr)
+        assert.match(stderr, new RegExp(`\\b${holder.pid}\\b`))
+      }
+      assert.deepEqual(hostState(), held)
+      await holder.end()
+      assert.deepEqual((await release([address()])).released, [address()])
+      assert.deepEqual(hostState(), before)
+    })
+
+    it('is not waited for beyond the deadline where the check came too early: it is named, and recover does the rest', async () => {
+      const before = hostState()
+      await assign(plan)
+      const holder = new Program()
+      await holder.give({ do: 'hold', address: address() })
+      assert.equal(await holder.line(), 'done')
+      let ticks = 0
+      const ticking = setInterval(() => ticks++, 20)
+      /** Writes as the real one does, and sees nobody, as if the device were opened just behind the check. */
+      const kernel = {
+        write: (path: string, line: string) => writeFile(path, line),
+        load: () => Promise.reject(new Error('nothing is to be loaded')),
+        reset: () => Promise.reject(new Error('nothing is to be reset')),
+        isOpen: () => false,
+      }
+      const options = { kernel, deadline: 5000 }
+      await assert.rejects(release([address()], options), (error: unknown) => {
+        assert(error instanceof VfioError)
+        assert.equal(error.code, 'ERR_VFIO_NOT_RESTORED')
+        assert.match(error.message, /has not answered for 5 s: writing .*\/unbind/)
+        assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
+        return true
+      })
+      clearInterval(ticking)
+      assert.ok(ticks > 50, `the event loop went on (${ticks})`)
+      const { status, stdout } = vfio('status')
+      assert.equal(status, 1)
+      assert.match(stdout, /broken/)
+      await holder.end()
+      assert.deepEqual((await recover()).recovered, [address()])
+      assert.deepEqual(hostState(), before)
+    })
+  })
+
+  describe('seen by the clients that people have', () => {
+    let device: string
+    const run = (program: string, ...args: string[]) =>
+      execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
+
+    before(() => {
+      place('host')
+      const seen = host.snapshot()
+      const found = spare(seen).groups.find(
+        ([address = '', ...others]) =>
+          others.length === 0 && seen.device(address).class === 0x020000 && driverOf(address) !== null,
+      )
+      assert(found?.[0], 'the topology has a network card alone in its group')
+      device = found[0]
+      const { status, stdout, stderr } = vfio('bind', device)
+      assert.equal(status, 0, stderr)
+      assert.match(stdout, new RegExp(`^${device} is bound to vfio-pci, group \\d+\n$`))
+    })
+
+    it('driverctl lists the override', () => {
+      assert.match(run('driverctl', 'list-overrides'), new RegExp(`^${device} vfio-pci$`, 'm'))
+    })
+
+    it('dpdk-devbind has it among the devices that user space drives', () => {
+      const [, ours = '', others = ''] =
+        /using DPDK-compatible driver\n=+\n([\s\S]*?)\n\n([\s\S]*)/.exec(
+          run('dpdk-devbind.py', '--status'),
+        ) ?? []
+      assert.match(ours, new RegExp(`^${device} .*drv=vfio-pci`, 'm'))
+      assert.equal(others.includes(device), false)
+    })
+
+    it('lspci names the driver', () => {
+      assert.match(run('lspci', '-k', '-s', device), /Kernel driver in use: vfio-pci/)
+    })
+
+    it('QEMU opens it with the arguments that vfio export printed, and lists it', async () => {
+      const { stdout: exported, stderr } = vfio('export', 'qemu', '--guest-address', '00:06.0', device)
+      assert.match(exported, new RegExp(`vfio-pci,host=${device}`), stderr)
+      const { vendor, device: id } = host.snapshot({ brief: true }).device(device)
+      const words = `exec qemu-system-x86_64 -M q35 -nodefaults -display none -S -accel tcg -m 64 -monitor stdio ${exported}`
+      const qemu = spawn('/bin/sh', ['-c', words], { stdio: ['pipe', 'pipe', 'inherit'] })
+      const ended = once(qemu, 'close')
+      qemu.stdin.end('info pci\nquit\n')
+      const said = await text(qemu.stdout)
+      assert.deepEqual(await ended, [0, null], said)
+      const hex = (value: number) => value.toString(16).padStart(4, '0')
+      assert.match(said, new RegExp(`PCI device ${hex(vendor)}:${hex(id)}`), said)
+    })
+
+    after(() => {
+      const { status, stderr } = vfio('release', device)
+      assert.equal(status, 0, stderr)
+    })
+  })
+})
