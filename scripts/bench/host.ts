@@ -2,7 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { SCRATCH } from '../../test/fixtures/host.js'
-import { writeLargeHost } from '../../test/fixtures/large-host.js'
+import { describeLargeHost, writeLargeHost } from '../../test/fixtures/large-host.js'
 import { alternate, type Result, result, timeProgram } from './measure.js'
 
 const ROUNDS = 11
@@ -16,6 +16,21 @@ export function benchHost(addon: string): Result[] {
     const list = () => timeProgram(process.execPath, ['dist/cli/main.js', 'list', '--json', '--sysfs', sysfs])
     const inProcess = () => timeInProcess(sysfs)
     const [ours, peer] = alternate(ROUNDS, list, lspci)
+    // Any one function will do: looking at all of them is what takes the time.
+    const [address = ''] = describeLargeHost(4096).flatMap(({ driver, address }) =>
+      driver === 'nvme' ? [address] : [],
+    )
+    const dryRun = () =>
+      timeProgram(process.execPath, [
+        'dist/cli/main.js',
+        'bind',
+        '--dry-run',
+        '--json',
+        '--sysfs',
+        sysfs,
+        address,
+      ])
+    const [planned, peerOfPlan] = alternate(ROUNDS, dryRun, lspci)
     const [snapshot, peerAgain] = alternate(ROUNDS, inProcess, lspci)
     const [imported, bare] = alternate(
       3 * ROUNDS,
@@ -24,6 +39,7 @@ export function benchHost(addon: string): Result[] {
     )
     return [
       result('vfio list --json of 4,096 functions : lspci -Dnnk', ours, peer, 'ms', 0.75),
+      result('vfio bind --dry-run --json of 4,096 functions : lspci -Dnnk', planned, peerOfPlan, 'ms', 0.5),
       result('snapshot and all verdicts of 4,096 functions : lspci -Dnnk', snapshot, peerAgain, 'ms', 0.5),
       result(
         "what import 'vfio' adds to an empty program : 15 ms",
