@@ -17,7 +17,10 @@ export function nodeUses({ nodes, processes }: UseFacts, { address }: PciDevice)
 }
 
 /** Who has the device or its group open through VFIO. */
-export function vfioUses({ processes, enabled }: UseFacts, device: PciDevice): Finding[] {
+export function vfioUses(
+  { processes, enabled }: Pick<UseFacts, 'processes' | 'enabled'>,
+  device: Pick<PciDevice, 'address' | 'group' | 'driver' | 'vfioDevice'>,
+): Finding[] {
   const { address, group, vfioDevice } = device
   const { open, complete } = processes
   const blocks = (what: string): Finding => ({ kind: 'vfio', what, severity: 'blocks' })

@@ -63,7 +63,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   const journal = new Journal(options.journal)
   await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(({ group }) => group))
   await refuseAssigned(plan, journal)
-  refuseChanged(plan)
+  await refuseChanged(plan, new Changes(plan.paths.sysfs, options))
   const record = await new Transaction(plan, journal, options).run()
   return new LiveAssignment(plan, record, options)
 }
@@ -190,10 +190,9 @@ async function refuseAssigned(plan: Plan, journal: Journal): Promise<void> {
 }
 
 /** Does exactly what was planned, or nothing. */
-function refuseChanged(plan: Plan): void {
-  const changes = new Changes(plan.paths.sysfs, {})
+async function refuseChanged(plan: Plan, changes: Changes): Promise<void> {
   for (const { address, driver, override } of plan.basis) {
-    const now = changes.state(address)
+    const now = await changes.state(address)
     if (now.driver === driver && now.override === override) continue
     const what = (state: FormerState) =>
       `driver ${state.driver ?? 'none'}, override ${state.override ?? 'none'}`

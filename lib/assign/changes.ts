@@ -1,8 +1,8 @@
-import { assessUses } from '../assess/uses.js'
+import { readFile } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
-import { linkName, readText } from '../sysfs/files.js'
-import { Host } from '../sysfs/host.js'
+import { linkName } from '../sysfs/files.js'
+import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, runningKernel, withDeadline } from './kernel.js'
 import type { FormerState } from './plan.js'
 
@@ -41,8 +41,7 @@ export class Changes {
   async write(path: string, text: string): Promise<void> {
     const what = () => {
       // Unbinding waits for whoever has the device open.
-      const held = path.endsWith('/unbind') ? this.holders(text) : []
-      const who = held.length > 0 ? `: ${held.join('; ')}; close it there` : ''
+      const who = path.endsWith('/unbind') ? this.#heldBy(text) : ''
       return `writing ${JSON.stringify(text)} to ${path}${who}`
     }
     // An empty text would be a write of no bytes, which sysfs never sees.
@@ -101,20 +100,14 @@ export class Changes {
 
   /** Why a device whose group is open cannot be unbound, with who it is as far as that can be seen. */
   openSentence(address: string, group: number): string {
-    const who = this.holders(address).join('; ') || `group ${group} is open in a program`
+    const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
     return `${address} is open, and unbinding it would hang: ${who}; close it there first`
   }
 
-  /** Who has a device open through VFIO, a sentence each, as far as it can be seen. */
-  holders(address: string): string[] {
-    try {
-      const seen = new Host(this.#sysfs === '/sys' ? {} : { sysfs: this.#sysfs }).snapshot()
-      const uses = assessUses(seen, address)
-      return uses.filter(({ kind }) => kind === 'vfio').map(({ what }) => what)
-    } catch {
-      // It is only ever asked to say more about an error, and must not take its place.
-      return []
-    }
+  /** The end of a sentence: who keeps the kernel waiting, as far as that can be seen. */
+  #heldBy(address: string): string {
+    const held = holdersOf(this.#sysfs, address)
+    return held.length > 0 ? `: ${held.join('; ')}; close it there` : ''
   }
 
   device(address: string): string {
@@ -125,18 +118,27 @@ export class Changes {
     return `${this.#sysfs}/bus/pci/${file}`
   }
 
-  /** How a device stands now. */
-  state(address: string): FormerState {
-    const override = readText(`${this.device(address)}/driver_override`)
+  driver(address: string): string | null {
+    return linkName(`${this.device(address)}/driver`)
+  }
+
+  /** How a device stands now. Its override is not told while a driver lets it go, so this may take as long as a change. */
+  async state(address: string): Promise<FormerState> {
+    let override: string | null = null
+    const path = `${this.device(address)}/driver_override`
+    const read = async () => {
+      override = (await readFile(path, 'utf8').catch(() => '')).trim()
+    }
+    await this.#ask(address, read, () => `reading ${path}${this.#heldBy(address)}`)
     return {
-      driver: linkName(`${this.device(address)}/driver`),
-      override: override === null || override === '' || override === '(null)' ? null : override,
+      driver: this.driver(address),
+      override: override === '' || override === '(null)' ? null : override,
     }
   }
 
   /** Writing to `drivers_probe` succeeds whatever happens: the link has the truth. */
   expectDriver(address: string, driver: string | null): void {
-    const now = this.state(address).driver
+    const now = this.driver(address)
     if (now === driver) return
     throw new VfioError(
       'ERR_VFIO_NOT_BOUND',

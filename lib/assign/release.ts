@@ -137,7 +137,7 @@ async function find(
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
 function refuseOpen(changes: Changes, { devices }: JournalRecord): void {
   for (const { address, group } of devices) {
-    if (!isVfioDriver(changes.state(address).driver) || !changes.kernel.isOpen(group)) continue
+    if (!isVfioDriver(changes.driver(address)) || !changes.kernel.isOpen(group)) continue
     throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
   }
 }

@@ -58,7 +58,7 @@ async function restoreDevice(
     if (!rescan) throw new Error(`${address} is gone from the host`)
     return rediscover(changes, device)
   }
-  const now = changes.state(address)
+  const now = await changes.state(address)
   if (isAsBefore(now, former)) return
   if (now.driver !== null && now.driver !== former.driver) {
     // The host may use it by now: only what was done here is undone here.
@@ -80,10 +80,10 @@ async function restoreDevice(
 /** Gives an unbound device its driver and its override. */
 async function bindFormer(changes: Changes, { address, former }: PlannedDevice): Promise<void> {
   const override = async (text: string | null) => {
-    if (changes.state(address).override !== text)
+    if ((await changes.state(address)).override !== text)
       await changes.write(`${changes.device(address)}/driver_override`, text ?? '')
   }
-  if (former.driver !== null && changes.state(address).driver === null) {
+  if (former.driver !== null && changes.driver(address) === null) {
     // The override decides which driver may take the device, and may have been set after the driver took it.
     await override(former.override === null ? null : former.driver)
     await bind(changes, address, former.driver)
@@ -104,7 +104,7 @@ async function rediscover(changes: Changes, device: PlannedDevice): Promise<void
   if (exists(changes.device(address))) await changes.write(`${changes.device(address)}/remove`, '1')
   await changes.write(changes.bus('rescan'), '1')
   if (!exists(changes.device(address))) throw new Error(`${address} is gone: the kernel did not find it anew`)
-  const { driver } = changes.state(address)
+  const driver = changes.driver(address)
   // The kernel gives what it finds to the first driver that matches.
   if (driver !== null && driver !== former.driver)
     await changes.write(`${changes.device(address)}/driver/unbind`, address)

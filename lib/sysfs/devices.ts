@@ -79,13 +79,14 @@ export interface DeviceContext {
   readonly brief: boolean
 }
 
-const BRIEF_FILES = ['uevent', 'config', 'reset_method']
+// Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
+const BRIEF_FILES = ['modalias', 'config', 'reset_method']
 const FILES = [...BRIEF_FILES, 'resource', 'driver_override', 'numa_node']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
-const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision', 'modalias']
+const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
 const NO_CONFIG = new Uint8Array(0)
 const EMPTY: readonly never[] = Object.freeze([])
 
@@ -115,11 +116,10 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   const slots = readSlots(sysfs)
   // In brief the bridges' bus numbers say as much.
   const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: context.brief ? [] : addresses })
-  const drafts: Draft[] = []
-  for (const [row, address] of addresses.entries()) {
-    const draft = startDraft(main, row, address, paths.text(0, address))
-    if (draft) drafts.push(draft)
-  }
+  const gone = findGone(root, main, addresses)
+  const drafts = addresses.flatMap((address, row) =>
+    gone.has(address) ? [] : startDraft(main, row, address, paths.text(0, address)),
+  )
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const draft of drafts) {
@@ -183,7 +183,7 @@ interface Draft {
   readonly bars: readonly Bar[]
   readonly header: ConfigHeader | null
   config: Uint8Array
-  /** `uevent` had all that it has on a live host. */
+  /** `modalias` had all the numbers, as on a live host. */
   readonly complete: boolean
   vendor: number
   device: number
@@ -191,16 +191,17 @@ interface Draft {
   subsystemDevice: number
   class: number
   revision: number
-  modalias: string | null
+  readonly modalias: string | null
 }
 
-function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft | null {
-  // Every file gone at once: the device vanished after its name was listed, or there never was one.
-  if (isGone(batch, row)) return null
-  const uevent = `\n${batch.text(row, 'uevent') ?? ''}\n`
-  const ids = field(uevent, '\nPCI_ID=')
-  const subsystem = field(uevent, '\nPCI_SUBSYS_ID=')
-  const classText = field(uevent, '\nPCI_CLASS=')
+/** `pci:v<vendor>d<device>sv<subsystem vendor>sd<subsystem device>bc<class>sc<subclass>i<interface>`, hexadecimal. */
+const MODALIAS =
+  /^pci:v([0-9A-F]{8})d([0-9A-F]{8})sv([0-9A-F]{8})sd([0-9A-F]{8})bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})$/
+
+function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft {
+  const modalias = batch.text(row, 'modalias')
+  const ids = MODALIAS.exec(modalias ?? '')
+  const number = (text: string | undefined) => (text === undefined ? null : Number.parseInt(text, 16))
   const config = batch.bytes(row, 'config') ?? NO_CONFIG
   const header = readHeader(config)
   const methods = batch.text(row, 'reset_method')
@@ -219,14 +220,14 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     bars: parseBars(batch.text(row, 'resource') ?? ''),
     header,
     config,
-    complete: ids !== null && subsystem !== null && classText !== null,
-    vendor: hexBefore(ids, ':') ?? header?.vendor ?? 0,
-    device: hexAfter(ids, ':') ?? header?.device ?? 0,
-    subsystemVendor: hexBefore(subsystem, ':') ?? header?.subsystemVendor ?? 0,
-    subsystemDevice: hexAfter(subsystem, ':') ?? header?.subsystemDevice ?? 0,
-    class: hexNumber(classText) ?? header?.class ?? 0,
+    complete: ids !== null,
+    vendor: number(ids?.[1]) ?? header?.vendor ?? 0,
+    device: number(ids?.[2]) ?? header?.device ?? 0,
+    subsystemVendor: number(ids?.[3]) ?? header?.subsystemVendor ?? 0,
+    subsystemDevice: number(ids?.[4]) ?? header?.subsystemDevice ?? 0,
+    class: number(ids?.slice(5).join('')) ?? header?.class ?? 0,
     revision: header?.revision ?? 0,
-    modalias: field(uevent, '\nMODALIAS='),
+    modalias,
   }
 }
 
@@ -237,25 +238,19 @@ const GONE = new Set([
   constants.errno.ELOOP,
 ])
 
-function isGone(batch: Batch, row: number): boolean {
-  return ALWAYS.every((name) => GONE.has(batch.errno(row, name)))
-}
-
-/** The value behind `KEY=` at the start of a line; the text starts and ends with a newline. */
-function field(text: string, key: string): string | null {
-  const at = text.indexOf(key)
-  if (at < 0) return null
-  const start = at + key.length
-  return text.slice(start, text.indexOf('\n', start))
+/** Every file gone at once: the device vanished after its name was listed, or there never was one. */
+function findGone(root: string, main: Batch, addresses: readonly string[]): Set<string> {
+  const isGone = (batch: Batch, row: number, files: readonly string[]) =>
+    files.every((name) => GONE.has(batch.errno(row, name)))
+  const bare = addresses.filter((_address, row) => isGone(main, row, ALWAYS))
+  const ids = readBatch(root, bare, { files: ID_FILES })
+  return new Set(bare.filter((_address, row) => isGone(ids, row, ID_FILES)))
 }
 
 function hexNumber(text: string | null): number | null {
   if (text === null || !/^(0x)?[0-9a-f]{1,8}$/i.test(text)) return null
   return Number.parseInt(text, 16)
 }
-
-const hexBefore = (text: string | null, mark: string) => hexNumber(text?.slice(0, text.indexOf(mark)) ?? null)
-const hexAfter = (text: string | null, mark: string) => hexNumber(text?.slice(text.indexOf(mark) + 1) ?? null)
 
 function integer(text: string | null): number | null {
   return text !== null && /^-?\d{1,10}$/.test(text) ? Number(text) : null
@@ -315,9 +310,9 @@ function parseBar(index: number, first: number, last: number, flags: number): Ba
   }
 }
 
-/** Trees without a complete `uevent` still have the files of their own for each number. */
+/** Trees without `modalias` still have the files of their own for each number. */
 function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
-  const rest = drafts.filter((draft) => !draft.complete || draft.header === null || draft.modalias === null)
+  const rest = drafts.filter((draft) => !draft.complete || draft.header === null)
   if (rest.length === 0) return
   const batch = readBatch(
     root,
@@ -332,7 +327,6 @@ function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
     draft.subsystemDevice = number('subsystem_device') ?? draft.subsystemDevice
     draft.class = number('class') ?? draft.class
     draft.revision = number('revision') ?? draft.revision
-    draft.modalias ??= batch.text(row, 'modalias')
   }
 }
 

@@ -3,8 +3,8 @@ import { isAddress, slotOf } from './address.js'
 import { readBatch } from './tree.js'
 
 /**
- * The functions that verdicts about some addresses depend on: with whom they share groups, and all that hangs on the
- * same slot of a root bus, since no reset and no removal reaches further. Closed: it holds the neighbourhoods of its
+ * The functions that verdicts about some addresses depend on: with whom they share groups, their PFs and VFs, and all
+ * that hangs on the same slot of a root bus, since no reset and no removal reaches further. Closed: it holds the neighbourhoods of its
  * members. `null` where the tree has no paths to tell by.
  */
 export function neighbourhoodOf(sysfs: string, around: readonly string[]): readonly string[] | null {
@@ -14,7 +14,10 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
   while (wanted.length > 0) {
     const fresh = [...new Set(wanted)].filter((address) => !found.has(address))
     const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: fresh })
-    const links = readBatch(`${sysfs}/bus/pci/devices`, fresh, { links: ['iommu_group'] })
+    const links = readBatch(`${sysfs}/bus/pci/devices`, fresh, {
+      links: ['iommu_group', 'physfn'],
+      lists: ['.'],
+    })
     const next: string[] = []
     /** Calls but once for each group and slot, however many lead there. */
     const enter = (directory: string, list: () => readonly string[]) => {
@@ -26,6 +29,9 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
       found.add(address)
       const path = paths.text(0, address)
       const group = links.linkName(row, 'iommu_group')
+      next.push(...virtualFunctions(sysfs, address, links.text(row, '.') ?? ''))
+      const pf = links.linkName(row, 'physfn')
+      if (pf !== null) next.push(pf)
       if (paths.errno(0, address) === constants.errno.ENOENT) continue
       const [, bus, top = ''] = ROOT.exec(path ?? '') ?? []
       if (bus === undefined || !isAddress(top)) return null
@@ -61,6 +67,13 @@ function hangingOn(root: string, slot: string): string[] {
     ).filter(({ name }) => isAddress(name) || isRootBus(name))
   }
   return [...found].filter(isAddress)
+}
+
+/** A PF and its VFs may be different devices of one root bus. */
+function virtualFunctions(sysfs: string, address: string, list: string): string[] {
+  const names = list.split('\n').filter((name) => /^virtfn\d+$/.test(name))
+  const links = readBatch(`${sysfs}/bus/pci/devices`, [address], { links: names })
+  return names.flatMap((name) => links.linkName(0, name) ?? [])
 }
 
 /** The names in some directories, with their paths from the same root. */

@@ -201,15 +201,14 @@ describe('a device', function () {
     assert.deepEqual(seen.device('00:1c.4').slot, { name: '4', driver: null })
   })
 
-  it('has its ids from files of their own where uevent has none', () => {
-    const uevent = 'DRIVER=igb\n'
-    const seen = see({ devices: [{ ...I210, files: { uevent } }] })
+  it('has its ids from files of their own where modalias has none', () => {
+    const seen = see({ devices: [{ ...I210, files: { modalias: 'pci:v*\n' } }] })
     const { vendor, device, subsystemVendor, subsystemDevice, modalias, class: code } = seen.device('02:00.0')
     assert.deepEqual(
       [vendor, device, subsystemVendor, subsystemDevice, code],
       [0x8086, 0x1533, 0x15d9, 0x1533, 0x020000],
     )
-    assert.equal(modalias, 'pci:v00008086d00001533sv000015D9sd00001533bc02sc00i00')
+    assert.equal(modalias, 'pci:v*')
   })
 
   it('has its revision without config space too', () => {

@@ -285,7 +285,7 @@ describe('topologies that contradict themselves', function () {
     const link = join(trees.sysfs, 'bus/pci/devices/0000:00:01.0')
     rmSync(link)
     mkdirSync(join(trees.sysfs, 'devices/pci0000:00/0000:00:01.0/0000:00:01.0'))
-    writeFileSync(join(trees.sysfs, 'devices/pci0000:00/0000:00:01.0/0000:00:01.0/uevent'), '')
+    writeFileSync(join(trees.sysfs, 'devices/pci0000:00/0000:00:01.0/0000:00:01.0/modalias'), '')
     symlinkSync('../../../devices/pci0000:00/0000:00:01.0/0000:00:01.0', link)
     assert.equal(judgeAll(trees).devices.length, 1)
   })

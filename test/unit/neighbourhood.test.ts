@@ -68,6 +68,23 @@ describe('a look around some devices', function () {
     sameForAll(trees)
   })
 
+  it('takes along PF and VFs, which may be other devices of a root bus', () => {
+    const pf = {
+      totalVfs: 16,
+      group: 1,
+      capabilities: [{ kind: 'pcie' }, { kind: 'sriov', totalVfs: 16 }],
+    } as const
+    const trees = makeHost({
+      devices: [
+        { ...pf, address: '0000:00:05.0' },
+        { address: '0000:00:06.0', physfn: '0000:00:05.0', group: 2 },
+        { address: '0000:00:06.1', physfn: '0000:00:05.0', group: 3 },
+        { address: '0000:00:07.0', group: 4 },
+      ],
+    })
+    assert.deepEqual([...sameForAll(trees).values()], [3, 3, 3, 1])
+  })
+
   it('follows a device that makes up a domain of its own', () => {
     const trees = makeHost({
       devices: [
@@ -95,7 +112,7 @@ describe('a look around some devices', function () {
     for (const address of ['0000:01:00.0', '0000:02:00.0']) {
       const directory = join(sysfs, 'bus/pci/devices', address)
       mkdirSync(directory, { recursive: true })
-      writeFileSync(join(directory, 'uevent'), 'PCI_ID=8086:10D3\n')
+      writeFileSync(join(directory, 'modalias'), 'pci:\n')
     }
     assert.equal(new Host({ sysfs }).snapshot({ around: ['0000:01:00.0'] }).devices.length, 2)
   })

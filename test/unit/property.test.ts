@@ -330,11 +330,8 @@ describe(`pci.ids and modules.alias (seed ${SEED})`, function () {
         const pciIds = vendors
           .map((id) => `${id}  V${id}\n${devices.map((one) => `\t${one}  D${id}${one}\n`).join('')}`)
           .join('')
-        bench.write(
-          0,
-          'uevent',
-          `PCI_CLASS=20000\nPCI_ID=${vendor}:${device}\nPCI_SUBSYS_ID=0000:0000\nMODALIAS=x\n`,
-        )
+        const [v8, d8] = [vendor, device].map((id) => `0000${id.toUpperCase()}`)
+        bench.write(0, 'modalias', `pci:v${v8}d${d8}sv00000000sd00000000bc02sc00i00\n`)
         const { names } = bench.with({ pciIds })
         assert.deepEqual([names.vendor, names.device], [`V${vendor}`, `D${vendor}${device}`])
       }),
@@ -542,7 +539,7 @@ describe(`a random tree (seed ${SEED})`, function () {
         'driver',
         'iommu_group',
         'config',
-        'uevent',
+        'modalias',
         'vendor',
         'physfn',
         'resource',

@@ -270,7 +270,7 @@ describe('uses of storage', () => {
       ],
     })
     const inner = host.inside('0000:00:0e.0', 'pci10000:e0/10000:e0:01.0/10000:e1:00.0')
-    host.tree.file(`${inner}/uevent`, 'PCI_ID=8086:0A54\n')
+    host.tree.file(`${inner}/vendor`, '0x8086\n')
     host.tree.remove('sys/bus/pci/devices/10000:e1:00.0')
     host.tree.linkTo('sys/bus/pci/devices/10000:e1:00.0', inner)
     host.block({ name: 'nvme0n1', path: `${inner}/nvme/nvme0/nvme0n1`, number: '259:0' })
