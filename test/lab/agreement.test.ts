@@ -2,9 +2,9 @@ import { strictEqual } from 'node:assert'
 import { writeFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { type Assessment, assess, Host, type Snapshot } from 'vfio'
+import { skip } from '../fixtures/skip.js'
 import { inUse, load, put, tryVfio } from './binding.js'
 import { type Answer, Oracle } from './oracle.js'
-import { skip } from './skip.js'
 import { allOn, apply, type Group, groupsOf, type State, statesOf } from './states.js'
 
 /** Before 5.18 the kernel lets a group that is not viable have a container, and refuses the device. */

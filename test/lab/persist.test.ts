@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { Host, planPersistence, removePersistence, writePersistence } from 'vfio'
+import { skip } from '../fixtures/skip.js'
 import { driverOf, inUse, put } from './binding.js'
 
 const used = inUse()
@@ -12,18 +13,14 @@ describe('boot configuration', () => {
   const twins = seen.devices.filter((device) => device.class === NVME && !used.has(device.address))
 
   beforeEach(function () {
-    const skip = (skipReason: string) => {
-      Object.assign(this.currentTest ?? {}, { skipReason })
-      this.skip()
-    }
-    if (twins.length < 2) return skip('the topology has no two devices of a kind')
+    if (twins.length < 2) skip(this, 'the topology has no two devices of a kind')
     try {
       for (const { address } of twins) put(address, 'none')
       // As at boot, when no driver is loaded yet.
       run('modprobe', '-r', 'nvme', 'vfio_pci')
       run('modprobe', '-n', 'vfio-pci')
     } catch {
-      skip('this kernel has them built in')
+      skip(this, 'this kernel has them built in')
     }
   })
   afterEach(async () => {

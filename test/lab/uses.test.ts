@@ -11,8 +11,8 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { assess, assessUses, Host, type HostUse, openDevice, type PciDevice, type Snapshot } from 'vfio'
+import { skip } from '../fixtures/skip.js'
 import { driverOf, load, put } from './binding.js'
-import { skip } from './skip.js'
 
 const host = new Host()
 const POINT = '/run/lab/uses'

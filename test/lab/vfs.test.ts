@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { Host, type PciDevice, planVfs, setVfs, VfioError } from 'vfio'
+import { skip } from '../fixtures/skip.js'
 import { driverOf, inUse, isPresent, load, put } from './binding.js'
 
 const used = inUse()
@@ -15,18 +16,14 @@ const DRIVERS = ['igb', 'nvme']
 
 describe('virtual functions', () => {
   before(function () {
-    if (pfs.length === 0) {
-      Object.assign(this.test ?? {}, { skipReason: 'the topology has no SR-IOV' })
-      this.skip()
-    }
+    if (pfs.length === 0) skip(this, 'the topology has no SR-IOV')
     load(DRIVERS)
   })
 
   for (const pf of pfs) {
     describe(`of ${pf.address} (${pf.vendor.toString(16)}:${pf.device.toString(16)})`, () => {
       before(function () {
-        const driver = put(pf.address, 'host')
-        if (driver === null) return this.skip()
+        if (put(pf.address, 'host') === null) skip(this, 'this kernel has no driver for it')
       })
       after(async () => {
         if (driverOf(pf.address) !== null) await setVfs(look(), pf.address, 0)

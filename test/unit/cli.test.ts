@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { type Assessment, assess, assessGroup, diagnose, Host, survey } from 'vfio'
 import { type DeviceDescription, makeHost, removeDirectories } from '../fixtures/host.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
+import { skip } from '../fixtures/skip.js'
 import { ROOT } from './support.js'
 
 const MAIN = join(ROOT, 'dist/cli/main.js')
@@ -483,7 +484,7 @@ describe('the command line', function () {
     }
     const coloured = onTerminal({})
     // `script` of util-linux gives a program a terminal.
-    if (coloured === null) return this.skip()
+    if (coloured === null) return skip(this, '`script` of util-linux is not installed')
     assert.ok(coloured.includes(`${ESCAPE}[32mready${ESCAPE}[0m`), coloured)
     assert.ok(!onTerminal({ NO_COLOR: '1' })?.includes(ESCAPE))
   })
@@ -537,8 +538,8 @@ describe('the command line', function () {
         { encoding: 'utf8', env: ENVIRONMENT, maxBuffer: 2 ** 26 },
       )
     const probe = spawnSync('strace', ['-qq', 'true'], { encoding: 'utf8' })
-    // Not installed, or not allowed to trace.
-    if (probe.error || probe.status !== 0) return this.skip()
+    if (probe.error) return skip(this, 'strace is not installed')
+    if (probe.status !== 0) return skip(this, 'strace may not trace here')
     for (const args of [
       ['list', '--sysfs', sysfs],
       ['show', '01:00.0', '--sysfs', sysfs],

@@ -17,6 +17,7 @@ import {
 } from 'vfio'
 import type { DeviceDescription } from '../fixtures/host.js'
 import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import { SEED, see } from './support.js'
 
 const DEVICES: readonly DeviceDescription[] = [
@@ -34,12 +35,6 @@ const DEVICES: readonly DeviceDescription[] = [
 const GPU = ['0000:59:00.0', '0000:59:00.1', '0000:59:00.3']
 
 const isCode = (code: string) => (error: unknown) => error instanceof VfioError && error.code === code
-
-/** Leaves a test out, and says why. */
-function skip(context: Mocha.Context, skipReason: string): void {
-  Object.assign(context.test ?? {}, { skipReason })
-  context.skip()
-}
 
 describe('export', () => {
   let seen: Snapshot

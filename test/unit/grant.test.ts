@@ -18,6 +18,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
 import { type HostDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import { SEED, see } from './support.js'
 
 const HOST: HostDescription = {
@@ -55,10 +56,7 @@ describe('grant', () => {
   after(removeDirectories)
 
   beforeEach(function () {
-    if (!mayMakeNodes()) {
-      Object.assign(this.currentTest ?? {}, { skipReason: 'only root may make device nodes' })
-      this.skip()
-    }
+    if (!mayMakeNodes()) skip(this, 'only root may make device nodes')
     const root = temporaryDirectory()
     dev = `${root}/dev`
     journal = `${root}/run`
