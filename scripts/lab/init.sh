@@ -21,17 +21,17 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro lab_roo
 mount -t tmpfs -o mode=755 layer /layer
 mkdir /layer/upper /layer/work
 mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work,index=off,xino=off,metacopy=off \
-  lab_root /root || die 'the kernel has no overlay file system (CONFIG_OVERLAY_FS)'
+  lab_root /newroot || die 'the kernel has no overlay file system (CONFIG_OVERLAY_FS)'
 
 for directory in proc sys dev; do
-  mount -o move "/$directory" "/root/$directory"
+  mount -o move "/$directory" "/newroot/$directory"
 done
-mkdir -p /root/dev/pts /root/dev/shm
-mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /root/dev/pts
-mount -t tmpfs -o mode=1777 shm /root/dev/shm
-mount -t tmpfs -o mode=755 run /root/run
-mkdir -p /root/run/lock /root/run/lab/host
+mkdir -p /newroot/dev/pts /newroot/dev/shm
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /newroot/dev/pts
+mount -t tmpfs -o mode=1777 shm /newroot/dev/shm
+mount -t tmpfs -o mode=755 run /newroot/run
+mkdir -p /newroot/run/lock /newroot/run/lab/host
 # Kept in sight, so that the device below the root file system can be seen to be in use.
-mount -o move /lower /root/run/lab/host
-cp -r /bin/busybox /session.sh /modules /root/run/lab/
-exec switch_root /root /run/lab/busybox sh /run/lab/session.sh
+mount -o move /lower /newroot/run/lab/host
+cp -r /bin/busybox /session.sh /modules /newroot/run/lab/
+exec switch_root /newroot /run/lab/busybox sh /run/lab/session.sh

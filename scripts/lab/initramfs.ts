@@ -26,7 +26,7 @@ export function initramfsFor(kernel: Kernel): string {
   if (existsSync(image)) return image
 
   const archive = new Cpio()
-  for (const name of ['bin', 'dev', 'proc', 'sys', 'lower', 'layer', 'root', 'modules'])
+  for (const name of ['bin', 'dev', 'proc', 'sys', 'lower', 'layer', 'newroot', 'modules'])
     archive.directory(name)
   archive.console('dev/console')
   archive.file('bin/busybox', 0o755, readFileSync(busybox))
