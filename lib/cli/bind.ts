@@ -9,7 +9,7 @@ import {
   type Snapshot,
   VfioError,
 } from '../index.js'
-import { colour, note, print, toJson, wrap } from './output.js'
+import { answer, colour, note, wrap } from './output.js'
 import { NOT_READY } from './status.js'
 
 export interface BindOptions {
@@ -41,19 +41,18 @@ export async function bind(
 ): Promise<number> {
   const plan = planAssignment(seen, addresses, planOptions(options))
   if (options.dryRun) {
-    print(options.json ? toJson(plan) : renderPlan(plan))
+    answer(plan, options.json, renderPlan)
     return plan.blockers.length > 0 ? NOT_READY : 0
   }
   for (const warning of warnings(plan)) note(`vfio: ${warning}`)
   const { devices, record } = await assign(plan, assignOptions(options))
-  if (options.json) print(toJson({ devices, record }))
-  else if (record === null)
-    print(
-      `${plan.addresses.join(', ')}: bound to VFIO already${plan.steps.length > 0 ? ', and reset' : ', nothing was changed'}\n`,
-    )
-  else
-    for (const { address, group, driver } of devices)
-      print(`${address} is bound to ${driver}, group ${group}\n`)
+  answer({ devices, record }, options.json, (done) =>
+    done.record === null
+      ? `${plan.addresses.join(', ')}: bound to VFIO already${plan.steps.length > 0 ? ', and reset' : ', nothing was changed'}\n`
+      : done.devices
+          .map(({ address, group, driver }) => `${address} is bound to ${driver}, group ${group}\n`)
+          .join(''),
+  )
   return 0
 }
 

@@ -9,7 +9,7 @@ import {
   VfioError,
   VfioSystemError,
 } from '../index.js'
-import { colour, note, print, toJson, wrap } from './output.js'
+import { answer, colour, note, print, toJson, wrap } from './output.js'
 import { KERNEL_REFUSED, NOT_READY } from './status.js'
 import { verdictColour } from './words.js'
 
@@ -32,9 +32,9 @@ export async function check(seen: Snapshot, target: string, options: Options): P
     }
     assessments = asked
   }
-  print(
-    options.json ? toJson(group === undefined ? assessments[0] : assessments) : render(assessments, target),
-  )
+  // A device is asked for by itself, and answered by itself.
+  if (options.json && group === undefined) print(toJson(assessments[0]))
+  else answer(assessments, options.json, (all) => render(all, target))
   if (refusal) {
     note(`vfio: the kernel refused: ${refusal.message}`)
     return KERNEL_REFUSED

@@ -1,5 +1,5 @@
-import { type Check, diagnose, type Snapshot } from '../index.js'
-import { colour, print, toJson, wrap } from './output.js'
+import { type Check, type Diagnosis, diagnose, type Snapshot } from '../index.js'
+import { answer, colour, wrap } from './output.js'
 import { NOT_READY } from './status.js'
 
 const MARKS = { ok: colour.good('✓'), warn: colour.doubtful('!'), fail: colour.bad('✗') }
@@ -7,12 +7,15 @@ const MARKS = { ok: colour.good('✓'), warn: colour.doubtful('!'), fail: colour
 /** `vfio doctor`: is this host ready, and what to do where it is not. */
 export function doctor(seen: Snapshot, { json = false }: { json?: boolean }): number {
   const diagnosis = diagnose(seen)
-  const lines = diagnosis.checks.map(renderCheck)
-  const verdict = diagnosis.ready
+  answer(diagnosis, json, render)
+  return diagnosis.ready ? 0 : NOT_READY
+}
+
+function render({ checks, ready }: Diagnosis): string {
+  const verdict = ready
     ? colour.good('This host is ready for VFIO.')
     : colour.bad('This host is not ready for VFIO.')
-  print(json ? toJson(diagnosis) : `${lines.join('\n')}\n\n${verdict}\n`)
-  return diagnosis.ready ? 0 : NOT_READY
+  return `${checks.map(renderCheck).join('\n')}\n\n${verdict}\n`
 }
 
 function renderCheck({ name, status, detail, cure }: Check): string {

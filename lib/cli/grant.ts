@@ -1,5 +1,5 @@
-import { type Grant, grant, grantRule, parseSize, revoke, type Snapshot } from '../index.js'
-import { note, print, toJson } from './output.js'
+import { type Grant, grant, grantRule, parseSize, type Revocation, revoke, type Snapshot } from '../index.js'
+import { answer, note, print, toJson } from './output.js'
 
 export interface GrantCommandOptions {
   readonly user: string
@@ -21,16 +21,16 @@ export async function grantTo(
   // First of all: a name that cannot stand in a rule is wrong before anything is changed.
   const rule = udev ? grantRule(seen, address, { user, group }) : null
   const given = await grant(seen, address, { user, group, memory, journal })
-  if (json) print(toJson(rule === null ? given : { ...given, rule }))
-  else if (rule === null) print(render(given))
+  if (rule === null) answer(given, json, render)
+  else if (json) print(toJson({ ...given, rule }))
   else {
-    note(render(given).trimEnd())
+    for (const line of toLines(given)) note(line)
     print(rule)
   }
   return 0
 }
 
-function render({ address, nodes, memlock, uid }: Grant): string {
+function toLines({ address, nodes, memlock, uid }: Grant): string[] {
   const lines = nodes.map(
     ({ path, granted }) =>
       `${path} belongs to uid ${granted.uid}, gid ${granted.gid} now, mode ${granted.mode.toString(8).padStart(4, '0')}`,
@@ -44,8 +44,10 @@ function render({ address, nodes, memlock, uid }: Grant): string {
     )
   }
   lines.push(`"vfio revoke ${address}" puts it back`)
-  return `${lines.join('\n')}\n`
+  return lines
 }
+
+const render = (given: Grant) => `${toLines(given).join('\n')}\n`
 
 /** `vfio revoke`: gives a device's nodes back to whom they belonged before. */
 export async function revokeFrom(
@@ -54,10 +56,14 @@ export async function revokeFrom(
 ): Promise<number> {
   const report = await revoke(address, { journal })
   for (const line of json ? [] : report.changed) note(`vfio: ${line}`)
-  const lines = [
-    ...report.restored.map((path) => `${path} is as it was before the grant`),
-    ...report.kept.map((path) => `${path} is left alone: another grant needs it, or it is gone`),
-  ]
-  print(json ? toJson(report) : `${lines.join('\n') || `${report.address} is granted to nobody now`}\n`)
+  answer(report, json, renderRevocation)
   return 0
+}
+
+function renderRevocation({ address, restored, kept }: Revocation): string {
+  const lines = [
+    ...restored.map((path) => `${path} is as it was before the grant`),
+    ...kept.map((path) => `${path} is left alone: another grant needs it, or it is gone`),
+  ]
+  return `${lines.join('\n') || `${address} is granted to nobody now`}\n`
 }

@@ -1,11 +1,10 @@
 import { type Snapshot, type Survey, type SurveyedDevice, survey } from '../index.js'
-import { colour, cut, print, toJson, width, wrap } from './output.js'
+import { answer, colour, cut, width, wrap } from './output.js'
 import { deviceName, ids, verdictColour } from './words.js'
 
 /** `vfio list`: all groups and devices, what blocks them and how they can be reset. */
 export function list(seen: Snapshot, { json = false }: { json?: boolean }): number {
-  const all = survey(seen)
-  print(json ? toJson(all) : render(all))
+  answer(survey(seen), json, render)
   return 0
 }
 

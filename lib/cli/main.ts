@@ -7,7 +7,7 @@ import { check } from './check.js'
 import { doctor } from './doctor.js'
 import { declareHandOn } from './hand-on.js'
 import { list } from './list.js'
-import { note } from './output.js'
+import { note, visible } from './output.js'
 import { type GiveBackOptions, giveBack, putInOrder, showStatus } from './release.js'
 import { reset } from './reset.js'
 import { show } from './show.js'
@@ -73,7 +73,7 @@ function program(): Command {
     // Long command lines leave little room beside them; the default would rather exceed 80 columns.
     .configureHelp({ minWidthToWrap: 20 })
     .configureOutput({
-      outputError: (text, write) => write(`${oneLine(text).replace(/^error: /, 'vfio: ')}\n`),
+      outputError: (text, write) => write(`${visible(oneLine(text)).replace(/^error: /, 'vfio: ')}\n`),
     })
   vfio.option('-V, --version', 'print the version').on('option:version', () => {
     process.stdout.write(`${version()}\n`)
@@ -193,7 +193,10 @@ function fail(error: unknown): void {
     return
   }
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
-  note(process.env.VFIO_DEBUG ? (stack ?? message) : `vfio: ${message}`)
+  // A stack, and the help page of an addon that does not load, have lines of their own.
+  const isPage = process.env.VFIO_DEBUG || (error instanceof VfioError && error.code === 'ERR_VFIO_ADDON')
+  const text = process.env.VFIO_DEBUG ? (stack ?? message) : `vfio: ${message}`
+  for (const line of isPage ? text.split('\n') : [text]) note(line)
   process.exitCode = statusOf(error)
 }
 

@@ -13,9 +13,27 @@ export function print(text: string): void {
   process.stdout.write(text)
 }
 
+/** Prints what the library returned, as JSON or as a person reads it. */
+export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
+  print(isJson ? toJson(value) : render(harmless(value)))
+}
+
 /** One line for the person, apart from what a program reads. */
 export function note(text: string): void {
-  process.stderr.write(`${text}\n`)
+  process.stderr.write(`${visible(text)}\n`)
+}
+
+/** Escapes whatever steers a terminal: control and formatting characters, and all kinds of line ends. */
+export const visible = (text: string) =>
+  text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (found) => `\\u{${found.codePointAt(0)?.toString(16)}}`)
+
+/** A copy with every text in it made visible: before colours and line ends of our own come to it. */
+function harmless<T>(value: T): T
+function harmless(value: unknown): unknown {
+  if (typeof value === 'string') return visible(value)
+  if (Array.isArray(value)) return value.map(harmless)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, harmless(part)]))
 }
 
 const paint = (code: number) => (text: string) =>

@@ -12,7 +12,7 @@ import {
   VfioError,
   writePersistence,
 } from '../index.js'
-import { note, print, toJson } from './output.js'
+import { answer, note, print, toJson } from './output.js'
 
 export interface PersistCommandOptions {
   readonly by?: PersistBy
@@ -38,7 +38,7 @@ export async function persist(
       throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--remove takes everything away: give it alone')
     }
     const report = await removePersistence({ root })
-    print(json ? toJson(report) : renderReport(report))
+    answer(report, json, renderReport)
     return 0
   }
   const wanted = options.initramfs ?? 'auto'
@@ -50,11 +50,12 @@ export async function persist(
   })
   if (!json) for (const warning of plan.warnings) note(`vfio: ${warning}`)
   if (!write) {
+    // The text of files, which has line ends, is made of checked words alone.
     print(json ? toJson(plan) : renderPlan(plan))
     return 0
   }
   const report = await writePersistence(plan, { root })
-  print(json ? toJson({ plan, report }) : renderReport(report))
+  answer({ plan, report }, json, (done) => renderReport(done.report))
   return 0
 }
 

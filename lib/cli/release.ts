@@ -1,6 +1,16 @@
-import { type RecoveryReport, type ReleaseOptions, recover, release, status, VfioError } from '../index.js'
-import { colour, note, print, toJson, wrap } from './output.js'
+import {
+  type JournalStatus,
+  type RecoveryReport,
+  type ReleaseOptions,
+  recover,
+  release,
+  status,
+  VfioError,
+} from '../index.js'
+import { answer, colour, note, wrap } from './output.js'
 import { NOT_READY } from './status.js'
+
+const NOTHING_ASSIGNED = 'Nothing is assigned.\n'
 
 export interface GiveBackOptions {
   readonly all?: boolean
@@ -23,9 +33,11 @@ export async function giveBack(addresses: readonly string[], options: GiveBackOp
   }
   const report = await release(options.all ? 'all' : addresses, releaseOptions(options))
   for (const warning of report.warnings) note(`vfio: ${warning}`)
-  if (options.json) print(toJson(report))
-  else if (report.released.length === 0) print('Nothing is assigned.\n')
-  else for (const address of report.released) print(`${address} was given back\n`)
+  answer(
+    report,
+    options.json,
+    ({ released }) => released.map((address) => `${address} was given back\n`).join('') || NOTHING_ASSIGNED,
+  )
   return 0
 }
 
@@ -35,28 +47,30 @@ export async function showStatus({ journal, json = false }: GiveBackOptions): Pr
   const isUnfinished = found.assignments.some(
     ({ state, alive }) => state === 'broken' || (state !== 'assigned' && !alive),
   )
-  if (json) print(toJson(found))
-  else if (found.assignments.length + found.bad.length === 0) print('Nothing is assigned.\n')
-  for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of json
-    ? []
-    : found.assignments) {
-    const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
-    const state_ = state === 'assigned' ? colour.good(state) : colour.bad(state)
-    print(`${names}  ${state_}\n`)
-    print(`${wrap(`by ${program}, pid ${pid}${alive ? '' : ' (ended)'}, since ${since}`, 2)}\n`)
-    for (const line of [...deviations, ...failures]) print(`${wrap(line, 4, '  ! ')}\n`)
-    if (stale)
-      print(`${wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2)}\n`)
-  }
+  answer(found, json, renderStatus)
   for (const { path, reason } of found.bad)
     note(`vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`)
   return isUnfinished ? NOT_READY : 0
 }
 
+function renderStatus({ assignments, bad }: JournalStatus): string {
+  if (assignments.length + bad.length === 0) return NOTHING_ASSIGNED
+  const lines: string[] = []
+  for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of assignments) {
+    const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
+    lines.push(`${names}  ${state === 'assigned' ? colour.good(state) : colour.bad(state)}`)
+    lines.push(wrap(`by ${program}, pid ${pid}${alive ? '' : ' (ended)'}, since ${since}`, 2))
+    for (const line of [...deviations, ...failures]) lines.push(wrap(line, 4, '  ! '))
+    if (stale)
+      lines.push(wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2))
+  }
+  return lines.map((line) => `${line}\n`).join('')
+}
+
 /** `vfio recover`: puts in order what a crash left half done. */
 export async function putInOrder(options: GiveBackOptions): Promise<number> {
   const report = await recover(releaseOptions(options))
-  print(options.json ? toJson(report) : renderRecovery(report))
+  answer(report, options.json, renderRecovery)
   for (const { path, reason } of report.bad)
     note(`vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`)
   return report.bad.length > 0 ? NOT_READY : 0

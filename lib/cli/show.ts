@@ -8,7 +8,7 @@ import {
   type Snapshot,
 } from '../index.js'
 import { renderOne } from './check.js'
-import { print, toJson, wrap } from './output.js'
+import { answer, wrap } from './output.js'
 import { bytes, classCode, deviceName, ids } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
@@ -16,11 +16,17 @@ export function show(seen: Snapshot, address: string, { json = false }: { json?:
   const device = seen.device(address)
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
-  print(json ? toJson({ device, group, assessment }) : render(device, group, assessment))
+  answer({ device, group, assessment }, json, render)
   return 0
 }
 
-function render(device: PciDevice, group: IommuGroup | null, assessment: Assessment): string {
+interface Shown {
+  readonly device: PciDevice
+  readonly group: IommuGroup | null
+  readonly assessment: Assessment
+}
+
+function render({ device, group, assessment }: Shown): string {
   const lines: string[] = [deviceName(device)]
   const line = (label: string, text: string | null) => {
     if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))

@@ -1,5 +1,5 @@
-import { type Snapshot, setVfs, VfioError } from '../index.js'
-import { print, toJson } from './output.js'
+import { type Snapshot, setVfs, VfioError, type VfsReport } from '../index.js'
+import { answer } from './output.js'
 
 export interface VfsCommandOptions {
   readonly timeout?: number
@@ -21,11 +21,12 @@ export async function vfs(
   }
   const deadline = timeout === undefined ? undefined : timeout * 1000
   const report = await setVfs(seen, address, Number(count), { deadline })
-  if (json) print(toJson(report))
-  else {
-    const now = report.vfs.length > 0 ? `: ${report.vfs.join(' ')}` : ''
-    const change = report.from === report.to ? 'as before' : `${report.from} before`
-    print(`${report.address} has ${report.to} virtual functions, ${change}${now}\n`)
-  }
+  answer(report, json, render)
   return 0
+}
+
+function render({ address, from, to, vfs: made }: VfsReport): string {
+  const now = made.length > 0 ? `: ${made.join(' ')}` : ''
+  const change = from === to ? 'as before' : `${from} before`
+  return `${address} has ${to} virtual functions, ${change}${now}\n`
 }

@@ -111,11 +111,14 @@ function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[
 
 /** The modules that would take a device at boot. */
 function hostModules({ modules, driver }: PciDevice): readonly string[] {
-  const known = modules.map((name) => name.replaceAll('-', '_'))
+  const known = modules.filter(isModuleName).map((name) => name.replaceAll('-', '_'))
   // Its module may have another name than the driver, which only the aliases tell.
   if (known.length > 0 || driver === null || isVfioDriver(driver) || driver === 'pci-stub') return known
-  return [driver.replaceAll('-', '_')]
+  return [driver].filter(isModuleName).map((name) => name.replaceAll('-', '_'))
 }
+
+/** Some drivers have names with spaces, like "Intel(R) …": no module has, and no line of a file may. */
+const isModuleName = (name: string) => /^[\w-]+$/.test(name)
 
 /** `vendor:device:subvendor:subdevice`, as narrow as the device allows. */
 function idOf({ vendor, device, subsystemVendor, subsystemDevice }: PciDevice): string {

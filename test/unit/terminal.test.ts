@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Host } from 'vfio'
+import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { ROOT } from './support.js'
+
+/** Colour, a bell, a line of its own, C1 and DEL, text from right to left, a line separator. */
+const EVIL = 'x\u001b[31my\u0007\r\nfaked\u007f\u009b2J\u202e\u2028z'
+const VISIBLE = 'x\\u{1b}[31my\\u{7}\\u{d}\\u{a}faked\\u{7f}'
+
+function vfio(...args: string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'dist/cli/main.js'), ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, VFIO_DEBUG: undefined, COLUMNS: undefined },
+  })
+  return { status, stdout, stderr, all: stdout + stderr }
+}
+
+function assertHarmless(text: string): void {
+  assert.doesNotMatch(text.replaceAll('\n', ''), /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u)
+  assert.doesNotMatch(text, /^faked/m)
+}
+
+describe('a terminal', function () {
+  this.timeout(20_000)
+  let sysfs = ''
+  before(() => {
+    const trees = makeHost({
+      devices: [
+        {
+          address: '0000:01:00.0',
+          class: 0x020000,
+          driver: EVIL,
+          driverOverride: EVIL,
+          group: 5,
+          vfioDevice: EVIL,
+          resetMethod: EVIL,
+          files: {
+            [`net/${EVIL}/operstate`]: 'up\n',
+            [`net/${EVIL}/flags`]: '0x1003\n',
+            // The first line end is where the modalias ends.
+            uevent: `PCI_CLASS=20000\nPCI_ID=8086:10D3\nMODALIAS=${EVIL.replaceAll('\n', '')}\n`,
+          },
+        },
+        { address: '0000:01:00.1', driver: 'vfio-pci', group: 5 },
+      ],
+      groups: { 5: { type: EVIL, others: [{ name: `a${EVIL}`, driver: EVIL }] } },
+      slots: [{ name: EVIL, address: '0000:01:00', module: EVIL }],
+    })
+    sysfs = trees.sysfs
+    mkdirSync(join(sysfs, 'class/iommu', EVIL))
+  })
+  after(removeDirectories)
+
+  for (const args of [
+    ['list'],
+    ['show', '01:00.0'],
+    ['check', '01:00.0'],
+    ['check', 'group:5'],
+    ['doctor'],
+    ['bind', '01:00.0', '--dry-run'],
+    ['bind', '01:00.0', '--dry-run', '--driver', EVIL],
+    ['persist', '01:00.0'],
+    ['export', 'qemu', '01:00.0'],
+  ]) {
+    it(`is not steered by what names say: ${JSON.stringify(args)}`, () => {
+      assertHarmless(vfio(...args, '--sysfs', sysfs).all)
+    })
+  }
+
+  it('shows what a name has that cannot be seen', () => {
+    assert.ok(vfio('list', '--sysfs', sysfs).stdout.includes(`(${VISIBLE}`))
+    const { stdout } = vfio('show', '01:00.0', '--sysfs', sysfs)
+    assert.ok(stdout.includes(`driver       ${VISIBLE}`), stdout)
+  })
+
+  it('is not steered by what was typed', () => {
+    for (const args of [
+      ['show', EVIL],
+      [EVIL],
+      [`--${EVIL}`],
+      ['help', EVIL],
+      ['check', `group:${EVIL}`],
+      ['list', '--sysfs', EVIL],
+      ['bind', '01:00.0', '--dry-run', '--force', EVIL, '--sysfs', sysfs],
+    ]) {
+      const { status, stdout, stderr } = vfio(...args)
+      assert.equal(stdout, '')
+      assert.notEqual(status, 0)
+      assert.match(stderr, /^vfio: [^\n]+\n$/)
+      assertHarmless(stderr)
+    }
+  })
+
+  it('is not steered by what records say', () => {
+    const journal = temporaryDirectory()
+    writeFileSync(join(journal, 'assignment-1.json'), EVIL, { mode: 0o600 })
+    for (const command of ['status', 'recover', 'release']) {
+      const { stderr } = vfio(command, '--journal', journal, ...(command === 'release' ? ['--all'] : []))
+      assert.match(stderr, /is not a record of vfio/)
+      assertHarmless(stderr)
+    }
+  })
+
+  it('has nothing to do with JSON, which says what there is', () => {
+    const { stdout } = vfio('show', '01:00.0', '--sysfs', sysfs, '--json')
+    const { device } = JSON.parse(stdout) as { device: { driver: string } }
+    assert.equal(device.driver, new Host({ sysfs }).snapshot().device('01:00.0').driver)
+    assert.ok(device.driver.startsWith('x\u001b[31my\u0007\r\nfaked\u007f'))
+  })
+})
