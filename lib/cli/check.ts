@@ -26,9 +26,9 @@ export async function check(seen: Snapshot, target: string, options: Options): P
   if (options.askKernel) {
     const asked: Assessment[] = []
     for (const assessment of assessments) {
-      const answer = await ask(seen, assessment.address)
-      if (answer instanceof VfioSystemError) refusal = answer
-      asked.push(answer instanceof VfioSystemError ? assessment : { ...assessment, kernel: answer })
+      const answered = await ask(seen, assessment)
+      if (answered instanceof VfioSystemError) refusal = answered
+      asked.push(answered instanceof VfioSystemError ? assessment : { ...assessment, kernel: answered })
     }
     assessments = asked
   }
@@ -50,8 +50,9 @@ function groupNumber(text: string): number {
   )
 }
 
-async function ask(seen: Snapshot, address: string): Promise<KernelAnswer | VfioSystemError> {
-  note(`vfio: opening ${address} through VFIO to ask the kernel, which resets it`)
+async function ask(seen: Snapshot, { address, group }: Assessment): Promise<KernelAnswer | VfioSystemError> {
+  // What is in no group is never opened.
+  if (group !== null) note(`vfio: opening ${address} through VFIO to ask the kernel, which resets it`)
   try {
     return await askKernel(seen, address)
   } catch (error) {
