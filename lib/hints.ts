@@ -108,7 +108,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_GROUP_GET_DEVICE_FD',
     'EACCES',
-    "the device is a virtual function and its physical function's VF token is missing or wrong",
+    'the VF token of its physical function is missing or wrong, which a virtual function wants, and a physical function while virtual ones are in use: give openDevice() as vfToken the UUID that the owner of the physical function has set (the commands of vfio take none)',
   ),
   row(
     'VFIO_GROUP_GET_DEVICE_FD',

@@ -96,10 +96,11 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     if (hindrance) return blocked(other && isBridge(other) ? member.reason : hindrance)
     toBind.push(member.address)
   }
+  const token = tokenToOpen(seen, device)
   if (toBind.length === 0) {
     return {
       verdict: 'ready',
-      reason: `${address} is bound to ${device.driver} and its group is viable`,
+      reason: `${address} is bound to ${device.driver} and its group is viable${token}`,
       toBind,
     }
   }
@@ -108,7 +109,13 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     along.length === 0
       ? `${address} can be given away once it is bound to vfio-pci`
       : `${address} can be given away once all of ${toBind.join(', ')} are bound to vfio-pci: they share group ${group.group}`
-  return { verdict: 'bindable', reason, toBind }
+  return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
+}
+
+/** What else it takes to open a virtual function whose physical function is with vfio-pci (since 5.7; before, it had none). */
+function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
+  if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
+  return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
 }
 
 /** Why vfio-pci would refuse to bind a device; `null` where it is bound already or nothing is in the way. */

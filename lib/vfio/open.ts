@@ -16,7 +16,7 @@ export interface OpenedDevice {
 
 export interface OpenOptions {
   readonly signal?: AbortSignal | undefined
-  /** The UUID of a virtual function whose physical function is bound to vfio-pci. */
+  /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined
   /** Called with the open group before it joins a container: the moment to ask for its status. */
   readonly onGroup?: ((group: VfioGroup) => void) | undefined
@@ -25,7 +25,8 @@ export interface OpenOptions {
 /**
  * Opens a device: container, group, IOMMU and device, in the order that the kernel wants. **Opening resets it.**
  * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP` where it is in no group
- * @throws VfioSystemError what the kernel answers; nothing stays open then
+ * @throws VfioSystemError what the kernel answers, `EACCES` where a virtual function wants another `vfToken`; nothing
+ * stays open then
  */
 export async function openDevice(
   seen: Snapshot,

@@ -140,7 +140,7 @@ describe('an error', () => {
         const refused = await failure(group.openDevice('01:00.0', { vfToken: input }))
         assert.match(
           refused.message,
-          /^VFIO_GROUP_GET_DEVICE_FD of 0000:01:00\.0 on \/dev\/vfio\/1 failed with EACCES: /,
+          /^VFIO_GROUP_GET_DEVICE_FD of 0000:01:00\.0 on \/dev\/vfio\/1 failed with EACCES: the VF token .*give openDevice\(\) as vfToken/,
         )
         assert(log().includes(`begin 6 0000:01:00.0 vf_token=${input}`))
         const device = await group.openDevice('01:00.0', { vfToken: input })

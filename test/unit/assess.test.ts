@@ -141,6 +141,29 @@ describe('assess', function () {
       assert.equal(verdict, 'bindable')
     })
 
+    it('is no virtual function for want of a token, but its reason says that it takes one', () => {
+      const pf = (driver: string): DeviceDescription => ({
+        address: '0000:07:00.1',
+        group: 6,
+        driver,
+        totalVfs: 8,
+        capabilities: [{ kind: 'pcie' }, { kind: 'sriov', totalVfs: 8 }],
+      })
+      const vf = { physfn: '0000:07:00.1' }
+      const token =
+        /physical function 0000:07:00\.1 is bound to vfio-pci too.*VF token.*owner of 0000:07:00\.1/
+      const bound = judge(vf, [pf('vfio-pci')])
+      assert.equal(bound.verdict, 'ready')
+      assert.match(bound.reason, token)
+      const unbound = judge({ ...vf, driver: 'ixgbevf' }, [pf('vfio-pci')])
+      assert.equal(unbound.verdict, 'bindable')
+      assert.match(unbound.reason, token)
+      for (const other of [judge(vf, [pf('ixgbe')]), judge(vf)]) {
+        assert.equal(other.verdict, 'ready')
+        assert.doesNotMatch(other.reason, /token/)
+      }
+    })
+
     const denied = [0x0435, 0x0443, 0x37c8, 0x37c9, 0x19e2, 0x19e3, 0x0b25, 0x0cfe]
     for (const device of denied) {
       it(`is 8086:${device.toString(16).padStart(4, '0')} of the denylist, unless that is off`, () => {
