@@ -1,3 +1,4 @@
+import { slotOf } from '../sysfs/address.js'
 import { exists } from '../sysfs/files.js'
 import type { Changes } from './changes.js'
 import { isAsBefore, type JournalRecord } from './journal.js'
@@ -10,7 +11,7 @@ export interface RestoreOptions {
 
 /**
  * Puts every device of a record back as it was, in reverse order, as far as it goes: one that fails does not keep the
- * others. Looks at each device first, so it can start from any point that a crash left behind. Answers with what could
+ * others. The functions of one slot all leave VFIO before the first of them goes back to its driver. Looks at each device first, so it can start from any point that a crash left behind. Answers with what could
  * not be undone, a sentence each.
  */
 export async function restore(
@@ -29,10 +30,26 @@ export async function restore(
   const drivers = new Set(record.devices.map(({ driver }) => driver))
   for (const id of record.ids)
     for (const driver of drivers) await attempt(() => removeId(changes, driver, id))
-  for (const device of [...record.devices].reverse()) {
-    await attempt(() => restoreDevice(changes, device, options))
+  for (const functions of bySlot([...record.devices].reverse())) {
+    const free: PlannedDevice[] = []
+    // A host driver may look at the whole slot: ehci_hcd panics (5.10, 6.1) where vfio-pci has a companion.
+    for (const device of functions)
+      await attempt(async () => {
+        if (await takeFromVfio(changes, device)) free.push(device)
+      })
+    for (const device of free) await attempt(() => giveBack(changes, device, options))
   }
   return failures
+}
+
+/** Devices with those of their slot, in the order of the first of each. */
+function bySlot(devices: readonly PlannedDevice[]): PlannedDevice[][] {
+  const slots = new Map<string, PlannedDevice[]>()
+  for (const device of devices) {
+    const slot = slotOf(device.address)
+    slots.set(slot, [...(slots.get(slot) ?? []), device])
+  }
+  return [...slots.values()]
 }
 
 /** An id that is not there (any more) is what was wanted. */
@@ -47,27 +64,31 @@ async function removeId(changes: Changes, driver: string, id: string): Promise<v
   }
 }
 
-async function restoreDevice(
+/** Unbinds a device from the driver that it was assigned to. Is there more to put back? */
+async function takeFromVfio(
   changes: Changes,
-  device: PlannedDevice,
-  { rescan }: RestoreOptions,
-): Promise<void> {
-  const { address, group, former, driver } = device
+  { address, group, former, driver }: PlannedDevice,
+): Promise<boolean> {
   changes.expectAnswered(address)
+  if (!exists(changes.device(address))) return true
+  const now = await changes.state(address)
+  if (isAsBefore(now, former)) return false
+  if (now.driver === null || now.driver === former.driver) return true
+  // The host may use it by now: only what was done here is undone here.
+  if (now.driver !== driver) {
+    throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
+  }
+  if (changes.kernel.isOpen(group)) throw new Error(changes.openSentence(address, group))
+  await changes.write(`${changes.device(address)}/driver/unbind`, address)
+  changes.expectDriver(address, null)
+  return true
+}
+
+async function giveBack(changes: Changes, device: PlannedDevice, { rescan }: RestoreOptions): Promise<void> {
+  const { address } = device
   if (!exists(changes.device(address))) {
     if (!rescan) throw new Error(`${address} is gone from the host`)
     return rediscover(changes, device)
-  }
-  const now = await changes.state(address)
-  if (isAsBefore(now, former)) return
-  if (now.driver !== null && now.driver !== former.driver) {
-    // The host may use it by now: only what was done here is undone here.
-    if (now.driver !== driver) {
-      throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
-    }
-    if (changes.kernel.isOpen(group)) throw new Error(changes.openSentence(address, group))
-    await changes.write(`${changes.device(address)}/driver/unbind`, address)
-    changes.expectDriver(address, null)
   }
   try {
     await bindFormer(changes, device)

@@ -289,6 +289,48 @@ describe('assign and release', function () {
     assert.deepEqual(photographOf(trees), before)
   })
 
+  it('frees all functions of a slot before the first goes back to its driver, slot by slot', async () => {
+    const devices = [...(SINGLE.devices ?? []), ...(THREE.devices ?? [])]
+    for (const kind of ['release', 'undo', 'recover'] as const) {
+      const trees = makeKernelHost({ devices })
+      const before = photographOf(trees)
+      const addresses = [NVME, '02:00.0', '02:00.1', '02:00.2']
+      const plan = planOn(trees, addresses, { reset: 'none' })
+      // The last write of an assignment fails, when all the others are bound.
+      const last = plan.steps.length - 1
+      const kernel = new SimulatedKernel(trees, {
+        at: (index) => (kind === 'undo' && index === last ? 'lie' : null),
+      })
+      if (kind === 'undo') await rejection(assign(plan, using(trees, kernel)))
+      else await assign(plan, using(trees, kernel))
+      if (kind === 'release') await release('all', using(trees, kernel))
+      if (kind === 'recover') {
+        const [record] = await recordsOf(trees)
+        const path = `${journalOf(trees)}/assignment-${present(record).id}.json`
+        writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, 'utf8')), state: 'releasing' }))
+        await recover(using(trees, kernel))
+      }
+      const given = kernel.calls
+        .slice(plan.steps.length)
+        .filter(({ path }) => /\/(un)?bind$/.test(path))
+        .map(({ path, text }) => `${path.slice(path.lastIndexOf('/') + 1)} ${text.trim()}`)
+      assert.deepEqual(
+        given,
+        [
+          'unbind 0000:02:00.2',
+          'unbind 0000:02:00.1',
+          'unbind 0000:02:00.0',
+          'bind 0000:02:00.1',
+          'bind 0000:02:00.0',
+          'unbind 0000:01:00.0',
+          'bind 0000:01:00.0',
+        ],
+        kind,
+      )
+      assert.deepEqual(photographOf(trees), before)
+    }
+  })
+
   it('loads a missing driver first, and stops when that fails', async () => {
     const host = { ...SINGLE, modules: { ...READY_MODULES, vfio_pci: { state: 'loadable' } } } as const
     const trees = makeKernelHost(host, { drivers: [] })
