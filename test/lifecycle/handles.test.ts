@@ -111,7 +111,8 @@ describe('a function of an object of the addon', function () {
         const { status } = group
         group.closeNow()
         assert.equal((await failure(() => status())).code, 'ERR_VFIO_CLOSED')
-        assert.equal(log().at(-1), 'close /dev/vfio/3')
+        // Not the last line: the collected objects may close theirs at any time.
+        assert(log().includes('close /dev/vfio/3'))
       },
       { flags: ['--expose-gc'] },
     )
