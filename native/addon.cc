@@ -19,6 +19,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
+  vfio::Group::DefineQuick(exports, addon->handles.get());
+  vfio::Device::DefineQuick(exports, addon->handles.get());
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

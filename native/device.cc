@@ -63,9 +63,9 @@ napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
 
 }  // namespace
 
-void Device::DefineQuick(Napi::Object self, const Slot& slot) {
-  DefineQuickFunction(self, "regionInfo", slot, CallQuick<RegionInfo>);
-  DefineQuickFunction(self, "irqInfo", slot, CallQuick<IrqInfo>);
+void Device::DefineQuick(Napi::Object exports, Handles* handles) {
+  DefineFunction(exports, "deviceRegionInfo", CallQuick<Device, RegionInfo>, handles);
+  DefineFunction(exports, "deviceIrqInfo", CallQuick<Device, IrqInfo>, handles);
 }
 
 Napi::FunctionReference Device::Define(Napi::Env env) {

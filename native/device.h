@@ -11,7 +11,8 @@ class Device : public FdObject<Device> {
   static constexpr napi_type_tag kTag = {0x61a4f0d95b3c4e88, 0xc27e93aa18b5d603};
   static Napi::FunctionReference& Class(Addon& addon) { return addon.device; }
   static Napi::FunctionReference Define(Napi::Env env);
-  static void DefineQuick(Napi::Object self, const Slot& slot);
+  /** The calls that are made often. */
+  static void DefineQuick(Napi::Object exports, Handles* handles);
   using FdObject::FdObject;
 
  private:

@@ -2,10 +2,12 @@
 
 #include <napi.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "handles.h"
 #include "util/arguments.h"
 #include "util/failure.h"
 #include "util/fd.h"
@@ -23,35 +25,9 @@ struct Addon {
   Napi::FunctionReference group;
   Napi::FunctionReference device;
   SharedFd adopted;
+  // Shared with every object, since the last of them may go after this.
+  const std::shared_ptr<Handles> handles = std::make_shared<Handles>();
 };
-
-/** What an object and its quick functions share: the descriptor, until it is closed. */
-using Slot = std::shared_ptr<SharedFd>;
-
-/** The open descriptor, or ERR_VFIO_CLOSED. */
-const SharedFd& OpenIn(const SharedFd& slot);
-
-/** A call on a descriptor; of the arguments there are always two. */
-using Quick = napi_value (*)(Napi::Env env, const Fd& fd, const napi_value* arguments);
-
-/** Gives `self` a function of its own: finding the object behind `this` would cost more than all the rest of
- * the call. */
-void DefineQuickFunction(Napi::Object self, const char* name, const Slot& slot, napi_callback callback);
-
-template <Quick quick>
-napi_value CallQuick(napi_env env, napi_callback_info info) {
-  return Napi::details::WrapCallback(env, [&]() -> napi_value {
-    size_t count = 2;
-    napi_value arguments[2];
-    void* slot;
-    napi_get_cb_info(env, info, &count, arguments, nullptr, &slot);
-    try {
-      return quick(env, *OpenIn(**static_cast<Slot*>(slot)), arguments);
-    } catch (...) {
-      throw ToError(env);
-    }
-  });
-}
 
 /**
  * What every kernel object has in JavaScript: one descriptor, a type tag, close. `T` has a static `kTag`,
@@ -61,12 +37,22 @@ template <typename T>
 class FdObject : public Napi::ObjectWrap<T> {
  public:
   explicit FdObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<T>(info) {
-    SharedFd& adopted = info.Env().template GetInstanceData<Addon>()->adopted;
-    if (!adopted) BadArgument(info.Env(), std::string(T::kName) + " has no constructor: open it");
+    Addon* addon = info.Env().template GetInstanceData<Addon>();
+    if (!addon->adopted) BadArgument(info.Env(), std::string(T::kName) + " has no constructor: open it");
     Napi::Object self = info.This().template As<Napi::Object>();
     self.TypeTag(&T::kTag);
-    *slot_ = std::move(adopted);
-    T::DefineQuick(self, slot_);
+    handles_ = addon->handles;
+    id_ = handles_->Add(T::kTag, std::move(addon->adopted));
+    try {
+      self.Set("id", Napi::Number::New(info.Env(), id_));
+    } catch (...) {
+      handles_->Remove(id_);
+      throw;
+    }
+  }
+
+  ~FdObject() override {
+    if (handles_) handles_->Remove(id_);
   }
 
   /** An object that owns `fd`. */
@@ -91,7 +77,7 @@ class FdObject : public Napi::ObjectWrap<T> {
   }
 
   /** The open descriptor, or ERR_VFIO_CLOSED. */
-  const SharedFd& fd() const { return OpenIn(*slot_); }
+  const SharedFd& fd() const { return handles_->OpenAt(id_, T::kTag); }
 
  protected:
   using Method = Napi::Value (T::*)(const Napi::CallbackInfo&);
@@ -115,9 +101,6 @@ class FdObject : public Napi::ObjectWrap<T> {
     return Napi::Persistent(Napi::ObjectWrap<T>::DefineClass(env, T::kName, members));
   }
 
-  /** Overridden where calls are made often. */
-  static void DefineQuick(Napi::Object, const Slot&) {}
-
  private:
   template <Method method>
   Napi::Value Call(const Napi::CallbackInfo& info) {
@@ -139,15 +122,16 @@ class FdObject : public Napi::ObjectWrap<T> {
 
   // The last close of a device resets it, which takes long.
   Napi::Value Close(const Napi::CallbackInfo& info) {
-    return Work::Start(info.Env(), "vfio:close", [fd = std::move(*slot_)] {});
+    return Work::Start(info.Env(), "vfio:close", [fd = std::move(handles_->At(id_, T::kTag))] {});
   }
 
   Napi::Value CloseNow(const Napi::CallbackInfo& info) {
-    slot_->reset();
+    handles_->At(id_, T::kTag).reset();
     return info.Env().Undefined();
   }
 
-  const Slot slot_ = std::make_shared<SharedFd>();
+  std::shared_ptr<Handles> handles_;
+  uint32_t id_ = 0;
 };
 
 }  // namespace vfio

@@ -27,8 +27,8 @@ Napi::FunctionReference Group::Define(Napi::Env env) {
                             });
 }
 
-void Group::DefineQuick(Napi::Object self, const Slot& slot) {
-  DefineQuickFunction(self, "status", slot, CallQuick<Status>);
+void Group::DefineQuick(Napi::Object exports, Handles* handles) {
+  DefineFunction(exports, "groupStatus", CallQuick<Group, Status>, handles);
 }
 
 Napi::Value Group::Open(const Napi::CallbackInfo& info) {

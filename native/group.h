@@ -11,7 +11,8 @@ class Group : public FdObject<Group> {
   static constexpr napi_type_tag kTag = {0x3c9be25c7a0649f1, 0xb5d8107e64f3a902};
   static Napi::FunctionReference& Class(Addon& addon) { return addon.group; }
   static Napi::FunctionReference Define(Napi::Env env);
-  static void DefineQuick(Napi::Object self, const Slot& slot);
+  /** The calls that are made often. */
+  static void DefineQuick(Napi::Object exports, Handles* handles);
   using FdObject::FdObject;
 
  private:

@@ -6,6 +6,13 @@ export interface Binding {
   readonly Container: { open(path: string): NativeContainer }
   readonly Group: { open(path: string): NativeGroup }
   readonly Device: abstract new () => NativeDevice
+  // Calls that are made often take the number of their object: that is the quickest way to it.
+  /** `flags` of `struct vfio_group_status`. */
+  groupStatus(group: number): number
+  /** Where no capability is announced, only `struct vfio_region_info` itself is filled in. */
+  deviceRegionInfo(device: number, index: number, into: ArrayBuffer): ArrayBuffer
+  /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
+  deviceIrqInfo(device: number, index: number): number
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
@@ -29,6 +36,8 @@ export interface Binding {
 }
 
 export interface NativeHandle {
+  /** What the calls that are made often know it by, in this thread. */
+  readonly id: number
   /** Closes off the main thread. Idempotent. */
   close(): Promise<void>
   /** Closes at once, or when the work that runs on it ends. Idempotent. */
@@ -49,8 +58,6 @@ export interface NativeContainer extends NativeHandle {
 }
 
 export interface NativeGroup extends NativeHandle {
-  /** `flags` of `struct vfio_group_status`. */
-  status(): number
   setContainer(container: NativeContainer): void
   unsetContainer(): void
   /** `request` is what the kernel gets: the name, and after it what else the driver wants (` vf_token=…`). */
@@ -59,10 +66,6 @@ export interface NativeGroup extends NativeHandle {
 
 export interface NativeDevice extends NativeHandle {
   info: Fill
-  /** Where no capability is announced, only `struct vfio_region_info` itself is filled in. */
-  regionInfo(index: number, into: ArrayBuffer): ArrayBuffer
-  /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
-  irqInfo(index: number): number
   hotResetInfo: Fill
   reset(): Promise<void>
   hotReset(groups: readonly NativeGroup[]): Promise<void>

@@ -1,5 +1,6 @@
 import { type Answer, answerIn, scratch } from '../native/answer.js'
 import type { NativeDevice } from '../native/binding.js'
+import { binding } from '../native/load.js'
 import { badArgument, checkIndex, checkOptions, namesOf } from './arguments.js'
 import {
   type DeviceCapability,
@@ -153,7 +154,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
     const index = checkIndex(region, REGION_NAMES, 'region')
     let answer: Answer
     try {
-      answer = answerIn(this.handle.native.regionInfo(index, scratch))
+      answer = answerIn(binding().deviceRegionInfo(this.handle.native.id, index, scratch))
     } catch (error) {
       throw translate(error)
     }
@@ -178,7 +179,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
     const index = checkIndex(irq, IRQ_NAMES, 'irq')
     let answer: number
     try {
-      answer = this.handle.native.irqInfo(index)
+      answer = binding().deviceIrqInfo(this.handle.native.id, index)
     } catch (error) {
       throw translate(error)
     }

@@ -62,7 +62,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
   status(): GroupStatus {
     let flags: number
     try {
-      flags = this.handle.native.status()
+      flags = binding().groupStatus(this.handle.native.id)
     } catch (error) {
       throw translate(error)
     }

@@ -81,10 +81,10 @@ describe('an open object that was dropped', function () {
   })
 })
 
-describe('a function of an object of the addon', function () {
+describe('the number of an object of the addon', function () {
   this.timeout(30_000)
 
-  it('may be kept longer than the object', async () => {
+  it('is good as long as the object is there, and for its kind only', async () => {
     await withFake(
       [OPENS],
       async ({ log, failure }) => {
@@ -92,27 +92,22 @@ describe('a function of an object of the addon', function () {
         const addon = createRequire(`${process.cwd()}/`)(
           process.env.VFIO_ADDON ?? './build/Release/vfio.node',
         )
-        const kept = (() => {
-          const { status } = addon.Group.open('/dev/vfio/1')
-          return status
-        })()
-        // The finalizer of this one comes when that of the group has come.
-        let collected = false
-        const registry = new FinalizationRegistry(() => {
-          collected = true
-        })
-        ;(() => registry.register(addon.Group.open('/dev/vfio/2'), null))()
-        while (!collected) {
+        const group = addon.Group.open('/dev/vfio/1')
+        assert.equal(addon.groupStatus(group.id), 0)
+        assert.equal((await failure(() => addon.deviceIrqInfo(group.id, 0))).code, 'ERR_VFIO_BAD_ARGUMENT')
+        group.closeNow()
+        assert.equal((await failure(() => addon.groupStatus(group.id))).code, 'ERR_VFIO_CLOSED')
+
+        const dropped = (() => addon.Group.open('/dev/vfio/2').id)()
+        while (!log().includes('close /dev/vfio/2')) {
           globalThis.gc?.()
           await new Promise(setImmediate)
         }
-        assert.equal(kept(), 0)
-        const group = addon.Group.open('/dev/vfio/3')
-        const { status } = group
-        group.closeNow()
-        assert.equal((await failure(() => status())).code, 'ERR_VFIO_CLOSED')
-        // Not the last line: the collected objects may close theirs at any time.
-        assert(log().includes('close /dev/vfio/3'))
+        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_BAD_ARGUMENT')
+        const next = addon.Group.open('/dev/vfio/3')
+        assert.notEqual(next.id, dropped)
+        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert.equal(addon.groupStatus(next.id), 0)
       },
       { flags: ['--expose-gc'] },
     )

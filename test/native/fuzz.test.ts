@@ -16,7 +16,8 @@ describe('any arguments to the addon', () => {
         type Class = Record<string, Callable> & { prototype: Record<string, Callable> }
         const addon = createRequire(`${process.cwd()}/`)(
           process.env.VFIO_ADDON ?? './build/Release/vfio.node',
-        ) as Record<'Container' | 'Group' | 'Device', Class>
+        ) as Record<'Container' | 'Group' | 'Device', Class> &
+          Record<'groupStatus' | 'deviceRegionInfo' | 'deviceIrqInfo', Callable>
         const { Container, Group, Device } = addon
         const open = () => {
           const container = Container.open?.('/dev/vfio/vfio')
@@ -93,16 +94,21 @@ describe('any arguments to the addon', () => {
           }
         }
         const settings = { seed: input.seed, numRuns: input.runs }
-        // The calls that are made often are functions of each object, open or closed.
-        const instances = [container, group, device, closed.container, closed.group] as Record<
-          string,
-          Callable
-        >[]
-        const quick = instances.map((instance): [Record<string, Callable>, unknown[]] => [
-          instance,
-          [undefined, group],
-        ])
-        assert(quick.flatMap(([owner]) => Object.getOwnPropertyNames(owner)).length >= 4)
+        // The calls that are made often take the number of an object, of an open one or any other.
+        const ids = [container, group, device, closed.container, closed.group].map(
+          (object) => (object as { id: number }).id,
+        )
+        const quick = ['groupStatus', 'deviceRegionInfo', 'deviceIrqInfo'] as const
+        for (const name of quick) {
+          await fc.assert(
+            fc.asyncProperty(
+              fc.oneof(fc.constantFrom(...ids), fc.nat(2 ** 31 - 1), strange),
+              fc.array(strange, { maxLength: 3 }),
+              (id, args) => attempt(addon[name], undefined, [id, ...args]),
+            ),
+            settings,
+          )
+        }
         for (const type of [Container, Group, Device]) {
           await fc.assert(
             fc.asyncProperty(fc.array(strange, { maxLength: 3 }), async (args) => {
@@ -119,7 +125,6 @@ describe('any arguments to the addon', () => {
           const owners: [Record<string, Callable>, unknown[]][] = [
             [type, [type, undefined]],
             [type.prototype, [container, group, device, closed.container, closed.group]],
-            ...(type === Device ? quick : []),
           ]
           for (const [owner, selves] of owners) {
             for (const name of Object.getOwnPropertyNames(owner)) {
