@@ -10,6 +10,9 @@
 
 namespace {
 
+// No structure without capabilities is larger.
+constexpr size_t kAnswersSize = 64;
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
@@ -19,6 +22,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
+  Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
+  addon->answers = Napi::Persistent(answers);
+  addon->handles->answers = answers.Data();
+  exports.Set("answers", answers);
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));

@@ -1,5 +1,6 @@
 #include "device.h"
 
+#include <cstring>
 #include <vector>
 
 #include "group.h"
@@ -32,17 +33,19 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
   }
 }
 
-napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
+napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments, void* answers) {
   vfio_region_info question{};
   question.index = CheckedUint32(env, arguments[0], "index");
-  const Buffer into = BufferArgument(env, arguments[1], "into");
   Answer answer;
   const auto* info =
       Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
-  return answer.CopyTo(env, into, info->flags & VFIO_REGION_INFO_FLAG_CAPS ? answer.size() : sizeof *info);
+  if (info->flags & VFIO_REGION_INFO_FLAG_CAPS) return answer.CopyTo(env, {}, answer.size());
+  std::memcpy(answers, info, sizeof *info);
+  // Which is `undefined`.
+  return nullptr;
 }
 
-napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments) {
+napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments, void*) {
   vfio_irq_info info{};
   info.argsz = sizeof info;
   info.index = CheckedUint32(env, arguments[0], "index");

@@ -24,6 +24,7 @@ struct Addon {
   Napi::FunctionReference container;
   Napi::FunctionReference group;
   Napi::FunctionReference device;
+  Napi::Reference<Napi::ArrayBuffer> answers;
   SharedFd adopted;
   // Shared with every object, since the last of them may go after this.
   const std::shared_ptr<Handles> handles = std::make_shared<Handles>();

@@ -8,7 +8,7 @@
 namespace vfio {
 namespace {
 
-napi_value Status(Napi::Env env, const Fd& fd, const napi_value*) {
+napi_value Status(Napi::Env env, const Fd& fd, const napi_value*, void*) {
   vfio_group_status status{sizeof status, 0};
   Ioctl(fd, VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
   napi_value flags;

@@ -25,6 +25,10 @@ class Handles {
   /** The open descriptor, or ERR_VFIO_CLOSED. */
   const SharedFd& OpenAt(uint32_t id, const napi_type_tag& kind);
 
+  /** The memory of an ArrayBuffer for the answers to quick calls: asking for it at each call would take long.
+   */
+  void* answers = nullptr;
+
  private:
   struct Entry {
     const napi_type_tag* kind = nullptr;
@@ -36,8 +40,8 @@ class Handles {
   std::vector<uint32_t> free_;
 };
 
-/** A call on an open descriptor; of the arguments after the number there are always two. */
-using Quick = napi_value (*)(Napi::Env env, const Fd& fd, const napi_value* arguments);
+/** A call on an open descriptor, with one argument after the number; a structure goes into `answers`. */
+using Quick = napi_value (*)(Napi::Env env, const Fd& fd, const napi_value* arguments, void* answers);
 
 void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles);
 
@@ -46,16 +50,17 @@ void DefineFunction(Napi::Object exports, const char* name, napi_callback callba
 template <typename T, Quick quick>
 napi_value CallQuick(napi_env env, napi_callback_info info) {
   return Napi::details::WrapCallback(env, [&]() -> napi_value {
-    size_t count = 3;
-    napi_value arguments[3];
-    void* handles;
-    napi_get_cb_info(env, info, &count, arguments, nullptr, &handles);
+    size_t count = 2;
+    napi_value arguments[2];
+    void* data;
+    napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
+    Handles* handles = static_cast<Handles*>(data);
     try {
       uint32_t id;
       if (napi_get_value_uint32(env, arguments[0], &id) != napi_ok) {
         throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
       }
-      return quick(env, *static_cast<Handles*>(handles)->OpenAt(id, T::kTag), arguments + 1);
+      return quick(env, *handles->OpenAt(id, T::kTag), arguments + 1, handles->answers);
     } catch (...) {
       throw ToError(env);
     }

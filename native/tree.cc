@@ -55,7 +55,8 @@ std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
   for (uint32_t i = 0; i < array.Length(); i++) {
     Napi::Value item = array.Get(i);
     double count = item.IsNumber() ? item.As<Napi::Number>().DoubleValue() : -1;
-    if (!(count >= 0 && count <= maximum)) throw Napi::TypeError::New(value.Env(), "expected a count of bytes");
+    if (!(count >= 0 && count <= maximum))
+      throw Napi::TypeError::New(value.Env(), "expected a count of bytes");
     out.push_back(static_cast<uint32_t>(count));
   }
   return out;
@@ -208,12 +209,8 @@ Batch TakeAll(const Request& request) {
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsString()) throw Napi::TypeError::New(env, "expected a path");
-  Request request{info[0].As<Napi::String>().Utf8Value(),
-                  Strings(info[1]),
-                  Strings(info[2]),
-                  Counts(info[3], kLargestFile),
-                  Strings(info[4]),
-                  Strings(info[5])};
+  Request request{info[0].As<Napi::String>().Utf8Value(), Strings(info[1]), Strings(info[2]),
+                  Counts(info[3], kLargestFile),          Strings(info[4]), Strings(info[5])};
   if (request.limits.size() != request.files.size()) {
     throw Napi::TypeError::New(env, "expected a limit for each file");
   }

@@ -1,3 +1,5 @@
+import { binding } from './load.js'
+
 /** As large as what the addon asks with first, so that the common answer needs no new buffer. */
 export const scratch = new ArrayBuffer(128)
 
@@ -69,6 +71,14 @@ function inside<T>(value: T | undefined): T {
 }
 
 const scratchAnswer = new Answer(scratch)
+
+let quickAnswer: Answer | undefined
+
+/** What a quick call left in `answers`. Read it at once: the next call overwrites it. */
+export function answerOfQuickCall(): Answer {
+  quickAnswer ??= new Answer(binding().answers)
+  return quickAnswer
+}
 
 /** Reads what a call of the addon returned. Read it at once: the next call may overwrite it. */
 export function answerIn(buffer: ArrayBuffer): Answer {

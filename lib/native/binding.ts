@@ -7,10 +7,12 @@ export interface Binding {
   readonly Group: { open(path: string): NativeGroup }
   readonly Device: abstract new () => NativeDevice
   // Calls that are made often take the number of their object: that is the quickest way to it.
+  /** Where they put what is larger than a number, until the next of them. */
+  readonly answers: ArrayBuffer
   /** `flags` of `struct vfio_group_status`. */
   groupStatus(group: number): number
-  /** Where no capability is announced, only `struct vfio_region_info` itself is filled in. */
-  deviceRegionInfo(device: number, index: number, into: ArrayBuffer): ArrayBuffer
+  /** `struct vfio_region_info` with its capabilities, or `undefined` where there are none: it is in `answers` then. */
+  deviceRegionInfo(device: number, index: number): ArrayBuffer | undefined
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */

@@ -1,4 +1,4 @@
-import { type Answer, answerIn, scratch } from '../native/answer.js'
+import { type Answer, answerIn, answerOfQuickCall, scratch } from '../native/answer.js'
 import type { NativeDevice } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkIndex, checkOptions, namesOf } from './arguments.js'
@@ -108,6 +108,7 @@ export interface ResetOptions {
 
 const DEVICE_CAPABILITIES = 1 << 7
 const REGION_CAPABILITIES = 1 << 3
+const NO_CAPABILITIES: readonly never[] = Object.freeze([])
 const BY_DEVID = 1 << 0
 const ALL_OWNED = 1 << 1
 
@@ -154,7 +155,8 @@ export class VfioDevice extends VfioObject<NativeDevice> {
     const index = checkIndex(region, REGION_NAMES, 'region')
     let answer: Answer
     try {
-      answer = answerIn(binding().deviceRegionInfo(this.handle.native.id, index, scratch))
+      const own = binding().deviceRegionInfo(this.handle.native.id, index)
+      answer = own === undefined ? answerOfQuickCall() : answerIn(own)
     } catch (error) {
       throw translate(error)
     }
@@ -167,7 +169,7 @@ export class VfioDevice extends VfioObject<NativeDevice> {
       flags,
       size: answer.u64(16),
       offset: answer.u64(24),
-      capabilities: flags & REGION_CAPABILITIES ? regionCapabilities(answer, answer.u32(12)) : [],
+      capabilities: flags & REGION_CAPABILITIES ? regionCapabilities(answer, answer.u32(12)) : NO_CAPABILITIES,
     }
   }
 
