@@ -37,9 +37,12 @@ export class Answer {
   }
 
   u64(at: number): bigint {
-    // Kernels before 6.6 align their capabilities to four bytes only.
-    if (at & 7) return inside(new BigUint64Array(this.#bytes.slice(at, at + 8).buffer)[0])
     return inside(this.#longs[at >>> 3])
+  }
+
+  /** Kernels before 6.6 align their capabilities to four bytes only. */
+  u64Anywhere(at: number): bigint {
+    return at & 7 ? inside(new BigUint64Array(this.#bytes.slice(at, at + 8).buffer)[0]) : this.u64(at)
   }
 
   bytes(at: number, end: number): Uint8Array {

@@ -91,8 +91,8 @@ function iommuCapability(answer: Answer, at: number): IommuCapability {
   }
   if (id === 2) {
     need(answer, at, 32)
-    const pageSizes = answer.u64(at + 16)
-    return { name: 'migration', id, version, pageSizes, maxDirtyBitmapSize: answer.u64(at + 24) }
+    const pageSizes = answer.u64Anywhere(at + 16)
+    return { name: 'migration', id, version, pageSizes, maxDirtyBitmapSize: answer.u64Anywhere(at + 24) }
   }
   if (id === 3) {
     need(answer, at, 12)
@@ -137,7 +137,7 @@ function pairs(answer: Answer, at: number, what: string): [bigint, bigint][] {
   }
   return Array.from({ length: count }, (_, i) => {
     const pair = at + 16 + i * 16
-    return [answer.u64(pair), answer.u64(pair + 8)]
+    return [answer.u64Anywhere(pair), answer.u64Anywhere(pair + 8)]
   })
 }
 

@@ -169,7 +169,8 @@ export class VfioDevice extends VfioObject<NativeDevice> {
       flags,
       size: answer.u64(16),
       offset: answer.u64(24),
-      capabilities: flags & REGION_CAPABILITIES ? regionCapabilities(answer, answer.u32(12)) : NO_CAPABILITIES,
+      capabilities:
+        flags & REGION_CAPABILITIES ? regionCapabilities(answer, answer.u32(12)) : NO_CAPABILITIES,
     }
   }
 
