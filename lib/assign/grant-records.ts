@@ -1,3 +1,4 @@
+import { rmdir } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { parseAddress, splitAddress } from '../sysfs/address.js'
@@ -24,6 +25,8 @@ export interface GrantRecord {
 
 /** Where grants are remembered. Keys are addresses in full. */
 export interface GrantRecords {
+  /** Waits until no other program grants or revokes: devices of several groups share `/dev/iommu`. */
+  lock(): Promise<AsyncDisposable>
   keys(): Promise<string[]>
   /** `null` where there is none. */
   read(key: string): Promise<GrantRecord | null>
@@ -40,6 +43,31 @@ export class GrantFiles implements GrantRecords {
 
   constructor(directory: string) {
     this.#directory = resolve(directory)
+  }
+
+  async lock(): Promise<AsyncDisposable> {
+    for (;;) {
+      const directory = await this.#open(true)
+      if (directory === null) throw new Error(`${this.#directory} was not made`)
+      try {
+        await directory.lock()
+        // Who emptied it may have removed it meanwhile.
+        if (await directory.isInPlace()) return this.#held(directory)
+      } catch (error) {
+        await directory[Symbol.asyncDispose]()
+        throw error
+      }
+      await directory[Symbol.asyncDispose]()
+    }
+  }
+
+  #held(directory: SafeDirectory): AsyncDisposable {
+    const letGo = async () => {
+      // What was made for the lock alone goes with it.
+      await rmdir(this.#directory).catch(() => {})
+      await directory[Symbol.asyncDispose]()
+    }
+    return { [Symbol.asyncDispose]: letGo }
   }
 
   async keys(): Promise<string[]> {

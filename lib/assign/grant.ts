@@ -1,10 +1,13 @@
 import { VfioError } from '../errors.js'
 import { lockedMemory, type Memlock } from '../export/memlock.js'
 import { parseAddress } from '../sysfs/address.js'
+import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
 import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
 import { bootId, JOURNAL, Journal } from './journal.js'
+import { DEADLINE, withDeadline } from './kernel.js'
 import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
 
 export interface GrantPlace {
@@ -50,6 +53,18 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const paths = nodesOf(seen, device, options.dev ?? '/dev')
   const records = recordsOf(options)
   await using _lock = await lock(options, device.group)
+  return exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
+}
+
+type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
+
+async function giveNodes(
+  device: PciDevice,
+  paths: readonly string[],
+  records: GrantRecords,
+  options: Given,
+): Promise<Grant> {
+  const { uid, gid } = options
   await using open = await openAll(paths)
   if (!open.nodes.some(({ path }) => path === paths[0] || path === paths[1])) {
     throw new VfioError(
@@ -86,7 +101,7 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
     for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
   } catch (error) {
     if (before) await records.write(device.address, before)
-    else await giveBack(records, device.address)
+    else await takeBack(records, device.address)
     throw error
   }
   return { address: device.address, uid, gid, nodes, memlock }
@@ -134,7 +149,30 @@ export async function revokeAll(addresses: readonly string[], place: GrantPlace 
   return revocations
 }
 
+/** What was never granted needs no lock, and leaves no trace. */
 async function giveBack(records: GrantRecords, address: string): Promise<Revocation | null> {
+  if ((await records.read(address)) === null) return null
+  return exclusively(records, () => takeBack(records, address))
+}
+
+const turns = new SerialQueue()
+
+/** One grant or revocation at a time, here and among programs: devices of several groups share `/dev/iommu`. */
+function exclusively<T>(records: GrantRecords, work: () => Promise<T>): Promise<T> {
+  return turns.run(async () => {
+    const lock = records.lock()
+    try {
+      await withDeadline(lock, DEADLINE, () => 'another program grants or revokes all this time')
+    } catch (error) {
+      lock.then((late) => late[Symbol.asyncDispose]()).catch(() => {})
+      throw error
+    }
+    await using _held = await lock
+    return await work()
+  })
+}
+
+async function takeBack(records: GrantRecords, address: string): Promise<Revocation | null> {
   const record = await records.read(address)
   if (record === null) return null
   const restored: string[] = []

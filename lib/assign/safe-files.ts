@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
+import { binding } from '../native/load.js'
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants
 
@@ -66,6 +67,22 @@ export class SafeDirectory {
       }
     }
     return new SafeDirectory(current, shown)
+  }
+
+  /** Waits until no other program has the lock of this directory, then has it until it is closed. */
+  async lock(): Promise<void> {
+    await binding().waitForLock(this.#handle.fd)
+  }
+
+  /** Does its path still lead here? */
+  async isInPlace(): Promise<boolean> {
+    try {
+      const [ours, there] = [await this.#handle.stat(), await lstat(this.path)]
+      return ours.ino === there.ino && ours.dev === there.dev
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return false
+      throw fileError(error, this.path)
+    }
   }
 
   async names(): Promise<string[]> {

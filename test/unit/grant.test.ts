@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   chmodSync,
   chownSync,
@@ -14,6 +15,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
@@ -150,6 +152,34 @@ describe('grant', () => {
     chmodSync(`${dev}/vfio/7`, 0o600)
     await takeBack('00:04.0')
     assert.deepEqual(picture(), before)
+  })
+
+  it('gives what devices share to one of two users who ask at once', async () => {
+    const before = picture()
+    const asked = await Promise.allSettled([give('00:04.0', 1111), give('00:05.0', 2222)])
+    const lost = asked.flatMap((one) => (one.status === 'rejected' ? one.reason : []))
+    assert.equal(lost.length, 1)
+    assert(isCode('ERR_VFIO_IN_USE')(lost[0]), String(lost[0]))
+    const won = asked.flatMap((one) => (one.status === 'fulfilled' ? one.value : []))
+    assert.equal(owner('iommu'), `${won[0]?.uid}:0 660`)
+    await takeBack(won[0]?.address ?? '')
+    assert.deepEqual(picture(), before)
+  })
+
+  it('waits for another program that grants', async () => {
+    mkdirSync(journal, { mode: 0o700 })
+    const other = spawn('flock', [journal, 'sh', '-c', 'echo held; read line'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    await once(other.stdout, 'data')
+    const before = picture()
+    const given = give('00:04.0', 'nobody')
+    // The event loop goes on meanwhile.
+    await readFile('/proc/self/stat')
+    assert.deepEqual(picture(), before)
+    other.stdin.end('\n')
+    assert.equal((await given).uid, 65534)
+    assert.equal(owner('iommu'), '65534:0 660')
   })
 
   it('records readable for root alone, before the first change', async () => {
