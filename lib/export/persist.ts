@@ -46,8 +46,8 @@ export const UDEV_FILE = '/etc/udev/rules.d/05-vfio-persist.rules'
 const hex = (value: number) => value.toString(16).padStart(4, '0')
 
 /**
- * The boot configuration that binds devices to vfio-pci before their host drivers can take them. By address it tells
- * identical devices apart.
+ * The boot configuration that binds devices to VFIO before their host drivers can take them. By address it tells
+ * identical devices apart, and gives each its variant driver where the kernel has one; ids are for vfio-pci alone.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`; `ERR_VFIO_BAD_ARGUMENT` for none, bridges and virtual
  * functions, which boot does not bring
  */
@@ -62,14 +62,24 @@ export function planPersistence(
   const devices = chooseDevices(seen, addresses)
   const hostDrivers = [...new Set(devices.flatMap(hostModules))].sort()
   const isModule = (name: string) => !builtin.has(name)
-  const soft = hostDrivers.filter(isModule).map((module) => `softdep ${module} pre: vfio-pci`)
   const hasModule = seen.host.modules.vfio_pci !== 'builtin'
-  const binding = by === 'ids' ? [`options vfio-pci ids=${idsOf(devices).join(',')}`] : [installLine(devices)]
+  const drivers = byDriver(devices, by)
+  const modular = [...drivers].filter(([driver]) => (driver === 'vfio-pci' ? hasModule : isModule(driver)))
+  const soft = hostDrivers.filter(isModule).flatMap((module) => {
+    const first = modular.flatMap(([driver, its]) =>
+      its.some((device) => hostModules(device).includes(module)) ? driver : [],
+    )
+    return first.length > 0 ? `softdep ${module} pre: ${first.join(' ')}` : []
+  })
+  const binding =
+    by === 'ids' ? [`options vfio-pci ids=${idsOf(devices).join(',')}`] : modular.map(installLine)
   const files: PersistFile[] = []
-  if (hasModule) files.push({ path: MODPROBE_FILE, kind: 'file', content: text([...binding, ...soft]) })
+  if (modular.length > 0)
+    files.push({ path: MODPROBE_FILE, kind: 'file', content: text([...binding, ...soft]) })
   if (by === 'address') files.push({ path: UDEV_FILE, kind: 'file', content: text(rules(devices)) })
   const tool = INITRAMFS[initramfs]
-  const modules = initramfsModules(seen)
+  const variants = modular.map(([driver]) => driver).filter((driver) => driver !== 'vfio-pci')
+  const modules = [...initramfsModules(seen), ...variants]
   if (tool && modules.length > 0) {
     const copied = files.filter(({ kind }) => kind === 'file').map(({ path }) => path)
     files.push({ path: tool.path, kind: tool.kind, content: text(tool.lines(modules, copied)) })
@@ -81,14 +91,14 @@ export function planPersistence(
     files,
     rebuild: tool?.rebuild ?? null,
     warnings: [
-      ...(by === 'ids' ? grabbed(seen, devices) : []),
+      ...(by === 'ids' ? [...grabbed(seen, devices), ...withoutVariant(devices)] : []),
       ...hostDrivers
         .filter((module) => !isModule(module))
         .map(
           (module) =>
             `${module} is built into the kernel and takes its devices before any file is read: bind them with "vfio bind" after boot`,
         ),
-      ...(hasModule ? [] : [builtinWarning(by, devices)]),
+      ...(hasModule || !drivers.has('vfio-pci') ? [] : [builtinWarning(by, devices)]),
       ...companions(seen, devices),
     ],
   }
@@ -128,19 +138,33 @@ function idOf({ vendor, device, subsystemVendor, subsystemDevice }: PciDevice): 
 
 const idsOf = (devices: readonly PciDevice[]) => [...new Set(devices.map(idOf))]
 
-/** The override is there before vfio-pci is, and vfio-pci before the host driver: in this order, whoever asks first. */
-function installLine(devices: readonly PciDevice[]): string {
+/** The variant driver that the kernel has for a device, whose name is that of its module; else vfio-pci. */
+const driverOf = (device: PciDevice) => device.variantDrivers.find(isModuleName) ?? 'vfio-pci'
+
+function byDriver(devices: readonly PciDevice[], by: PersistBy): Map<string, PciDevice[]> {
+  const drivers = new Map<string, PciDevice[]>()
+  for (const device of devices) {
+    const driver = by === 'ids' ? 'vfio-pci' : driverOf(device)
+    drivers.set(driver, [...(drivers.get(driver) ?? []), device])
+  }
+  return drivers
+}
+
+/** The override is there before the VFIO driver is, and that before the host driver: in this order, whoever asks first. */
+function installLine([driver, devices]: readonly [string, readonly PciDevice[]]): string {
   const list = devices.map(({ address }) => address).join(' ')
-  const set = 'echo vfio-pci 2>/dev/null >/sys/bus/pci/devices/$a/driver_override'
-  return `install vfio-pci for a in ${list}; do [ ! -e /sys/bus/pci/devices/$a ] || ${set}; done; /sbin/modprobe --ignore-install vfio-pci $CMDLINE_OPTS`
+  const set = `echo ${driver} 2>/dev/null >/sys/bus/pci/devices/$a/driver_override`
+  return `install ${driver} for a in ${list}; do [ ! -e /sys/bus/pci/devices/$a ] || ${set}; done; /sbin/modprobe --ignore-install ${driver} $CMDLINE_OPTS`
 }
 
 function rules(devices: readonly PciDevice[]): string[] {
-  return devices.flatMap(({ address }) => {
+  return devices.flatMap((device) => {
+    const { address } = device
+    const driver = driverOf(device)
     const match = `ACTION=="add", SUBSYSTEM=="pci", KERNEL=="${address}"`
     return [
-      `${match}, ATTR{driver_override}="vfio-pci", RUN{builtin}+="kmod load vfio-pci"`,
-      // For when vfio-pci is there already; a device that has a driver may be in use and is left alone.
+      `${match}, ATTR{driver_override}="${driver}", RUN{builtin}+="kmod load ${driver}"`,
+      // For when the driver is there already; a device that has one may be in use and is left alone.
       `${match}, DRIVER=="", ATTR{[subsystem/pci]drivers_probe}="${address}"`,
     ]
   })
@@ -166,6 +190,14 @@ function grabbed(seen: Snapshot, devices: readonly PciDevice[]): string[] {
         `${device.address} has the same ids (${idOf(device)}) and will be bound to vfio-pci too${device.driver ? `, away from ${device.driver}` : ''}: use --by address to tell them apart`,
     )
 }
+
+const withoutVariant = (devices: readonly PciDevice[]) =>
+  devices
+    .filter((device) => driverOf(device) !== 'vfio-pci')
+    .map(
+      (device) =>
+        `${device.address} has the variant driver ${driverOf(device)}, which ids cannot give it: use --by address for that`,
+    )
 
 function builtinWarning(by: PersistBy, devices: readonly PciDevice[]): string {
   return by === 'ids'

@@ -106,6 +106,28 @@ describe('persist', () => {
       assert.match(warnings[0] ?? '', /^0000:00:04\.0 has the same ids \(144d:a808\).*away from nvme/)
     })
 
+    it('the variant driver of those that have one, and vfio-pci for the others', () => {
+      const aliases = [
+        ...(HOST.aliases ?? []),
+        'alias vfio_pci:v0000144Dd0000A808sv*sd*bc*sc*i* some_vfio_pci',
+      ]
+      const host = see({ ...HOST, aliases })
+      const plan = planPersistence(host, ['00:03.0', '59:00.1'], { initramfs: 'initramfs-tools' })
+      const [modprobe, udev, modules] = plan.files.map((file) => file.content)
+      assert.match(
+        modprobe ?? '',
+        /^install some_vfio_pci for a in 0000:00:03\.0; .*echo some_vfio_pci .*\ninstall vfio-pci for a in 0000:59:00\.1; .*\nsoftdep nvme pre: some_vfio_pci\nsoftdep snd_hda_intel pre: vfio-pci\n$/,
+      )
+      assert.match(
+        udev ?? '',
+        /"0000:00:03\.0", ATTR\{driver_override\}="some_vfio_pci", .*kmod load some_vfio_pci/,
+      )
+      assert.equal(modules, 'vfio_pci\nvfio\nvfio_iommu_type1\nsome_vfio_pci\n')
+      const { files, warnings } = planPersistence(host, ['00:03.0'], { by: 'ids' })
+      assert.doesNotMatch(files[0]?.content ?? '', /some_vfio_pci/)
+      assert.match(warnings.join('\n'), /0000:00:03\.0 has the variant driver some_vfio_pci/)
+    })
+
     it('the module that VFIO had until 6.2, and no longer', () => {
       for (const [kernel, has] of [
         ['5.10.0-28-amd64', true],
