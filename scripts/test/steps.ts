@@ -65,7 +65,7 @@ const labRuns: readonly LabRun[] = [
       files,
     })),
   ]),
-  ...['hotplug', 'nested', 'desktop'].flatMap((topology) =>
+  ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
       name: `lab:${kernel}:${topology}`,
       kernel,

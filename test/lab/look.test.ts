@@ -1,0 +1,30 @@
+import assert from 'node:assert/strict'
+import { release } from 'node:os'
+import { assess, Host, planAssignment, type Snapshot } from 'vfio'
+
+/** What is said about a device, but for who uses it, which may change from one look to the next. */
+function verdictsOn(seen: Snapshot, address: string): unknown {
+  const { steps, toBind, blockers, warnings, basis } = planAssignment(seen, [address], { group: true })
+  const inUse = blockers.filter(({ code }) => code !== 'ERR_VFIO_IN_USE')
+  const { group } = seen.device(address)
+  return {
+    device: seen.device(address),
+    group: group === null ? null : seen.group(group),
+    assessment: assess(seen, address),
+    plan: { steps, toBind, blockers: inUse, warnings, basis },
+  }
+}
+
+describe(`a look at this host (${release()})`, () => {
+  it('around one device says of it what a look at everything says', () => {
+    const host = new Host()
+    const whole = host.snapshot()
+    let smaller = 0
+    for (const { address } of whole.devices) {
+      const around = host.snapshot({ around: [address] })
+      assert.deepEqual(verdictsOn(around, address), verdictsOn(whole, address), address)
+      if (around.devices.length < whole.devices.length) smaller++
+    }
+    assert.ok(smaller > whole.devices.length / 2, `${smaller} of ${whole.devices.length} looks were smaller`)
+  })
+})
