@@ -144,10 +144,9 @@ function refuseOpen(changes: Changes, { devices }: JournalRecord): void {
 
 /** What the next driver gets should not depend on what was done to the device; but it gets it in any case. */
 async function resetAll(changes: Changes, record: JournalRecord): Promise<string[]> {
-  const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot()
-  const bound = record.devices
-    .map(({ address }) => address)
-    .filter((address) => seen.has(address) && isVfioDriver(seen.device(address).driver))
+  const around = record.devices.map(({ address }) => address)
+  const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({ around })
+  const bound = around.filter((address) => seen.has(address) && isVfioDriver(seen.device(address).driver))
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {
     try {

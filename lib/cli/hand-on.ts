@@ -98,7 +98,7 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     .addOption(json())
     .action(
       run((address: string, count: string, options: VfsCommandOptions) =>
-        vfs(look({}), address, count, options),
+        vfs(look({}, { around: [address] }), address, count, options),
       ),
     )
 }

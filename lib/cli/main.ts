@@ -174,7 +174,7 @@ function program(): Command {
     .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')
     .addOption(json())
     .addOption(sysfs())
-    .action(run((options: Common) => doctor(look(options), options)))
+    .action(run((options: Common) => doctor(look(options, { brief: true }), options)))
   vfio
     .command('help')
     .description('this text, or that of a command')
