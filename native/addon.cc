@@ -29,7 +29,6 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
-  exports.Set("waitForLock", Napi::Function::New(env, vfio::WaitForLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));
   exports.Set("readTree", Napi::Function::New(env, vfio::ReadTree));

@@ -5,7 +5,6 @@
 
 #include "util/arguments.h"
 #include "util/failure.h"
-#include "util/work.h"
 
 namespace vfio {
 
@@ -19,15 +18,6 @@ Napi::Value TryLock(const Napi::CallbackInfo& info) {
   } catch (...) {
     throw ToError(info.Env());
   }
-}
-
-Napi::Value WaitForLock(const Napi::CallbackInfo& info) {
-  const int descriptor = static_cast<int>(Uint32Argument(info, 0, "descriptor"));
-  return Work::Start(info.Env(), "vfio:lock", [descriptor] {
-    while (flock(descriptor, LOCK_EX) != 0) {
-      if (errno != EINTR) throw SystemFailure(errno, "flock", "lock", "");
-    }
-  });
 }
 
 }  // namespace vfio

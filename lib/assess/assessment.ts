@@ -112,8 +112,11 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
   return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
 }
 
-/** What else it takes to open a virtual function whose physical function is with vfio-pci (since 5.7; before, it had none). */
-function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
+/**
+ * What else it takes to open a virtual function whose physical function is with vfio-pci (since 5.7; before, it had none);
+ * an empty text for nothing. @internal
+ */
+export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
 }

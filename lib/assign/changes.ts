@@ -17,15 +17,18 @@ export interface ChangeOptions {
   readonly kernel?: KernelAccess | undefined
 }
 
+/**
+ * What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program,
+ * since each call that hangs takes a thread with it.
+ */
+const unanswered = new Map<string, string>()
+
 /** Changes a host one write at a time, each with a deadline, and sees whether they took hold. */
 export class Changes {
   readonly kernel: KernelAccess
   readonly #sysfs: string
   readonly #deadline: number
   readonly #onChange: Progress
-  /** What the kernel has not answered yet, by device: it may still happen at any time. */
-  readonly #unanswered = new Map<string, string>()
-
   constructor(sysfs: string, options: ChangeOptions) {
     this.#sysfs = sysfs
     this.kernel = options.kernel ?? runningKernel
@@ -73,8 +76,9 @@ export class Changes {
     const answer = work()
     await withDeadline(answer, this.#deadline, () => {
       const sentence = what()
-      const answered = () => this.#unanswered.delete(subject)
-      this.#unanswered.set(subject, sentence)
+      const key = this.#key(subject)
+      const answered = () => unanswered.delete(key)
+      unanswered.set(key, sentence)
       answer.then(answered, answered)
       return sentence
     })
@@ -85,12 +89,16 @@ export class Changes {
    * @throws VfioError `ERR_VFIO_TIMEOUT`
    */
   expectAnswered(subject: string): void {
-    const asked = this.#unanswered.get(subject)
+    const asked = unanswered.get(this.#key(subject))
     if (asked === undefined) return
     throw new VfioError(
       'ERR_VFIO_TIMEOUT',
       `${subject} stays as it is, since the kernel is still busy ${asked}`,
     )
+  }
+
+  #key(subject: string): string {
+    return `${this.#sysfs} ${subject}`
   }
 
   /** The device that a write is about, else the file. */

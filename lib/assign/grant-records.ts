@@ -10,6 +10,8 @@ export interface GrantedNode {
   readonly path: string
   readonly former: NodeState
   readonly granted: Ownership
+  /** To whom an earlier grant of the same device gave it: a crash may have left it so. */
+  readonly earlier?: Ownership
 }
 
 /** What is needed to take a grant back, written before the first change. */
@@ -25,7 +27,10 @@ export interface GrantRecord {
 
 /** Where grants are remembered. Keys are addresses in full. */
 export interface GrantRecords {
-  /** Waits until no other program grants or revokes: devices of several groups share `/dev/iommu`. */
+  /**
+   * Keeps other programs from granting and revoking: devices of several groups share `/dev/iommu`.
+   * @throws VfioError `ERR_VFIO_LOCKED` where one does so now
+   */
   lock(): Promise<AsyncDisposable>
   keys(): Promise<string[]>
   /** `null` where there is none. */
@@ -50,7 +55,12 @@ export class GrantFiles implements GrantRecords {
       const directory = await this.#open(true)
       if (directory === null) throw new Error(`${this.#directory} was not made`)
       try {
-        await directory.lock()
+        if (!directory.tryLock()) {
+          throw new VfioError(
+            'ERR_VFIO_LOCKED',
+            `another program grants or revokes at this moment (it has ${this.#directory} locked): try again when it is done`,
+          )
+        }
         // Who emptied it may have removed it meanwhile.
         if (await directory.isInPlace()) return this.#held(directory)
       } catch (error) {
@@ -140,7 +150,7 @@ export function parseGrant(text: string): GrantRecord {
 const NODE = /^(?:\/[^\0]*)?\/(?:vfio\/(?:noiommu-)?\d{1,9}|vfio\/devices\/vfio\d{1,9}|iommu)$/
 
 function parseNode(value: unknown): GrantedNode {
-  const { path, former, granted } = object(value, 'a node')
+  const { path, former, granted, earlier } = object(value, 'a node')
   if (typeof path !== 'string' || path.length > 4096 || !NODE.test(path) || path.includes('/../')) {
     throw new Error('the path of a node is missing or wrong')
   }
@@ -150,6 +160,7 @@ function parseNode(value: unknown): GrantedNode {
     path,
     former: { ...ownership(before), rdev: before.rdev },
     granted: ownership(object(granted, 'an owner')),
+    ...(earlier !== undefined && { earlier: ownership(object(earlier, 'an earlier owner')) }),
   }
 }
 

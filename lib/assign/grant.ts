@@ -7,7 +7,6 @@ import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
 import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
 import { bootId, JOURNAL, Journal } from './journal.js'
-import { DEADLINE, withDeadline } from './kernel.js'
 import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
 
 export interface GrantPlace {
@@ -53,7 +52,7 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const paths = nodesOf(seen, device, options.dev ?? '/dev')
   const records = recordsOf(options)
   await using _lock = await lock(options, device.group)
-  return exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
+  return await exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
 }
 
 type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
@@ -88,7 +87,7 @@ async function giveNodes(
         `${path} belongs to uid ${shared.granted.uid} through the grant of another device: grant both to the same user and group`,
       )
     }
-    return { path, former, granted }
+    return { path, former, granted, ...(again && { earlier: again.granted }) }
   })
   await records.write(device.address, {
     version: 1,
@@ -100,8 +99,8 @@ async function giveNodes(
   try {
     for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
   } catch (error) {
-    if (before) await records.write(device.address, before)
-    else await takeBack(records, device.address)
+    // All or nothing: what was granted before is granted no more.
+    await takeBack(records, device.address)
     throw error
   }
   return { address: device.address, uid, gid, nodes, memlock }
@@ -160,14 +159,7 @@ const turns = new SerialQueue()
 /** One grant or revocation at a time, here and among programs: devices of several groups share `/dev/iommu`. */
 function exclusively<T>(records: GrantRecords, work: () => Promise<T>): Promise<T> {
   return turns.run(async () => {
-    const lock = records.lock()
-    try {
-      await withDeadline(lock, DEADLINE, () => 'another program grants or revokes all this time')
-    } catch (error) {
-      lock.then((late) => late[Symbol.asyncDispose]()).catch(() => {})
-      throw error
-    }
-    await using _held = await lock
+    await using _lock = await records.lock()
     return await work()
   })
 }
@@ -179,11 +171,11 @@ async function takeBack(records: GrantRecords, address: string): Promise<Revocat
   const kept: string[] = []
   const changed: string[] = []
   const others = await otherGrants(records, address)
-  for (const { path, former, granted } of currentOnly(record)?.nodes ?? []) {
+  for (const { path, former, granted, earlier } of currentOnly(record)?.nodes ?? []) {
     await using node = await DeviceNode.open(path)
     const isShared = others.some((other) => other.path === path && other.former.rdev === former.rdev)
     if (node === null || node.state.rdev !== former.rdev || isShared) kept.push(path)
-    else if (isBetween(node.state, former, granted)) {
+    else if (isBetween(node.state, [former, granted, ...(earlier ? [earlier] : [])])) {
       if (!isSame(node.state, former)) await node.give(former)
       restored.push(path)
     } else {
@@ -196,9 +188,9 @@ async function takeBack(records: GrantRecords, address: string): Promise<Revocat
 
 const isSame = (a: Ownership, b: Ownership) => a.uid === b.uid && a.gid === b.gid && a.mode === b.mode
 
-/** Is each part of it either as before or as granted? A crash leaves some of each. */
-const isBetween = (now: Ownership, former: Ownership, granted: Ownership) =>
-  (['uid', 'gid', 'mode'] as const).every((part) => now[part] === former[part] || now[part] === granted[part])
+/** Is each part of it as in one of these? A crash leaves some of each. */
+const isBetween = (now: Ownership, states: readonly Ownership[]) =>
+  (['uid', 'gid', 'mode'] as const).every((part) => states.some((state) => now[part] === state[part]))
 
 /** Nodes do not outlive a boot: what a record of another one says holds for none of today's. */
 const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)

@@ -7,6 +7,7 @@ import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
+import { bySlot } from './slots.js'
 
 /** When devices are reset: never, once they are bound, or also before the host gets them back. */
 export type ResetPolicy = 'none' | 'before' | 'before-and-after'
@@ -122,7 +123,7 @@ class Planner {
     const uses = this.#checkUses(devices)
     for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
     const ids = this.#options.ids ? this.#planIds(rebound) : []
-    if (!this.#options.ids) for (const device of rebound) this.#planBinding(device)
+    if (!this.#options.ids) for (const functions of bySlot(rebound)) this.#planBinding(functions)
     const reset = this.#options.reset ?? 'before-and-after'
     if (reset !== 'none') this.#planResets(devices)
     return {
@@ -289,19 +290,29 @@ class Planner {
     this.#steps.push({ action: 'write', path, value: driver, address, why })
   }
 
-  #planBinding(device: PlannedDevice): void {
-    const { driver, former } = device
-    if (former.override !== driver) {
-      this.#planOverride(
-        device,
-        `lets only ${driver} take this device, and no other device with the same ids`,
-      )
+  /** All functions of a slot leave the host before the first is with VFIO: ehci_hcd looks into its companions. */
+  #planBinding(functions: readonly PlannedDevice[]): void {
+    for (const device of functions) {
+      const { driver, former } = device
+      if (former.override !== driver) {
+        this.#planOverride(
+          device,
+          `lets only ${driver} take this device, and no other device with the same ids`,
+        )
+      }
+      this.#planUnbind(device)
     }
-    this.#planUnbind(device)
-    this.#planProbe(device)
+    for (const device of functions) this.#planProbe(device)
   }
 
   #planIds(devices: readonly PlannedDevice[]): string[] {
+    if (this.#seen.isPartial) {
+      this.#block(
+        this.#asked[0]?.address ?? '',
+        'ERR_VFIO_BAD_ARGUMENT',
+        'ids may fit devices that were not looked at: plan on a snapshot of the whole host, without around',
+      )
+    }
     const hex = (value: number) => value.toString(16).padStart(4, '0')
     const ids = new Map<string, PlannedDevice>()
     for (const device of devices) {

@@ -62,6 +62,8 @@ export interface RecoveryReport {
   /** Records that another program works on at this moment. */
   readonly busy: readonly string[]
   readonly bad: readonly BadRecord[]
+  /** What did not go as it should and kept nothing from being given back. */
+  readonly warnings: readonly string[]
 }
 
 /**
@@ -75,6 +77,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   const stale: string[] = []
   const busy: string[] = []
   const failures: string[] = []
+  const warnings: string[] = []
   for (const { id, devices } of records) {
     const lock = await lockOrNull(
       journal,
@@ -95,11 +98,8 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
       stale.push(...record.devices.map(({ address }) => address))
       continue
     }
-    await revokeGrants(
-      changes,
-      record.devices.map(({ address }) => address),
-      options.journal,
-    )
+    const addresses = record.devices.map(({ address }) => address)
+    warnings.push(...(await revokeGrants(changes, addresses, options.journal)))
     const left = await restore(changes, record, options)
     await settle(journal, changes, record, left)
     failures.push(...left)
@@ -112,7 +112,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
       `not everything could be given back: ${failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
     )
   }
-  return { recovered, stale, busy, bad }
+  return { recovered, stale, busy, bad, warnings }
 }
 
 async function lockOrNull(journal: Journal, groups: number[]) {

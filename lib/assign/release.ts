@@ -87,7 +87,7 @@ export async function releaseRecord(
     changes.done('removed the record of an earlier boot')
     return { released, warnings: [] }
   }
-  refuseOpen(changes, record)
+  await refuseOpen(changes, record)
   const releasing: JournalRecord = {
     ...record,
     state: 'releasing',
@@ -115,13 +115,16 @@ export async function revokeGrants(
   addresses: readonly string[],
   journal: string | undefined,
 ): Promise<string[]> {
-  try {
-    const revoked = await revokeAll(addresses, journal === undefined ? {} : { journal })
-    for (const { address } of revoked) changes.done(`revoked the grant of ${address}`)
-    return []
-  } catch (error) {
-    return [`a grant was not revoked: ${(error as Error).message}`]
+  const warnings: string[] = []
+  for (const address of addresses) {
+    try {
+      const revoked = await revokeAll([address], journal === undefined ? {} : { journal })
+      if (revoked.length > 0) changes.done(`revoked the grant of ${address}`)
+    } catch (error) {
+      warnings.push(`the grant of ${address} was not revoked: ${(error as Error).message}`)
+    }
   }
+  return warnings
 }
 
 async function find(
@@ -135,17 +138,22 @@ async function find(
 }
 
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
-function refuseOpen(changes: Changes, { devices }: JournalRecord): void {
+async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise<void> {
   for (const { address, group } of devices) {
-    if (!isVfioDriver(changes.driver(address)) || !changes.kernel.isOpen(group)) continue
-    throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
+    if (isVfioDriver(changes.driver(address)) && changes.kernel.isOpen(group))
+      throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
+    // Somebody else may be unbinding it this very moment: then this waits, and not for ever.
+    await changes.state(address)
   }
 }
 
 /** What the next driver gets should not depend on what was done to the device; but it gets it in any case. */
 async function resetAll(changes: Changes, record: JournalRecord): Promise<string[]> {
   const around = record.devices.map(({ address }) => address)
-  const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({ around })
+  const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({
+    brief: true,
+    around,
+  })
   const bound = around.filter((address) => seen.has(address) && isVfioDriver(seen.device(address).driver))
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {

@@ -1,3 +1,4 @@
+import { tokenToOpen } from '../assess/assessment.js'
 import { assessReset } from '../assess/reset.js'
 import { Snapshot } from '../sysfs/snapshot.js'
 
@@ -24,8 +25,11 @@ export function chooseResets(
   for (const address of addresses) {
     if (hit.has(address)) continue
     const { function: alone, hot } = assessReset(owned, address)
+    const token = tokenToOpen(bound, bound.device(address))
     const isOurs = hot.affected.every((affected) => ours.has(affected.address))
-    if (alone.supported) resets.push({ address, kind: 'function', why: alone.reason })
+    // Resetting it takes opening it, and nobody here knows the token.
+    if (token !== '') without.push({ address, reason: `${alone.reason}${token}` })
+    else if (alone.supported) resets.push({ address, kind: 'function', why: alone.reason })
     else if (hot.supported && isOurs) {
       resets.push({ address, kind: 'hot', why: hot.reason })
       for (const affected of hot.affected) hit.add(affected.address)
@@ -40,5 +44,5 @@ function asOneGroup(seen: Snapshot, ours: ReadonlySet<string>): Snapshot {
   const devices = seen.devices.map((device) =>
     first && ours.has(device.address) ? { ...device, group: first.group } : device,
   )
-  return new Snapshot(seen.host, seen.groups, devices, seen.use)
+  return new Snapshot(seen.host, seen.groups, devices, seen.use, seen.isPartial)
 }

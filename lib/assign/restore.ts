@@ -1,8 +1,9 @@
-import { slotOf } from '../sysfs/address.js'
-import { exists } from '../sysfs/files.js'
+import { isVfioDriver } from '../sysfs/devices.js'
+import { exists, readText } from '../sysfs/files.js'
 import type { Changes } from './changes.js'
 import { isAsBefore, type JournalRecord } from './journal.js'
 import type { PlannedDevice } from './plan.js'
+import { bySlot } from './slots.js'
 
 export interface RestoreOptions {
   /** Removes a device that cannot be bound again and lets the kernel find it anew. */
@@ -11,8 +12,9 @@ export interface RestoreOptions {
 
 /**
  * Puts every device of a record back as it was, in reverse order, as far as it goes: one that fails does not keep the
- * others. The functions of one slot all leave VFIO before the first of them goes back to its driver. Looks at each device first, so it can start from any point that a crash left behind. Answers with what could
- * not be undone, a sentence each.
+ * others. The functions of one slot all leave VFIO before the first of them goes back to its driver. Looks at each
+ * device first, so it can start from any point that a crash left behind. Answers with what could not be undone, a
+ * sentence each.
  */
 export async function restore(
   changes: Changes,
@@ -32,25 +34,32 @@ export async function restore(
     for (const driver of drivers) await attempt(() => removeId(changes, driver, id))
   for (const functions of bySlot([...record.devices].reverse())) {
     const free: PlannedDevice[] = []
-    // A host driver may look at the whole slot: ehci_hcd panics (5.10, 6.1) where vfio-pci has a companion.
     for (const device of functions)
       await attempt(async () => {
         if (await takeFromVfio(changes, device)) free.push(device)
       })
-    for (const device of free) await attempt(() => giveBack(changes, device, options))
+    const companion = functions.find((device) => isUsbWithVfio(changes, device))
+    for (const device of free) {
+      await attempt(() => {
+        if (companion && companion !== device && isUsb(changes, device)) {
+          throw new Error(
+            `${device.address} waits without a driver for ${companion.address}, which is still with VFIO: a USB driver looks into all controllers of its slot`,
+          )
+        }
+        return giveBack(changes, device, options)
+      })
+    }
   }
   return failures
 }
 
-/** Devices with those of their slot, in the order of the first of each. */
-function bySlot(devices: readonly PlannedDevice[]): PlannedDevice[][] {
-  const slots = new Map<string, PlannedDevice[]>()
-  for (const device of devices) {
-    const slot = slotOf(device.address)
-    slots.set(slot, [...(slots.get(slot) ?? []), device])
-  }
-  return [...slots.values()]
+/** `ehci_hcd` takes what drives its companions for a driver like itself, and panics (5.10, 6.1) where that is vfio-pci. */
+function isUsbWithVfio(changes: Changes, device: PlannedDevice): boolean {
+  return isVfioDriver(changes.driver(device.address)) && isUsb(changes, device)
 }
+
+const isUsb = (changes: Changes, { address }: PlannedDevice) =>
+  readText(`${changes.device(address)}/class`)?.startsWith('0x0c03') ?? false
 
 /** An id that is not there (any more) is what was wanted. */
 async function removeId(changes: Changes, driver: string, id: string): Promise<void> {
@@ -87,7 +96,11 @@ async function takeFromVfio(
 async function giveBack(changes: Changes, device: PlannedDevice, { rescan }: RestoreOptions): Promise<void> {
   const { address } = device
   if (!exists(changes.device(address))) {
-    if (!rescan) throw new Error(`${address} is gone from the host`)
+    if (!rescan) {
+      throw new Error(
+        `${address} is gone from the host: --rescan looks for it once more, and forgets it where it is gone for good`,
+      )
+    }
     return rediscover(changes, device)
   }
   try {
@@ -122,9 +135,14 @@ async function bind(changes: Changes, address: string, driver: string): Promise<
 
 async function rediscover(changes: Changes, device: PlannedDevice): Promise<void> {
   const { address, former } = device
-  if (exists(changes.device(address))) await changes.write(`${changes.device(address)}/remove`, '1')
+  const wasThere = exists(changes.device(address))
+  if (wasThere) await changes.write(`${changes.device(address)}/remove`, '1')
   await changes.write(changes.bus('rescan'), '1')
-  if (!exists(changes.device(address))) throw new Error(`${address} is gone: the kernel did not find it anew`)
+  if (!exists(changes.device(address))) {
+    if (wasThere) throw new Error(`${address} is gone: the kernel did not find it anew`)
+    // Nothing is left to give back: were it kept, its record could never be removed.
+    return
+  }
   const driver = changes.driver(address)
   // The kernel gives what it finds to the first driver that matches.
   if (driver !== null && driver !== former.driver)

@@ -69,9 +69,9 @@ export class SafeDirectory {
     return new SafeDirectory(current, shown)
   }
 
-  /** Waits until no other program has the lock of this directory, then has it until it is closed. */
-  async lock(): Promise<void> {
-    await binding().waitForLock(this.#handle.fd)
+  /** Takes the lock of this directory, until it is closed. Answers `false` where another program has it. */
+  tryLock(): boolean {
+    return binding().tryLock(this.#handle.fd)
   }
 
   /** Does its path still lead here? */

@@ -71,6 +71,7 @@ function renderStatus({ assignments, bad }: JournalStatus): string {
 export async function putInOrder(options: GiveBackOptions): Promise<number> {
   const report = await recover(releaseOptions(options))
   answer(report, options.json, renderRecovery)
+  for (const warning of report.warnings) note(`vfio: ${warning}`)
   for (const { path, reason } of report.bad)
     note(`vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`)
   return report.bad.length > 0 ? NOT_READY : 0

@@ -57,6 +57,12 @@ export function planPersistence(
   options: PersistOptions = {},
 ): PersistPlan {
   const by = options.by ?? 'address'
+  if (by === 'ids' && seen.isPartial) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      'ids may fit devices that were not looked at: take a snapshot of the whole host, without around',
+    )
+  }
   const initramfs = options.initramfs ?? 'none'
   const builtin = options.builtin ?? new Set()
   const devices = chooseDevices(seen, addresses)

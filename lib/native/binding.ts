@@ -17,8 +17,6 @@ export interface Binding {
   deviceIrqInfo(device: number, index: number): number
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
-  /** The same off the main thread, for as long as it takes. The file must stay open until then. */
-  waitForLock(descriptor: number): Promise<void>
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
   findUser(name: string): Promise<{ readonly uid: number; readonly gid: number } | null>
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */

@@ -371,7 +371,11 @@ function readDetails(
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
-    { files: ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'], lists: ['vfio-dev'] },
+    // Some kernels let readers of the number of VFs wait for as long as a driver is let go.
+    {
+      files: brief ? ['boot_vga', 'reset'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'],
+      lists: ['vfio-dev'],
+    },
   )
   for (const [row, draft] of some.entries()) {
     details.set(draft, {

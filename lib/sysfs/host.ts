@@ -37,7 +37,8 @@ export interface SnapshotOptions {
   readonly brief?: boolean
   /**
    * Look only at these functions and at those that verdicts and plans about them depend on, for a quick answer about a
-   * few devices of a large host: the members of their groups, and what hangs on the same slots of the root buses.
+   * few devices of a large host: the members of their groups, and what hangs on the same slots of the root buses. What goes
+   * by ids needs the whole host.
    */
   readonly around?: readonly string[]
 }
@@ -83,7 +84,7 @@ export class Host {
     })
     const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
     const use = brief ? undefined : readUse(this.paths, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use)
+    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use, some !== null)
   }
 }
 

@@ -12,6 +12,8 @@ export class Snapshot {
   readonly devices: readonly PciDevice[]
   /** What the host does with its devices: the raw facts behind `assessUses`. */
   readonly use: UseFacts
+  /** Only a part of the host was looked at: see `SnapshotOptions.around`. */
+  readonly isPartial: boolean
   readonly #byAddress: ReadonlyMap<string, PciDevice>
   readonly #byNumber: ReadonlyMap<number, IommuGroup>
 
@@ -20,7 +22,9 @@ export class Snapshot {
     groups: readonly IommuGroup[],
     devices: readonly PciDevice[],
     use: UseFacts = NO_USE,
+    isPartial = false,
   ) {
+    this.isPartial = isPartial
     this.host = host
     this.use = use
     this.groups = Object.freeze(groups)
@@ -43,7 +47,9 @@ export class Snapshot {
     if (!found) {
       throw new VfioError(
         'ERR_VFIO_NO_DEVICE',
-        `there is no PCI device ${full} on this host: "vfio list" shows those that there are`,
+        this.isPartial
+          ? `there is no PCI device ${full} in this part of the host: "vfio list" shows those of all of it`
+          : `there is no PCI device ${full} on this host: "vfio list" shows those that there are`,
       )
     }
     return found
@@ -62,7 +68,7 @@ export class Snapshot {
     const found = this.#byNumber.get(number)
     if (!found) {
       const cure =
-        this.groups.length === 0
+        this.groups.length === 0 && !this.isPartial
           ? 'it has none at all: is the IOMMU switched on? "vfio doctor" tells'
           : '"vfio list" shows those that there are'
       throw new VfioError('ERR_VFIO_NO_GROUP', `there is no IOMMU group ${number} on this host: ${cure}`)

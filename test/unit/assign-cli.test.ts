@@ -141,7 +141,11 @@ describe('command line of assignments', function () {
     said(vfio('release', '--all', ...at), 0, 'Nothing is assigned.\n')
     said(vfio('release', '--all', '--json', ...at), 0, '{"released":[],"warnings":[]}\n')
     said(vfio('recover', ...at), 0, 'Nothing was left half done.\n')
-    said(vfio('recover', '--json', ...at), 0, '{"recovered":[],"stale":[],"busy":[],"bad":[]}\n')
+    said(
+      vfio('recover', '--json', ...at),
+      0,
+      '{"recovered":[],"stale":[],"busy":[],"bad":[],"warnings":[]}\n',
+    )
     said(
       vfio('release', '01:00.0', ...at),
       1,

@@ -1,17 +1,26 @@
 import assert from 'node:assert/strict'
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
-import { Host, type Plan, type PlanOptions, planAssignment, type Step, VfioError } from 'vfio'
+import {
+  Host,
+  type Plan,
+  type PlanOptions,
+  planAssignment,
+  planPersistence,
+  type Step,
+  VfioError,
+} from 'vfio'
 import {
   type DeviceDescription,
   type HostDescription,
   type HostTrees,
+  makeHost,
   READY_MODULES,
   removeDirectories,
 } from '../fixtures/host.js'
 import { planOn, SINGLE, THREE, TWINS } from './assign-hosts.js'
 import { makeKernelHost, photograph } from './assign-kernel.js'
-import { present } from './support.js'
+import { present, see } from './support.js'
 
 const NVME = '0000:01:00.0'
 const SLOT = ['0000:02:00.0', '0000:02:00.1', '0000:02:00.2']
@@ -98,6 +107,34 @@ describe('planAssignment', () => {
     )
   })
 
+  it('plans ids on the whole host only', () => {
+    const seen = new Host(makeHost(TWINS)).snapshot({ around: ['03:00.0'] })
+    assert.equal(seen.isPartial, true)
+    assert.match(
+      reasons(planAssignment(seen, ['03:00.0'], { ids: true })).join(),
+      /ids may fit devices that were not looked at/,
+    )
+    assert.deepEqual(reasons(planAssignment(seen, ['03:00.0'])), [])
+    assert.throws(() => planPersistence(seen, ['03:00.0'], { by: 'ids' }), { code: 'ERR_VFIO_BAD_ARGUMENT' })
+  })
+
+  it('resets no virtual function that takes a token to open', () => {
+    const pf = { capabilities: [{ kind: 'pcie' }, { kind: 'sriov', totalVfs: 4 }], totalVfs: 4 } as const
+    const vf = { resetMethod: 'flr', capabilities: [{ kind: 'pcie', flr: true }] } as const
+    for (const driver of ['vfio-pci', 'igb']) {
+      const seen = see({
+        devices: [
+          { address: '0000:00:05.0', driver, group: 1, ...pf },
+          { address: '0000:00:06.0', physfn: '0000:00:05.0', group: 2, ...vf },
+        ],
+      })
+      const { steps, warnings } = planAssignment(seen, ['00:06.0'])
+      const isReset = steps.some(({ action }) => action === 'reset')
+      assert.equal(isReset, driver === 'igb')
+      assert.equal(/VF token/.test(warnings.join()), driver === 'vfio-pci')
+    }
+  })
+
   it('names who has to come along, and plans the whole group where that is asked for or named', () => {
     const alone = plan(THREE, ['02:00.0'])
     assert.deepEqual(reasons(alone), [
@@ -106,11 +143,11 @@ describe('planAssignment', () => {
     const steps = [
       'write devices/0000:02:00.0/driver_override vfio-pci',
       'write devices/0000:02:00.0/driver/unbind 0000:02:00.0',
-      'write drivers_probe 0000:02:00.0',
       'write devices/0000:02:00.1/driver_override vfio-pci',
       'write devices/0000:02:00.1/driver/unbind 0000:02:00.1',
-      'write drivers_probe 0000:02:00.1',
       'write devices/0000:02:00.2/driver_override vfio-pci',
+      'write drivers_probe 0000:02:00.0',
+      'write drivers_probe 0000:02:00.1',
       'write drivers_probe 0000:02:00.2',
     ]
     const whole = plan(THREE, ['02:00.2'], { group: true })

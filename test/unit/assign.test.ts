@@ -331,6 +331,55 @@ describe('assign and release', function () {
     }
   })
 
+  it('keeps USB controllers of a slot from their drivers while one of them is still with VFIO', async () => {
+    const usb = (fn: number, driver: string, group: number) => ({
+      address: `0000:00:1d.${fn}`,
+      class: 0x0c0300,
+      multifunction: true,
+      files: { enable: '0\n' },
+      driver,
+      group,
+    })
+    const devices = [usb(0, 'uhci_hcd', 40), usb(7, 'ehci-pci', 41)]
+    const trees = makeKernelHost({ devices })
+    const before = photographOf(trees)
+    const plan = planOn(trees, ['00:1d.0', '00:1d.7'], { reset: 'none' })
+    const writes = plan.steps.map(({ path }) => path.slice(path.lastIndexOf('/') + 1))
+    assert.deepEqual(writes.slice(-2), ['drivers_probe', 'drivers_probe'])
+    await assign(plan, healthy(trees))
+    const kernel = new SimulatedKernel(trees, {
+      at: (_index, { path, text }) =>
+        path.endsWith('/unbind') && text.trim() === '0000:00:1d.0' ? 'refuse' : null,
+    })
+    await refused(
+      release('all', using(trees, kernel)),
+      'ERR_VFIO_NOT_RESTORED',
+      /0000:00:1d\.7 waits without a driver for 0000:00:1d\.0/,
+    )
+    assert.equal(
+      kernel.calls.some(({ path }) => path.endsWith('/bind')),
+      false,
+    )
+    await recover(healthy(trees))
+    assert.deepEqual(photographOf(trees), before)
+  })
+
+  it('forgets with rescan what was gone before and stays gone', async () => {
+    const { trees, plan } = prepare({ host: SINGLE, addresses: [NVME], options: { reset: 'none' } })
+    await assign(plan, healthy(trees))
+    await new SimulatedKernel(trees).write(`${trees.sysfs}/bus/pci/devices/${NVME}/remove`, '1\n')
+    const kernel = new SimulatedKernel(trees, {
+      at: (_index, { path }) => (path.endsWith('/rescan') ? 'refuse' : null),
+    })
+    await refused(release([NVME], healthy(trees)), 'ERR_VFIO_NOT_RESTORED', /is gone from the host: --rescan/)
+    // A rescan that brings nothing back.
+    const blind = { ...using(trees, kernel), rescan: true }
+    const write = kernel.write.bind(kernel)
+    kernel.write = (path, text) => (path.endsWith('/rescan') ? Promise.resolve() : write(path, text))
+    assert.deepEqual((await release([NVME], blind)).released, [NVME])
+    assert.deepEqual(await recordsOf(trees), [])
+  })
+
   it('loads a missing driver first, and stops when that fails', async () => {
     const host = { ...SINGLE, modules: { ...READY_MODULES, vfio_pci: { state: 'loadable' } } } as const
     const trees = makeKernelHost(host, { drivers: [] })
@@ -650,6 +699,12 @@ describe('assign and release', function () {
     await refused(release([NVME], healthy(trees)), 'ERR_VFIO_NOT_ASSIGNED', /no assignment of 0000:01:00.0/)
     await refused(release(['../x'], healthy(trees)), 'ERR_VFIO_BAD_ADDRESS', /not a PCI address/)
     assert.deepEqual(await release('all', healthy(trees)), { released: [], warnings: [] })
-    assert.deepEqual(await recover(healthy(trees)), { recovered: [], stale: [], busy: [], bad: [] })
+    assert.deepEqual(await recover(healthy(trees)), {
+      recovered: [],
+      stale: [],
+      busy: [],
+      bad: [],
+      warnings: [],
+    })
   })
 })

@@ -15,7 +15,6 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
@@ -166,20 +165,33 @@ describe('grant', () => {
     assert.deepEqual(picture(), before)
   })
 
-  it('waits for another program that grants', async () => {
+  it('is refused while another program grants', async () => {
     mkdirSync(journal, { mode: 0o700 })
     const other = spawn('flock', [journal, 'sh', '-c', 'echo held; read line'], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })
     await once(other.stdout, 'data')
     const before = picture()
-    const given = give('00:04.0', 'nobody')
-    // The event loop goes on meanwhile.
-    await readFile('/proc/self/stat')
+    await assert.rejects(give('00:04.0', 'nobody'), isCode('ERR_VFIO_LOCKED'))
     assert.deepEqual(picture(), before)
     other.stdin.end('\n')
-    assert.equal((await given).uid, 65534)
-    assert.equal(owner('iommu'), '65534:0 660')
+    await once(other, 'close')
+    assert.equal((await give('00:04.0', 'nobody')).uid, 65534)
+  })
+
+  it('is taken back whole when it was given anew and a crash came between', async () => {
+    const before = picture()
+    await give('00:04.0', 1001)
+    const first = picture()
+    await give('00:04.0', 1002)
+    // The record of the second is written before its first change.
+    for (const name of ['vfio/7', 'vfio/devices/vfio0', 'iommu']) {
+      chownSync(`${dev}/${name}`, 1001, 0)
+      chmodSync(`${dev}/${name}`, lstatSync(`${dev}/${name}`).mode & 0o7777)
+    }
+    assert.deepEqual(picture(), first)
+    assert.equal((await takeBack('00:04.0')).changed.length, 0)
+    assert.deepEqual(picture(), before)
   })
 
   it('records readable for root alone, before the first change', async () => {

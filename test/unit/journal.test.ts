@@ -159,7 +159,13 @@ describe('journal', function () {
         assert.equal(bad[0]?.path, path)
         assert.match(bad[0].reason, reason)
         const kernel = new SimulatedKernel(trees)
-        assert.deepEqual(await recover(using(trees, kernel)), { recovered: [], stale: [], busy: [], bad })
+        assert.deepEqual(await recover(using(trees, kernel)), {
+          recovered: [],
+          stale: [],
+          busy: [],
+          bad,
+          warnings: [],
+        })
         assert.equal((await rejection(release([NVME], using(trees, kernel)))).code, 'ERR_VFIO_NOT_ASSIGNED')
         const all = await release('all', using(trees, kernel))
         assert.deepEqual(all.released, [])
@@ -327,7 +333,7 @@ describe('journal', function () {
         assert.deepEqual([seen?.stale, seen?.deviations], [true, []])
         const kernel = new SimulatedKernel(trees)
         const report = await recover(using(trees, kernel))
-        assert.deepEqual(report, { recovered: [], stale: [NVME], busy: [], bad: [] })
+        assert.deepEqual(report, { recovered: [], stale: [NVME], busy: [], bad: [], warnings: [] })
         assert.deepEqual(kernel.calls, [])
         assert.equal(existsSync(journal), false)
         mkdirSync(journal, { mode: 0o700 })
