@@ -1,12 +1,15 @@
 import { VfioError } from '../errors.js'
 import { below, linkName, readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { Journal, type Lock } from './journal.js'
 import { DEADLINE, type KernelAccess, runningKernel, withDeadline } from './kernel.js'
 import { planVfs, type VfsPlan } from './vfs-plan.js'
 
 export interface VfsOptions {
   /** In place of `/sys`. */
   readonly sysfs?: string | undefined
+  /** Where the locks of groups are; default `/run/vfio`. */
+  readonly journal?: string | undefined
   /** How long the kernel may take for one write, in milliseconds; default 30,000. */
   readonly deadline?: number | undefined
   /** @internal Tests put a host of their own here. */
@@ -25,7 +28,8 @@ export interface VfsReport {
 /**
  * Sets the number of virtual functions, whose drivers are kept from taking them: new ones are there to be given away.
  * @throws VfioError `ERR_VFIO_NO_VFS`, `ERR_VFIO_IN_USE` where something is in the way, before anything is changed;
- * `ERR_VFIO_TIMEOUT`; `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
+ * `ERR_VFIO_LOCKED`, `ERR_VFIO_HOST_CHANGED` where another program works on one of them; `ERR_VFIO_TIMEOUT`, after which
+ * drivers stay away for as long as the kernel still works on it; `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
  * @throws VfioSystemError where the kernel refuses
  */
 export async function setVfs(
@@ -40,7 +44,10 @@ export async function setVfs(
   const [blocker] = plan.blockers
   if (blocker) throw new VfioError(blocker.code, plan.blockers.map(({ reason }) => reason).join('; '))
   const directory = `${sysfs}/bus/pci/devices/${plan.address}`
-  if (plan.writes.length > 0) await withoutAutoprobe(directory, options, plan)
+  if (plan.writes.length > 0) {
+    await using _lock = await lockAll(seen, plan.address, options)
+    await withoutAutoprobe(directory, options, plan)
+  }
   const now = readText(`${directory}/sriov_numvfs`)
   if (now === null || Number(now) !== count) {
     throw new VfioError(
@@ -51,6 +58,23 @@ export async function setVfs(
   return { address: plan.address, from: plan.from, to: count, vfs: vfsOf(directory, count) }
 }
 
+/** Keeps other programs from taking or opening one of the functions while they come and go. */
+async function lockAll(
+  seen: Snapshot,
+  address: string,
+  { journal, sysfs = '/sys' }: VfsOptions,
+): Promise<Lock> {
+  const { sriov } = seen.device(address)
+  const functions = [address, ...(sriov?.role === 'pf' ? sriov.vfs : [])].map((one) => seen.device(one))
+  const lock = await new Journal(journal).lock(functions.flatMap(({ group }) => group ?? []))
+  const changed = functions.find(
+    ({ address: one, driver }) => linkName(`${sysfs}/bus/pci/devices/${one}/driver`) !== driver,
+  )
+  if (!changed) return lock
+  await lock.release()
+  throw new VfioError('ERR_VFIO_HOST_CHANGED', `${changed.address} got another driver just now: look again`)
+}
+
 /** Writes the numbers while the kernel offers no new function to a driver; then it may again, if it could before. */
 async function withoutAutoprobe(
   directory: string,
@@ -59,24 +83,32 @@ async function withoutAutoprobe(
 ): Promise<void> {
   const write = (file: string, text: string) => {
     const path = `${directory}/${file}`
-    return withDeadline(kernel.write(path, `${text}\n`), deadline, () => `writing ${text} to ${path}`)
+    asked = kernel.write(path, `${text}\n`)
+    return withDeadline(asked, deadline, () => `writing ${text} to ${path}`)
   }
+  let asked: Promise<void> = Promise.resolve()
   const file = 'sriov_drivers_autoprobe'
   const former = readText(`${directory}/${file}`)
   const isOn = former !== null && former !== '0'
   if (isOn) await write(file, '0')
   let done = 0
+  // What the kernel has not answered goes on, and brings functions that no driver is to take.
+  let isLate = false
   try {
     for (const count of writes) {
       await write('sriov_numvfs', String(count))
       done++
     }
   } catch (error) {
+    isLate = error instanceof VfioError && error.code === 'ERR_VFIO_TIMEOUT'
     // The kernel refused the new number when the old functions were gone already.
-    if (done > 0) await write('sriov_numvfs', String(from)).catch((second) => throwBoth(error, second, from))
+    if (done > 0 && !isLate)
+      await write('sriov_numvfs', String(from)).catch((second) => throwBoth(error, second, from))
     throw error
   } finally {
-    if (isOn) await write(file, former)
+    const allow = () => write(file, former ?? '1')
+    if (isOn && isLate) asked.then(allow, allow).catch(() => {})
+    else if (isOn) await allow()
   }
 }
 

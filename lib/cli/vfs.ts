@@ -3,6 +3,7 @@ import { answer } from './output.js'
 
 export interface VfsCommandOptions {
   readonly timeout?: number
+  readonly journal?: string
   readonly json?: boolean
 }
 
@@ -11,7 +12,7 @@ export async function vfs(
   seen: Snapshot,
   address: string,
   count: string,
-  { timeout, json = false }: VfsCommandOptions,
+  { timeout, journal, json = false }: VfsCommandOptions,
 ): Promise<number> {
   if (!/^\d{1,5}$/.test(count)) {
     throw new VfioError(
@@ -20,7 +21,7 @@ export async function vfs(
     )
   }
   const deadline = timeout === undefined ? undefined : timeout * 1000
-  const report = await setVfs(seen, address, Number(count), { deadline })
+  const report = await setVfs(seen, address, Number(count), { deadline, journal })
   answer(report, json, render)
   return 0
 }

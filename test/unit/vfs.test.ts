@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
-import { readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { Host, planVfs, setVfs, VfioError, VfioSystemError } from 'vfio'
 import {
@@ -30,12 +32,13 @@ describe('vfs', () => {
   /** The writes that reach a host, in order, each of which it takes unless told otherwise. */
   function recorder(trees: HostTrees, refuse: (path: string, text: string) => string | null = () => null) {
     const writes: string[] = []
+    const waiting: (() => void)[] = []
     const kernel = {
       write(path: string, text: string): Promise<void> {
         const name = path.slice(path.lastIndexOf('/') + 1)
         writes.push(`${name}=${text.trim()}`)
         const errno = refuse(name, text.trim())
-        if (errno === 'hang') return new Promise(() => {})
+        if (errno === 'hang') return new Promise((resolve) => waiting.push(resolve))
         if (errno !== null) {
           return Promise.reject(
             new VfioSystemError({ errno: Number(errno), syscall: 'write', request: name, path }),
@@ -53,11 +56,14 @@ describe('vfs', () => {
         new Host(trees).snapshot(),
         PF,
         count,
-        Object.assign({ sysfs: trees.sysfs, deadline }, { kernel }),
+        Object.assign({ sysfs: trees.sysfs, journal: `${trees.sysfs}/../journal`, deadline }, { kernel }),
       )
     const autoprobe = () =>
       readFileSync(`${trees.sysfs}/bus/pci/devices/${PF}/sriov_drivers_autoprobe`, 'utf8').trim()
-    return { writes, set, autoprobe }
+    const answerAll = () => {
+      for (const answer of waiting) answer()
+    }
+    return { writes, set, autoprobe, answerAll }
   }
 
   it('sets the number with autoprobe off, and puts that back', async () => {
@@ -85,7 +91,10 @@ describe('vfs', () => {
 
   it('writes to the files themselves', async () => {
     const trees = makeHost(host({}))
-    const report = await setVfs(new Host(trees).snapshot(), '60:00.0', 7, { sysfs: trees.sysfs })
+    const report = await setVfs(new Host(trees).snapshot(), '60:00.0', 7, {
+      sysfs: trees.sysfs,
+      journal: `${trees.sysfs}/../journal`,
+    })
     assert.equal(report.to, 7)
     assert.equal(readFileSync(`${trees.sysfs}/bus/pci/devices/${PF}/sriov_numvfs`, 'utf8').trim(), '7')
   })
@@ -159,12 +168,37 @@ describe('vfs', () => {
     )
   })
 
-  it('does not wait for ever', async () => {
-    const { set, autoprobe } = recorder(makeHost(host({})), (name) =>
+  it('does not wait for ever, and keeps drivers away until the kernel is done', async () => {
+    const { set, autoprobe, answerAll } = recorder(makeHost(host({})), (name) =>
       name === 'sriov_numvfs' ? 'hang' : null,
     )
     await assert.rejects(set(5, 20), isCode('ERR_VFIO_TIMEOUT'))
+    assert.equal(autoprobe(), '0')
+    answerAll()
+    await new Promise((resolve) => setImmediate(resolve))
     assert.equal(autoprobe(), '1')
+  })
+
+  it('is refused while another program works on one of the functions, or gave it a driver', async () => {
+    const trees = makeHost(host({}, vf(0)))
+    const { set, writes } = recorder(trees)
+    const journal = `${trees.sysfs}/../journal`
+    mkdirSync(journal, { mode: 0o700 })
+    const other = spawn('flock', [`${journal}/group-20.lock`, 'sh', '-c', 'echo held; read line'], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    const ended = once(other, 'close')
+    await once(other.stdout, 'data')
+    await assert.rejects(set(0), isCode('ERR_VFIO_LOCKED'))
+    other.stdin.end('\n')
+    await ended
+    const seen = new Host(trees).snapshot()
+    symlinkSync('../../../bus/pci/drivers/igb', `${trees.sysfs}/bus/pci/devices/0000:60:10.0/driver`)
+    await assert.rejects(
+      setVfs(seen, PF, 0, { sysfs: trees.sysfs, journal }),
+      isCode('ERR_VFIO_HOST_CHANGED'),
+    )
+    assert.deepEqual(writes, [])
   })
 
   it('sees when the number did not take hold', async () => {
@@ -173,7 +207,10 @@ describe('vfs', () => {
     const seen = new Host(trees).snapshot()
     rmSync(file)
     symlinkSync('/dev/null', file)
-    await assert.rejects(setVfs(seen, PF, 5, { sysfs: trees.sysfs }), isCode('ERR_VFIO_NO_VFS'))
+    await assert.rejects(
+      setVfs(seen, PF, 5, { sysfs: trees.sysfs, journal: `${trees.sysfs}/../journal` }),
+      isCode('ERR_VFIO_NO_VFS'),
+    )
   })
 
   it(`takes any count and address, or refuses with a typed error (seed ${SEED})`, () => {
