@@ -13,10 +13,12 @@ const LIBRARY = '../index.js'
 const OUT = 'build/dist'
 
 rmSync(join(ROOT, OUT), { recursive: true, force: true })
-const { status } = spawnSync('npx', ['tsc', '-p', 'tsconfig.json', '--outDir', OUT], {
+const tsc = join(ROOT, 'node_modules/.bin/tsc')
+const { status, error } = spawnSync(tsc, ['-p', 'tsconfig.json', '--outDir', OUT], {
   cwd: ROOT,
   stdio: 'inherit',
 })
+if (error) throw error
 if (status !== 0) process.exit(1)
 
 const common = {
