@@ -118,6 +118,37 @@ describe('planAssignment', () => {
     assert.throws(() => planPersistence(seen, ['03:00.0'], { by: 'ids' }), { code: 'ERR_VFIO_BAD_ARGUMENT' })
   })
 
+  it('plans a hot reset over several groups of ours, and none that the port would fail', () => {
+    for (const linkActive of [true, false]) {
+      const functions = [0, 1].map((fn) => ({
+        address: `0000:01:00.${fn}`,
+        group: 10 + fn,
+        multifunction: true,
+        capabilities: [{ kind: 'pcie' }, { kind: 'pm', noSoftReset: true }] as const,
+        resetMethod: 'pm bus',
+      }))
+      const port = {
+        address: '0000:00:01.0',
+        class: 0x060400,
+        headerType: 'bridge',
+        secondaryBus: 1,
+        driver: 'pcieport',
+        group: 1,
+        capabilities: [{ kind: 'pcie', type: 'root-port', linkActive, linkSpeed: 4 }],
+      } as const
+      const seen = see({ devices: [port, ...functions] })
+      const { steps, warnings } = planAssignment(
+        seen,
+        functions.map(({ address }) => address),
+      )
+      const resets = steps.flatMap(({ action, address, value }) =>
+        action === 'reset' ? `${value} ${address}` : [],
+      )
+      assert.deepEqual(resets, linkActive ? ['hot 0000:01:00.0'] : [])
+      assert.equal(warnings.filter((text) => text.includes('keeps its state')).length, linkActive ? 0 : 2)
+    }
+  })
+
   it('resets no virtual function that takes a token to open', () => {
     const pf = { capabilities: [{ kind: 'pcie' }, { kind: 'sriov', totalVfs: 4 }], totalVfs: 4 } as const
     const vf = { resetMethod: 'flr', capabilities: [{ kind: 'pcie', flr: true }] } as const
