@@ -59,7 +59,8 @@ else
   "$BB" cat <"$LAB/err" >/dev/virtio-ports/lab.stderr 3<&- &
   err=$!
   "$BB" cat </dev/virtio-ports/lab.stdin >"$LAB/in" 3<&- &
-  "$BB" setsid /bin/sh "$LAB/job" <"$LAB/in" >"$LAB/out" 2>"$LAB/err" 3<&-
+  # In a shell of its own, because the end of a child interrupts this one while it opens a pipe.
+  ("$BB" setsid /bin/sh "$LAB/job") <"$LAB/in" >"$LAB/out" 2>"$LAB/err" 3<&-
   status=$?
   # What the command left behind would keep the pipes open for ever.
   for process in /proc/[0-9]*; do
