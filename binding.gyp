@@ -10,7 +10,7 @@
       "cflags!": ["-O3", "-fno-omit-frame-pointer"],
       "cflags_cc": ["-std=c++17", "-O2", "-fvisibility-inlines-hidden"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-O3", "-fno-rtti"],
-      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--gc-sections", "-Wl,--as-needed"]
+      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,-z,nodelete", "-Wl,--gc-sections", "-Wl,--as-needed"]
     }]]
   }]
 }

@@ -48,6 +48,10 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NO_VFS'
   /** Somebody else holds the object. */
   | 'ERR_VFIO_IN_USE'
+  /** Nothing answers at the address of mapped device memory. */
+  | 'ERR_VFIO_MEMORY_DISABLED'
+  /** Array buffers over memory of a device are not possible in this runtime. */
+  | 'ERR_VFIO_NO_EXTERNAL_MEMORY'
   /** The kernel answered with a structure that contradicts itself. */
   | 'ERR_VFIO_BAD_KERNEL_DATA'
   /** The machine code of this package could not be loaded here. */

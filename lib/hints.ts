@@ -144,6 +144,16 @@ export const HINTS: readonly Hint[] = [
   ),
 
   row(
+    'region',
+    'EIO',
+    'nothing answers there: the memory or I/O decode of the device is off (config.setCommand()), or it sleeps or is gone',
+  ),
+  row('region', 'EINVAL', 'the region cannot be read, written or mapped that way (regionInfo() says how)'),
+  row('region', 'EPERM', 'the kernel lets nobody write there: the device would get out of its control'),
+  row('region', 'EFAULT', 'the kernel could not copy the bytes: the device did not take or give them'),
+  row('region', 'ENODEV', 'the device is gone from the bus: close it'),
+
+  row(
     'VFIO_DEVICE_RESET',
     'EINVAL',
     'the device has no function reset (info().reset is false): use hotReset(), where hotResetInfo() allows it',

@@ -78,7 +78,7 @@ export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from '
 export { parseSize } from './export/size.js'
 // --- what the kernel publishes (LOOK)
 export { compareAddresses, parseAddress } from './sysfs/address.js'
-export type { Capabilities, CapabilityEntry, PcieCapability } from './sysfs/config.js'
+export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
@@ -96,6 +96,7 @@ export type {
   RegionCapability,
   UnknownCapability,
 } from './vfio/capabilities.js'
+export { ConfigSpace, type PciCommand } from './vfio/config-space.js'
 export {
   type ExtensionName,
   type IommuInfo,
@@ -117,4 +118,6 @@ export {
 } from './vfio/device.js'
 export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
 export { type OpenedDevice, type OpenOptions, openDevice } from './vfio/open.js'
+export { VfioRegion, type WordOrder } from './vfio/region.js'
+export { RegionMapping } from './vfio/region-mapping.js'
 export { type ResetDeviceOptions, type ResetReport, resetDevice } from './vfio/reset.js'

@@ -6,6 +6,8 @@
 #include "fd.h"
 #include "group.h"
 #include "lock.h"
+#include "memory.h"
+#include "region.h"
 #include "tree.h"
 
 namespace {
@@ -13,21 +15,35 @@ namespace {
 // No structure without capabilities is larger.
 constexpr size_t kAnswersSize = 64;
 
+/** The word that tells of losses; where the runtime forbids memory of others there are no mappings, and so
+ * none of their losses. */
+napi_value Losses(Napi::Env env) {
+  napi_value buffer;
+  const napi_status status = napi_create_external_arraybuffer(env, &vfio::Mapping::Losses(), sizeof(uint32_t),
+                                                              nullptr, nullptr, &buffer);
+  return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof(uint32_t));
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
   addon->container = vfio::Container::Define(env);
   addon->group = vfio::Group::Define(env);
   addon->device = vfio::Device::Define(env);
+  addon->memory = vfio::Memory::Define(env);
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
+  exports.Set("Memory", addon->memory.Value());
   Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
   addon->answers = Napi::Persistent(answers);
   addon->handles->answers = answers.Data();
   exports.Set("answers", answers);
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
+  vfio::Memory::DefineQuick(exports, addon->handles.get());
+  vfio::DefineRegionAccess(exports, addon->handles.get());
+  exports.Set("losses", Losses(env));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "group.h"
+#include "memory.h"
 #include "uapi/vfio.h"
 #include "util/answer.h"
 #include "util/ioctl.h"
@@ -33,19 +34,19 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
   }
 }
 
-napi_value RegionInfo(Napi::Env env, const Fd& fd, const napi_value* arguments, void* answers) {
+napi_value RegionInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles& handles) {
   vfio_region_info question{};
   question.index = CheckedUint32(env, arguments[0], "index");
   Answer answer;
   const auto* info =
       Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
   if (info->flags & VFIO_REGION_INFO_FLAG_CAPS) return answer.CopyTo(env, {}, answer.size());
-  std::memcpy(answers, info, sizeof *info);
+  std::memcpy(handles.answers, info, sizeof *info);
   // Which is `undefined`.
   return nullptr;
 }
 
-napi_value IrqInfo(Napi::Env env, const Fd& fd, const napi_value* arguments, void*) {
+napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   vfio_irq_info info{};
   info.argsz = sizeof info;
   info.index = CheckedUint32(env, arguments[0], "index");
@@ -75,6 +76,7 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineMethod<&Device::Info>("info"),
                                 DefineMethod<&Device::HotResetInfo>("hotResetInfo"),
+                                DefineMethod<&Device::Map>("map"),
                                 DefineMethod<&Device::Reset>("reset"),
                                 DefineMethod<&Device::HotReset>("hotReset"),
                             });
@@ -92,6 +94,14 @@ Napi::Value Device::HotResetInfo(const Napi::CallbackInfo& info) {
   Answer answer;
   AskHotResetInfo(*fd(), answer);
   return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
+}
+
+Napi::Value Device::Map(const Napi::CallbackInfo& info) {
+  const int64_t position = CheckedInt64(info.Env(), info[0], "position");
+  const int64_t size = CheckedInt64(info.Env(), info[1], "size");
+  if (size <= 0) BadArgument(info.Env(), "size must be above 0");
+  return Memory::Adopt(info.Env(),
+                       std::make_shared<const Mapping>(fd(), "region", position, static_cast<size_t>(size)));
 }
 
 Napi::Value Device::Reset(const Napi::CallbackInfo& info) {

@@ -8,7 +8,7 @@
 namespace vfio {
 namespace {
 
-napi_value Status(Napi::Env env, const Fd& fd, const napi_value*, void*) {
+napi_value Status(Napi::Env env, const Fd& fd, Arguments, Handles&) {
   vfio_group_status status{sizeof status, 0};
   Ioctl(fd, VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
   napi_value flags;
@@ -28,7 +28,7 @@ Napi::FunctionReference Group::Define(Napi::Env env) {
 }
 
 void Group::DefineQuick(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "groupStatus", CallQuick<Group, Status>, handles);
+  DefineFunction(exports, "groupStatus", CallQuick<Group, Status, 0>, handles);
 }
 
 Napi::Value Group::Open(const Napi::CallbackInfo& info) {

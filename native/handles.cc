@@ -19,7 +19,7 @@ constexpr uint32_t GenerationOf(uint32_t id) {
 
 }  // namespace
 
-uint32_t Handles::Add(const napi_type_tag& kind, SharedFd fd) {
+uint32_t Handles::Add(const napi_type_tag& kind, Resource resource) {
   if (free_.empty()) {
     if (entries_.size() == kMostHandles) throw std::length_error("too many objects of VFIO in this thread");
     free_.push_back(static_cast<uint32_t>(entries_.size()));
@@ -29,7 +29,7 @@ uint32_t Handles::Add(const napi_type_tag& kind, SharedFd fd) {
   free_.pop_back();
   Entry& entry = entries_[index];
   entry.kind = &kind;
-  entry.fd = std::move(fd);
+  entry.resource = std::move(resource);
   return entry.generation << kIndexBits | index;
 }
 
@@ -37,23 +37,23 @@ void Handles::Remove(uint32_t id) {
   Entry& entry = entries_[IndexOf(id)];
   entry.kind = nullptr;
   entry.generation = (entry.generation + 1) % kGenerations;
-  entry.fd.reset();
+  entry.resource.reset();
   free_.push_back(IndexOf(id));
 }
 
-SharedFd& Handles::At(uint32_t id, const napi_type_tag& kind) {
+Resource& Handles::At(uint32_t id, const napi_type_tag& kind) {
   const uint32_t index = IndexOf(id);
   if (index >= entries_.size() || entries_[index].kind != &kind ||
       entries_[index].generation != GenerationOf(id)) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
   }
-  return entries_[index].fd;
+  return entries_[index].resource;
 }
 
-const SharedFd& Handles::OpenAt(uint32_t id, const napi_type_tag& kind) {
-  const SharedFd& fd = At(id, kind);
-  if (!fd) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
-  return fd;
+const Resource& Handles::OpenAt(uint32_t id, const napi_type_tag& kind) {
+  const Resource& resource = At(id, kind);
+  if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
+  return resource;
 }
 
 void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles) {

@@ -3,27 +3,40 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "util/failure.h"
-#include "util/fd.h"
 
 namespace vfio {
 
+/** What an object of JavaScript stands for: a descriptor, or memory. */
+using Resource = std::shared_ptr<const void>;
+
 /**
- * The open descriptors of one environment by small numbers, for calls that are made often: finding the object
+ * The open resources of one environment by small numbers, for calls that are made often: finding the object
  * behind `this` would cost more than all the rest of such a call. Unlike a descriptor's, a number that was
  * given up does not come back soon, and it is good for one kind of object only.
  */
 class Handles {
  public:
-  uint32_t Add(const napi_type_tag& kind, SharedFd fd);
+  uint32_t Add(const napi_type_tag& kind, Resource resource);
   void Remove(uint32_t id);
 
-  /** The descriptor, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
-  SharedFd& At(uint32_t id, const napi_type_tag& kind);
-  /** The open descriptor, or ERR_VFIO_CLOSED. */
-  const SharedFd& OpenAt(uint32_t id, const napi_type_tag& kind);
+  /** The resource, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
+  Resource& At(uint32_t id, const napi_type_tag& kind);
+  /** The open resource, or ERR_VFIO_CLOSED. */
+  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind);
+
+  /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
+  template <typename T>
+  const typename T::Owned& Get(napi_env env, napi_value number) {
+    uint32_t id;
+    if (napi_get_value_uint32(env, number, &id) != napi_ok) {
+      throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
+    }
+    return *static_cast<const typename T::Owned*>(OpenAt(id, T::kTag).get());
+  }
 
   /** The memory of an ArrayBuffer for the answers to quick calls: asking for it at each call would take long.
    */
@@ -33,34 +46,35 @@ class Handles {
   struct Entry {
     const napi_type_tag* kind = nullptr;
     uint32_t generation = 0;
-    SharedFd fd;
+    Resource resource;
   };
 
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
 };
 
-/** A call on an open descriptor, with one argument after the number; a structure goes into `answers`. */
-using Quick = napi_value (*)(Napi::Env env, const Fd& fd, const napi_value* arguments, void* answers);
-
 void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles);
+
+/** The arguments of a quick call after the number of its object. */
+using Arguments = const napi_value*;
+
+/** A call on what an open object stands for; a structure goes into the answers of the table. */
+template <typename T>
+using Quick = napi_value (*)(Napi::Env env, const typename T::Owned& owned, Arguments arguments,
+                             Handles& handles);
 
 /** The callback of a function that has the table as its data, and the number of an object of kind `T` first.
  */
-template <typename T, Quick quick>
+template <typename T, Quick<T> quick, size_t kArguments = 1>
 napi_value CallQuick(napi_env env, napi_callback_info info) {
   return Napi::details::WrapCallback(env, [&]() -> napi_value {
-    size_t count = 2;
-    napi_value arguments[2];
+    size_t count = kArguments + 1;
+    napi_value arguments[kArguments + 1];
     void* data;
     napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
     Handles* handles = static_cast<Handles*>(data);
     try {
-      uint32_t id;
-      if (napi_get_value_uint32(env, arguments[0], &id) != napi_ok) {
-        throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
-      }
-      return quick(env, *handles->OpenAt(id, T::kTag), arguments + 1, handles->answers);
+      return quick(env, handles->Get<T>(env, arguments[0]), arguments + 1, *handles);
     } catch (...) {
       throw ToError(env);
     }

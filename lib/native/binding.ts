@@ -6,6 +6,9 @@ export interface Binding {
   readonly Container: { open(path: string): NativeContainer }
   readonly Group: { open(path: string): NativeGroup }
   readonly Device: abstract new () => NativeDevice
+  readonly Memory: abstract new () => NativeMemory
+  /** One 32-bit word: how often an access of this process found nothing behind memory that was mapped. */
+  readonly losses: ArrayBuffer
   // Calls that are made often take the number of their object: that is the quickest way to it.
   /** Where they put what is larger than a number, until the next of them. */
   readonly answers: ArrayBuffer
@@ -15,6 +18,24 @@ export interface Binding {
   deviceRegionInfo(device: number, index: number): ArrayBuffer | undefined
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
+  // One access of a device's region through its descriptor (`pread(2)`, `pwrite(2)`); `position` is that in its file.
+  deviceRead8(device: number, position: number): number
+  deviceRead16(device: number, position: number): number
+  deviceRead32(device: number, position: number): number
+  deviceRead64(device: number, position: number): bigint
+  deviceWrite8(device: number, position: number, value: number): void
+  deviceWrite16(device: number, position: number, value: number): void
+  deviceWrite32(device: number, position: number, value: number): void
+  deviceWrite64(device: number, position: number, value: bigint): void
+  deviceCopyOut(device: number, position: number, into: ArrayBufferView): void
+  deviceCopyIn(device: number, position: number, from: ArrayBufferView): void
+  // One store of exactly this width to mapped memory, and copies of 32 bits at a time.
+  memoryWrite8(memory: number, offset: number, value: number): void
+  memoryWrite16(memory: number, offset: number, value: number): void
+  memoryWrite32(memory: number, offset: number, value: number): void
+  memoryWrite64(memory: number, offset: number, value: bigint): void
+  memoryCopyOut(memory: number, offset: number, into: ArrayBufferView): void
+  memoryCopyIn(memory: number, offset: number, from: ArrayBufferView): void
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
@@ -69,6 +90,21 @@ export interface NativeGroup extends NativeHandle {
 export interface NativeDevice extends NativeHandle {
   info: Fill
   hotResetInfo: Fill
+  /** Maps a part of the device's file for reading and writing: `position` a multiple of the page size, `size` in bytes. */
+  map(position: number, size: number): NativeMemory
   reset(): Promise<void>
   hotReset(groups: readonly NativeGroup[]): Promise<void>
+}
+
+/** Mapped memory. What is read where nothing answers (`SIGBUS`) is ones. */
+export interface NativeMemory {
+  /** What the calls that are made often know it by, in this thread. */
+  readonly id: number
+  readonly buffer: ArrayBuffer
+  /** Did an access find nothing there since it was mapped or restored? */
+  lost(): boolean
+  /** Maps it anew where something was lost. */
+  restore(): void
+  /** Lets the file go and detaches `buffer`. Idempotent. */
+  close(): void
 }

@@ -47,3 +47,20 @@ export function checkOptions<T extends { signal?: AbortSignal | undefined }>(opt
   }
   return options
 }
+
+/** A typed array or DataView with at least one byte: one that was detached has none. */
+export function checkView(value: unknown, name: string): ArrayBufferView {
+  if (ArrayBuffer.isView(value) && value.byteLength > 0) return value
+  throw badArgument(
+    ArrayBuffer.isView(value)
+      ? `${name} must have at least one byte (a view whose buffer was transferred has none)`
+      : `${name} must be a typed array or DataView, not ${show(value)}`,
+  )
+}
+
+/** A boolean that may be left out. */
+export function checkFlag(value: unknown, otherwise: boolean, name: string): boolean {
+  if (value === undefined) return otherwise
+  if (typeof value === 'boolean') return value
+  throw badArgument(`${name} must be true or false, not ${show(value)}`)
+}

@@ -14,8 +14,9 @@ export async function askKernel(
   options: Pick<OpenOptions, 'signal' | 'vfToken'> = {},
 ): Promise<KernelAnswer> {
   let viable = false
-  await using opened = await openDevice(seen, address, {
+  await using opened = await openDevice(address, {
     ...options,
+    seen,
     onGroup: (group) => {
       viable = group.status().viable
     },

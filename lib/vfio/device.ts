@@ -8,9 +8,13 @@ import {
   type RegionCapability,
   regionCapabilities,
 } from './capabilities.js'
+import { ConfigSpace } from './config-space.js'
+import type { DeviceHandle } from './device-handle.js'
 import { VfioGroup } from './group.js'
-import { type Handle, VfioObject } from './handle.js'
+import { VfioObject } from './handle.js'
+import { mappableAreas, VfioRegion } from './region.js'
 import { translate } from './translate.js'
+import { Windows } from './window.js'
 
 /** Regions of a PCI device by name (`VFIO_PCI_*_REGION_INDEX`). From 9 on they are the device's own. */
 export const REGIONS = {
@@ -26,6 +30,7 @@ export const REGIONS = {
 } as const
 export type RegionName = keyof typeof REGIONS
 const REGION_NAMES = namesOf(REGIONS)
+const REGION_NAME_LIST = Object.keys(REGIONS)
 
 /** Interrupts of a PCI device by name (`VFIO_PCI_*_IRQ_INDEX`): `err` is the error interrupt of PCI Express, `req` the kernel's request to let go. */
 export const IRQS = { intx: 0, msi: 1, msix: 2, err: 3, req: 4 } as const
@@ -113,14 +118,16 @@ const BY_DEVID = 1 << 0
 const ALL_OWNED = 1 << 1
 
 /** An open device. It comes from `VfioGroup.openDevice()`. */
-export class VfioDevice extends VfioObject<NativeDevice> {
+export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
   /** In sysfs form. */
   readonly address: string
   /** What it was opened from, and what stays open as long as it is held. */
   readonly group: VfioGroup
+  readonly #regions = new Map<number, VfioRegion>()
+  #config: ConfigSpace | undefined
 
   /** @internal */
-  constructor(handle: Handle<NativeDevice>, address: string, group: VfioGroup) {
+  constructor(handle: DeviceHandle, address: string, group: VfioGroup) {
     super(handle)
     this.address = address
     this.group = group
@@ -172,6 +179,28 @@ export class VfioDevice extends VfioObject<NativeDevice> {
       capabilities:
         flags & REGION_CAPABILITIES ? regionCapabilities(answer, answer.u32(12)) : NO_CAPABILITIES,
     }
+  }
+
+  /**
+   * A region to read, write and map, by index or name; the same object each time.
+   * @throws VfioSystemError `EINVAL` where the device has no such region.
+   */
+  region(region: RegionName | number): VfioRegion {
+    const index = checkIndex(region, REGION_NAMES, 'region')
+    const known = this.#regions.get(index)
+    if (known) return known
+    const info = this.regionInfo(index)
+    const windows = new Windows(this.handle, Number(info.offset), mappableAreas(info))
+    this.handle.attach(windows)
+    const made = new VfioRegion(this, REGION_NAME_LIST[index] ?? `region ${index}`, info, windows)
+    this.#regions.set(index, made)
+    return made
+  }
+
+  /** Config space by its fields. */
+  get config(): ConfigSpace {
+    this.#config ??= new ConfigSpace(this.region('config'))
+    return this.#config
   }
 
   /**

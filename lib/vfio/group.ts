@@ -4,6 +4,7 @@ import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
 import { VfioContainer } from './container.js'
 import { VfioDevice } from './device.js'
+import { DeviceHandle } from './device-handle.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
 import { call, translate } from './translate.js'
 
@@ -108,7 +109,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     const handle = await group.run(
       async () => {
         const device = await this.handle.native.openDevice(request, name)
-        return new Handle(device, `device ${name}`, group)
+        return new DeviceHandle(device, `device ${name}`, group)
       },
       { signal, subject: name, discard: (device) => device.release() },
       this.openDevice,

@@ -78,19 +78,25 @@ export class Handle<N extends NativeHandle> implements Dependent {
   }
 
   release(): Promise<void> {
-    this.#closing ??= this.#close()
+    if (this.#closing) return this.#closing
+    this.#closing = this.#close()
+    this.onClosing()
     return this.#closing
   }
 
   releaseNow(): void {
     if (this.#closing) return
     this.#closing = Promise.resolve()
+    this.onClosing()
     this.#queue.cancelWaiting(this.closedError())
     for (const dependent of this.dependents) dependent.releaseNow()
     this.beforeClose()
     this.raw.closeNow()
     this.parent?.dependents.delete(this)
   }
+
+  /** What an object does at once when it is closed, while calls may still run. */
+  protected onClosing(): void {}
 
   /** What an object does right before its descriptor closes. */
   protected beforeClose(): void {}

@@ -1,6 +1,8 @@
 import { VfioError } from '../errors.js'
 import { isVfioDriver } from '../sysfs/devices.js'
+import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { checkOptions } from './arguments.js'
 import { type ExtensionName, VfioContainer } from './container.js'
 import type { VfioDevice } from './device.js'
 import { VfioGroup } from './group.js'
@@ -15,6 +17,8 @@ export interface OpenedDevice {
 }
 
 export interface OpenOptions {
+  /** A look at the host that has the device; left out: a new one at this host. */
+  readonly seen?: Snapshot | undefined
   readonly signal?: AbortSignal | undefined
   /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined
@@ -23,16 +27,13 @@ export interface OpenOptions {
 }
 
 /**
- * Opens a device: container, group, IOMMU and device, in the order that the kernel wants. **Opening resets it.**
+ * Opens a device of this host by its address: container, group, IOMMU and device, in the order that the kernel wants. **Opening resets it.**
  * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP` where it is in no group
  * @throws VfioSystemError what the kernel answers, `EACCES` where a virtual function wants another `vfToken`; nothing
  * stays open then
  */
-export async function openDevice(
-  seen: Snapshot,
-  address: string,
-  options: OpenOptions = {},
-): Promise<OpenedDevice> {
+export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
+  const { seen = new Host().snapshot({ around: [address] }) } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
     throw new VfioError(

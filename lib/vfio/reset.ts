@@ -32,7 +32,7 @@ export async function resetDevice(
   address: string,
   { hot = false, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
-  await using opened = await openDevice(seen, address, { signal })
+  await using opened = await openDevice(address, { seen, signal })
   return hot ? await resetHot(seen, opened, signal) : await resetFunction(opened, signal)
 }
 

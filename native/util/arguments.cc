@@ -28,6 +28,21 @@ uint32_t CheckedUint32(Napi::Env env, napi_value value, const char* name) {
   return number;
 }
 
+int64_t CheckedInt64(Napi::Env env, napi_value value, const char* name) {
+  int64_t number;
+  if (napi_get_value_int64(env, value, &number) != napi_ok)
+    BadArgument(env, std::string(name) + " must be a number");
+  return number;
+}
+
+uint64_t CheckedUint64(Napi::Env env, napi_value value, const char* name) {
+  uint64_t number;
+  bool lossless;
+  if (napi_get_value_bigint_uint64(env, value, &number, &lossless) != napi_ok || !lossless)
+    BadArgument(env, std::string(name) + " must be a bigint from 0 to 2^64 - 1");
+  return number;
+}
+
 std::string TextArgument(Napi::Env env, napi_value value, const char* name) {
   const Napi::Value text(env, value);
   if (text.IsString()) {
@@ -43,6 +58,19 @@ Buffer BufferArgument(Napi::Env env, napi_value value, const char* name) {
     BadArgument(env, std::string(name) + " must be an ArrayBuffer");
   }
   return buffer;
+}
+
+Buffer ViewArgument(Napi::Env env, napi_value value, const char* name) {
+  Buffer buffer{value, nullptr, 0};
+  napi_typedarray_type type;
+  size_t length;
+  if (napi_get_typedarray_info(env, value, &type, &length, &buffer.data, nullptr, nullptr) == napi_ok) {
+    buffer.size = length * Napi::TypedArray(env, value).ElementSize();
+    return buffer;
+  }
+  if (napi_get_dataview_info(env, value, &buffer.size, &buffer.data, nullptr, nullptr) == napi_ok)
+    return buffer;
+  BadArgument(env, std::string(name) + " must be a typed array or DataView");
 }
 
 }  // namespace vfio

@@ -13,7 +13,7 @@ const NAMES = ['status', 'regionInfo', 'irqInfo'] as const
 type Times = Record<(typeof NAMES)[number], number>
 
 async function timeOurs(address: string): Promise<Times> {
-  await using opened = await openDevice(new Host().snapshot(), address)
+  await using opened = await openDevice(address)
   const { group, device } = opened
   const time = (question: () => unknown) => {
     const start = performance.now()

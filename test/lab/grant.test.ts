@@ -12,7 +12,7 @@ const JOURNAL = '/run/vfio-grant-test'
 const OPENS = `
   import { Host, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
   try {
-    const opened = await openDevice(new Host().snapshot(), process.argv[1])
+    const opened = await openDevice(process.argv[1])
     console.log(JSON.stringify({ regions: opened.device.info().regions }))
     await opened.close()
   } catch ({ code, message }) {

@@ -395,7 +395,7 @@ describe('what this guest uses', () => {
         put(address, 'vfio-pci')
         if (driverOf(address) !== 'vfio-pci') continue
         assert.deepEqual(usesOf(address), [], `${address} is bound and closed`)
-        const open = await openDevice(host.snapshot(), address)
+        const open = await openDevice(address)
         const seenOpen = host.snapshot()
         assert.deepEqual(seenOpen.use.enabled, [address], `${address} is enabled while it is open`)
         const command = commandOf(process.pid)

@@ -1,0 +1,30 @@
+import type { NativeDevice } from '../native/binding.js'
+import { Handle } from './handle.js'
+
+/** What an open device takes along when it closes: mapped memory, interrupts. */
+export interface Attachment {
+  close(): void
+}
+
+/** An open device, apart from the object that the program holds. */
+export class DeviceHandle extends Handle<NativeDevice> {
+  readonly #attachments = new Set<Attachment>()
+
+  attach(attachment: Attachment): void {
+    this.#attachments.add(attachment)
+  }
+
+  isAttached(attachment: Attachment): boolean {
+    return this.#attachments.has(attachment)
+  }
+
+  /** Closes one of them. */
+  detach(attachment: Attachment): void {
+    if (this.#attachments.delete(attachment)) attachment.close()
+  }
+
+  // At once, so that no register is touched while the close waits for a call that runs.
+  protected override onClosing(): void {
+    for (const attachment of this.#attachments) this.detach(attachment)
+  }
+}

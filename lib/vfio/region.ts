@@ -1,0 +1,295 @@
+import { binding } from '../native/load.js'
+import { badArgument, checkView, show } from './arguments.js'
+import type { MappableArea } from './capabilities.js'
+import type { RegionInfo, VfioDevice } from './device.js'
+import { RegionMapping } from './region-mapping.js'
+import { translate } from './translate.js'
+import type { Window, Windows } from './window.js'
+
+/**
+ * How 64 bits go over the bus: in one access, or in two of 32 bits each with the low or the high half first, as
+ * devices without 64-bit registers want. Through the descriptor a kernel before 6.10 makes two of `single`.
+ */
+export type WordOrder = 'single' | 'lo-hi' | 'hi-lo'
+
+const PAGE_SIZE = 4096
+
+/**
+ * The parts of a region that may be mapped: all of it, those that the kernel lists, or none. None of one that cannot be
+ * written: an array buffer always can, and the processor would not let it.
+ */
+export function mappableAreas({ mmap, write, size, capabilities }: RegionInfo): readonly MappableArea[] {
+  if (!mmap || !write || size === 0n) return []
+  const sparse = capabilities.find((entry) => entry.name === 'sparse-mmap')
+  return sparse?.name === 'sparse-mmap' ? sparse.areas : [{ offset: 0n, size }]
+}
+
+/**
+ * A region of an open device: a BAR, the ROM, config space. Offsets are in bytes from its start.
+ *
+ * **Mapping or descriptor?** An access goes through a mapping where the kernel lets that place be mapped (`mmap` in
+ * `info`, within the areas of a `sparse-mmap` capability): one load or store of exactly that width by the processor.
+ * Everything else, config space, the ROM, I/O ports, an MSI-X table that may not be mapped, goes through the descriptor
+ * (`pread(2)`, `pwrite(2)`), and so does all on a big-endian machine. Values have PCI's byte order either way.
+ */
+export class VfioRegion {
+  readonly index: number
+  /** `bar0` … `bar5`, `rom`, `config`, `vga`, or `region 9` for one of the device's own. */
+  readonly name: string
+  /** In bytes; 0 where the device does not implement it. */
+  readonly size: number
+  readonly info: RegionInfo
+  /** What stays open as long as the region is held. */
+  readonly device: VfioDevice
+  readonly #windows: Windows
+  readonly #position: number
+
+  /** @internal */
+  constructor(device: VfioDevice, name: string, info: RegionInfo, windows: Windows) {
+    this.device = device
+    this.name = name
+    this.info = info
+    this.index = info.index
+    this.size = Number(info.size)
+    this.#position = Number(info.offset)
+    this.#windows = windows
+  }
+
+  /**
+   * Reads 8 bits.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` outside of the region, `ERR_VFIO_CLOSED`, `ERR_VFIO_MEMORY_DISABLED`
+   * @throws VfioSystemError `EIO` through the descriptor where the device's decode is off
+   */
+  read8(offset: number): number {
+    const windows = this.#windows
+    const window = windows.current
+    const at = offset - window.start
+    if (typeof offset === 'number' && at >>> 0 === at && at < window.length) {
+      // Atomics, because a plain element access promises neither its width nor that it happens.
+      const value = Atomics.load(window.bytes, at)
+      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+      return value
+    }
+    return this.#enter(offset, 1) ? this.read8(offset) : this.#fromFile(offset, 'deviceRead8')
+  }
+
+  /** Reads 16 bits at a multiple of 2; see {@link read8}. */
+  read16(offset: number): number {
+    const windows = this.#windows
+    const window = windows.current
+    const at = offset - window.start
+    if (typeof offset === 'number' && at >>> 0 === at && (at & 1) === 0 && at < window.length) {
+      const value = Atomics.load(window.halves, at >>> 1)
+      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+      return value
+    }
+    return this.#enter(offset, 2) ? this.read16(offset) : this.#fromFile(offset, 'deviceRead16')
+  }
+
+  /** Reads 32 bits at a multiple of 4; see {@link read8}. */
+  read32(offset: number): number {
+    const windows = this.#windows
+    const window = windows.current
+    const at = offset - window.start
+    if (typeof offset === 'number' && at >>> 0 === at && (at & 3) === 0 && at < window.length) {
+      const value = Atomics.load(window.words, at >>> 2)
+      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+      return value
+    }
+    return this.#enter(offset, 4) ? this.read32(offset) : this.#fromFile(offset, 'deviceRead32')
+  }
+
+  /** Reads 64 bits at a multiple of 8 in the order that is given; see {@link read8}. */
+  read64(offset: number, order: WordOrder): bigint {
+    if (checkOrder(order) !== 'single') {
+      this.#check(offset, 8)
+      const high = order === 'hi-lo' ? this.read32(offset + 4) : null
+      const low = this.read32(offset)
+      return (BigInt(high ?? this.read32(offset + 4)) << 32n) | BigInt(low)
+    }
+    const window = this.#enter(offset, 8)
+    if (!window) return this.#fromFile(offset, 'deviceRead64')
+    const value = Atomics.load(window.longs, (offset - window.start) / 8)
+    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
+    return value
+  }
+
+  /**
+   * Writes 8 bits.
+   * @throws as {@link read8} does, and `ERR_VFIO_BAD_ARGUMENT` for a value that does not fit
+   */
+  write8(offset: number, value: number): void {
+    this.#store(offset, 1, checkValue(value, 0xff), 'memoryWrite8', 'deviceWrite8')
+  }
+
+  /** Writes 16 bits at a multiple of 2; see {@link write8}. */
+  write16(offset: number, value: number): void {
+    this.#store(offset, 2, checkValue(value, 0xffff), 'memoryWrite16', 'deviceWrite16')
+  }
+
+  /** Writes 32 bits at a multiple of 4; see {@link write8}. */
+  write32(offset: number, value: number): void {
+    this.#store(offset, 4, checkValue(value, 0xffffffff), 'memoryWrite32', 'deviceWrite32')
+  }
+
+  /** Writes 64 bits at a multiple of 8 in the order that is given; see {@link write8}. */
+  write64(offset: number, value: bigint, order: WordOrder): void {
+    if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value) {
+      throw badArgument(`the value must be a bigint from 0 to 2^64 - 1, not ${show(value)}`)
+    }
+    if (checkOrder(order) === 'single') {
+      this.#store(offset, 8, value, 'memoryWrite64', 'deviceWrite64')
+      return
+    }
+    this.#check(offset, 8)
+    const low = Number(value & 0xffffffffn)
+    const high = Number(value >> 32n)
+    if (order === 'hi-lo') this.write32(offset + 4, high)
+    this.write32(offset, low)
+    if (order === 'lo-hi') this.write32(offset + 4, high)
+  }
+
+  /**
+   * Fills `into` from `offset` on. Through a mapping with one 32-bit access after another (with 8 bits before the first
+   * and after the last multiple of 4), through the descriptor as the kernel likes. The thread waits: 4 KiB of device
+   * memory take up to a millisecond.
+   */
+  read(into: ArrayBufferView, offset: number): void {
+    const view = checkView(into, 'into')
+    this.#copy(offset, view, 'memoryCopyOut', 'deviceCopyOut')
+  }
+
+  /** Writes all of `from` at `offset`, in accesses as {@link read} makes them. */
+  write(from: ArrayBufferView, offset: number): void {
+    const view = checkView(from, 'from')
+    this.#copy(offset, view, 'memoryCopyIn', 'deviceCopyIn')
+  }
+
+  /**
+   * Maps a part of the region, for bulk data: `offset` a multiple of the page size, `length` in bytes; left out: all of
+   * it. The buffer is detached when the mapping or the device is closed. Registers are for the methods above: a typed
+   * array promises no width.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where that part may not be mapped, with the parts that may
+   */
+  map(options: { offset?: number; length?: number } = {}): RegionMapping {
+    if (typeof options !== 'object' || options === null)
+      throw badArgument(`options must be an object, not ${show(options)}`)
+    this.#checkOpen()
+    const { offset = 0 } = options
+    this.#checkOffset(offset, 1, PAGE_SIZE)
+    const length = options.length ?? this.size - offset
+    if (!Number.isInteger(length) || length <= 0 || length > this.size - offset) {
+      throw badArgument(
+        `length must be an integer from 1 to ${this.size - offset} (the rest of ${this.name}), not ${show(length)}`,
+      )
+    }
+    const areas = mappableAreas(this.info)
+    const fits = areas.some(
+      (area) => BigInt(offset) >= area.offset && BigInt(offset + length) <= area.offset + area.size,
+    )
+    if (!fits) {
+      const list = areas.map((area) => `0x${area.offset.toString(16)} + 0x${area.size.toString(16)}`)
+      throw badArgument(
+        list.length === 0
+          ? `${this.name} of ${this.device.address} may not be mapped: use read() and write()`
+          : `this part of ${this.name} of ${this.device.address} may not be mapped, only ${list.join(', ')}: use read() and write()`,
+      )
+    }
+    return RegionMapping.open(this, this.#position + offset, offset, length)
+  }
+
+  #store<V extends number | bigint>(
+    offset: number,
+    width: number,
+    value: V,
+    inMemory: V extends bigint ? 'memoryWrite64' : 'memoryWrite8' | 'memoryWrite16' | 'memoryWrite32',
+    inFile: V extends bigint ? 'deviceWrite64' : 'deviceWrite8' | 'deviceWrite16' | 'deviceWrite32',
+  ): void {
+    const window = this.#enter(offset, width)
+    try {
+      const memory = window?.memory
+      if (memory) {
+        binding()[inMemory](memory.id, offset - window.start, value as never)
+      } else {
+        binding()[inFile](this.device.handle.native.id, this.#position + offset, value as never)
+        return
+      }
+    } catch (error) {
+      throw translate(error)
+    }
+    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
+  }
+
+  #copy(
+    offset: number,
+    view: ArrayBufferView,
+    inMemory: 'memoryCopyOut' | 'memoryCopyIn',
+    inFile: 'deviceCopyOut' | 'deviceCopyIn',
+  ): void {
+    this.#checkOpen()
+    this.#checkOffset(offset, view.byteLength, 1)
+    const window = this.#windows.find(offset, view.byteLength)
+    try {
+      const memory = window?.memory
+      if (memory) {
+        binding()[inMemory](memory.id, offset - window.start, view)
+      } else {
+        binding()[inFile](this.device.handle.native.id, this.#position + offset, view)
+        return
+      }
+    } catch (error) {
+      throw translate(error)
+    }
+    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
+  }
+
+  #fromFile(offset: number, read: 'deviceRead8' | 'deviceRead16' | 'deviceRead32'): number
+  #fromFile(offset: number, read: 'deviceRead64'): bigint
+  #fromFile(offset: number, read: `deviceRead${8 | 16 | 32 | 64}`): number | bigint {
+    try {
+      return binding()[read](this.device.handle.native.id, this.#position + offset)
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  /** The window for an access, after all has been checked; null for the descriptor. */
+  #enter(offset: number, width: number): Window | null {
+    const { current } = this.#windows
+    const at = offset - current.start
+    if (typeof offset === 'number' && at >= 0 && at < current.length && at % width === 0) return current
+    this.#check(offset, width)
+    return this.#windows.find(offset, width)
+  }
+
+  #check(offset: number, width: number): void {
+    this.#checkOpen()
+    this.#checkOffset(offset, width, width)
+  }
+
+  #checkOpen(): void {
+    if (this.device.closed) throw this.device.handle.closedError()
+  }
+
+  #checkOffset(offset: unknown, size: number, alignment: number): void {
+    if (typeof offset !== 'number' || !Number.isInteger(offset) || offset < 0 || offset > this.size - size) {
+      throw badArgument(
+        this.size === 0
+          ? `${this.device.address} has no ${this.name}`
+          : `an access of ${size} bytes in ${this.name} (${this.size} bytes) must be inside of it, not at ${show(offset)}`,
+      )
+    }
+    if (offset % alignment !== 0)
+      throw badArgument(`the offset must be a multiple of ${alignment}, not ${offset}`)
+  }
+}
+
+function checkValue(value: unknown, largest: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= largest) return value
+  throw badArgument(`the value must be an integer from 0 to ${largest}, not ${show(value)}`)
+}
+
+function checkOrder(order: unknown): WordOrder {
+  if (order === 'single' || order === 'lo-hi' || order === 'hi-lo') return order
+  throw badArgument(`the order must be 'single', 'lo-hi' or 'hi-lo', not ${show(order)}`)
+}

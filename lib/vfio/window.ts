@@ -1,0 +1,122 @@
+import { VfioError } from '../errors.js'
+import type { NativeDevice, NativeMemory } from '../native/binding.js'
+import { binding } from '../native/load.js'
+import type { MappableArea } from './capabilities.js'
+import type { Handle } from './handle.js'
+import { call, translate } from './translate.js'
+
+/** One window of address space is at most this large; a region that is larger gets several. */
+const LARGEST_WINDOW = 2 ** 30
+
+const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
+
+/** A mapped piece of a region, seen in each width that a register can have. */
+export interface Window {
+  /** Where it begins in the region, and how long it is, in bytes: multiples of 8. */
+  readonly start: number
+  readonly length: number
+  readonly bytes: Uint8Array
+  readonly halves: Uint16Array
+  readonly words: Uint32Array
+  readonly longs: BigUint64Array
+  readonly memory: NativeMemory | null
+}
+
+const windowOver = (start: number, length: number, buffer: ArrayBuffer, memory: NativeMemory | null) => ({
+  start,
+  length,
+  bytes: new Uint8Array(buffer),
+  halves: new Uint16Array(buffer),
+  words: new Uint32Array(buffer),
+  longs: new BigUint64Array(buffer),
+  memory,
+})
+
+/** The window that no offset is in. */
+const NOWHERE: Window = windowOver(0, 0, new ArrayBuffer(0), null)
+
+/**
+ * The mapped pieces of one region for register access, made when they are first needed. It belongs to the open device
+ * and not to the object that the program holds, so that closing the device takes it away.
+ */
+export class Windows {
+  /** The last one used. */
+  current: Window = NOWHERE
+  /** Of this process, as the addon counts them, and how many are known of. */
+  readonly losses: Uint32Array
+  seenLosses: number
+
+  readonly #handle: Handle<NativeDevice>
+  readonly #position: number
+  readonly #areas: readonly { start: number; end: number }[]
+  readonly #made: Window[] = []
+
+  /** `position` is that of the region in the device's file; `areas` are the parts that may be mapped. */
+  constructor(handle: Handle<NativeDevice>, position: number, areas: readonly MappableArea[]) {
+    this.#handle = handle
+    this.#position = position
+    // Typed arrays have the byte order of this machine, and devices have that of PCI.
+    this.#areas = LITTLE_ENDIAN
+      ? areas.map(({ offset, size }) => ({
+          start: Number((offset + 7n) & ~7n),
+          end: Number((offset + size) & ~7n),
+        }))
+      : []
+    this.losses = new Uint32Array(binding().losses)
+    this.seenLosses = this.losses[0] ?? 0
+  }
+
+  /** Makes the window with these bytes the current one. Returns null where they cannot be mapped. */
+  find(offset: number, size: number): Window | null {
+    if (this.#handle.closed) throw this.#handle.closedError()
+    const made = this.#made.find(({ start, length }) => offset >= start && offset + size <= start + length)
+    const window = made ?? this.#make(offset, size)
+    if (window) this.current = window
+    return window
+  }
+
+  #make(offset: number, size: number): Window | null {
+    const area = this.#areas.find(({ start, end }) => offset >= start && offset + size <= end)
+    if (!area) return null
+    const start = offset - ((offset - area.start) % LARGEST_WINDOW)
+    const length = Math.min(LARGEST_WINDOW, area.end - start)
+    // A copy may go over two windows: the descriptor takes it.
+    if (offset + size > start + length) return null
+    const { native } = this.#handle
+    try {
+      const memory = native.map(this.#position + start, length)
+      const window = windowOver(start, length, memory.buffer, memory)
+      this.#made.push(window)
+      return window
+    } catch (error) {
+      const translated = translate(error)
+      // The descriptor works there too.
+      if (translated instanceof VfioError && translated.code === 'ERR_VFIO_NO_EXTERNAL_MEMORY') return null
+      throw translated
+    }
+  }
+
+  /**
+   * Was it this access that found nothing? Only called when some access of this process did.
+   * @throws VfioError `ERR_VFIO_MEMORY_DISABLED`
+   */
+  noticeLoss(window: Window, region: string): void {
+    this.seenLosses = this.losses[0] ?? 0
+    const { memory } = window
+    if (!memory?.lost()) return
+    call(() => memory.restore())
+    throw memoryDisabled(this.#handle.name, region)
+  }
+
+  /** Detaches all. */
+  close(): void {
+    this.current = NOWHERE
+    for (const { memory } of this.#made.splice(0)) memory?.close()
+  }
+}
+
+export const memoryDisabled = (device: string, region: string) =>
+  new VfioError(
+    'ERR_VFIO_MEMORY_DISABLED',
+    `nothing answers in ${region} of ${device}: its memory decode is off (config.setCommand({ memory: true })), or it sleeps or is being reset`,
+  )

@@ -1,0 +1,84 @@
+#include "region.h"
+
+#include <unistd.h>
+
+#include "device.h"
+#include "util/mmio.h"
+
+namespace vfio {
+namespace {
+
+constexpr const char* kRequest = "region";
+
+[[noreturn]] void Fail(const char* call, const Fd& fd) {
+  throw SystemFailure(errno, call, kRequest, fd.path());
+}
+
+[[noreturn]] void CutShort(const char* call, ssize_t done, size_t wanted) {
+  throw Refusal("ERR_VFIO_BAD_KERNEL_DATA", std::string(call) + " of a region ended after " +
+                                                std::to_string(done) + " of " + std::to_string(wanted) +
+                                                " bytes");
+}
+
+// One call, because several would be several accesses of the device.
+void ReadExactly(const Fd& fd, void* into, size_t size, int64_t position) {
+  const ssize_t done = ::pread(fd.number(), into, size, position);
+  if (done < 0) Fail("pread", fd);
+  if (static_cast<size_t>(done) != size) CutShort("pread", done, size);
+}
+
+void WriteExactly(const Fd& fd, const void* from, size_t size, int64_t position) {
+  const ssize_t done = ::pwrite(fd.number(), from, size, position);
+  if (done < 0) Fail("pwrite", fd);
+  if (static_cast<size_t>(done) != size) CutShort("pwrite", done, size);
+}
+
+template <typename T>
+napi_value Read(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+  T word;
+  ReadExactly(fd, &word, sizeof word, CheckedInt64(env, arguments[0], "position"));
+  napi_value value;
+  const T native = mmio::ToPci(word);
+  if constexpr (sizeof(T) == sizeof(uint64_t)) {
+    NAPI_THROW_IF_FAILED(env, napi_create_bigint_uint64(env, native, &value), nullptr);
+  } else {
+    NAPI_THROW_IF_FAILED(env, napi_create_uint32(env, native, &value), nullptr);
+  }
+  return value;
+}
+
+template <typename T>
+napi_value Write(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+  const T word = mmio::ToPci(CheckedWord<T>(env, arguments[1], "value"));
+  WriteExactly(fd, &word, sizeof word, CheckedInt64(env, arguments[0], "position"));
+  return nullptr;
+}
+
+napi_value CopyOut(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+  const Buffer into = ViewArgument(env, arguments[1], "into");
+  ReadExactly(fd, into.data, into.size, CheckedInt64(env, arguments[0], "position"));
+  return nullptr;
+}
+
+napi_value CopyIn(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+  const Buffer from = ViewArgument(env, arguments[1], "from");
+  WriteExactly(fd, from.data, from.size, CheckedInt64(env, arguments[0], "position"));
+  return nullptr;
+}
+
+}  // namespace
+
+void DefineRegionAccess(Napi::Object exports, Handles* handles) {
+  DefineFunction(exports, "deviceRead8", CallQuick<Device, Read<uint8_t>>, handles);
+  DefineFunction(exports, "deviceRead16", CallQuick<Device, Read<uint16_t>>, handles);
+  DefineFunction(exports, "deviceRead32", CallQuick<Device, Read<uint32_t>>, handles);
+  DefineFunction(exports, "deviceRead64", CallQuick<Device, Read<uint64_t>>, handles);
+  DefineFunction(exports, "deviceWrite8", CallQuick<Device, Write<uint8_t>, 2>, handles);
+  DefineFunction(exports, "deviceWrite16", CallQuick<Device, Write<uint16_t>, 2>, handles);
+  DefineFunction(exports, "deviceWrite32", CallQuick<Device, Write<uint32_t>, 2>, handles);
+  DefineFunction(exports, "deviceWrite64", CallQuick<Device, Write<uint64_t>, 2>, handles);
+  DefineFunction(exports, "deviceCopyOut", CallQuick<Device, CopyOut, 2>, handles);
+  DefineFunction(exports, "deviceCopyIn", CallQuick<Device, CopyIn, 2>, handles);
+}
+
+}  // namespace vfio
