@@ -48,6 +48,8 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NO_VFS'
   /** Somebody else holds the object. */
   | 'ERR_VFIO_IN_USE'
+  /** The kernel cannot change the number of vectors of an interrupt while it is enabled, or has not so many. */
+  | 'ERR_VFIO_NO_VECTORS'
   /** Nothing answers at the address of mapped device memory. */
   | 'ERR_VFIO_MEMORY_DISABLED'
   /** Array buffers over memory of a device are not possible in this runtime. */

@@ -144,6 +144,29 @@ export const HINTS: readonly Hint[] = [
   ),
 
   row(
+    'VFIO_DEVICE_SET_IRQS',
+    'EINVAL',
+    'another kind of interrupt of the device is enabled (disable() it first: INTx, MSI and MSI-X exclude each other), or this one is not enabled or has no such vector',
+  ),
+  row(
+    'VFIO_DEVICE_SET_IRQS',
+    'ENOTTY',
+    'this kind of interrupt cannot do that: mask(), unmask() and resample() are for INTx',
+  ),
+  row('VFIO_DEVICE_SET_IRQS', 'ENODEV', 'the device has no interrupt pin, or is gone from the bus'),
+  row(
+    'VFIO_DEVICE_SET_IRQS',
+    'EBADF',
+    'a descriptor given is closed, or no eventfd: EventFd.create() makes one',
+  ),
+  row(
+    'VFIO_DEVICE_SET_IRQS',
+    'EBUSY',
+    'the eventfd resamples another interrupt already, or the line of the interrupt is shared with a host driver',
+  ),
+  row('VFIO_DEVICE_SET_IRQS', 'ENOSPC', 'the host has no interrupt vector left'),
+
+  row(
     'region',
     'EIO',
     'nothing answers there: the memory or I/O decode of the device is off (config.setCommand()), or it sleeps or is gone',

@@ -116,7 +116,10 @@ export {
   type ResetOptions,
   VfioDevice,
 } from './vfio/device.js'
+export { EventFd } from './vfio/event-fd.js'
 export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
+export { type IrqOptions, VfioIrq } from './vfio/irq.js'
+export type { IrqEvent } from './vfio/irq-events.js'
 export { type OpenedDevice, type OpenOptions, openDevice } from './vfio/open.js'
 export { VfioRegion, type WordOrder } from './vfio/region.js'
 export { RegionMapping } from './vfio/region-mapping.js'

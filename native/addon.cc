@@ -3,10 +3,12 @@
 #include "account.h"
 #include "container.h"
 #include "device.h"
+#include "event-fd.h"
 #include "fd.h"
 #include "group.h"
 #include "lock.h"
 #include "memory.h"
+#include "poll.h"
 #include "region.h"
 #include "tree.h"
 
@@ -30,10 +32,14 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   addon->container = vfio::Container::Define(env);
   addon->group = vfio::Group::Define(env);
   addon->device = vfio::Device::Define(env);
+  addon->event_fd = vfio::EventFd::Define(env);
+  addon->poll = vfio::Poll::Define(env);
   addon->memory = vfio::Memory::Define(env);
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
+  exports.Set("EventFd", addon->event_fd.Value());
+  exports.Set("Poll", addon->poll.Value());
   exports.Set("Memory", addon->memory.Value());
   Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
   addon->answers = Napi::Persistent(answers);

@@ -65,11 +65,27 @@ napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   return value;
 }
 
+// One interrupt or several without data: the kernel is to trigger, mask or unmask them.
+napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+  vfio_irq_set question{};
+  question.argsz = sizeof question;
+  question.flags = CheckedUint32(env, arguments[0], "flags");
+  question.index = CheckedUint32(env, arguments[1], "index");
+  question.start = CheckedUint32(env, arguments[2], "start");
+  question.count = CheckedUint32(env, arguments[3], "count");
+  if ((question.flags & VFIO_IRQ_SET_DATA_NONE) == 0) {
+    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call takes no data");
+  }
+  Ioctl(fd, VFIO_REQUEST(VFIO_DEVICE_SET_IRQS), &question);
+  return nullptr;
+}
+
 }  // namespace
 
 void Device::DefineQuick(Napi::Object exports, Handles* handles) {
   DefineFunction(exports, "deviceRegionInfo", CallQuick<Device, RegionInfo>, handles);
   DefineFunction(exports, "deviceIrqInfo", CallQuick<Device, IrqInfo>, handles);
+  DefineFunction(exports, "deviceSignalIrqs", CallQuick<Device, SignalIrqs, 4>, handles);
 }
 
 Napi::FunctionReference Device::Define(Napi::Env env) {
@@ -77,6 +93,7 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
                                 DefineMethod<&Device::Info>("info"),
                                 DefineMethod<&Device::HotResetInfo>("hotResetInfo"),
                                 DefineMethod<&Device::Map>("map"),
+                                DefineMethod<&Device::SetIrqs>("setIrqs"),
                                 DefineMethod<&Device::Reset>("reset"),
                                 DefineMethod<&Device::HotReset>("hotReset"),
                             });
@@ -102,6 +119,20 @@ Napi::Value Device::Map(const Napi::CallbackInfo& info) {
   if (size <= 0) BadArgument(info.Env(), "size must be above 0");
   return Memory::Adopt(info.Env(),
                        std::make_shared<const Mapping>(fd(), "region", position, static_cast<size_t>(size)));
+}
+
+Napi::Value Device::SetIrqs(const Napi::CallbackInfo& info) {
+  const Buffer eventfds = ViewArgument(info.Env(), info[4], "eventfds");
+  // Words, because the structure is five of them and then one for each descriptor.
+  std::vector<uint32_t> words((sizeof(vfio_irq_set) + eventfds.size + 3) / sizeof(uint32_t));
+  auto* question = reinterpret_cast<vfio_irq_set*>(words.data());
+  question->argsz = static_cast<uint32_t>(words.size() * sizeof(uint32_t));
+  question->flags = Uint32Argument(info, 0, "flags");
+  question->index = Uint32Argument(info, 1, "index");
+  question->start = Uint32Argument(info, 2, "start");
+  question->count = Uint32Argument(info, 3, "count");
+  if (eventfds.size > 0) std::memcpy(question->data, eventfds.data, eventfds.size);
+  return Napi::Number::New(info.Env(), Ioctl(*fd(), VFIO_REQUEST(VFIO_DEVICE_SET_IRQS), question));
 }
 
 Napi::Value Device::Reset(const Napi::CallbackInfo& info) {

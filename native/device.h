@@ -19,6 +19,7 @@ class Device : public FdObject<Device> {
   Napi::Value Info(const Napi::CallbackInfo& info);
   Napi::Value HotResetInfo(const Napi::CallbackInfo& info);
   Napi::Value Map(const Napi::CallbackInfo& info);
+  Napi::Value SetIrqs(const Napi::CallbackInfo& info);
   Napi::Value Reset(const Napi::CallbackInfo& info);
   Napi::Value HotReset(const Napi::CallbackInfo& info);
 };

@@ -6,6 +6,8 @@ export interface Binding {
   readonly Container: { open(path: string): NativeContainer }
   readonly Group: { open(path: string): NativeGroup }
   readonly Device: abstract new () => NativeDevice
+  readonly EventFd: { create(): NativeEventFd }
+  readonly Poll: { open(callback: (count: number) => void): NativePoll }
   readonly Memory: abstract new () => NativeMemory
   /** One 32-bit word: how often an access of this process found nothing behind memory that was mapped. */
   readonly losses: ArrayBuffer
@@ -18,6 +20,8 @@ export interface Binding {
   deviceRegionInfo(device: number, index: number): ArrayBuffer | undefined
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
+  /** `VFIO_DEVICE_SET_IRQS` without data: triggers, masks or unmasks. */
+  deviceSignalIrqs(device: number, flags: number, index: number, start: number, count: number): void
   // One access of a device's region through its descriptor (`pread(2)`, `pwrite(2)`); `position` is that in its file.
   deviceRead8(device: number, position: number): number
   deviceRead16(device: number, position: number): number
@@ -92,8 +96,30 @@ export interface NativeDevice extends NativeHandle {
   hotResetInfo: Fill
   /** Maps a part of the device's file for reading and writing: `position` a multiple of the page size, `size` in bytes. */
   map(position: number, size: number): NativeMemory
+  /** `VFIO_DEVICE_SET_IRQS` with a descriptor for each vector, −1 for none. More than 0: the kernel has only so many vectors. */
+  setIrqs(flags: number, index: number, start: number, count: number, eventfds: Int32Array): number
   reset(): Promise<void>
   hotReset(groups: readonly NativeGroup[]): Promise<void>
+}
+
+export interface NativeEventFd extends NativeHandle {
+  number(): number
+  signal(count: number): void
+  /** What was added since it was read last; 0 where nothing was. */
+  read(): number
+}
+
+/** Tells when one of many eventfds was signalled, until `end()`. */
+export interface NativePoll extends NativeHandle {
+  /** `Float64Array` pairs of key and count, as many as the callback is told. */
+  readonly batch: ArrayBuffer
+  add(eventfd: NativeEventFd, key: number): void
+  remove(eventfd: NativeEventFd): void
+  start(): void
+  stop(): void
+  ref(): void
+  unref(): void
+  end(): void
 }
 
 /** Mapped memory. What is read where nothing answers (`SIGBUS`) is ones. */

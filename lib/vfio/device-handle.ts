@@ -1,5 +1,6 @@
 import type { NativeDevice } from '../native/binding.js'
 import { Handle } from './handle.js'
+import { IrqPoll } from './irq-poll.js'
 
 /** What an open device takes along when it closes: mapped memory, interrupts. */
 export interface Attachment {
@@ -8,6 +9,7 @@ export interface Attachment {
 
 /** An open device, apart from the object that the program holds. */
 export class DeviceHandle extends Handle<NativeDevice> {
+  readonly irqPoll = new IrqPoll()
   readonly #attachments = new Set<Attachment>()
 
   attach(attachment: Attachment): void {
@@ -26,5 +28,6 @@ export class DeviceHandle extends Handle<NativeDevice> {
   // At once, so that no register is touched while the close waits for a call that runs.
   protected override onClosing(): void {
     for (const attachment of this.#attachments) this.detach(attachment)
+    this.irqPoll.close()
   }
 }

@@ -12,6 +12,8 @@ import { ConfigSpace } from './config-space.js'
 import type { DeviceHandle } from './device-handle.js'
 import { VfioGroup } from './group.js'
 import { VfioObject } from './handle.js'
+import { VfioIrq } from './irq.js'
+import { IrqLine } from './irq-line.js'
 import { mappableAreas, VfioRegion } from './region.js'
 import { translate } from './translate.js'
 import { Windows } from './window.js'
@@ -36,6 +38,7 @@ const REGION_NAME_LIST = Object.keys(REGIONS)
 export const IRQS = { intx: 0, msi: 1, msix: 2, err: 3, req: 4 } as const
 export type IrqName = keyof typeof IRQS
 const IRQ_NAMES = namesOf(IRQS)
+const IRQ_NAME_LIST = Object.keys(IRQS)
 
 /** `struct vfio_device_info`. */
 export interface DeviceInfo {
@@ -123,6 +126,7 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
   readonly address: string
   /** What it was opened from, and what stays open as long as it is held. */
   readonly group: VfioGroup
+  readonly #irqs = new Map<number, VfioIrq>()
   readonly #regions = new Map<number, VfioRegion>()
   #config: ConfigSpace | undefined
 
@@ -225,6 +229,23 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
       flags,
       count: (answer - flags) / 0x10000,
     }
+  }
+
+  /**
+   * An interrupt to enable and listen to, by index or name; the same object each time.
+   * @throws VfioSystemError `EINVAL` where the device has no such interrupt.
+   */
+  irq(irq: IrqName | number): VfioIrq {
+    const index = checkIndex(irq, IRQ_NAMES, 'irq')
+    const known = this.#irqs.get(index)
+    if (known) return known
+    const info = this.irqInfo(index)
+    const name = IRQ_NAME_LIST[index] ?? `irq ${index}`
+    const line = new IrqLine(this.handle, index, name)
+    this.handle.attach(line)
+    const made = new VfioIrq(this, name, info, line)
+    this.#irqs.set(index, made)
+    return made
   }
 
   /**

@@ -10,7 +10,7 @@ const JOURNAL = '/run/vfio-grant-test'
 
 /** What a user may do who is not root: open a device through VFIO, in a process of that user's own. */
 const OPENS = `
-  import { Host, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
+  import { openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
   try {
     const opened = await openDevice(process.argv[1])
     console.log(JSON.stringify({ regions: opened.device.info().regions }))

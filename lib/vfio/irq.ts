@@ -1,0 +1,201 @@
+import { VfioError } from '../errors.js'
+import { badArgument, checkInteger, checkOptions, show } from './arguments.js'
+import type { IrqInfo, VfioDevice } from './device.js'
+import { type EventFd, eventfdNumber } from './event-fd.js'
+import { type IrqEvent, IrqEvents } from './irq-events.js'
+import type { IrqLine, Listener } from './irq-line.js'
+
+export interface IrqOptions {
+  /** The vectors to enable, any subset of them in any order; left out: vector 0. */
+  readonly vectors?: readonly number[] | undefined
+  /**
+   * Eventfds of the caller's own by vector, which the kernel signals and nobody here polls (`KVM_IRQFD`). They must stay
+   * open while the interrupt is enabled. Vectors that are not in `vectors` are added to it.
+   */
+  readonly eventfds?: ReadonlyMap<number, EventFd | number> | undefined
+}
+
+/**
+ * One kind of interrupt of an open device (`VFIO_DEVICE_SET_IRQS`). INTx, MSI and MSI-X exclude each other. What an
+ * enabled vector signals while nobody listens is counted, and delivered to the first who does.
+ */
+export class VfioIrq {
+  readonly index: number
+  /** `intx`, `msi`, `msix`, `err`, `req`, or `irq 5` for one of the device's own. */
+  readonly name: string
+  readonly info: IrqInfo
+  /** What stays open as long as the interrupt is held. */
+  readonly device: VfioDevice
+  readonly #line: IrqLine
+
+  /** @internal */
+  constructor(device: VfioDevice, name: string, info: IrqInfo, line: IrqLine) {
+    this.device = device
+    this.name = name
+    this.info = info
+    this.index = info.index
+    this.#line = line
+  }
+
+  /** Those that are enabled, in order. */
+  get vectors(): readonly number[] {
+    return this.#line.vectors
+  }
+
+  /**
+   * Enables the interrupt with exactly these vectors; one that is enabled already is turned off first. MSI and MSI-X need
+   * `busMaster` in the command register.
+   * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel has not so many, `ERR_VFIO_BAD_ARGUMENT`
+   * @throws VfioSystemError `EINVAL` while another kind is enabled
+   */
+  enable(options: IrqOptions = {}): void {
+    this.#checkOpen()
+    const own = this.#own(options)
+    this.#line.enable(this.#vectors(options, own, [0]), own)
+  }
+
+  /**
+   * Enables more vectors while the others go on: any that the kernel has set up, up to the highest that `enable()` had;
+   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5).
+   * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel cannot add one
+   */
+  add(vectors: readonly number[] | ReadonlyMap<number, EventFd | number>): void {
+    this.#checkOpen()
+    const options = Array.isArray(vectors)
+      ? { vectors: vectors as readonly number[] }
+      : { eventfds: vectors as ReadonlyMap<number, EventFd | number> }
+    const own = this.#own(options)
+    const wanted = this.#vectors(options, own, [])
+    const beyond = wanted.find((vector) => this.#line.exceeds(vector))
+    if (beyond !== undefined && this.info.noresize) {
+      throw new VfioError(
+        'ERR_VFIO_NO_VECTORS',
+        `${this.name} of ${this.device.address} cannot grow to vector ${beyond} while it is enabled: disable() it, and enable() it with all vectors`,
+      )
+    }
+    this.#line.add(wanted, own)
+  }
+
+  /** Turns single vectors off; those that are off already are left so. */
+  remove(vectors: readonly number[]): void {
+    this.#checkOpen()
+    this.#line.remove(this.#vectors({ vectors }, null, []))
+  }
+
+  /** Turns it off. Does nothing where it is off. */
+  disable(): void {
+    this.#checkOpen()
+    this.#line.disable()
+  }
+
+  /** Masks a vector (INTx only; the kernel masks it by itself at each interrupt where `info.automasked`). */
+  mask(vector = 0): void {
+    this.#signal('mask', vector)
+  }
+
+  /** Unmasks a vector: after an automasked INTx was handled, else no other comes. */
+  unmask(vector = 0): void {
+    this.#signal('unmask', vector)
+  }
+
+  /** Lets the kernel signal a vector as if the device had: the loopback for tests. */
+  trigger(vector = 0): void {
+    this.#signal('trigger', vector)
+  }
+
+  /** Unmasks INTx whenever this eventfd is signalled (KVM's resample); `null` ends that. It must stay open meanwhile. */
+  resample(eventfd: EventFd | number | null): void {
+    this.#checkOpen()
+    this.#line.resample(eventfd === null ? -1 : eventfdNumber(eventfd, 'eventfd'))
+  }
+
+  /** Calls back for each delivery, until it is disposed of or the device closes. It keeps the process alive, see {@link unref}. */
+  onEvent(callback: (event: IrqEvent) => void): Disposable {
+    this.#checkOpen()
+    if (typeof callback !== 'function')
+      throw badArgument(`callback must be a function, not ${show(callback)}`)
+    const line = this.#line
+    const listener: Listener = {
+      receive(vector, count) {
+        try {
+          callback({ vector, count })
+        } catch (error) {
+          // The program's own failure, and none of the other listeners'.
+          queueMicrotask(() => {
+            throw error
+          })
+        }
+      },
+      end() {},
+    }
+    line.listen(listener, this)
+    return { [Symbol.dispose]: () => line.leave(listener) }
+  }
+
+  /**
+   * The deliveries as an iteration: it ends when the device closes or the loop is left, and throws the reason of `signal`.
+   */
+  events(options: { signal?: AbortSignal | undefined } = {}): AsyncIterableIterator<IrqEvent> {
+    const { signal } = checkOptions(options)
+    this.#checkOpen()
+    signal?.throwIfAborted()
+    const line = this.#line
+    const events = new IrqEvents(() => line.leave(events), signal)
+    line.listen(events, this)
+    return events
+  }
+
+  /** Lets those who listen to this interrupt keep the process alive, as they do from the start. */
+  ref(): this {
+    this.#line.setKeepsAlive(true)
+    return this
+  }
+
+  /** Lets the process end although somebody listens. */
+  unref(): this {
+    this.#line.setKeepsAlive(false)
+    return this
+  }
+
+  #signal(action: 'trigger' | 'mask' | 'unmask', vector: number): void {
+    if (!(vector >= 0 && vector < this.info.count && Number.isInteger(vector))) this.#checkVector(vector)
+    this.#line.signal(action, vector, 1)
+  }
+
+  #own({ eventfds }: IrqOptions): ReadonlyMap<number, number> | null {
+    if (eventfds === undefined) return null
+    if (!(eventfds instanceof Map)) throw badArgument(`eventfds must be a Map, not ${show(eventfds)}`)
+    return new Map(
+      Array.from(eventfds, ([vector, eventfd]) => [
+        this.#checkVector(vector),
+        eventfdNumber(eventfd, 'an eventfd'),
+      ]),
+    )
+  }
+
+  #vectors(
+    { vectors }: IrqOptions,
+    own: ReadonlyMap<number, number> | null,
+    otherwise: readonly number[],
+  ): number[] {
+    const wanted = vectors ?? (own ? [] : otherwise)
+    if (!Array.isArray(wanted)) throw badArgument(`vectors must be an array of numbers, not ${show(wanted)}`)
+    const all = new Set([...wanted.map((vector) => this.#checkVector(vector)), ...(own?.keys() ?? [])])
+    if (all.size === 0) throw badArgument('at least one vector must be named')
+    return [...all]
+  }
+
+  #checkVector(vector: unknown): number {
+    if (this.info.count === 0) {
+      throw new VfioError(
+        'ERR_VFIO_NO_VECTORS',
+        `${this.device.address} has no ${this.name}: device.irqInfo() tells which interrupts it has`,
+      )
+    }
+    return checkInteger(vector, this.info.count - 1, `a vector of ${this.name}`)
+  }
+
+  #checkOpen(): void {
+    if (this.device.closed) throw this.device.handle.closedError()
+  }
+}
