@@ -50,6 +50,8 @@ export type VfioErrorCode =
   | 'ERR_VFIO_IN_USE'
   /** The kernel cannot change the number of vectors of an interrupt while it is enabled, or has not so many. */
   | 'ERR_VFIO_NO_VECTORS'
+  /** No I/O virtual address range of this size is free. */
+  | 'ERR_VFIO_NO_IOVA'
   /** Nothing answers at the address of mapped device memory. */
   | 'ERR_VFIO_MEMORY_DISABLED'
   /** Array buffers over memory of a device are not possible in this runtime. */
@@ -103,6 +105,8 @@ export interface SystemFailure {
   readonly path: string
   /** What the call asked for, where the file alone does not say it: the address of a device to open. */
   readonly subject?: string
+  /** What is known beyond the table of hints. */
+  readonly hint?: string | null
 }
 
 /**
@@ -116,9 +120,10 @@ export class VfioSystemError extends VfioError implements SystemFailure {
   readonly path: string
   readonly hint: string | null
 
-  constructor({ errno, syscall, request, path, subject }: SystemFailure, options?: ErrorOptions) {
+  constructor(failure: SystemFailure, options?: ErrorOptions) {
+    const { errno, syscall, request, path, subject } = failure
     const code = errnoName(errno)
-    const hint = hintFor(request, code)
+    const hint = failure.hint ?? hintFor(request, code)
     const call = syscall === 'ioctl' ? request : syscall
     const what = `${call}${subject ? ` of ${subject}` : ''} on ${path} failed with ${code}`
     // The base class keeps its union closed for callers; an errno's name is the one exception.

@@ -269,6 +269,35 @@ export const HINTS: readonly Hint[] = [
     'address or size is not aligned to the page size, or outside iommuInfo().iovaRanges',
   ),
 
+  row('VFIO_IOMMU_MAP_DMA', 'EFAULT', 'the memory cannot be pinned: it is not there, or may not be written'),
+  row(
+    'VFIO_IOMMU_UNMAP_DMA',
+    'EINVAL',
+    'address or size is not aligned to the page size, or the range cuts a mapping in two: unmap whole mappings',
+  ),
+  row(
+    'VFIO_IOMMU_DIRTY_PAGES',
+    'EINVAL',
+    'dirty pages are not being logged (dirty.start()), or the range cuts a mapping in two or has another page size than iommuInfo().migration says',
+  ),
+  row(
+    'hugepages',
+    'ENOMEM',
+    'the host has too few free huge pages of this size: raise /sys/kernel/mm/hugepages/hugepages-*kB/nr_hugepages',
+  ),
+  row('hugepages', 'EINVAL', 'offset and size must be multiples of the size of a huge page'),
+  row('hugepages', 'ENODEV', 'the processor or the kernel has no huge pages of this size'),
+  row('memory', 'ENOMEM', 'there is no memory left, or the process has too many mappings'),
+  row('memory', 'EBADF', 'the descriptor is not open'),
+  row('memory', 'EACCES', 'the descriptor must be open for reading and writing'),
+  row('memory', 'EPERM', 'the file is sealed against writing'),
+  row(
+    'memory',
+    'ENODEV',
+    'this kind of file has no memory to map: give a memfd, or a file of tmpfs or hugetlbfs',
+  ),
+  row('memory', 'EINVAL', 'the offset must be a multiple of the page size'),
+
   row(
     'probe',
     'EINVAL',

@@ -116,6 +116,8 @@ export {
   type ResetOptions,
   VfioDevice,
 } from './vfio/device.js'
+export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/dma.js'
+export { DmaBuffer, type DmaBufferOptions } from './vfio/dma-buffer.js'
 export { EventFd } from './vfio/event-fd.js'
 export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
 export { type IrqOptions, VfioIrq } from './vfio/irq.js'

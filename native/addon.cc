@@ -3,10 +3,12 @@
 #include "account.h"
 #include "container.h"
 #include "device.h"
+#include "dma.h"
 #include "event-fd.h"
 #include "fd.h"
 #include "group.h"
 #include "lock.h"
+#include "memory-file.h"
 #include "memory.h"
 #include "poll.h"
 #include "region.h"
@@ -34,12 +36,14 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   addon->device = vfio::Device::Define(env);
   addon->event_fd = vfio::EventFd::Define(env);
   addon->poll = vfio::Poll::Define(env);
+  addon->memory_file = vfio::MemoryFile::Define(env);
   addon->memory = vfio::Memory::Define(env);
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
   exports.Set("EventFd", addon->event_fd.Value());
   exports.Set("Poll", addon->poll.Value());
+  exports.Set("MemoryFile", addon->memory_file.Value());
   exports.Set("Memory", addon->memory.Value());
   Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
   addon->answers = Napi::Persistent(answers);
@@ -48,6 +52,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
   vfio::Memory::DefineQuick(exports, addon->handles.get());
+  vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   exports.Set("losses", Losses(env));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));

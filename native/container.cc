@@ -1,5 +1,6 @@
 #include "container.h"
 
+#include "dma.h"
 #include "uapi/vfio.h"
 #include "util/answer.h"
 #include "util/ioctl.h"
@@ -13,6 +14,11 @@ Napi::FunctionReference Container::Define(Napi::Env env) {
                                 DefineMethod<&Container::CheckExtension>("checkExtension"),
                                 DefineMethod<&Container::SetIommu>("setIommu"),
                                 DefineMethod<&Container::IommuInfo>("iommuInfo"),
+                                DefineMethod<&Container::With<MapDma>>("mapDma"),
+                                DefineMethod<&Container::With<UnmapDma>>("unmapDma"),
+                                DefineMethod<&Container::With<LogDirtyPages>>("logDirtyPages"),
+                                DefineMethod<&Container::With<DirtyBitmap>>("dirtyBitmap"),
+                                DefineMethod<&Container::With<UnmapDirty>>("unmapDirty"),
                             });
 }
 

@@ -14,6 +14,10 @@ class Container : public FdObject<Container> {
   using FdObject::FdObject;
 
  private:
+  template <Napi::Value (*call)(const Napi::CallbackInfo&, const SharedFd&)>
+  Napi::Value With(const Napi::CallbackInfo& info) {
+    return call(info, fd());
+  }
   static Napi::Value Open(const Napi::CallbackInfo& info);
   Napi::Value ApiVersion(const Napi::CallbackInfo& info);
   Napi::Value CheckExtension(const Napi::CallbackInfo& info);

@@ -31,11 +31,12 @@ class Handles {
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
   const typename T::Owned& Get(napi_env env, napi_value number) {
-    uint32_t id;
-    if (napi_get_value_uint32(env, number, &id) != napi_ok) {
-      throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
-    }
-    return *static_cast<const typename T::Owned*>(OpenAt(id, T::kTag).get());
+    return *static_cast<const typename T::Owned*>(OpenAt(Number(env, number), T::kTag).get());
+  }
+  /** For work that goes on after the call. */
+  template <typename T>
+  std::shared_ptr<const typename T::Owned> Share(napi_env env, napi_value number) {
+    return std::static_pointer_cast<const typename T::Owned>(OpenAt(Number(env, number), T::kTag));
   }
 
   /** The memory of an ArrayBuffer for the answers to quick calls: asking for it at each call would take long.
@@ -43,6 +44,12 @@ class Handles {
   void* answers = nullptr;
 
  private:
+  static uint32_t Number(napi_env env, napi_value value) {
+    uint32_t number;
+    if (napi_get_value_uint32(env, value, &number) == napi_ok) return number;
+    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
+  }
+
   struct Entry {
     const napi_type_tag* kind = nullptr;
     uint32_t generation = 0;

@@ -8,6 +8,12 @@ export interface Binding {
   readonly Device: abstract new () => NativeDevice
   readonly EventFd: { create(): NativeEventFd }
   readonly Poll: { open(callback: (count: number) => void): NativePoll }
+  readonly MemoryFile: {
+    /** `memfd_create(2)`: `huge` is the binary logarithm of the size of its huge pages, 0 for ordinary ones. */
+    create(size: number, huge: number): NativeMemoryFile
+    /** A descriptor of the caller's, duplicated. */
+    duplicate(descriptor: number): NativeMemoryFile
+  }
   readonly Memory: abstract new () => NativeMemory
   /** One 32-bit word: how often an access of this process found nothing behind memory that was mapped. */
   readonly losses: ArrayBuffer
@@ -33,6 +39,17 @@ export interface Binding {
   deviceWrite64(device: number, position: number, value: bigint): void
   deviceCopyOut(device: number, position: number, into: ArrayBufferView): void
   deviceCopyIn(device: number, position: number, from: ArrayBufferView): void
+  /** `VFIO_IOMMU_MAP_DMA` of `size` bytes of mapped memory from `offset` on. */
+  containerMapDma(
+    container: number,
+    memory: number,
+    offset: number,
+    size: number,
+    iova: bigint,
+    flags: number,
+  ): void
+  /** `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped. */
+  containerUnmapDma(container: number, iova: bigint, size: bigint, flags: number): bigint
   // One store of exactly this width to mapped memory, and copies of 32 bits at a time.
   memoryWrite8(memory: number, offset: number, value: number): void
   memoryWrite16(memory: number, offset: number, value: number): void
@@ -82,6 +99,15 @@ export interface NativeContainer extends NativeHandle {
   checkExtension(extension: number): number
   setIommu(type: number): void
   iommuInfo: Fill
+  // The same as the calls above, off the main thread.
+  mapDma(memory: number, offset: number, size: number, iova: bigint, flags: number): Promise<void>
+  unmapDma(iova: bigint, size: bigint, flags: number): Promise<bigint>
+  /** `VFIO_IOMMU_DIRTY_PAGES`: starts or stops. */
+  logDirtyPages(flags: number): Promise<void>
+  /** A bit for each page, in words of 64 bits. */
+  dirtyBitmap(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer>
+  /** `VFIO_IOMMU_UNMAP_DMA` with the dirty pages of what is unmapped. */
+  unmapDirty(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer>
 }
 
 export interface NativeGroup extends NativeHandle {
@@ -120,6 +146,12 @@ export interface NativePoll extends NativeHandle {
   ref(): void
   unref(): void
   end(): void
+}
+
+export interface NativeMemoryFile extends NativeHandle {
+  number(): number
+  size(): number
+  map(position: number, size: number): NativeMemory
 }
 
 /** Mapped memory. What is read where nothing answers (`SIGBUS`) is ones. */

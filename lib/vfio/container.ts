@@ -3,7 +3,9 @@ import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { checkIndex, checkPath, namesOf } from './arguments.js'
 import { type IommuCapability, iommuCapabilities } from './capabilities.js'
-import { Handle, VfioObject } from './handle.js'
+import { ContainerHandle } from './container-handle.js'
+import { DmaSpace } from './dma.js'
+import { VfioObject } from './handle.js'
 import { call } from './translate.js'
 
 /** Extensions that `checkExtension()` knows by name (`VFIO_*_IOMMU` and others in `uapi/linux/vfio.h`). */
@@ -57,10 +59,14 @@ const FLAG_PAGE_SIZES = 1 << 0
 const FLAG_CAPABILITIES = 1 << 1
 
 /** An open `/dev/vfio/vfio`: an IOMMU context that groups join and that maps memory for their devices. */
-export class VfioContainer extends VfioObject<NativeContainer> {
+export class VfioContainer extends VfioObject<NativeContainer, ContainerHandle> {
+  /** The memory that its devices may use. */
+  readonly dma: DmaSpace
+
   /** @internal */
-  constructor(handle: Handle<NativeContainer>) {
+  constructor(handle: ContainerHandle) {
     super(handle)
+    this.dma = new DmaSpace(this)
   }
 
   /**
@@ -121,7 +127,7 @@ export class VfioContainer extends VfioObject<NativeContainer> {
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 const opened = (native: NativeContainer, path: string) =>
-  new VfioContainer(new Handle(native, `container ${path}`, null))
+  new VfioContainer(new ContainerHandle(native, `container ${path}`, null))
 
 /** The powers of two in a bitmap. */
 function bitsOf(bitmap: bigint): bigint[] {

@@ -1,8 +1,9 @@
-import type { NativeContainer, NativeGroup } from '../native/binding.js'
+import type { NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
 import { VfioContainer } from './container.js'
+import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
@@ -133,12 +134,13 @@ class GroupHandle extends Handle<NativeGroup> {
 /** A group in a container, which closes the group's devices before itself. */
 class Membership implements Dependent {
   readonly #group: GroupHandle
-  readonly #container: Handle<NativeContainer>
+  readonly #container: ContainerHandle
 
-  constructor(group: GroupHandle, container: Handle<NativeContainer>) {
+  constructor(group: GroupHandle, container: ContainerHandle) {
     this.#group = group
     this.#container = container
     container.dependents.add(this)
+    container.ranges = null
   }
 
   async release(): Promise<void> {
@@ -165,6 +167,7 @@ class Membership implements Dependent {
 
   forget(): void {
     this.#container.dependents.delete(this)
+    this.#container.ranges = null
     this.#group.membership = null
   }
 }

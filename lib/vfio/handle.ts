@@ -92,6 +92,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
     for (const dependent of this.dependents) dependent.releaseNow()
     this.beforeClose()
     this.raw.closeNow()
+    this.afterClose()
     this.parent?.dependents.delete(this)
   }
 
@@ -100,6 +101,9 @@ export class Handle<N extends NativeHandle> implements Dependent {
 
   /** What an object does right before its descriptor closes. */
   protected beforeClose(): void {}
+
+  /** What it does when the kernel has let it go. */
+  protected afterClose(): void {}
 
   async #close(): Promise<void> {
     this.#queue.cancelWaiting(this.closedError())
@@ -111,6 +115,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
       this.beforeClose()
       return this.raw.close()
     })
+    this.afterClose()
     this.parent?.dependents.delete(this)
   }
 }

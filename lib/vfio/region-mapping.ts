@@ -12,20 +12,13 @@ export class RegionMapping {
   readonly region: VfioRegion
   readonly #memory: NativeMemory
 
-  private constructor(region: VfioRegion, memory: NativeMemory, offset: number, length: number) {
+  /** @internal */
+  constructor(region: VfioRegion, memory: NativeMemory, offset: number, length: number) {
     this.region = region
     this.offset = offset
     this.length = length
     this.buffer = memory.buffer
     this.#memory = memory
-  }
-
-  /** @internal */
-  static open(region: VfioRegion, position: number, offset: number, length: number): RegionMapping {
-    const { handle } = region.device
-    const memory = call(() => handle.native.map(position, length))
-    handle.attach(memory)
-    return new RegionMapping(region, memory, offset, length)
   }
 
   get closed(): boolean {
@@ -54,4 +47,17 @@ export class RegionMapping {
   [Symbol.dispose](): void {
     this.close()
   }
+}
+
+/** Maps `length` bytes from `position` on of the device's file, which are those from `offset` on of the region. */
+export function mapRegion(
+  region: VfioRegion,
+  position: number,
+  offset: number,
+  length: number,
+): RegionMapping {
+  const { handle } = region.device
+  const memory = call(() => handle.native.map(position, length))
+  handle.attach(memory)
+  return new RegionMapping(region, memory, offset, length)
 }

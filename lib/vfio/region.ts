@@ -2,7 +2,7 @@ import { binding } from '../native/load.js'
 import { badArgument, checkView, show } from './arguments.js'
 import type { MappableArea } from './capabilities.js'
 import type { RegionInfo, VfioDevice } from './device.js'
-import { RegionMapping } from './region-mapping.js'
+import { mapRegion, type RegionMapping } from './region-mapping.js'
 import { translate } from './translate.js'
 import type { Window, Windows } from './window.js'
 
@@ -195,7 +195,7 @@ export class VfioRegion {
           : `this part of ${this.name} of ${this.device.address} may not be mapped, only ${list.join(', ')}: use read() and write()`,
       )
     }
-    return RegionMapping.open(this, this.#position + offset, offset, length)
+    return mapRegion(this, this.#position + offset, offset, length)
   }
 
   #store<V extends number | bigint>(

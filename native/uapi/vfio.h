@@ -46,3 +46,13 @@ static_assert(offsetof(vfio_pci_dependent_device, segment) == 4);
 static_assert(offsetof(vfio_pci_dependent_device, bus) == 6);
 static_assert(offsetof(vfio_pci_dependent_device, devfn) == 7);
 static_assert(sizeof(vfio_pci_hot_reset) == 12);
+
+static_assert(sizeof(vfio_irq_set) == 20);
+static_assert(offsetof(vfio_irq_set, data) == 20);
+
+static_assert(sizeof(vfio_iommu_type1_dma_map) == 32);
+static_assert(sizeof(vfio_bitmap) == 24);
+// The bitmap follows at once.
+static_assert(sizeof(vfio_iommu_type1_dma_unmap) == 24);
+static_assert(sizeof(vfio_iommu_type1_dirty_bitmap) == 8);
+static_assert(sizeof(vfio_iommu_type1_dirty_bitmap_get) == 40);

@@ -1,0 +1,35 @@
+import type { NativeContainer } from '../native/binding.js'
+import type { DmaBuffer } from './dma-buffer.js'
+import { Handle } from './handle.js'
+import { IovaMap, type IovaSpan } from './iova-map.js'
+
+/** What of a buffer is mapped where. */
+export interface MappedSpan extends IovaSpan {
+  readonly buffer: DmaBuffer
+}
+
+/** An open container with what it maps, apart from the object that the program holds. */
+export class ContainerHandle extends Handle<NativeContainer> {
+  /** What the IOMMU maps; null until it is asked, and after a group came or went. */
+  ranges: readonly IovaSpan[] | null = null
+  /** Where the next place that is chosen may lie. */
+  next = 4096n
+  readonly mapped = new IovaMap<MappedSpan>()
+
+  /** Takes an address range for a buffer; from then on the buffer cannot be closed. */
+  take(span: MappedSpan): void {
+    this.mapped.add(span)
+    span.buffer.count(1)
+  }
+
+  give(span: MappedSpan): void {
+    this.mapped.delete(span)
+    span.buffer.count(-1)
+  }
+
+  // The kernel has unmapped everything with the container.
+  protected override afterClose(): void {
+    for (const { buffer } of this.mapped) buffer.count(-1)
+    this.mapped.clear()
+  }
+}

@@ -1,0 +1,104 @@
+/** Something mapped at I/O virtual addresses; `end` is the last one. */
+export interface IovaSpan {
+  readonly start: bigint
+  readonly end: bigint
+}
+
+/** Large enough that there are few pieces, small enough that inserting into one is quick. */
+const MOST_IN_PIECE = 512
+
+/** Spans that do not overlap, in order, in pieces: adding and removing stays quick with many thousands of them. */
+export class IovaMap<T extends IovaSpan> {
+  readonly #pieces: T[][] = []
+  #size = 0
+
+  get size(): number {
+    return this.#size
+  }
+
+  /** Adds a span that overlaps none. */
+  add(span: T): void {
+    this.#size++
+    const place = this.#pieceFor(span.start)
+    const piece = this.#pieces[place]
+    if (!piece) {
+      this.#pieces.push([span])
+      return
+    }
+    piece.splice(firstFrom(piece, span.start), 0, span)
+    if (piece.length > MOST_IN_PIECE)
+      this.#pieces.splice(place + 1, 0, piece.splice(MOST_IN_PIECE / 2, MOST_IN_PIECE))
+  }
+
+  delete(span: T): void {
+    const place = this.#pieceFor(span.start)
+    const piece = this.#pieces[place]
+    const at = piece ? firstFrom(piece, span.start) : 0
+    if (!piece || piece[at] !== span) return
+    this.#size--
+    piece.splice(at, 1)
+    if (piece.length === 0) this.#pieces.splice(place, 1)
+  }
+
+  has(span: T): boolean {
+    const piece = this.#pieces[this.#pieceFor(span.start)]
+    return piece?.[firstFrom(piece, span.start)] === span
+  }
+
+  clear(): void {
+    this.#pieces.length = 0
+    this.#size = 0
+  }
+
+  *[Symbol.iterator](): IterableIterator<T> {
+    for (const piece of this.#pieces) yield* piece
+  }
+
+  /** Those that have an address in the range, in order. */
+  *overlapping(start: bigint, end: bigint): IterableIterator<T> {
+    for (let place = Math.max(0, this.#pieceFor(start) - 1); place < this.#pieces.length; place++) {
+      for (const span of this.#pieces[place] ?? []) {
+        if (span.start > end) return
+        if (span.end >= start) yield span
+      }
+    }
+  }
+
+  /** The lowest aligned address from `from` to `to` where `size` bytes are free; null where there is none. */
+  gap(from: bigint, to: bigint, size: bigint, alignment: bigint): bigint | null {
+    let candidate = alignUp(from, alignment)
+    for (const span of this.overlapping(from, to)) {
+      if (span.start > candidate && span.start - candidate >= size) break
+      if (span.end >= candidate) candidate = alignUp(span.end + 1n, alignment)
+    }
+    return candidate + size - 1n <= to ? candidate : null
+  }
+
+  /** The last piece that begins at or before `start`, or the first. */
+  #pieceFor(start: bigint): number {
+    let low = 0
+    let high = this.#pieces.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      const first = this.#pieces[middle]?.[0]
+      if (first && first.start <= start) low = middle + 1
+      else high = middle
+    }
+    return Math.max(0, low - 1)
+  }
+}
+
+/** The place of the first span that begins at `start` or later. */
+function firstFrom(piece: readonly IovaSpan[], start: bigint): number {
+  let low = 0
+  let high = piece.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    const span = piece[middle]
+    if (span && span.start < start) low = middle + 1
+    else high = middle
+  }
+  return low
+}
+
+const alignUp = (value: bigint, alignment: bigint) => ((value + alignment - 1n) / alignment) * alignment
