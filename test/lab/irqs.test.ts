@@ -1,0 +1,273 @@
+import assert from 'node:assert/strict'
+import { release } from 'node:os'
+import { EventFd, type VfioIrq } from 'vfio'
+import { choose, freeAll, hasMsix, isAlone, isEdu, open, refused, returnAll, since, spare } from './spare.js'
+
+const EDU = { raise: 0x60, status: 0x24, acknowledge: 0x64 }
+
+/** The next deliveries of an interrupt, until each of these vectors was seen. */
+async function seen(irq: VfioIrq, vectors: readonly number[]): Promise<Map<number, number>> {
+  const counts = new Map<number, number>()
+  const missing = new Set(vectors)
+  for await (const { vector, count } of irq.events()) {
+    counts.set(vector, (counts.get(vector) ?? 0) + count)
+    missing.delete(vector)
+    if (missing.size === 0) break
+  }
+  return counts
+}
+
+describe(`interrupts on ${release()}`, function () {
+  this.timeout(120_000)
+
+  const edu = choose('edu device alone in its group', (device) => isEdu(device) && isAlone(device))
+  const rich = choose('device with MSI-X alone in its group', (device) => hasMsix(device) && isAlone(device))
+
+  beforeEach(freeAll)
+  after(returnAll)
+
+  it('by MSI come from the device itself', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    const bar = device.region('bar0')
+    const msi = device.irq('msi')
+    assert.equal(msi.info.count, 1)
+    device.config.setCommand({ busMaster: true })
+    msi.enable()
+    for (const value of [1, 0x80, 0xffffffff]) {
+      bar.write32(EDU.raise, value)
+      assert.equal((await seen(msi, [0])).get(0), 1)
+      assert.equal(bar.read32(EDU.status), value)
+      bar.write32(EDU.acknowledge, value)
+    }
+  })
+
+  it('by INTx are masked by the kernel until they are unmasked', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    const bar = device.region('bar0')
+    const intx = device.irq('intx')
+    assert.deepEqual([intx.info.maskable, intx.info.automasked], [true, true])
+    let count = 0
+    using _ = intx.onEvent((event) => {
+      count += event.count
+    })
+    intx.enable()
+    bar.write32(EDU.raise, 1)
+    assert.equal((await seen(intx, [0])).get(0), 1)
+    // The line is still up, and silent.
+    bar.write32(EDU.raise, 2)
+    bar.write32(EDU.acknowledge, 3)
+    intx.unmask()
+    bar.write32(EDU.raise, 4)
+    await seen(intx, [0])
+    assert.equal(count, 2)
+    // Unmasked while the line is up it comes again at once.
+    intx.unmask()
+    await seen(intx, [0])
+    assert.equal(count, 3)
+    bar.write32(EDU.acknowledge, 4)
+    intx.unmask()
+    intx.mask()
+    bar.write32(EDU.raise, 8)
+    intx.unmask()
+    await seen(intx, [0])
+    assert.equal(count, 4)
+    bar.write32(EDU.acknowledge, 8)
+    intx.disable()
+    assert.deepEqual(intx.vectors, [])
+  })
+
+  it('by INTx are unmasked by the eventfd that resamples', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    const bar = device.region('bar0')
+    const intx = device.irq('intx')
+    using resample = EventFd.create()
+    intx.enable()
+    intx.resample(resample)
+    for (let round = 0; round < 3; round++) {
+      bar.write32(EDU.raise, 1)
+      await seen(intx, [0])
+      bar.write32(EDU.acknowledge, 1)
+      resample.signal()
+    }
+    intx.resample(null)
+  })
+
+  it('by INTx survive a storm of a thousand', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    const bar = device.region('bar0')
+    const intx = device.irq('intx')
+    intx.enable()
+    bar.write32(EDU.raise, 1)
+    let count = 0
+    // The line stays up, so each unmask brings the next one.
+    for await (const event of intx.events()) {
+      count += event.count
+      if (count >= 1000) break
+      intx.unmask()
+    }
+    bar.write32(EDU.acknowledge, 1)
+    assert.equal(count, 1000)
+  })
+
+  it('by MSI-X come on every vector', async () => {
+    await using opened = await open(rich.address)
+    const msix = opened.device.irq('msix')
+    const all = Array.from({ length: msix.info.count }, (_, vector) => vector)
+    msix.enable({ vectors: all })
+    assert.deepEqual(msix.vectors, all)
+    for (const vector of all) msix.trigger(vector)
+    const counts = await seen(msix, all)
+    assert.deepEqual(
+      all.map((vector) => counts.get(vector)),
+      all.map(() => 1),
+    )
+  })
+
+  it('by MSI-X come on any subset, and on no other vector', async () => {
+    await using opened = await open(rich.address)
+    const msix = opened.device.irq('msix')
+    msix.enable({ vectors: [4, 1] })
+    assert.deepEqual(msix.vectors, [1, 4])
+    msix.trigger(2)
+    msix.trigger(4)
+    msix.trigger(1)
+    assert.deepEqual([...(await seen(msix, [1, 4])).keys()].sort(), [1, 4])
+    msix.remove([1, 3])
+    assert.deepEqual(msix.vectors, [4])
+    msix.trigger(1)
+    msix.add([2])
+    msix.trigger(2)
+    assert.deepEqual([...(await seen(msix, [2])).keys()], [2])
+    msix.enable()
+    assert.deepEqual(msix.vectors, [0])
+  })
+
+  it('by MSI-X grow while they are enabled, where the kernel can', async () => {
+    await using opened = await open(rich.address)
+    const msix = opened.device.irq('msix')
+    assert.equal(msix.info.noresize, !since(6, 5))
+    msix.enable({ vectors: [0] })
+    msix.trigger(0)
+    const highest = msix.info.count - 1
+    if (msix.info.noresize) {
+      await refused(
+        () => msix.add([highest]),
+        'ERR_VFIO_NO_VECTORS',
+        /disable\(\) it, and enable\(\) it with all/,
+      )
+      assert.deepEqual(msix.vectors, [0])
+    } else {
+      msix.add([highest, 3])
+      assert.deepEqual(msix.vectors, [0, 3, highest])
+      for (const vector of [3, highest]) msix.trigger(vector)
+      // What had come before the growth is not lost by it.
+      assert.deepEqual(
+        [...(await seen(msix, [0, 3, highest])).keys()].sort((a, b) => a - b),
+        [0, 3, highest],
+      )
+    }
+  })
+
+  it('go to eventfds of the caller without polling', async () => {
+    await using opened = await open(rich.address)
+    const msix = opened.device.irq('msix')
+    using own = EventFd.create()
+    using other = EventFd.create()
+    msix.enable({
+      vectors: [0],
+      eventfds: new Map<number, EventFd | number>([
+        [2, own],
+        [1, other.fd],
+      ]),
+    })
+    assert.deepEqual(msix.vectors, [0, 1, 2])
+    msix.trigger(2)
+    msix.trigger(2)
+    msix.trigger(1)
+    assert.deepEqual([own.read(), other.read(), own.read()], [2, 1, 0])
+    await refused(() => msix.enable({ eventfds: new Map([[0, 0x7fffffff]]) }), 'EBADF', /no eventfd/)
+  })
+
+  it('of one kind exclude those of another', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    device.irq('intx').enable()
+    await refused(() => device.irq('msi').enable(), 'EINVAL', /disable\(\) it first/)
+    device.irq('intx').disable()
+    device.irq('msi').enable()
+    await refused(() => device.irq('intx').enable(), 'EINVAL', /disable\(\) it first/)
+    await refused(() => device.irq('msi').mask(), 'ENOTTY', /for INTx/)
+    await refused(() => device.irq('msix').enable(), 'ERR_VFIO_NO_VECTORS', /has no msix/)
+    await refused(() => device.irq('msi').trigger(1), 'ERR_VFIO_BAD_ARGUMENT')
+    await refused(() => device.irq('msi').enable({ vectors: [0, 1] }), 'ERR_VFIO_BAD_ARGUMENT')
+    await refused(() => device.irq('msi').enable({ vectors: [] }), 'ERR_VFIO_BAD_ARGUMENT')
+  })
+
+  it('for errors and for a request to let go are there to be listened to', async () => {
+    const express = choose('PCI Express device', ({ capabilities }) => capabilities.pcie !== null)
+    await using opened = await open(express.address)
+    const names = ['req', ...(opened.device.irqInfo('req').count ? ['err'] : [])] as ('req' | 'err')[]
+    for (const name of names) {
+      const irq = opened.device.irq(name)
+      irq.enable()
+      irq.trigger()
+      assert.equal((await seen(irq, [0])).get(0), 1, name)
+      irq.disable()
+    }
+  })
+
+  it('of two devices come each to its own', async () => {
+    await using first = await open(edu.address)
+    await using second = await open(rich.address)
+    const [msi, msix] = [first.device.irq('msi'), second.device.irq('msix')]
+    msi.enable()
+    msix.enable({ vectors: [1] })
+    const both = Promise.all([seen(msi, [0]), seen(msix, [1])])
+    msi.trigger()
+    msix.trigger(1)
+    assert.deepEqual(await both, [new Map([[0, 1]]), new Map([[1, 1]])])
+    await second.close()
+    msi.trigger()
+    assert.equal((await seen(msi, [0])).get(0), 1)
+  })
+
+  it('end with the device', async () => {
+    const opened = await open(rich.address)
+    const msix = opened.device.irq('msix')
+    msix.enable()
+    const over = (async () => {
+      for await (const event of msix.events()) assert.fail(`unexpected ${event.vector}`)
+      return 'over'
+    })()
+    await opened.close()
+    assert.equal(await over, 'over')
+    for (const call of [
+      () => msix.enable(),
+      () => msix.trigger(),
+      () => msix.disable(),
+      () => msix.events(),
+      () => msix.onEvent(() => {}),
+      () => opened.device.irq('intx'),
+    ]) {
+      await refused(call, 'ERR_VFIO_CLOSED')
+    }
+  })
+
+  it('of every device can be enabled, each kind that it has', async () => {
+    for (const { address } of spare.filter(isAlone)) {
+      await using opened = await open(address)
+      for (const name of ['intx', 'msi', 'msix'] as const) {
+        const irq = opened.device.irq(name)
+        if (irq.info.count === 0) continue
+        irq.enable()
+        irq.trigger()
+        assert.equal((await seen(irq, [0])).get(0), 1, `${name} of ${address}`)
+        irq.disable()
+      }
+    }
+  })
+})

@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict'
+import { release } from 'node:os'
+import { assess, Host, type OpenedDevice, openDevice, type PciDevice, VfioError, VfioSystemError } from 'vfio'
+import { inUse, put } from './binding.js'
+
+const [major = 0, minor = 0] = release().split('.').map(Number)
+
+/** Is the kernel of this guest at least this one? */
+export const since = (wantedMajor: number, wantedMinor: number) =>
+  major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
+
+const used = inUse()
+const seen = new Host().snapshot()
+
+/** The devices that this guest can spare. */
+export const spare = seen.devices.filter(
+  ({ address, headerType }) =>
+    headerType === 'normal' && !used.has(address) && assess(seen, address).verdict !== 'blocked',
+)
+
+export const isAlone = ({ group }: PciDevice) => group !== null && seen.group(group).members.length === 1
+export const isEdu = ({ vendor, device }: PciDevice) => vendor === 0x1234 && device === 0x11e8
+export const hasMsix = ({ capabilities }: PciDevice) => capabilities.msix !== null
+
+/** The first device that fits; `what` says what is missing where none does. */
+export function choose(what: string, fits: (device: PciDevice) => boolean): PciDevice {
+  const device = spare.find(fits)
+  if (!device) throw new Error(`the topology has no ${what}`)
+  return device
+}
+
+/** Binds all of a device's group that has to be, and opens it. */
+export function open(address: string, vfToken?: string): Promise<OpenedDevice> {
+  for (const one of assess(new Host().snapshot(), address).toBind) put(one, 'vfio-pci')
+  return openDevice(address, vfToken === undefined ? {} : { vfToken })
+}
+
+/** Puts every device that can be spared to no driver. */
+export function freeAll(): void {
+  for (const { address } of spare) put(address, 'none')
+}
+
+export function returnAll(): void {
+  for (const { address } of spare) put(address, 'host')
+}
+
+/** That a call fails with a typed error, whose message fits. */
+export async function refused(
+  of: Promise<unknown> | (() => unknown),
+  code: string | readonly string[],
+  message?: RegExp,
+): Promise<void> {
+  let error: unknown
+  try {
+    await (typeof of === 'function' ? of() : of)
+  } catch (thrown) {
+    error = thrown
+  }
+  assert(error instanceof VfioError, `${of} should have failed with ${code}, not with ${error}`)
+  assert([code].flat().includes(error.code), `${error.code} instead of ${code}: ${error.message}`)
+  if (message) assert.match(error.message, message)
+  if (error instanceof VfioSystemError) assert(error.hint, `${error.request} ${error.code} has no hint`)
+}
