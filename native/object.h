@@ -83,11 +83,10 @@ class Object : public Napi::ObjectWrap<T> {
   }
 
  protected:
-  using Method = Napi::Value (T::*)(const Napi::CallbackInfo&);
   using Opener = Napi::Value (*)(const Napi::CallbackInfo&);
 
   /** A method whose C++ exceptions arrive as errors of lib/errors.ts. */
-  template <Method method>
+  template <auto method>
   static typename Object::PropertyDescriptor DefineMethod(const char* name) {
     return Object::InstanceMethod(name, &Object::template Call<method>);
   }
@@ -101,7 +100,7 @@ class Object : public Napi::ObjectWrap<T> {
   Resource Take() { return std::move(handles_->At(id_, T::kTag)); }
 
  private:
-  template <Method method>
+  template <auto method>
   Napi::Value Call(const Napi::CallbackInfo& info) {
     try {
       return (static_cast<T*>(this)->*method)(info);

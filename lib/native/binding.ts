@@ -3,9 +3,9 @@
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
-  readonly Container: { open(path: string): NativeContainer }
-  readonly Group: { open(path: string): NativeGroup }
-  readonly Device: abstract new () => NativeDevice
+  readonly Container: { open(path: string): NativeContainer; accept(offer: number): NativeContainer }
+  readonly Group: { open(path: string): NativeGroup; accept(offer: number): NativeGroup }
+  readonly Device: { accept(offer: number): NativeDevice }
   readonly EventFd: { create(): NativeEventFd }
   readonly Poll: { open(callback: (count: number) => void): NativePoll }
   readonly MemoryFile: {
@@ -86,6 +86,8 @@ export interface NativeHandle {
   close(): Promise<void>
   /** Closes at once, or when the work that runs on it ends. Idempotent. */
   closeNow(): void
+  /** Leaves the descriptor to whoever accepts this number, in any thread of the process, once. Closed here. */
+  offer(): number
 }
 
 /**

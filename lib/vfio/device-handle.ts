@@ -5,12 +5,18 @@ import { IrqPoll } from './irq-poll.js'
 /** What an open device takes along when it closes: mapped memory, interrupts. */
 export interface Attachment {
   close(): void
+  readonly isEnabled?: boolean
 }
 
 /** An open device, apart from the object that the program holds. */
 export class DeviceHandle extends Handle<NativeDevice> {
   readonly irqPoll = new IrqPoll()
   readonly #attachments = new Set<Attachment>()
+
+  /** Is an interrupt enabled, whose eventfds belong to this thread? */
+  get hasEnabledIrqs(): boolean {
+    return [...this.#attachments].some((attachment) => attachment.isEnabled === true)
+  }
 
   attach(attachment: Attachment): void {
     this.#attachments.add(attachment)

@@ -6,6 +6,7 @@ import { VfioContainer } from './container.js'
 import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
+import type { Offered } from './hand-over.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
 import { call, translate } from './translate.js'
 
@@ -81,6 +82,11 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     }
     const native = container.handle.native
     this.ask((group) => group.setContainer(native))
+    this.adopt(container)
+  }
+
+  /** @internal It is in a container already. */
+  adopt(container: VfioContainer): void {
     this.handle.membership = new Membership(this.handle, container.handle)
     this.#container = container
   }
@@ -123,11 +129,33 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
 const opened = (native: NativeGroup, path: string) =>
   new VfioGroup(new GroupHandle(native, `group ${path}`, null))
 
+/** What another thread left to this one. */
+export function acceptGroup({ offer, name }: Offered, container: VfioContainer): VfioGroup {
+  const group = new VfioGroup(
+    new GroupHandle(
+      call(() => binding().Group.accept(offer)),
+      name,
+      null,
+    ),
+  )
+  group.adopt(container)
+  return group
+}
+
+export function acceptDevice({ offer, name }: Offered, address: string, group: VfioGroup): VfioDevice {
+  const native = call(() => binding().Device.accept(offer))
+  return new VfioDevice(new DeviceHandle(native, name, group.handle), address, group)
+}
+
 class GroupHandle extends Handle<NativeGroup> {
   membership: Membership | null = null
 
   protected override beforeClose(): void {
     this.membership?.end()
+  }
+
+  protected override beforeSurrender(): void {
+    this.membership?.forget()
   }
 }
 

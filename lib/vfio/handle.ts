@@ -84,6 +84,25 @@ export class Handle<N extends NativeHandle> implements Dependent {
     return this.#closing
   }
 
+  /**
+   * Gives the open descriptor away instead of closing it: the number by which another thread takes it. What was opened
+   * from it must have gone before.
+   */
+  async surrender(): Promise<number> {
+    if (this.#closing) throw this.closedError()
+    const { promise, resolve } = deferred()
+    this.#closing = promise
+    this.onClosing()
+    this.#queue.cancelWaiting(this.closedError())
+    await this.idle()
+    await Promise.allSettled(this.#borrowed)
+    const offer = this.raw.offer()
+    this.beforeSurrender()
+    this.parent?.dependents.delete(this)
+    resolve()
+    return offer
+  }
+
   releaseNow(): void {
     if (this.#closing) return
     this.#closing = Promise.resolve()
@@ -102,6 +121,9 @@ export class Handle<N extends NativeHandle> implements Dependent {
   /** What an object does right before its descriptor closes. */
   protected beforeClose(): void {}
 
+  /** What an object does when another thread gets its descriptor. */
+  protected beforeSurrender(): void {}
+
   /** What it does when the kernel has let it go. */
   protected afterClose(): void {}
 
@@ -118,6 +140,14 @@ export class Handle<N extends NativeHandle> implements Dependent {
     this.afterClose()
     this.parent?.dependents.delete(this)
   }
+}
+
+function deferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve = () => {}
+  const promise = new Promise<void>((settle) => {
+    resolve = settle
+  })
+  return { promise, resolve }
 }
 
 const forgotten = new FinalizationRegistry<Handle<NativeHandle>>((handle) => {

@@ -140,6 +140,10 @@ export class IrqLine implements IrqReceiver {
     this.#poll.updateRef()
   }
 
+  get isEnabled(): boolean {
+    return this.#targets.size > 0
+  }
+
   /** The device closes, and its descriptor with it turns the interrupt off. */
   close(): void {
     for (const listener of [...this.#listeners.keys()]) listener.end()

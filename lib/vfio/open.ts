@@ -1,11 +1,13 @@
 import { VfioError } from '../errors.js'
+import { parseAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { checkOptions } from './arguments.js'
-import { type ExtensionName, VfioContainer } from './container.js'
+import { badArgument, checkOptions, show } from './arguments.js'
+import { acceptContainer, type ExtensionName, VfioContainer } from './container.js'
 import type { VfioDevice } from './device.js'
-import { VfioGroup } from './group.js'
+import { acceptDevice, acceptGroup, VfioGroup } from './group.js'
+import { type HandedDevice, handOver, type OpenParts } from './hand-over.js'
 
 /** A device with all that it took to open it. Closing it closes the device, then its group, then the container. */
 export interface OpenedDevice {
@@ -13,6 +15,13 @@ export interface OpenedDevice {
   readonly group: VfioGroup
   readonly device: VfioDevice
   close(): Promise<void>
+  /**
+   * Leaves the open device to another thread of this process, which takes it with {@link receiveDevice}; here all of it
+   * is closed from then on. What is handed over and never received stays open until the process ends.
+   * @throws VfioError `ERR_VFIO_IN_USE` while an interrupt is enabled, memory is mapped, or something else was opened
+   * from its group or container
+   */
+  handOver(): Promise<HandedDevice>
   [Symbol.asyncDispose](): Promise<void>
 }
 
@@ -54,11 +63,41 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
     group.setContainer(container)
     container.setIommu(noIommu ? 'noiommu' : bestIommu(container))
     const opened = await group.openDevice(device.address, options)
-    return { container, group, device: opened, close, [Symbol.asyncDispose]: close }
+    return whole({ container, group, device: opened })
   } catch (error) {
     await close()
     throw error
   }
+}
+
+/**
+ * Takes over a device that another thread of this process handed over.
+ * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it was taken already, or comes from another process
+ */
+export function receiveDevice(handed: HandedDevice): OpenedDevice {
+  const { address, container: ofContainer, group: ofGroup, device: ofDevice } = checkHanded(handed)
+  const container = acceptContainer(ofContainer)
+  const group = acceptGroup(ofGroup, container)
+  return whole({ container, group, device: acceptDevice(ofDevice, address, group) })
+}
+
+function checkHanded(handed: HandedDevice): HandedDevice {
+  if (typeof handed !== 'object' || handed === null)
+    throw badArgument(`expected what handOver() gave, not ${show(handed)}`)
+  const offers: unknown[] = [handed.container, handed.group, handed.device]
+  for (const offer of offers) {
+    if (typeof offer !== 'object' || offer === null)
+      throw badArgument(`expected what handOver() gave, without ${show(offer)}`)
+  }
+  return { ...handed, address: parseAddress(handed.address) }
+}
+
+function whole(parts: OpenParts): OpenedDevice {
+  const close = async () => {
+    await parts.group.close()
+    await parts.container.close()
+  }
+  return { ...parts, close, handOver: () => handOver(parts), [Symbol.asyncDispose]: close }
 }
 
 /** Opens a group by its number; those without an IOMMU have a file of another name. */
