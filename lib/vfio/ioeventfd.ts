@@ -1,8 +1,7 @@
-import type { NativeDevice } from '../native/binding.js'
 import { badArgument, show } from './arguments.js'
 import type { RegionInfo, RegionName, VfioDevice } from './device.js'
+import type { Attachment, DeviceHandle } from './device-handle.js'
 import { checkEventfd } from './eventfd-argument.js'
-import type { Dependent, Handle } from './handle.js'
 import { call } from './translate.js'
 
 /** A write that an eventfd sets off. */
@@ -29,41 +28,36 @@ type Write = readonly [flags: number, offset: bigint, data: bigint]
  * It comes from `VfioDevice.ioeventfd()`, and ends with `close()` or with the device.
  */
 export class Ioeventfd implements Disposable {
-  readonly #device: Handle<NativeDevice>
-  readonly #write: Write
-  readonly #dependent: Dependent
+  readonly #device: DeviceHandle
+  readonly #attachment: Attachment
 
   /** @internal */
-  constructor(device: Handle<NativeDevice>, write: Write, eventfd: number) {
-    this.#device = device
-    this.#write = write
+  constructor(device: DeviceHandle, write: Write, eventfd: number) {
     call(() => device.native.ioeventfd(...write, eventfd))
-    const release = () => this.#release()
-    this.#dependent = { release: async () => release(), releaseNow: release }
-    device.dependents.add(this.#dependent)
+    const close = () => {
+      try {
+        device.raw.ioeventfd(...write, null)
+      } catch {
+        // A device that is gone has dropped it.
+      }
+    }
+    this.#device = device
+    this.#attachment = { close }
+    device.attach(this.#attachment)
   }
 
   /** True after `close()` was called or the device was closed. */
   get closed(): boolean {
-    return !this.#device.dependents.has(this.#dependent)
+    return !this.#device.isAttached(this.#attachment)
   }
 
   /** Takes it off again. Does nothing when that has happened. */
   close(): void {
-    this.#release()
+    this.#device.detach(this.#attachment)
   }
 
   [Symbol.dispose](): void {
-    this.#release()
-  }
-
-  #release(): void {
-    if (!this.#device.dependents.delete(this.#dependent)) return
-    try {
-      this.#device.raw.ioeventfd(...this.#write, null)
-    } catch {
-      // A device that is gone has dropped it.
-    }
+    this.close()
   }
 }
 
