@@ -287,6 +287,11 @@ export const HINTS: readonly Hint[] = [
   ),
   row(
     'KVM_CREATE_DEVICE',
+    'EINVAL',
+    'the descriptor is no KVM machine: it must be what KVM_CREATE_VM answered, not /dev/kvm itself',
+  ),
+  row(
+    'KVM_CREATE_DEVICE',
     'EIO',
     'another process created the machine, or this one before it became another program: create it where it is used',
   ),

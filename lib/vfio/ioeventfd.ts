@@ -1,7 +1,7 @@
 import { badArgument, show } from './arguments.js'
 import type { RegionInfo, RegionName, VfioDevice } from './device.js'
 import type { Attachment, DeviceHandle } from './device-handle.js'
-import { checkEventfd } from './eventfd-argument.js'
+import { type EventFd, eventfdNumber } from './event-fd.js'
 import { call } from './translate.js'
 
 /** A write that an eventfd sets off. */
@@ -10,12 +10,12 @@ export interface IoeventfdOptions {
   readonly region: RegionName | number
   /** In bytes from the start of the region; a multiple of the width. */
   readonly offset: number
-  /** In bits. 64 only where the kernel can. */
+  /** In bits. 64 only where the kernel can: on x86 since Linux 6.10. */
   readonly width: 8 | 16 | 32 | 64
   /** What is written, without a sign, in the byte order of PCI: little-endian. */
   readonly data: number | bigint
-  /** The caller keeps the eventfd, which may be closed after the call: the kernel has it then. */
-  readonly eventfd: { readonly fd: number } | number
+  /** It stays the caller's, and must stay open: closing it ends the writes. */
+  readonly eventfd: EventFd | number
 }
 
 const WIDTHS: readonly unknown[] = [8, 16, 32, 64]
@@ -70,7 +70,7 @@ export function addIoeventfd(device: VfioDevice, options: IoeventfdOptions): Ioe
   if (!WIDTHS.includes(width)) {
     throw badArgument(`options.width must be 8, 16, 32 or 64, not ${show(width)}`)
   }
-  const eventfd = checkEventfd(options.eventfd, 'options.eventfd')
+  const eventfd = eventfdNumber(options.eventfd, 'options.eventfd')
   const data = checkData(options.data, width)
   const region = device.regionInfo(options.region)
   const offset = region.offset + checkOffset(options.offset, width / 8, region)

@@ -1,14 +1,14 @@
 import { badArgument, show } from './arguments.js'
 import type { VfioDevice } from './device.js'
-import { checkEventfd } from './eventfd-argument.js'
+import { type EventFd, eventfdNumber } from './event-fd.js'
 import type { FeatureOptions } from './feature.js'
 
 export interface LowPowerOptions extends FeatureOptions {
   /**
-   * Signalled when the device wakes up. It then stays awake until the next `enter()`. The caller keeps the eventfd,
-   * which may be closed after the call.
+   * Signalled when the device wakes up. It then stays awake until the next `enter()`. The eventfd stays
+   * the caller's.
    */
-  readonly wakeup?: { readonly fd: number } | number | undefined
+  readonly wakeup?: EventFd | number | undefined
 }
 
 /**
@@ -42,7 +42,7 @@ export class LowPower {
       return
     }
     // struct vfio_device_low_power_entry_with_wakeup
-    const data = new Int32Array([checkEventfd(wakeup, 'options.wakeup'), 0])
+    const data = new Int32Array([eventfdNumber(wakeup, 'options.wakeup'), 0])
     const bytes = new Uint8Array(data.buffer)
     await this.#device.feature('low-power-entry-with-wakeup').setBytes(bytes, options, this.enter)
   }

@@ -97,9 +97,7 @@ describe('an argument that makes no sense', () => {
       )
       refuse('setVfToken options', bad, notOptions, (v) => device.setVfToken(uuid, v))
       refuse('lowPower.enter', bad, notOptions, (v) => device.lowPower.enter(v))
-      refuse('wakeup', bad, [...notIntegers, 2 ** 31, { fd: -1 }, { fd: '3' }, { fd: null }], (v) =>
-        device.lowPower.enter({ wakeup: v }),
-      )
+      refuse('wakeup', bad, [...notIntegers, 2 ** 31, { fd: 3 }], (v) => device.lowPower.enter({ wakeup: v }))
       refuse('lowPower.exit', bad, notOptions, (v) => device.lowPower.exit(v))
       refuse('migration.support', bad, notOptions, (v) => device.migration.support(v))
       refuse('migration.state', bad, notOptions, (v) => device.migration.state(v))

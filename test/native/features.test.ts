@@ -140,7 +140,7 @@ describe('low power', () => {
       const device = await group.openDevice('0000:01:00.0')
       await device.lowPower.enter()
       await device.lowPower.enter({ wakeup: 0x1234 })
-      await device.lowPower.enter({ wakeup: { fd: 7 } })
+      await device.lowPower.enter({ wakeup: 7 })
       await device.lowPower.exit()
       assert.deepEqual(
         log().filter((line) => line.startsWith('sent')),
@@ -357,7 +357,7 @@ describe('an ioeventfd', () => {
         width: 64,
         offset: 0x3ff8,
         data: 2n ** 64n - 1n,
-        eventfd: { fd: 4 },
+        eventfd: 4,
       })
       await device.close()
       assert.equal(second.closed, true)
