@@ -276,7 +276,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'KVM_CREATE_DEVICE',
     'EBUSY',
-    'the machine has its VFIO device already: use that one, or close it, which ends it only since Linux 6.2',
+    'the machine has its VFIO device already: use that one, or close it, which ends it only since Linux 6.2 (and in stable releases with its change)',
   ),
   row('KVM_CREATE_DEVICE', 'ENODEV', 'this KVM was built without VFIO (CONFIG_KVM_VFIO)'),
   row('KVM_CREATE_DEVICE', 'EBADF', 'the descriptor of the machine is closed'),

@@ -10,7 +10,7 @@ export interface IoeventfdOptions {
   readonly region: RegionName | number
   /** In bytes from the start of the region; a multiple of the width. */
   readonly offset: number
-  /** In bits. 64 only where the kernel can: on x86 since Linux 6.10. */
+  /** In bits. 64 only where the kernel can, as on x86-64. */
   readonly width: 8 | 16 | 32 | 64
   /** What is written, without a sign, in the byte order of PCI: little-endian. */
   readonly data: number | bigint

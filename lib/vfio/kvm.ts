@@ -24,7 +24,8 @@ export class KvmVfio extends VfioObject<NativeKvmVfio, KvmHandle> {
 
   /**
    * Makes the device on a machine that this process created with `KVM_CREATE_VM`. The caller keeps its descriptor; KVM
-   * keeps the machine until this object is closed too. Before Linux 6.2 a machine has one such device for ever.
+   * keeps the machine until this object is closed too. Before Linux 6.2, and its change in stable releases, a machine
+   * has one such device for ever.
    * @throws VfioSystemError `ENOTTY` where the descriptor is no machine, `EBUSY` where it has the device already,
    * `ENODEV` where KVM was built without VFIO, `EIO` where another process created the machine.
    */

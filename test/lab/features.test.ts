@@ -260,6 +260,8 @@ describe(`features on ${release()}`, function () {
         device.ioeventfd({ ...write, data: 2 })
         device.ioeventfd({ ...write, offset: 8 })
         device.ioeventfd({ ...write, width: 16 })
+        device.ioeventfd({ ...write, width: 8 })
+        device.ioeventfd({ ...write, offset: 8, width: 64 })
         first.close()
         assert.equal(device.ioeventfd(write).closed, false)
       }
@@ -277,9 +279,6 @@ describe(`features on ${release()}`, function () {
       const table = { ...write, region: msix.tableBar, offset: msix.tableOffset }
       await refused(() => device.ioeventfd(table), 'EINVAL', /MSI-X table/)
       await refused(() => device.ioeventfd({ ...write, region: 'config' }), 'EINVAL', /outside of the BARs/)
-      const wide = () => device.ioeventfd({ ...write, width: 64 })
-      if (since(6, 10)) wide().close()
-      else await refused(wide, 'EINVAL', /64 bits/)
       await refused(() => device.ioeventfd({ ...write, region: 'bar5' }), 'ERR_VFIO_BAD_ARGUMENT', /0 bytes/)
       const other = openSync('/dev/null', 'r')
       await refused(() => device.ioeventfd({ ...write, eventfd: other }), 'EINVAL', /no eventfd/)
