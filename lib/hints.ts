@@ -1,12 +1,7 @@
-/** What one errno means for one request, and what to do. */
-export interface Hint {
-  /** The ioctl's name, or what was opened or written: `container`, `group`, `cdev`, `bind`, `new_id`. `*`: any. */
-  readonly request: string
-  readonly code: string
-  readonly hint: string
-}
+import { FEATURE_HINTS } from './hints-features.js'
+import { type Hint, row } from './hints-row.js'
 
-const row = (request: string, code: string, hint: string): Hint => ({ request, code, hint })
+export type { Hint } from './hints-row.js'
 
 const NO_ISOLATED_MSI =
   'the platform has no interrupt remapping, so a device could forge interrupts: enable it in the firmware, or accept the risk with vfio_iommu_type1.allow_unsafe_interrupts=1'
@@ -75,7 +70,11 @@ export const HINTS: readonly Hint[] = [
   ),
 
   row('VFIO_GROUP_UNSET_CONTAINER', 'EINVAL', 'the group has no container'),
-  row('VFIO_GROUP_UNSET_CONTAINER', 'EBUSY', 'devices of the group are open: close them first'),
+  row(
+    'VFIO_GROUP_UNSET_CONTAINER',
+    'EBUSY',
+    'devices of the group are open, close them first; or KVM was told of it (KvmVfio.remove())',
+  ),
 
   row(
     'VFIO_SET_IOMMU',
@@ -237,6 +236,8 @@ export const HINTS: readonly Hint[] = [
     'an affected device is in use and cannot be locked: close it first',
   ),
   row('VFIO_DEVICE_PCI_HOT_RESET', 'EBADF', 'a group given is closed, or not a VFIO group'),
+
+  ...FEATURE_HINTS,
 
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',

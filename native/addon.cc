@@ -7,9 +7,11 @@
 #include "event-fd.h"
 #include "fd.h"
 #include "group.h"
+#include "kvm.h"
 #include "lock.h"
 #include "memory-file.h"
 #include "memory.h"
+#include "migration.h"
 #include "poll.h"
 #include "region.h"
 #include "tree.h"
@@ -38,6 +40,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   addon->poll = vfio::Poll::Define(env);
   addon->memory_file = vfio::MemoryFile::Define(env);
   addon->memory = vfio::Memory::Define(env);
+  addon->kvm_vfio = vfio::KvmVfio::Define(env);
+  addon->migration_data = vfio::MigrationData::Define(env);
   exports.Set("Container", addon->container.Value());
   exports.Set("Group", addon->group.Value());
   exports.Set("Device", addon->device.Value());
@@ -45,6 +49,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("Poll", addon->poll.Value());
   exports.Set("MemoryFile", addon->memory_file.Value());
   exports.Set("Memory", addon->memory.Value());
+  exports.Set("KvmVfio", addon->kvm_vfio.Value());
+  exports.Set("MigrationData", addon->migration_data.Value());
   Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
   addon->answers = Napi::Persistent(answers);
   addon->handles->answers = answers.Data();

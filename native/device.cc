@@ -96,6 +96,12 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
                                 DefineMethod<&Device::SetIrqs>("setIrqs"),
                                 DefineMethod<&Device::Reset>("reset"),
                                 DefineMethod<&Device::HotReset>("hotReset"),
+                                DefineMethod<&Device::ProbeFeature>("probeFeature"),
+                                DefineMethod<&Device::Feature>("feature"),
+                                DefineMethod<&Device::SetMigrationState>("setMigrationState"),
+                                DefineMethod<&Device::StartDmaLogging>("startDmaLogging"),
+                                DefineMethod<&Device::DmaLoggingReport>("dmaLoggingReport"),
+                                DefineMethod<&Device::Ioeventfd>("ioeventfd"),
                             });
 }
 

@@ -22,6 +22,14 @@ class Device : public FdObject<Device> {
   Napi::Value SetIrqs(const Napi::CallbackInfo& info);
   Napi::Value Reset(const Napi::CallbackInfo& info);
   Napi::Value HotReset(const Napi::CallbackInfo& info);
+  // native/feature.cc
+  Napi::Value ProbeFeature(const Napi::CallbackInfo& info);
+  Napi::Value Feature(const Napi::CallbackInfo& info);
+  Napi::Value SetMigrationState(const Napi::CallbackInfo& info);
+  Napi::Value StartDmaLogging(const Napi::CallbackInfo& info);
+  Napi::Value DmaLoggingReport(const Napi::CallbackInfo& info);
+  // native/ioeventfd.cc
+  Napi::Value Ioeventfd(const Napi::CallbackInfo& info);
 };
 
 }  // namespace vfio

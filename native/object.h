@@ -22,6 +22,8 @@ struct Addon {
   Napi::FunctionReference poll;
   Napi::FunctionReference memory;
   Napi::FunctionReference memory_file;
+  Napi::FunctionReference kvm_vfio;
+  Napi::FunctionReference migration_data;
   Napi::Reference<Napi::ArrayBuffer> answers;
   Resource adopted;
   // Shared with every object, since the last of them may go after this.

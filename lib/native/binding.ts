@@ -17,6 +17,8 @@ export interface Binding {
   readonly Memory: abstract new () => NativeMemory
   /** One 32-bit word: how often an access of this process found nothing behind memory that was mapped. */
   readonly losses: ArrayBuffer
+  readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
+  readonly MigrationData: abstract new () => NativeMigrationData
   // Calls that are made often take the number of their object: that is the quickest way to it.
   /** Where they put what is larger than a number, until the next of them. */
   readonly answers: ArrayBuffer
@@ -128,6 +130,28 @@ export interface NativeDevice extends NativeHandle {
   setIrqs(flags: number, index: number, start: number, count: number, eventfds: Int32Array): number
   reset(): Promise<void>
   hotReset(groups: readonly NativeGroup[]): Promise<void>
+  /** `flags` are those of `struct vfio_device_feature` with the index; PROBE is added. */
+  probeFeature(flags: number): void
+  /** `payload` is what follows the head of the structure, and what the call leaves there is the answer. */
+  feature(flags: number, payload: ArrayBuffer): Promise<ArrayBuffer>
+  setMigrationState(state: number): Promise<NativeMigrationData | null>
+  /** `ranges` are pairs of an address and a length. Answers the page size that was chosen. */
+  startDmaLogging(pageSize: bigint, ranges: ArrayBuffer): Promise<bigint>
+  /** A bit for each page, in words of 64. */
+  dmaLoggingReport(iova: bigint, length: bigint, pageSize: bigint): Promise<ArrayBuffer>
+  /** `flags` say the width in bytes, `offset` is one in the device's file; an eventfd of `null` ends it. */
+  ioeventfd(flags: number, offset: bigint, data: bigint, eventfd: number | null): void
+}
+
+export interface NativeMigrationData extends NativeHandle {
+  read(size: number): Promise<ArrayBuffer>
+  /** How many bytes of `size` from `offset` were written. */
+  write(from: ArrayBuffer, offset: number, size: number): Promise<number>
+}
+
+export interface NativeKvmVfio extends NativeHandle {
+  add(file: NativeGroup | NativeDevice): void
+  remove(file: NativeGroup | NativeDevice): void
 }
 
 export interface NativeEventFd extends NativeHandle {

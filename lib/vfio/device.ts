@@ -10,12 +10,18 @@ import {
 } from './capabilities.js'
 import { ConfigSpace } from './config-space.js'
 import type { DeviceHandle } from './device-handle.js'
+import { DmaLogging } from './dma-logging.js'
+import { type FeatureName, type FeatureOptions, VfioFeature } from './feature.js'
 import { VfioGroup } from './group.js'
 import { VfioObject } from './handle.js'
+import { addIoeventfd, type Ioeventfd, type IoeventfdOptions } from './ioeventfd.js'
 import { VfioIrq } from './irq.js'
 import { IrqLine } from './irq-line.js'
+import { LowPower } from './low-power.js'
+import { Migration } from './migration.js'
 import { mappableAreas, VfioRegion } from './region.js'
 import { translate } from './translate.js'
+import { checkVfToken, uuidBytes } from './vf-token.js'
 import { Windows } from './window.js'
 
 /** Regions of a PCI device by name (`VFIO_PCI_*_REGION_INDEX`). From 9 on they are the device's own. */
@@ -126,6 +132,12 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
   readonly address: string
   /** What it was opened from, and what stays open as long as it is held. */
   readonly group: VfioGroup
+  /** Leave to sleep while nobody uses it. */
+  readonly lowPower = new LowPower(this)
+  /** Saving and loading what is in it. */
+  readonly migration = new Migration(this)
+  /** Its own log of the memory that it wrote. */
+  readonly dmaLogging = new DmaLogging(this)
   readonly #irqs = new Map<number, VfioIrq>()
   readonly #regions = new Map<number, VfioRegion>()
   #config: ConfigSpace | undefined
@@ -295,6 +307,33 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
       { signal },
       this.hotReset,
     )
+  }
+
+  /**
+   * One feature, by index or name (`VFIO_DEVICE_FEATURE`): whether the kernel has it, and its data as it is. What is typed has
+   * properties and methods of its own.
+   */
+  feature(feature: FeatureName | number): VfioFeature {
+    return new VfioFeature(this, feature)
+  }
+
+  /**
+   * Sets the UUID that programs must give as `vfToken` to open a virtual function of this physical function
+   * (`VFIO_DEVICE_FEATURE_PCI_VF_TOKEN`). The kernel never tells it again.
+   * @throws VfioSystemError `ENOTTY` where the device is no physical function.
+   */
+  async setVfToken(uuid: string, options: FeatureOptions = {}): Promise<void> {
+    const bytes = uuidBytes(checkVfToken(uuid, 'uuid'))
+    await this.feature('vf-token').setBytes(bytes, options, this.setVfToken)
+  }
+
+  /**
+   * Lets the kernel write to a BAR each time an eventfd is signalled (`VFIO_DEVICE_IOEVENTFD`).
+   * @throws VfioSystemError `EEXIST` where the device has the same write already, `EINVAL` outside of BARs, on the MSI-X table
+   * and for a width that the kernel cannot write, `ENOSPC` beyond 1000.
+   */
+  ioeventfd(options: IoeventfdOptions): Ioeventfd {
+    return addIoeventfd(this, options)
   }
 }
 

@@ -9,6 +9,7 @@ import { DeviceHandle } from './device-handle.js'
 import type { Offered } from './hand-over.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
 import { call, translate } from './translate.js'
+import { checkVfToken } from './vf-token.js'
 
 /** `struct vfio_group_status`. */
 export interface GroupStatus {
@@ -28,7 +29,6 @@ export interface OpenDeviceOptions {
 
 const FLAG_VIABLE = 1 << 0
 const FLAG_CONTAINER_SET = 1 << 1
-const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const LARGEST_GROUP = 0x7fffffff
 
 /** An open `/dev/vfio/N`: the devices that the IOMMU cannot tell apart. Opens once on the whole host. */
@@ -108,9 +108,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
     const name = parseAddress(address)
     const { signal, vfToken } = checkOptions(options)
-    if (vfToken !== undefined && !(typeof vfToken === 'string' && UUID.test(vfToken))) {
-      throw badArgument(`options.vfToken must be a UUID, not ${show(vfToken)}`)
-    }
+    if (vfToken !== undefined) checkVfToken(vfToken, 'options.vfToken')
     const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
     const group = this.handle
     const handle = await group.run(

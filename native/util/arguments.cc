@@ -43,6 +43,12 @@ uint64_t CheckedUint64(Napi::Env env, napi_value value, const char* name) {
   return number;
 }
 
+int DescriptorArgument(Napi::Env env, napi_value value, const char* name) {
+  const uint32_t number = Uint32Argument(env, value, name);
+  if (number <= static_cast<uint32_t>(std::numeric_limits<int32_t>::max())) return static_cast<int>(number);
+  BadArgument(env, std::string(name) + " must be a descriptor, an integer from 0 to 2147483647");
+}
+
 std::string TextArgument(Napi::Env env, napi_value value, const char* name) {
   const Napi::Value text(env, value);
   if (text.IsString()) {

@@ -27,6 +27,8 @@ T CheckedWord(Napi::Env env, napi_value value, const char* name) {
     return static_cast<T>(CheckedUint32(env, value, name));
   }
 }
+/** The number of a descriptor of the caller: the kernel says whether it is open. */
+int DescriptorArgument(Napi::Env env, napi_value value, const char* name);
 /** Text without NUL, which the kernel would cut short. */
 std::string TextArgument(Napi::Env env, napi_value value, const char* name);
 
@@ -44,6 +46,12 @@ Buffer ViewArgument(Napi::Env env, napi_value value, const char* name);
 // The same of a callback's argument by its place.
 inline uint32_t Uint32Argument(const Napi::CallbackInfo& info, size_t index, const char* name) {
   return Uint32Argument(info.Env(), info[index], name);
+}
+inline uint64_t CheckedUint64(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return CheckedUint64(info.Env(), info[index], name);
+}
+inline int DescriptorArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return DescriptorArgument(info.Env(), info[index], name);
 }
 inline std::string TextArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
   return TextArgument(info.Env(), info[index], name);

@@ -460,6 +460,18 @@ async function closedRefuses(container: VfioContainer, group: VfioGroup, device:
     () => device.hotResetInfo(),
     () => device.reset(),
     () => device.hotReset([]),
+    () => device.feature('migration').probe('get'),
+    () => device.feature(4711).get(8),
+    () => device.feature(4711).set(),
+    () => device.setVfToken('00112233-4455-6677-8899-aabbccddeeff'),
+    () => device.lowPower.enter(),
+    () => device.lowPower.exit(),
+    () => device.migration.state(),
+    () => device.migration.setState('stop'),
+    () => device.dmaLogging.start({ ranges: [{ iova: 0, length: 4096 }] }),
+    () => device.dmaLogging.stop(),
+    () => device.dmaLogging.report(0, 4096, 4096),
+    () => device.ioeventfd({ region: 0, offset: 0, width: 8, data: 0, eventfd: 3 }),
   ]
   for (const call of calls) await refused(call, 'ERR_VFIO_CLOSED', /is closed/)
 }

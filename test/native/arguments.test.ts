@@ -73,6 +73,71 @@ describe('an argument that makes no sense', () => {
         [undefined, null, '', 'eth0', '0000:01:00.8', '01:00.0\0', '01:00.0 vf_token=x', {}],
         (v) => group.openDevice(v),
       )
+      refuse('feature', bad, [...notIntegers, undefined, 0x10000, 'bus', '__proto__'], (v) =>
+        device.feature(v),
+      )
+      refuse('probe', bad, [undefined, null, '', 'put', 1], (v) => device.feature(0).probe(v))
+      const notSizes = notIntegers.filter((v) => typeof v !== 'object' || v === null)
+      refuse('feature get', bad, [...notSizes, undefined, 0x10001, [], new ArrayBuffer(8)], (v) =>
+        device.feature(1).get(v),
+      )
+      refuse('feature set', bad, [null, 1, 'text', [1], new ArrayBuffer(8), new Uint8Array(0x10001)], (v) =>
+        device.feature(5).set(v),
+      )
+      refuse('feature get options', bad, notOptions, (v) => device.feature(1).get(8, v))
+      refuse('feature set options', bad, notOptions, (v) => device.feature(5).set(undefined, v))
+      const uuid = '00112233-4455-6677-8899-aabbccddeeff'
+      // The kernel would follow an address out of these bytes, or make a descriptor that nobody closes.
+      refuse('raw', bad, ['dma-logging-start', 'migration-state'], (v) =>
+        device.feature(v).set(new Uint8Array(24)),
+      )
+      refuse('raw', bad, ['dma-logging-report', 8], (v) => device.feature(v).get(32))
+      refuse('setVfToken', bad, [undefined, null, 7, '', `${uuid}0`, `${uuid} `, 'x y'], (v) =>
+        device.setVfToken(v),
+      )
+      refuse('setVfToken options', bad, notOptions, (v) => device.setVfToken(uuid, v))
+      refuse('lowPower.enter', bad, notOptions, (v) => device.lowPower.enter(v))
+      refuse('wakeup', bad, [...notIntegers, 2 ** 31, { fd: 3 }], (v) => device.lowPower.enter({ wakeup: v }))
+      refuse('lowPower.exit', bad, notOptions, (v) => device.lowPower.exit(v))
+      refuse('migration.support', bad, notOptions, (v) => device.migration.support(v))
+      refuse('migration.state', bad, notOptions, (v) => device.migration.state(v))
+      refuse('migration.dataSize', bad, notOptions, (v) => device.migration.dataSize(v))
+      refuse('migration.setState', bad, [undefined, null, 1, '', 'error', 'STOP', 'toString'], (v) =>
+        device.migration.setState(v),
+      )
+      refuse('migration.setState options', bad, notOptions, (v) => device.migration.setState('stop', v))
+      const notWords = [undefined, null, -1, 1.5, Number.NaN, Infinity, 2 ** 53, -1n, 2n ** 64n, '1', {}]
+      const ranges = [{ iova: 0, length: 4096 }]
+      refuse('dmaLogging.start', bad, notOptions, (v) => device.dmaLogging.start(v))
+      refuse('ranges', bad, [undefined, null, {}, [], [null], [7], new Array(4097).fill(ranges[0])], (v) =>
+        device.dmaLogging.start({ ranges: v }),
+      )
+      refuse('ranges', bad, [{ iova: 2n ** 64n - 1n, length: 2 }, { iova: 0, length: 0 }, {}], (v) =>
+        device.dmaLogging.start({ ranges: [v] }),
+      )
+      refuse('iova', bad, notWords, (v) => device.dmaLogging.start({ ranges: [{ iova: v, length: 4096 }] }))
+      refuse('length', bad, notWords, (v) => device.dmaLogging.start({ ranges: [{ iova: 0, length: v }] }))
+      const notPages = [...notWords.slice(1), 0, 1, 2048, 4097, 12288, 0n]
+      refuse('pageSize', bad, notPages, (v) => device.dmaLogging.start({ ranges, pageSize: v }))
+      refuse('dmaLogging.stop', bad, notOptions, (v) => device.dmaLogging.stop(v))
+      refuse('report iova', bad, notWords, (v) => device.dmaLogging.report(v, 4096, 4096))
+      refuse('report length', bad, [...notWords, 0, 2n ** 60n], (v) => device.dmaLogging.report(0, v, 4096))
+      refuse('report pageSize', bad, [undefined, ...notPages], (v) => device.dmaLogging.report(0, 4096, v))
+      refuse('report options', bad, notOptions, (v) => device.dmaLogging.report(0, 4096, 4096, v))
+      refuse('ioeventfd', bad, [undefined, null, 7, 'text'], (v) => device.ioeventfd(v))
+      const write = { region: 0, offset: 0, width: 32, data: 0, eventfd: 3 } as const
+      refuse('width', bad, [...notIntegers, undefined, 0, 1, 12, 128], (v) =>
+        device.ioeventfd({ ...write, width: v }),
+      )
+      refuse('eventfd', bad, [...notIntegers, undefined, 2 ** 31], (v) =>
+        device.ioeventfd({ ...write, eventfd: v }),
+      )
+      refuse(
+        'data',
+        bad,
+        [undefined, null, -1, 1.5, Number.NaN, 2 ** 32, 2 ** 53, -1n, 2n ** 32n, '1'],
+        (v) => device.ioeventfd({ ...write, data: v }),
+      )
       for (const [what, code, call] of refused) {
         const error = await failure(call)
         assert(error instanceof vfio.VfioError, `${what}: ${error}`)

@@ -50,3 +50,6 @@ export const iommu = (argsz: number, flags: number, pageSizes: bigint, first: nu
 /** `struct vfio_device_info` as of 6.1, up to its end at 20. */
 export const device = (argsz: number, flags: number, regions: number, irqs: number, first: number) =>
   bytes().u32(argsz, flags, regions, irqs, first)
+
+/** `struct vfio_device_feature` up to its data: the kernel leaves the flags as they came. */
+export const feature = (size: number, flags: number) => bytes().u32(8 + size, flags)

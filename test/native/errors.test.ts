@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { VfioError, VfioSystemError } from 'vfio'
 import { HINTS, type Hint, hintFor } from '../../lib/hints.js'
+import { region } from './bytes.js'
 import { type FakeAnswer, type IOCTL, OPENS, ROOT, withFake } from './fake.js'
 
 const ERRNOS: ReadonlyMap<string, number> = new Map(Object.entries(constants.errno))
@@ -25,6 +26,10 @@ const CALLS: Record<string, keyof typeof IOCTL> = {
   VFIO_DEVICE_RESET: 'reset',
   VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: 'hotResetInfo',
   VFIO_DEVICE_PCI_HOT_RESET: 'hotReset',
+  VFIO_DEVICE_FEATURE: 'lowPowerExit',
+  VFIO_DEVICE_IOEVENTFD: 'ioeventfd',
+  KVM_CREATE_DEVICE: 'kvmCreate',
+  KVM_SET_DEVICE_ATTR: 'kvmAttribute',
 }
 
 /** The answers that make a call of the package fail with the errno of a hint. */
@@ -36,7 +41,11 @@ function answersFor({ request, code }: Hint): FakeAnswer[] | null {
   if (!call) return null
   const failing: FakeAnswer = { call, returns }
   // Closing leaves the container too, so that one call of it has to work.
-  return call === 'openDevice' ? [failing] : [OPENS, failing]
+  if (call === 'openDevice') return [failing]
+  // A BAR that is there, for the write that an eventfd sets off.
+  return call === 'ioeventfd'
+    ? [OPENS, { call: 'regionInfo', bytes: region(32, 7, 0).done() }, failing]
+    : [OPENS, failing]
 }
 
 describe('the hints', () => {
@@ -77,6 +86,11 @@ describe('the hints', () => {
             device.hotResetInfo()
             await device.reset()
             await device.hotReset([group])
+            await device.lowPower.exit()
+            if (input.request === 'VFIO_DEVICE_IOEVENTFD')
+              device.ioeventfd({ region: 0, offset: 0, width: 8, data: 0, eventfd: 3 })
+            const { openSync } = await import('node:fs')
+            vfio.KvmVfio.create(openSync('/dev/vfio/machine', 'r+')).add(group)
             group.unsetContainer()
           })
           assert(error instanceof vfio.VfioSystemError)

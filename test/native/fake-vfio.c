@@ -1,7 +1,8 @@
 // A kernel that lies: preloaded, it answers open and ioctl below /dev/vfio from the script in $FAKE_VFIO.
 //
 // A line of the script:  WHAT RETURN WHEN BYTES
-//   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12
+//   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
+//           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM
 //   RETURN  what the call returns; negative: an errno; "fd": a new device
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
@@ -10,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -159,6 +161,30 @@ int close(int fd) {
   return real_close(fd);
 }
 
+static void say_bytes(const char *what, const void *data, size_t size) {
+  char hex[2 * 128 + 1] = "";
+  for (size_t i = 0; i < size && i < 128; i++) sprintf(hex + 2 * i, "%02x", ((const uint8_t *)data)[i]);
+  say("sent %s %s\n", what, hex);
+}
+
+static int fake_kvm(const char *name, unsigned long request, void *argument) {
+  char what[16];
+  snprintf(what, sizeof what, "kvm.%x", (int)(request & 0xff));
+  const struct line *line = answer_to(what);
+  int result = finish(line, name);
+  if (request == KVM_CREATE_DEVICE && result >= 0) {
+    struct kvm_create_device *device = argument;
+    say("create %u on %s\n", device->type, name);
+    device->fd = new_fd("kvm-vfio");
+  } else if (request == KVM_SET_DEVICE_ATTR) {
+    const struct kvm_device_attr *attr = argument;
+    int file = *(const int32_t *)(uintptr_t)attr->addr, error = errno;
+    say("attr %u %llu %s %s\n", attr->group, (unsigned long long)attr->attr, names[file], result < 0 ? "failed" : "ok");
+    errno = error;
+  }
+  return result;
+}
+
 int ioctl(int fd, unsigned long request, ...) {
   find_real();
   va_list arguments;
@@ -167,17 +193,28 @@ int ioctl(int fd, unsigned long request, ...) {
   va_end(arguments);
   if (fd < 0 || fd >= MOST_FDS || !names[fd]) return real_ioctl(fd, request, argument);
 
+  if ((request >> 8 & 0xff) == KVMIO) return fake_kvm(names[fd], request, argument);
+
   int number = (int)(request & 0xff) - 100;
   char what[16], name[128];
   // Devices and containers use the numbers from 12 on for different things.
   snprintf(what, sizeof what, "%d%s", number, number >= 12 && names[fd][0] == '/' ? "c" : "");
+  const int is_feature = number == 17 && names[fd][0] != '/', is_ioeventfd = number == 16 && names[fd][0] != '/';
+  uint32_t *words = argument;
+  if (is_feature) snprintf(what, sizeof what, "17.%u", words[1] & 0xffff);
+  if (is_feature || is_ioeventfd) say_bytes(what, words, words[0]);
+  void *log_of_dma = is_feature && (words[1] & 0xffff) == 8 && words[0] == 40 ? (void *)(uintptr_t)((uint64_t *)words)[4] : NULL;
+  if (is_feature && (words[1] & 0xffff) == 6 && words[0] == 32)
+    say_bytes("ranges", (void *)(uintptr_t)((uint64_t *)words)[3], 16 * words[4]);
   // The name of a device that is to be opened, else what the call is made on.
   snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
   struct line *line = answer_to(what);
   say("begin %d %s\n", number, name);
   if (line) {
     wait_for(line->when);
-    if (line->size > 0) {
+    if (log_of_dma) {
+      memcpy(log_of_dma, line->bytes, line->size);
+    } else if (line->size > 0) {
       // As the kernel: never more than the caller says it has room for.
       uint32_t room = *(uint32_t *)argument;
       memcpy(argument, line->bytes, line->size < room ? line->size : room);

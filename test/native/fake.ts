@@ -25,6 +25,20 @@ export const IOCTL = {
   iommuInfo: '12c',
   hotResetInfo: 12,
   hotReset: 13,
+  ioeventfd: 16,
+  vfToken: '17.0',
+  migration: '17.1',
+  migrationState: '17.2',
+  lowPowerEntry: '17.3',
+  lowPowerWakeup: '17.4',
+  lowPowerExit: '17.5',
+  dmaLoggingStart: '17.6',
+  dmaLoggingStop: '17.7',
+  dmaLoggingReport: '17.8',
+  migrationDataSize: '17.9',
+  busMaster: '17.10',
+  kvmCreate: 'kvm.e0',
+  kvmAttribute: 'kvm.e1',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
@@ -125,11 +139,18 @@ function scriptOf(answers: readonly FakeAnswer[]): string {
     .join('')
 }
 
+export interface FakeOptions<Input> {
+  input?: Input
+  flags?: string[]
+  /** Open files that the process gets as descriptors 3, 4, …, for the fake kernel to name. */
+  descriptors?: number[]
+}
+
 /** Runs the source of a module in a process whose kernel is the fake one. */
 export async function runSource(
   source: string,
   answers: readonly FakeAnswer[],
-  { input, flags = [] as string[] }: { input?: unknown; flags?: string[] } = {},
+  { input, flags = [], descriptors = [] }: FakeOptions<unknown> = {},
 ): Promise<Outcome> {
   const directory = mkdtempSync(join(tmpdir(), 'fake-vfio-'))
   try {
@@ -143,17 +164,17 @@ export async function runSource(
         FAKE_VFIO: script,
         FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
       },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...descriptors],
       // What hangs is ended and fails by its signal; nothing here takes a second.
       timeout: DEADLINE_MS,
       killSignal: 'SIGKILL',
     })
     let stdout = ''
     let stderr = ''
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       stdout += text
     })
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       stderr += text
     })
     const { code, signal } = await new Promise<Pick<Outcome, 'code' | 'signal'>>((resolve, reject) => {
@@ -169,7 +190,7 @@ export async function runSource(
 export async function withFake<Input = null>(
   answers: readonly FakeAnswer[],
   program: (given: Program<Input>) => unknown,
-  options: { input?: Input; flags?: string[] } = {},
+  options: FakeOptions<Input> = {},
 ): Promise<Outcome> {
   const source = `await (${program})({ vfio, input, log, logged, letGo, openGroup, failure })`
   const outcome = await runSource(source, answers, options)

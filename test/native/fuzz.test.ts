@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { closeSync, openSync } from 'node:fs'
+import { bytes } from './bytes.js'
 import { OPENS, withFake } from './fake.js'
 
 const SEED = 20_240_611
@@ -7,8 +9,9 @@ const RUNS = 400
 describe('any arguments to the addon', () => {
   it(`give a value or a typed error, never a crash (seed ${SEED}, ${RUNS} runs for each call)`, async function () {
     this.timeout(120_000)
+    const stream = openSync('/dev/zero', 'r+')
     const { stdout } = await withFake(
-      [OPENS],
+      [OPENS, { call: 'migrationState', bytes: bytes().u32(16, 0, 4, 3).done() }, { call: 'migrationState' }],
       async ({ input }) => {
         const { default: fc } = await import('fast-check')
         const { createRequire } = await import('node:module')
@@ -16,9 +19,9 @@ describe('any arguments to the addon', () => {
         type Class = Record<string, Callable> & { prototype: Record<string, Callable> }
         const addon = createRequire(`${process.cwd()}/`)(
           process.env.VFIO_ADDON ?? './build/Release/vfio.node',
-        ) as Record<'Container' | 'Group' | 'Device', Class> &
+        ) as Record<'Container' | 'Group' | 'Device' | 'KvmVfio' | 'MigrationData', Class> &
           Record<'groupStatus' | 'deviceRegionInfo' | 'deviceIrqInfo', Callable>
-        const { Container, Group, Device } = addon
+        const { Container, Group, Device, KvmVfio, MigrationData } = addon
         const open = () => {
           const container = Container.open?.('/dev/vfio/vfio')
           const group = Group.open?.('/dev/vfio/1')
@@ -26,6 +29,11 @@ describe('any arguments to the addon', () => {
         }
         const { container, group } = open()
         const device = await (Group.prototype.openDevice as Callable).call(group, '0000:01:00.0', 'name')
+        const { openSync } = await import('node:fs')
+        const kvm = KvmVfio.create?.(openSync('/dev/vfio/machine', 'r+'))
+        assert(kvm)
+        const data = await (Device.prototype.setMigrationState as Callable).call(device, 4)
+        assert(data)
         const closed = open()
         Container.prototype.closeNow?.call(closed.container)
         Group.prototype.closeNow?.call(closed.group)
@@ -44,10 +52,16 @@ describe('any arguments to the addon', () => {
             container,
             group,
             device,
+            kvm,
+            data,
             closed.container,
             closed.group,
             [group],
             [group, closed.group],
+            2n ** 64n - 1n,
+            2n ** 64n,
+            -1n,
+            4096n,
             [container],
             new Proxy(group as object, {}),
             new Proxy([], {}),
@@ -87,7 +101,7 @@ describe('any arguments to the addon', () => {
           try {
             const value = await Reflect.apply(callable, self, args)
             // What a fuzzed path opened is not for the next one.
-            if (value instanceof (Container as never) || value instanceof (Group as never))
+            if ([Container, Group, KvmVfio].some((type) => value instanceof (type as never)))
               (value as { closeNow(): void }).closeNow()
           } catch (error) {
             acceptable(error)
@@ -109,7 +123,7 @@ describe('any arguments to the addon', () => {
             settings,
           )
         }
-        for (const type of [Container, Group, Device]) {
+        for (const type of [Container, Group, Device, KvmVfio, MigrationData]) {
           await fc.assert(
             fc.asyncProperty(fc.array(strange, { maxLength: 3 }), async (args) => {
               calls++
@@ -124,7 +138,7 @@ describe('any arguments to the addon', () => {
           )
           const owners: [Record<string, Callable>, unknown[]][] = [
             [type, [type, undefined]],
-            [type.prototype, [container, group, device, closed.container, closed.group]],
+            [type.prototype, [container, group, device, kvm, data, closed.container, closed.group]],
           ]
           for (const [owner, selves] of owners) {
             for (const name of Object.getOwnPropertyNames(owner)) {
@@ -144,8 +158,9 @@ describe('any arguments to the addon', () => {
         }
         console.log(`${calls} calls`)
       },
-      { input: { seed: SEED, runs: RUNS } },
+      { input: { seed: SEED, runs: RUNS }, descriptors: [stream] },
     )
+    closeSync(stream)
     assert.match(stdout, /^\d{4,} calls\n$/)
   })
 })

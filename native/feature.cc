@@ -1,0 +1,117 @@
+// What a device has beyond what every device has: VFIO_DEVICE_FEATURE.
+#include "uapi/feature.h"
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "device.h"
+#include "migration.h"
+#include "uapi/vfio.h"
+#include "util/ioctl.h"
+
+namespace vfio {
+namespace {
+
+// No feature's data is a hundredth of it.
+constexpr size_t kLargestPayload = 1 << 16;
+// Of a log of DMA: the pages of 32 TiB at 4 KiB each.
+constexpr uint64_t kMostBits = uint64_t{1} << 33;
+
+void AskFeature(const Fd& device, void* structure) {
+  Ioctl(device, VFIO_REQUEST(VFIO_DEVICE_FEATURE), structure);
+}
+
+template <typename T>
+std::shared_ptr<uapi::Feature<T>> Question(uint32_t flags, const T& data) {
+  return std::make_shared<uapi::Feature<T>>(
+      uapi::Feature<T>{static_cast<uint32_t>(sizeof(uapi::Feature<T>)), flags, data});
+}
+
+uint64_t AddressOf(const void* memory) {
+  return reinterpret_cast<uintptr_t>(memory);
+}
+
+Napi::ArrayBuffer CopyOf(Napi::Env env, const void* data, size_t size) {
+  Napi::ArrayBuffer copy = Napi::ArrayBuffer::New(env, size);
+  if (size > 0) std::memcpy(copy.Data(), data, size);
+  return copy;
+}
+
+}  // namespace
+
+Napi::Value Device::ProbeFeature(const Napi::CallbackInfo& info) {
+  uint32_t question[] = {sizeof(vfio_device_feature),
+                         VFIO_DEVICE_FEATURE_PROBE | Uint32Argument(info, 0, "flags")};
+  AskFeature(*fd(), question);
+  return info.Env().Undefined();
+}
+
+Napi::Value Device::Feature(const Napi::CallbackInfo& info) {
+  const uint32_t flags = Uint32Argument(info, 0, "flags");
+  const Buffer payload = BufferArgument(info, 1, "payload");
+  const size_t size = payload.size;
+  if (size > kLargestPayload) BadArgument(info.Env(), "payload must have 65536 bytes at most");
+  // Words of 64 bits, because the data has such: the head is the first of them.
+  const auto words = std::make_shared<std::vector<uint64_t>>(1 + (size + 7) / 8);
+  const uint32_t head[] = {static_cast<uint32_t>(sizeof(vfio_device_feature) + size), flags};
+  std::memcpy(words->data(), head, sizeof head);
+  if (size > 0) std::memcpy(words->data() + 1, payload.data, size);
+  return Work::Start(
+      info.Env(), "vfio:feature", [device = fd(), words] { AskFeature(*device, words->data()); },
+      [words, size](Napi::Env env) { return CopyOf(env, words->data() + 1, size); });
+}
+
+Napi::Value Device::SetMigrationState(const Napi::CallbackInfo& info) {
+  const auto question = Question(uapi::kMigrationState | VFIO_DEVICE_FEATURE_SET,
+                                 uapi::MigrationState{Uint32Argument(info, 0, "state"), -1});
+  const auto data = std::make_shared<SharedFd>();
+  return Work::Start(
+      info.Env(), "vfio:setMigrationState",
+      [device = fd(), question, data] {
+        AskFeature(*device, question.get());
+        const int number = question->data.data_fd;
+        if (number >= 0)
+          *data = std::make_shared<const Fd>(number, "the migration data of " + device->path());
+      },
+      [data](Napi::Env env) { return *data ? MigrationData::Adopt(env, std::move(*data)) : env.Null(); });
+}
+
+Napi::Value Device::StartDmaLogging(const Napi::CallbackInfo& info) {
+  const uint64_t page_size = CheckedUint64(info, 0, "pageSize");
+  const Buffer buffer = BufferArgument(info, 1, "ranges");
+  if (buffer.size % sizeof(uapi::DmaLoggingRange) != 0 || buffer.size > kLargestPayload) {
+    BadArgument(info.Env(), "ranges must be pairs of 64-bit words, 4096 of them at most");
+  }
+  const auto ranges =
+      std::make_shared<std::vector<uapi::DmaLoggingRange>>(buffer.size / sizeof(uapi::DmaLoggingRange));
+  if (buffer.size > 0) std::memcpy(ranges->data(), buffer.data, buffer.size);
+  const auto question = Question(uapi::kDmaLoggingStart | VFIO_DEVICE_FEATURE_SET,
+                                 uapi::DmaLoggingControl{page_size, static_cast<uint32_t>(ranges->size()), 0,
+                                                         AddressOf(ranges->data())});
+  return Work::Start(
+      info.Env(), "vfio:startDmaLogging",
+      [device = fd(), question, ranges] { AskFeature(*device, question.get()); },
+      [question](Napi::Env env) { return Napi::BigInt::New(env, question->data.page_size); });
+}
+
+Napi::Value Device::DmaLoggingReport(const Napi::CallbackInfo& info) {
+  const uint64_t iova = CheckedUint64(info, 0, "iova");
+  const uint64_t length = CheckedUint64(info, 1, "length");
+  const uint64_t page_size = CheckedUint64(info, 2, "pageSize");
+  // The kernel writes as many bits as these say, so the room for them is counted here.
+  if (page_size == 0 || (page_size & (page_size - 1)) != 0)
+    BadArgument(info.Env(), "pageSize must be a power of two");
+  if (length == 0 || (length - 1) / page_size >= kMostBits) {
+    BadArgument(info.Env(), "length must be from 1 byte to 2^33 pages");
+  }
+  const auto bitmap = std::make_shared<std::vector<uint64_t>>((length - 1) / page_size / 64 + 1);
+  const auto question = Question(uapi::kDmaLoggingReport | VFIO_DEVICE_FEATURE_GET,
+                                 uapi::DmaLoggingReport{iova, length, page_size, AddressOf(bitmap->data())});
+  return Work::Start(
+      info.Env(), "vfio:dmaLoggingReport",
+      [device = fd(), question, bitmap] { AskFeature(*device, question.get()); },
+      [bitmap](Napi::Env env) { return CopyOf(env, bitmap->data(), bitmap->size() * sizeof(uint64_t)); });
+}
+
+}  // namespace vfio

@@ -1,0 +1,153 @@
+// Device features (VFIO_DEVICE_FEATURE), which each kernel has more of: defined here, and pinned against the
+// system's header where it has them. Bytes that lib/vfio/ writes or reads itself are pinned by offset.
+#pragma once
+
+#include <linux/vfio.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vfio {
+namespace uapi {
+
+/** The head that every feature's data follows. */
+template <typename T>
+struct Feature {
+  uint32_t argsz;
+  uint32_t flags;
+  T data;
+};
+
+/** VFIO_DEVICE_FEATURE_MIGRATION, since Linux 5.18. */
+struct Migration {
+  uint64_t flags;
+};
+
+/** VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, since Linux 5.18. */
+struct MigrationState {
+  uint32_t device_state;
+  int32_t data_fd;
+};
+
+/** VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP, since Linux 6.1. */
+struct LowPowerEntryWithWakeup {
+  int32_t wakeup_eventfd;
+  uint32_t reserved;
+};
+
+/** VFIO_DEVICE_FEATURE_DMA_LOGGING_START, since Linux 6.1. */
+struct DmaLoggingControl {
+  uint64_t page_size;
+  uint32_t num_ranges;
+  uint32_t reserved;
+  uint64_t ranges;
+};
+struct DmaLoggingRange {
+  uint64_t iova;
+  uint64_t length;
+};
+
+/** VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, since Linux 6.1. */
+struct DmaLoggingReport {
+  uint64_t iova;
+  uint64_t length;
+  uint64_t page_size;
+  uint64_t bitmap;
+};
+
+/** VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, since Linux 6.2. */
+struct MigrationDataSize {
+  uint64_t stop_copy_length;
+};
+
+constexpr uint32_t kMigrationState = 2;
+constexpr uint32_t kDmaLoggingStart = 6;
+constexpr uint32_t kDmaLoggingReport = 8;
+
+static_assert(sizeof(vfio_device_feature) == 8);
+static_assert(offsetof(vfio_device_feature, flags) == 4);
+static_assert(offsetof(vfio_device_feature, data) == 8);
+static_assert(offsetof(Feature<MigrationState>, flags) == 4);
+static_assert(offsetof(Feature<MigrationState>, data) == 8);
+static_assert(offsetof(Feature<DmaLoggingReport>, data) == 8);
+static_assert(VFIO_DEVICE_FEATURE_GET == 1 << 16);
+static_assert(VFIO_DEVICE_FEATURE_SET == 1 << 17);
+static_assert(VFIO_DEVICE_FEATURE_PROBE == 1 << 18);
+static_assert(VFIO_DEVICE_FEATURE_PCI_VF_TOKEN == 0);
+
+static_assert(sizeof(Migration) == 8);
+static_assert(sizeof(MigrationState) == 8);
+static_assert(offsetof(MigrationState, data_fd) == 4);
+static_assert(sizeof(LowPowerEntryWithWakeup) == 8);
+static_assert(offsetof(LowPowerEntryWithWakeup, reserved) == 4);
+static_assert(sizeof(DmaLoggingControl) == 24);
+static_assert(offsetof(DmaLoggingControl, num_ranges) == 8);
+static_assert(offsetof(DmaLoggingControl, ranges) == 16);
+static_assert(sizeof(DmaLoggingRange) == 16);
+static_assert(offsetof(DmaLoggingRange, length) == 8);
+static_assert(sizeof(DmaLoggingReport) == 32);
+static_assert(offsetof(DmaLoggingReport, length) == 8);
+static_assert(offsetof(DmaLoggingReport, page_size) == 16);
+static_assert(offsetof(DmaLoggingReport, bitmap) == 24);
+static_assert(sizeof(MigrationDataSize) == 8);
+
+#ifdef VFIO_DEVICE_FEATURE_MIGRATION
+static_assert(VFIO_DEVICE_FEATURE_MIGRATION == 1);
+static_assert(sizeof(vfio_device_feature_migration) == sizeof(Migration));
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+static_assert(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE == kMigrationState);
+static_assert(sizeof(vfio_device_feature_mig_state) == sizeof(MigrationState));
+static_assert(offsetof(vfio_device_feature_mig_state, data_fd) == offsetof(MigrationState, data_fd));
+static_assert(VFIO_DEVICE_STATE_ERROR == 0);
+static_assert(VFIO_DEVICE_STATE_STOP == 1);
+static_assert(VFIO_DEVICE_STATE_RUNNING == 2);
+static_assert(VFIO_DEVICE_STATE_STOP_COPY == 3);
+static_assert(VFIO_DEVICE_STATE_RESUMING == 4);
+static_assert(VFIO_DEVICE_STATE_RUNNING_P2P == 5);
+#endif
+
+#ifdef VFIO_MIGRATION_PRE_COPY
+static_assert(VFIO_MIGRATION_PRE_COPY == 1 << 2);
+static_assert(VFIO_DEVICE_STATE_PRE_COPY == 6);
+static_assert(VFIO_DEVICE_STATE_PRE_COPY_P2P == 7);
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY
+static_assert(VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY == 3);
+static_assert(VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP == 4);
+static_assert(VFIO_DEVICE_FEATURE_LOW_POWER_EXIT == 5);
+static_assert(sizeof(vfio_device_low_power_entry_with_wakeup) == sizeof(LowPowerEntryWithWakeup));
+static_assert(offsetof(vfio_device_low_power_entry_with_wakeup, reserved) ==
+              offsetof(LowPowerEntryWithWakeup, reserved));
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_DMA_LOGGING_START
+static_assert(VFIO_DEVICE_FEATURE_DMA_LOGGING_START == kDmaLoggingStart);
+static_assert(VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP == 7);
+static_assert(VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT == kDmaLoggingReport);
+static_assert(sizeof(vfio_device_feature_dma_logging_control) == sizeof(DmaLoggingControl));
+static_assert(offsetof(vfio_device_feature_dma_logging_control, num_ranges) ==
+              offsetof(DmaLoggingControl, num_ranges));
+static_assert(offsetof(vfio_device_feature_dma_logging_control, ranges) ==
+              offsetof(DmaLoggingControl, ranges));
+static_assert(sizeof(vfio_device_feature_dma_logging_range) == sizeof(DmaLoggingRange));
+static_assert(offsetof(vfio_device_feature_dma_logging_range, length) == offsetof(DmaLoggingRange, length));
+static_assert(sizeof(vfio_device_feature_dma_logging_report) == sizeof(DmaLoggingReport));
+static_assert(offsetof(vfio_device_feature_dma_logging_report, page_size) ==
+              offsetof(DmaLoggingReport, page_size));
+static_assert(offsetof(vfio_device_feature_dma_logging_report, bitmap) == offsetof(DmaLoggingReport, bitmap));
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_MIG_DATA_SIZE
+static_assert(VFIO_DEVICE_FEATURE_MIG_DATA_SIZE == 9);
+static_assert(sizeof(vfio_device_feature_mig_data_size) == sizeof(MigrationDataSize));
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_BUS_MASTER
+static_assert(VFIO_DEVICE_FEATURE_BUS_MASTER == 10);
+#endif
+
+}  // namespace uapi
+}  // namespace vfio

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync } from 'node:fs'
+import { release, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Host } from 'vfio'
+import { skip } from '../fixtures/skip.js'
+import { inUse, load, put } from './binding.js'
+
+const [major = 0, minor = 0] = release().split('.').map(Number)
+const since = (wantedMajor: number, wantedMinor: number) =>
+  major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
+
+const PROGRAM = fileURLToPath(new URL('kvm-program.js', import.meta.url))
+
+describe(`a KVM machine on ${release()}`, function () {
+  this.timeout(120_000)
+  let preload: string
+
+  before(function () {
+    load(['kvm_amd', 'kvm_intel'])
+    if (!existsSync('/dev/kvm')) skip(this, 'the processor of this guest cannot run machines')
+    preload = join(mkdtempSync(join(tmpdir(), 'vfio-kvm-')), 'kvm-vm.so')
+    const source = join(process.cwd(), 'test/lab/kvm-vm.c')
+    execFileSync('cc', ['-shared', '-fPIC', '-Wall', '-Wextra', '-Werror', '-O1', '-o', preload, source])
+  })
+
+  it('is told of groups and devices, and forgets them before they close', () => {
+    const used = inUse()
+    const seen = new Host().snapshot()
+    const group = seen.groups.find(
+      ({ members }) =>
+        members.length === 1 &&
+        members.every((address) => !used.has(address) && seen.device(address).headerType === 'normal'),
+    )
+    const address = group?.members[0]
+    assert(group && address, 'the topology has a device alone in its group')
+    assert.equal(put(address, 'vfio-pci'), 'vfio-pci')
+    const { status, stdout, stderr } = spawnSync(process.execPath, [PROGRAM, address, String(group.group)], {
+      encoding: 'utf8',
+      env: { ...process.env, LD_PRELOAD: [process.env.LD_PRELOAD, preload].filter(Boolean).join(':') },
+    })
+    put(address, 'host')
+    assert.equal(status, 0, stderr)
+    const said = JSON.parse(stdout) as Record<string, string>
+    const expected: Record<string, RegExp> = {
+      'create in another process': /^EIO .*another process created/,
+      'create on no machine': /^ENOTTY .*no KVM machine/,
+      'create on KVM itself': /^EINVAL .*no KVM machine/,
+      'create on what is closed': /^EBADF .*closed/,
+      'create twice': /^EBUSY .*VFIO device already/,
+      'add without a container': since(6, 1) ? /^ok$/ : /^EINVAL .*have a container/,
+      add: /^ok$/,
+      'add twice': /^EEXIST .*told of it already/,
+      'leave the container': since(6, 1) ? /^ok$/ : /^EBUSY .*KvmVfio\.remove/,
+      remove: /^ok$/,
+      'remove twice': /^ENOENT .*not told/,
+      'add a device': since(6, 6) ? /^ok$/ : /^EINVAL .*groups only/,
+      'add again': /^ok$/,
+      'add the group anew': /^ok$/,
+      'remove after the container': /^ENOENT /,
+      // 6.1 has the change of 6.2 in its stable releases.
+      'create anew': since(6, 1) ? /^ok$/ : /^EBUSY .*since Linux 6\.2/,
+    }
+    assert.deepEqual(Object.keys(said).sort(), Object.keys(expected).sort())
+    for (const [what, pattern] of Object.entries(expected)) assert.match(said[what] ?? '', pattern, what)
+  })
+})
