@@ -8,9 +8,9 @@
       "defines": ["NAPI_VERSION=8", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
       "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"],
       "cflags!": ["-O3", "-fno-omit-frame-pointer"],
-      "cflags_cc": ["-std=c++17", "-O2", "-fvisibility-inlines-hidden"],
+      "cflags_cc": ["-std=c++17", "-Os", "-flto=auto", "-fvisibility-inlines-hidden"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-O3", "-fno-rtti"],
-      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,-z,nodelete", "-Wl,--gc-sections", "-Wl,--as-needed"]
+      "ldflags": ["-flto=auto", "-Os", "-Wl,-z,relro,-z,now", "-Wl,-z,nodelete", "-Wl,--gc-sections", "-Wl,--as-needed"]
     }]]
   }]
 }

@@ -83,9 +83,9 @@ napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&
 }  // namespace
 
 void Device::DefineQuick(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "deviceRegionInfo", CallQuick<Device, RegionInfo>, handles);
-  DefineFunction(exports, "deviceIrqInfo", CallQuick<Device, IrqInfo>, handles);
-  DefineFunction(exports, "deviceSignalIrqs", CallQuick<Device, SignalIrqs, 4>, handles);
+  DefineCall<Device, RegionInfo>(exports, "deviceRegionInfo", handles);
+  DefineCall<Device, IrqInfo>(exports, "deviceIrqInfo", handles);
+  DefineCall<Device, SignalIrqs, 4>(exports, "deviceSignalIrqs", handles);
 }
 
 Napi::FunctionReference Device::Define(Napi::Env env) {

@@ -100,8 +100,8 @@ vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {
 }  // namespace
 
 void DefineDma(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "containerMapDma", CallQuick<Container, Map, 5>, handles);
-  DefineFunction(exports, "containerUnmapDma", CallQuick<Container, Unmap, 3>, handles);
+  DefineCall<Container, Map, 5>(exports, "containerMapDma", handles);
+  DefineCall<Container, Unmap, 3>(exports, "containerUnmapDma", handles);
 }
 
 Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {

@@ -28,7 +28,7 @@ Napi::FunctionReference Group::Define(Napi::Env env) {
 }
 
 void Group::DefineQuick(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "groupStatus", CallQuick<Group, Status, 0>, handles);
+  DefineCall<Group, Status, 0>(exports, "groupStatus", handles);
 }
 
 Napi::Value Group::Open(const Napi::CallbackInfo& info) {

@@ -56,11 +56,32 @@ const Resource& Handles::OpenAt(uint32_t id, const napi_type_tag& kind) {
   return resource;
 }
 
-void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles) {
+void* Handles::Remember(const QuickCall& call) {
+  remembered_.push_back(std::unique_ptr<Remembered>(new Remembered{*this, call}));
+  return remembered_.back().get();
+}
+
+napi_value Handles::Call(napi_env env, napi_callback_info info) {
+  return Napi::details::WrapCallback(env, [&]() -> napi_value {
+    size_t count = kMostArguments;
+    napi_value arguments[kMostArguments];
+    void* data;
+    napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
+    const auto& [handles, call] = *static_cast<const Remembered*>(data);
+    try {
+      const Resource& owned = handles.OpenAt(Number(env, arguments[0]), *call.kind);
+      return call.call(env, owned.get(), arguments + 1, handles);
+    } catch (...) {
+      throw ToError(env);
+    }
+  });
+}
+
+void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles) {
   const Napi::Env env = exports.Env();
   napi_value function;
-  NAPI_THROW_IF_FAILED_VOID(env,
-                            napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, handles, &function));
+  NAPI_THROW_IF_FAILED_VOID(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, Handles::Call,
+                                                      handles->Remember(call), &function));
   exports.Set(name, Napi::Value(env, function));
 }
 

@@ -10,6 +10,11 @@
 
 namespace vfio {
 
+/** Of a quick call, with the number of its object. */
+constexpr size_t kMostArguments = 7;
+
+struct QuickCall;
+
 /** What an object of JavaScript stands for: a descriptor, or memory. */
 using Resource = std::shared_ptr<const void>;
 
@@ -39,6 +44,10 @@ class Handles {
     return std::static_pointer_cast<const typename T::Owned>(OpenAt(Number(env, number), T::kTag));
   }
 
+  /** The callback of a quick call, whose data is what Remember() gave. */
+  static napi_value Call(napi_env env, napi_callback_info info);
+  void* Remember(const QuickCall& call);
+
   /** The memory of an ArrayBuffer for the answers to quick calls: asking for it at each call would take long.
    */
   void* answers = nullptr;
@@ -56,36 +65,42 @@ class Handles {
     Resource resource;
   };
 
+  struct Remembered {
+    Handles& handles;
+    const QuickCall& call;
+  };
+
+  std::vector<std::unique_ptr<Remembered>> remembered_;
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
 };
 
-void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles);
-
 /** The arguments of a quick call after the number of its object. */
 using Arguments = const napi_value*;
 
-/** A call on what an open object stands for; a structure goes into the answers of the table. */
+/** A call on what an open object of kind `T` stands for; a structure goes into the answers of the table. */
 template <typename T>
 using Quick = napi_value (*)(Napi::Env env, const typename T::Owned& owned, Arguments arguments,
                              Handles& handles);
 
-/** The callback of a function that has the table as its data, and the number of an object of kind `T` first.
- */
+/** One that the table knows, for any kind. */
+struct QuickCall {
+  const napi_type_tag* kind;
+  size_t arguments;
+  napi_value (*call)(Napi::Env env, const void* owned, Arguments arguments, Handles& handles);
+};
+
+void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles);
+
+/** Exports a function that takes the number of an object of kind `T` and `kArguments` more. */
 template <typename T, Quick<T> quick, size_t kArguments = 1>
-napi_value CallQuick(napi_env env, napi_callback_info info) {
-  return Napi::details::WrapCallback(env, [&]() -> napi_value {
-    size_t count = kArguments + 1;
-    napi_value arguments[kArguments + 1];
-    void* data;
-    napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
-    Handles* handles = static_cast<Handles*>(data);
-    try {
-      return quick(env, handles->Get<T>(env, arguments[0]), arguments + 1, *handles);
-    } catch (...) {
-      throw ToError(env);
-    }
-  });
+void DefineCall(Napi::Object exports, const char* name, Handles* handles) {
+  static_assert(kArguments < kMostArguments);
+  static constexpr QuickCall kCall{
+      &T::kTag, kArguments, [](Napi::Env env, const void* owned, Arguments arguments, Handles& handles) {
+        return quick(env, *static_cast<const typename T::Owned*>(owned), arguments, handles);
+      }};
+  DefineCall(exports, name, kCall, handles);
 }
 
 }  // namespace vfio

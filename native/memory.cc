@@ -55,28 +55,27 @@ napi_value CopyIn(Napi::Env env, const Mapping& mapping, Arguments arguments, Ha
 
 }  // namespace
 
-Memory::Memory(const Napi::CallbackInfo& info) : Object(info) {
+Memory::Memory(const Napi::CallbackInfo& info) : ObjectOf(info) {
   const Napi::ArrayBuffer buffer(info.Env(), ExternalBuffer(info.Env(), owned()));
   buffer_ = Napi::Persistent(buffer);
   info.This().As<Napi::Object>().Set("buffer", buffer);
 }
 
 void Memory::DefineQuick(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "memoryWrite8", CallQuick<Memory, Write<uint8_t>, 2>, handles);
-  DefineFunction(exports, "memoryWrite16", CallQuick<Memory, Write<uint16_t>, 2>, handles);
-  DefineFunction(exports, "memoryWrite32", CallQuick<Memory, Write<uint32_t>, 2>, handles);
-  DefineFunction(exports, "memoryWrite64", CallQuick<Memory, Write<uint64_t>, 2>, handles);
-  DefineFunction(exports, "memoryCopyOut", CallQuick<Memory, CopyOut, 2>, handles);
-  DefineFunction(exports, "memoryCopyIn", CallQuick<Memory, CopyIn, 2>, handles);
+  DefineCall<Memory, Write<uint8_t>, 2>(exports, "memoryWrite8", handles);
+  DefineCall<Memory, Write<uint16_t>, 2>(exports, "memoryWrite16", handles);
+  DefineCall<Memory, Write<uint32_t>, 2>(exports, "memoryWrite32", handles);
+  DefineCall<Memory, Write<uint64_t>, 2>(exports, "memoryWrite64", handles);
+  DefineCall<Memory, CopyOut, 2>(exports, "memoryCopyOut", handles);
+  DefineCall<Memory, CopyIn, 2>(exports, "memoryCopyIn", handles);
 }
 
 Napi::FunctionReference Memory::Define(Napi::Env env) {
-  return Napi::Persistent(DefineClass(env, kName,
-                                      {
-                                          DefineMethod<&Memory::Close>("close"),
-                                          DefineMethod<&Memory::Lost>("lost"),
-                                          DefineMethod<&Memory::Restore>("restore"),
-                                      }));
+  return (DefineClass(env, {
+                               DefineMethod<&Memory::Close>("close"),
+                               DefineMethod<&Memory::Lost>("lost"),
+                               DefineMethod<&Memory::Restore>("restore"),
+                           }));
 }
 
 Napi::Value Memory::Close(const Napi::CallbackInfo& info) {

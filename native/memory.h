@@ -6,7 +6,7 @@
 namespace vfio {
 
 /** Mapped memory: a part of a device's region, or of a file whose pages devices may use. */
-class Memory : public Object<Memory, Mapping> {
+class Memory : public ObjectOf<Memory, Mapping> {
  public:
   static constexpr const char* kName = "Memory";
   static constexpr napi_type_tag kTag = {0x3d8e0f5ba1c24970, 0x96b2e4d78a05f1c3};

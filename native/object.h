@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "handles.h"
 #include "util/arguments.h"
@@ -30,98 +31,102 @@ struct Addon {
   const std::shared_ptr<Handles> handles = std::make_shared<Handles>();
 };
 
+class Object;
+
+/** A class of JavaScript: what its objects are called, how they are told from others, how one is made. */
+struct ObjectClass {
+  const char* name;
+  const napi_type_tag* tag;
+  Object* (*make)(const Napi::CallbackInfo& info);
+};
+
 /**
- * What every object has in JavaScript: one resource, a type tag, a number. `T` has a static `kTag`, `kName`
- * and `Class(Addon&)`; `R` is what it stands for.
+ * What every object has in JavaScript: one resource, a type tag, a number. Napi::ObjectWrap would have all of
+ * its code again for each class.
+ */
+class Object {
+ public:
+  virtual ~Object();
+  Object(const Object&) = delete;
+  Object& operator=(const Object&) = delete;
+
+ protected:
+  using Member = napi_property_descriptor;
+  using Method = Napi::Value (*)(Object& self, const Napi::CallbackInfo& info);
+  struct MethodOf {
+    const ObjectClass* object_class;
+    Method call;
+  };
+  using Static = Napi::Value (*)(const Napi::CallbackInfo& info);
+
+  Object(const Napi::CallbackInfo& info, const ObjectClass& object_class);
+
+  static Napi::FunctionReference DefineClass(Napi::Env env, const ObjectClass& object_class,
+                                             const std::vector<Member>& members);
+  static Member DefineMethod(const char* name, const MethodOf& method);
+  static Member DefineStatic(const char* name, Static call);
+  /** An object of the class that stands for `resource`. */
+  static Napi::Object Adopt(Napi::Env env, const Napi::FunctionReference& constructor, Resource resource);
+  /** The object behind a value, or a TypeError: the tag tells it from every other object. */
+  static Object& From(Napi::Env env, napi_value value, const ObjectClass& object_class);
+
+  /** What it stands for, or ERR_VFIO_CLOSED. */
+  const Resource& resource() const;
+  /** Leaves the object closed; what it stood for, empty where that has happened before. */
+  Resource Take();
+
+ private:
+  static napi_value Construct(napi_env env, napi_callback_info info);
+  static napi_value CallMethod(napi_env env, napi_callback_info info);
+  static napi_value CallStatic(napi_env env, napi_callback_info info);
+
+  const napi_type_tag& tag_;
+  const std::shared_ptr<Handles> handles_;
+  uint32_t id_;
+};
+
+/** The same for one class: `T` has a static `kTag`, `kName` and `Class(Addon&)`; `R` is what it stands for.
  */
 template <typename T, typename R>
-class Object : public Napi::ObjectWrap<T> {
+class ObjectOf : public Object {
  public:
   using Owned = R;
 
-  explicit Object(const Napi::CallbackInfo& info) : Napi::ObjectWrap<T>(info) {
-    Addon* addon = info.Env().template GetInstanceData<Addon>();
-    if (!addon->adopted) BadArgument(info.Env(), std::string(T::kName) + " has no constructor: open it");
-    Napi::Object self = info.This().template As<Napi::Object>();
-    self.TypeTag(&T::kTag);
-    handles_ = addon->handles;
-    id_ = handles_->Add(T::kTag, std::move(addon->adopted));
-    try {
-      self.Set("id", Napi::Number::New(info.Env(), id_));
-    } catch (...) {
-      handles_->Remove(id_);
-      throw;
-    }
-  }
+  explicit ObjectOf(const Napi::CallbackInfo& info) : Object(info, kClass) {}
 
-  ~Object() override {
-    if (handles_) handles_->Remove(id_);
-  }
-
-  /** An object that stands for `owned`. */
   static Napi::Object Adopt(Napi::Env env, std::shared_ptr<const R> owned) {
-    Addon* addon = env.GetInstanceData<Addon>();
-    addon->adopted = std::move(owned);
-    try {
-      return T::Class(*addon).New({});
-    } catch (...) {
-      // Else the next `new` from JavaScript would get it.
-      addon->adopted.reset();
-      throw;
-    }
+    return Object::Adopt(env, T::Class(*env.GetInstanceData<Addon>()), std::move(owned));
   }
 
-  /** The object behind a value, or a TypeError: the tag tells it from every other object. */
-  static T& From(Napi::Env env, const Napi::Value& value) {
-    if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&T::kTag)) {
-      BadArgument(env, std::string("expected a ") + T::kName);
-    }
-    return *T::Unwrap(value.As<Napi::Object>());
+  static T& From(Napi::Env env, napi_value value) {
+    return static_cast<T&>(Object::From(env, value, kClass));
   }
 
-  /** What it stands for, or ERR_VFIO_CLOSED. */
-  std::shared_ptr<const R> owned() const {
-    return std::static_pointer_cast<const R>(handles_->OpenAt(id_, T::kTag));
-  }
+  std::shared_ptr<const R> owned() const { return std::static_pointer_cast<const R>(resource()); }
 
  protected:
-  using Opener = Napi::Value (*)(const Napi::CallbackInfo&);
+  static Napi::FunctionReference DefineClass(Napi::Env env, const std::vector<Member>& members) {
+    return Object::DefineClass(env, kClass, members);
+  }
 
   /** A method whose C++ exceptions arrive as errors of lib/errors.ts. */
   template <auto method>
-  static typename Object::PropertyDescriptor DefineMethod(const char* name) {
-    return Object::InstanceMethod(name, &Object::template Call<method>);
+  static Member DefineMethod(const char* name) {
+    static constexpr MethodOf kMethod{&kClass, [](Object& self, const Napi::CallbackInfo& info) {
+                                        return (static_cast<T&>(self).*method)(info);
+                                      }};
+    return Object::DefineMethod(name, kMethod);
   }
 
-  template <Opener opener>
-  static typename Object::PropertyDescriptor DefineStatic(const char* name) {
-    return Object::StaticMethod(name, &Object::template CallStatic<opener>);
+  template <Static call>
+  static Member DefineStatic(const char* name) {
+    return Object::DefineStatic(name, call);
   }
-
-  /** Leaves the object closed; what it stood for, empty where that has happened before. */
-  Resource Take() { return std::move(handles_->At(id_, T::kTag)); }
 
  private:
-  template <auto method>
-  Napi::Value Call(const Napi::CallbackInfo& info) {
-    try {
-      return (static_cast<T*>(this)->*method)(info);
-    } catch (...) {
-      throw ToError(info.Env());
-    }
-  }
+  static Object* Make(const Napi::CallbackInfo& info) { return new T(info); }
 
-  template <Opener opener>
-  static Napi::Value CallStatic(const Napi::CallbackInfo& info) {
-    try {
-      return opener(info);
-    } catch (...) {
-      throw ToError(info.Env());
-    }
-  }
-
-  std::shared_ptr<Handles> handles_;
-  uint32_t id_ = 0;
+  static constexpr ObjectClass kClass{T::kName, &T::kTag, &ObjectOf::Make};
 };
 
 }  // namespace vfio

@@ -138,9 +138,9 @@ Napi::Value Poll::Open(const Napi::CallbackInfo& info) {
   const auto epoll = std::make_shared<const Fd>(number, "epoll");
   const Napi::Object self = Adopt(info.Env(), epoll);
   auto* watch = new Watch(info.Env(), epoll, info[0].As<Napi::Function>());
-  Poll* poll = Unwrap(self);
-  poll->watch_ = watch;
-  watch->SetOwner(poll);
+  Poll& poll = From(info.Env(), self);
+  poll.watch_ = watch;
+  watch->SetOwner(&poll);
   self.Set("batch", watch->batch());
   return self;
 }

@@ -69,16 +69,16 @@ napi_value CopyIn(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
 }  // namespace
 
 void DefineRegionAccess(Napi::Object exports, Handles* handles) {
-  DefineFunction(exports, "deviceRead8", CallQuick<Device, Read<uint8_t>>, handles);
-  DefineFunction(exports, "deviceRead16", CallQuick<Device, Read<uint16_t>>, handles);
-  DefineFunction(exports, "deviceRead32", CallQuick<Device, Read<uint32_t>>, handles);
-  DefineFunction(exports, "deviceRead64", CallQuick<Device, Read<uint64_t>>, handles);
-  DefineFunction(exports, "deviceWrite8", CallQuick<Device, Write<uint8_t>, 2>, handles);
-  DefineFunction(exports, "deviceWrite16", CallQuick<Device, Write<uint16_t>, 2>, handles);
-  DefineFunction(exports, "deviceWrite32", CallQuick<Device, Write<uint32_t>, 2>, handles);
-  DefineFunction(exports, "deviceWrite64", CallQuick<Device, Write<uint64_t>, 2>, handles);
-  DefineFunction(exports, "deviceCopyOut", CallQuick<Device, CopyOut, 2>, handles);
-  DefineFunction(exports, "deviceCopyIn", CallQuick<Device, CopyIn, 2>, handles);
+  DefineCall<Device, Read<uint8_t>>(exports, "deviceRead8", handles);
+  DefineCall<Device, Read<uint16_t>>(exports, "deviceRead16", handles);
+  DefineCall<Device, Read<uint32_t>>(exports, "deviceRead32", handles);
+  DefineCall<Device, Read<uint64_t>>(exports, "deviceRead64", handles);
+  DefineCall<Device, Write<uint8_t>, 2>(exports, "deviceWrite8", handles);
+  DefineCall<Device, Write<uint16_t>, 2>(exports, "deviceWrite16", handles);
+  DefineCall<Device, Write<uint32_t>, 2>(exports, "deviceWrite32", handles);
+  DefineCall<Device, Write<uint64_t>, 2>(exports, "deviceWrite64", handles);
+  DefineCall<Device, CopyOut, 2>(exports, "deviceCopyOut", handles);
+  DefineCall<Device, CopyIn, 2>(exports, "deviceCopyIn", handles);
 }
 
 }  // namespace vfio
