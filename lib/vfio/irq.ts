@@ -56,7 +56,7 @@ export class VfioIrq {
 
   /**
    * Enables more vectors while the others go on: any that the kernel has set up, up to the highest that `enable()` had;
-   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5).
+   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5). One that is off is enabled with them.
    * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel cannot add one
    */
   add(vectors: readonly number[] | ReadonlyMap<number, EventFd | number>): void {
@@ -66,6 +66,10 @@ export class VfioIrq {
       : { eventfds: vectors as ReadonlyMap<number, EventFd | number> }
     const own = this.#own(options)
     const wanted = this.#vectors(options, own, [])
+    if (!this.#line.enabled) {
+      this.#line.enable(wanted, own)
+      return
+    }
     const beyond = wanted.find((vector) => this.#line.exceeds(vector))
     if (beyond !== undefined && this.info.noresize) {
       throw new VfioError(
