@@ -86,12 +86,15 @@ export class DmaSpace {
     const start = options.iova === undefined ? this.#choose(length, options) : checkIova(options.iova, 'iova')
     const span: MappedSpan = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
     const explain = (error: unknown) =>
-      explainMap(
-        error,
-        span,
-        () => this.container.iommuInfo(),
-        () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
-      )
+      // What would say more cannot be asked of a container that closed meanwhile.
+      handle.closed
+        ? error
+        : explainMap(
+            error,
+            span,
+            () => this.container.iommuInfo(),
+            () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
+          )
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
       try {
         binding().containerMapDma(native.id, memory, offset, length, start, flags)
