@@ -50,6 +50,8 @@ export class VfioIrq {
    */
   enable(options: IrqOptions = {}): void {
     this.#checkOpen()
+    if (typeof options !== 'object' || options === null)
+      throw badArgument(`options must be an object, not ${show(options)}`)
     const own = this.#own(options)
     this.#line.enable(this.#vectors(options, own, [0]), own)
   }
@@ -162,7 +164,7 @@ export class VfioIrq {
   }
 
   #signal(action: 'trigger' | 'mask' | 'unmask', vector: number): void {
-    if (!(vector >= 0 && vector < this.info.count && Number.isInteger(vector))) this.#checkVector(vector)
+    if (!(Number.isInteger(vector) && vector >= 0 && vector < this.info.count)) this.#checkVector(vector)
     this.#line.signal(action, vector, 1)
   }
 
@@ -182,7 +184,7 @@ export class VfioIrq {
     own: ReadonlyMap<number, number> | null,
     otherwise: readonly number[],
   ): number[] {
-    const wanted = vectors ?? (own ? [] : otherwise)
+    const wanted = vectors === undefined ? (own ? [] : otherwise) : vectors
     if (!Array.isArray(wanted)) throw badArgument(`vectors must be an array of numbers, not ${show(wanted)}`)
     const all = new Set([...wanted.map((vector) => this.#checkVector(vector)), ...(own?.keys() ?? [])])
     if (all.size === 0) throw badArgument('at least one vector must be named')

@@ -63,8 +63,8 @@ export class VfioRegion {
   read8(offset: number): number {
     const windows = this.#windows
     const window = windows.current
-    const at = offset - window.start
-    if (typeof offset === 'number' && at >>> 0 === at && at < window.length) {
+    const at = typeof offset === 'number' ? offset - window.start : -1
+    if (at >>> 0 === at && at < window.length) {
       // Atomics, because a plain element access promises neither its width nor that it happens.
       const value = Atomics.load(window.bytes, at)
       if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
@@ -77,8 +77,8 @@ export class VfioRegion {
   read16(offset: number): number {
     const windows = this.#windows
     const window = windows.current
-    const at = offset - window.start
-    if (typeof offset === 'number' && at >>> 0 === at && (at & 1) === 0 && at < window.length) {
+    const at = typeof offset === 'number' ? offset - window.start : -1
+    if (at >>> 0 === at && (at & 1) === 0 && at < window.length) {
       const value = Atomics.load(window.halves, at >>> 1)
       if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
       return value
@@ -90,8 +90,8 @@ export class VfioRegion {
   read32(offset: number): number {
     const windows = this.#windows
     const window = windows.current
-    const at = offset - window.start
-    if (typeof offset === 'number' && at >>> 0 === at && (at & 3) === 0 && at < window.length) {
+    const at = typeof offset === 'number' ? offset - window.start : -1
+    if (at >>> 0 === at && (at & 3) === 0 && at < window.length) {
       const value = Atomics.load(window.words, at >>> 2)
       if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
       return value
@@ -177,7 +177,7 @@ export class VfioRegion {
     this.#checkOpen()
     const { offset = 0 } = options
     this.#checkOffset(offset, 1, PAGE_SIZE)
-    const length = options.length ?? this.size - offset
+    const { length = this.size - offset } = options
     if (!Number.isInteger(length) || length <= 0 || length > this.size - offset) {
       throw badArgument(
         `length must be an integer from 1 to ${this.size - offset} (the rest of ${this.name}), not ${show(length)}`,
@@ -256,8 +256,8 @@ export class VfioRegion {
   /** The window for an access, after all has been checked; null for the descriptor. */
   #enter(offset: number, width: number): Window | null {
     const { current } = this.#windows
-    const at = offset - current.start
-    if (typeof offset === 'number' && at >= 0 && at < current.length && at % width === 0) return current
+    const at = typeof offset === 'number' ? offset - current.start : -1
+    if (at >= 0 && at < current.length && at % width === 0) return current
     this.#check(offset, width)
     return this.#windows.find(offset, width)
   }

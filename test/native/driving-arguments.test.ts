@@ -216,7 +216,7 @@ describe('an argument that makes no sense for interrupts and memory', () => {
 
           if (typeof value !== 'number' || value !== 1.5)
             await refuse(`a size ${what}`, () => vfio.DmaBuffer.allocate(it))
-          if (typeof value !== 'boolean')
+          if (typeof value !== 'boolean' && value !== 2 ** 53)
             await refuse(`huge pages ${what}`, () => vfio.DmaBuffer.allocate(4096, { hugepages: it }))
           await refuse(`a descriptor ${what}`, () => vfio.DmaBuffer.fromFd(it, { size: 4096 }))
           await refuse(`an offset ${what}`, () =>
