@@ -156,7 +156,8 @@ export async function runSource(
     input,
     flags = [],
     environment,
-  }: { input?: unknown; flags?: string[]; environment?: Record<string, string> } = {},
+    deadline = DEADLINE_MS,
+  }: { input?: unknown; flags?: string[]; environment?: Record<string, string>; deadline?: number } = {},
 ): Promise<Outcome> {
   const directory = mkdtempSync(join(tmpdir(), 'fake-vfio-'))
   try {
@@ -172,8 +173,8 @@ export async function runSource(
         FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
       },
       stdio: ['ignore', 'pipe', 'pipe'],
-      // What hangs is ended and fails by its signal; nothing here takes a second.
-      timeout: DEADLINE_MS,
+      // What hangs is ended and fails by its signal; hardly anything here takes a second.
+      timeout: deadline,
       killSignal: 'SIGKILL',
     })
     let stdout = ''
@@ -197,7 +198,7 @@ export async function runSource(
 export async function withFake<Input = null>(
   answers: readonly FakeAnswer[],
   program: (given: Program<Input>) => unknown,
-  options: { input?: Input; flags?: string[] } = {},
+  options: { input?: Input; flags?: string[]; deadline?: number } = {},
 ): Promise<Outcome> {
   const source = `await (${program})({ vfio, input, log, asked, memoryOf, logged, letGo, openGroup, failure })`
   const outcome = await runSource(source, answers, options)
