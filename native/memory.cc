@@ -7,20 +7,25 @@
 namespace vfio {
 namespace {
 
-napi_value ExternalBuffer(Napi::Env env, const SharedMapping& mapping) {
+Napi::ArrayBuffer ExternalBuffer(Napi::Env env, const SharedMapping& mapping) {
   auto* owner = new SharedMapping(mapping);
   napi_value buffer;
   const napi_status status = napi_create_external_arraybuffer(
       env, mapping->data(), mapping->size(),
       [](napi_env, void*, void* owner) { delete static_cast<SharedMapping*>(owner); }, owner, &buffer);
-  if (status == napi_ok) return buffer;
-  delete owner;
+  if (status == napi_ok) return Napi::ArrayBuffer(env, buffer);
   if (status == napi_no_external_buffers_allowed) {
+    delete owner;
     throw Refusal("ERR_VFIO_NO_EXTERNAL_MEMORY",
                   "this runtime allows no array buffers over memory that it did not allocate (Electron does "
                   "not): use read() and write(), which copy");
   }
-  throw Napi::Error::New(env);
+  // Too large for this runtime, which threw its own error. It has taken the owner, and lets it go later.
+  napi_value thrown;
+  napi_get_and_clear_last_exception(env, &thrown);
+  throw Refusal("ERR_VFIO_BAD_ARGUMENT",
+                "this runtime has no array buffer of " + std::to_string(mapping->size()) +
+                    " bytes (buffer.constants.MAX_LENGTH): take several smaller ones");
 }
 
 // Throws where [offset, offset + size) is not inside.
@@ -55,10 +60,13 @@ napi_value CopyIn(Napi::Env env, const Mapping& mapping, Arguments arguments, Ha
 
 }  // namespace
 
-Memory::Memory(const Napi::CallbackInfo& info) : ObjectOf(info) {
-  const Napi::ArrayBuffer buffer(info.Env(), ExternalBuffer(info.Env(), owned()));
+// The wrapper of a constructor would make any exception but JavaScript's a plain error.
+Memory::Memory(const Napi::CallbackInfo& info) try : ObjectOf(info) {
+  const Napi::ArrayBuffer buffer = ExternalBuffer(info.Env(), owned());
   buffer_ = Napi::Persistent(buffer);
   info.This().As<Napi::Object>().Set("buffer", buffer);
+} catch (...) {
+  throw ToError(info.Env());
 }
 
 void Memory::DefineQuick(Napi::Object exports, Handles* handles) {

@@ -66,7 +66,9 @@ Napi::Object Object::Adopt(Napi::Env env, const Napi::FunctionReference& constru
 Object& Object::From(Napi::Env env, napi_value value, const ObjectClass& object_class) {
   bool fits = false;
   void* object = nullptr;
-  if (napi_check_object_type_tag(env, value, object_class.tag, &fits) != napi_ok || !fits ||
+  // First, because asking anything else for its tag throws.
+  if (!Napi::Value(env, value).IsObject() ||
+      napi_check_object_type_tag(env, value, object_class.tag, &fits) != napi_ok || !fits ||
       napi_unwrap(env, value, &object) != napi_ok) {
     BadArgument(env, std::string("expected a ") + object_class.name);
   }

@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "util/arguments.h"
+
 namespace vfio {
 namespace {
 
@@ -36,27 +38,25 @@ class Descriptor {
 };
 
 std::vector<std::string> Strings(const Napi::Value& value) {
-  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), "expected an array of strings");
+  if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
   Napi::Array array = value.As<Napi::Array>();
   std::vector<std::string> out;
-  out.reserve(array.Length());
   for (uint32_t i = 0; i < array.Length(); i++) {
     Napi::Value item = array.Get(i);
-    if (!item.IsString()) throw Napi::TypeError::New(value.Env(), "expected an array of strings");
+    if (!item.IsString()) BadArgument(value.Env(), "expected an array of strings");
     out.push_back(item.As<Napi::String>().Utf8Value());
   }
   return out;
 }
 
 std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
-  if (!value.IsArray()) throw Napi::TypeError::New(value.Env(), "expected an array of counts");
+  if (!value.IsArray()) BadArgument(value.Env(), "expected an array of counts");
   Napi::Array array = value.As<Napi::Array>();
   std::vector<uint32_t> out;
   for (uint32_t i = 0; i < array.Length(); i++) {
     Napi::Value item = array.Get(i);
     double count = item.IsNumber() ? item.As<Napi::Number>().DoubleValue() : -1;
-    if (!(count >= 0 && count <= maximum))
-      throw Napi::TypeError::New(value.Env(), "expected a count of bytes");
+    if (!(count >= 0 && count <= maximum)) BadArgument(value.Env(), "expected a count of bytes");
     out.push_back(static_cast<uint32_t>(count));
   }
   return out;
@@ -208,11 +208,11 @@ Batch TakeAll(const Request& request) {
 
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  if (!info[0].IsString()) throw Napi::TypeError::New(env, "expected a path");
+  if (!info[0].IsString()) BadArgument(env, "expected a path");
   Request request{info[0].As<Napi::String>().Utf8Value(), Strings(info[1]), Strings(info[2]),
                   Counts(info[3], kLargestFile),          Strings(info[4]), Strings(info[5])};
   if (request.limits.size() != request.files.size()) {
-    throw Napi::TypeError::New(env, "expected a limit for each file");
+    BadArgument(env, "expected a limit for each file");
   }
   Batch batch = TakeAll(request);
 

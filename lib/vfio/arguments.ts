@@ -50,12 +50,21 @@ export function checkOptions<T extends { signal?: AbortSignal | undefined }>(opt
 
 /** A typed array or DataView with at least one byte: one that was detached has none. */
 export function checkView(value: unknown, name: string): ArrayBufferView {
-  if (ArrayBuffer.isView(value) && value.byteLength > 0) return value
+  if (ArrayBuffer.isView(value) && sizeOf(value) > 0) return value
   throw badArgument(
     ArrayBuffer.isView(value)
       ? `${name} must have at least one byte (a view whose buffer was transferred has none)`
       : `${name} must be a typed array or DataView, not ${show(value)}`,
   )
+}
+
+function sizeOf(view: ArrayBufferView): number {
+  try {
+    return view.byteLength
+  } catch {
+    // A DataView throws where a typed array says 0.
+    return 0
+  }
 }
 
 /** A boolean that may be left out. */

@@ -6,6 +6,8 @@ import { IovaMap, type IovaSpan } from './iova-map.js'
 /** What of a buffer is mapped where. */
 export interface MappedSpan extends IovaSpan {
   readonly buffer: DmaBuffer
+  /** The kernel has not answered yet: the place is taken, and nothing is mapped there. */
+  pending: boolean
 }
 
 /** An open container with what it maps, apart from the object that the program holds. */
@@ -22,9 +24,9 @@ export class ContainerHandle extends Handle<NativeContainer> {
     span.buffer.count(1)
   }
 
+  /** Does nothing where the container has closed meanwhile. */
   give(span: MappedSpan): void {
-    this.mapped.delete(span)
-    span.buffer.count(-1)
+    if (this.mapped.delete(span)) span.buffer.count(-1)
   }
 
   // The kernel has unmapped everything with the container.

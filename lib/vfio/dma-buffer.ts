@@ -59,11 +59,11 @@ export class DmaBuffer {
    * is duplicated and stays the caller's. `offset` and `size` in bytes, multiples of the page size of the file.
    * @throws VfioSystemError `EBADF`, `EACCES`, `ENODEV` where the file cannot be mapped.
    */
-  static fromFd(
-    fd: number,
-    { offset = 0, size }: { readonly offset?: number; readonly size: number },
-  ): DmaBuffer {
+  static fromFd(fd: number, options: { readonly offset?: number; readonly size: number }): DmaBuffer {
     checkInteger(fd, 0x7fffffff, 'fd')
+    if (typeof options !== 'object' || options === null)
+      throw badArgument(`options must be an object with size, not ${show(options)}`)
+    const { offset = 0, size } = options
     checkSize(size, 'size')
     checkInteger(offset, Number.MAX_SAFE_INTEGER, 'offset')
     if (offset % PAGE_SIZE !== 0 || size % PAGE_SIZE !== 0) {

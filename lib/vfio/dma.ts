@@ -6,6 +6,7 @@ import type { VfioContainer } from './container.js'
 import type { MappedSpan } from './container-handle.js'
 import { DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
+import type { IovaSpan } from './iova-map.js'
 import { call, translate } from './translate.js'
 
 export interface MapOptions {
@@ -58,16 +59,14 @@ export class DmaSpace {
 
   /** What is mapped, lowest address first. */
   get mappings(): { readonly iova: bigint; readonly size: number; readonly buffer: DmaBuffer }[] {
-    return Array.from(this.container.handle.mapped, (span) => ({
-      iova: span.start,
-      size: sizeOf(span),
-      buffer: span.buffer,
-    }))
+    return [...this.container.handle.mapped]
+      .filter(({ pending }) => !pending)
+      .map((span) => ({ iova: span.start, size: sizeOf(span), buffer: span.buffer }))
   }
 
   /**
    * Maps a buffer, or a part of it, for the devices (`VFIO_IOMMU_MAP_DMA`). Its pages stay in memory, and count against
-   * RLIMIT_MEMLOCK. Above 2 MiB it runs off the main thread.
+   * RLIMIT_MEMLOCK. Above 2 MiB it runs off the main thread. Calls take effect in the order in which they are made.
    * @throws VfioSystemError `EEXIST` where the range is taken, `EINVAL` where it is uneven or outside of the ranges,
    * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each says all of it
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
@@ -83,38 +82,46 @@ export class DmaSpace {
     const flags =
       (checkFlag(options.read, true, 'options.read') ? MAP_READ : 0) |
       (checkFlag(options.write, true, 'options.write') ? MAP_WRITE : 0)
+    if (flags === 0) throw badArgument('options.read and options.write must not both be false')
     const start = options.iova === undefined ? this.#choose(length, options) : checkIova(options.iova, 'iova')
-    const span: MappedSpan = { start, end: start + BigInt(length) - 1n, buffer }
+    const span: MappedSpan = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
     const explain = (error: unknown) =>
-      explainMap(
-        error,
-        span,
-        () => this.container.iommuInfo(),
-        () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
-      )
-    // The kernel is asked also where we know: it has the last word, and says it.
-    const taken = handle.mapped.overlapping(span.start, span.end).next().done !== true
-    if (length <= LARGEST_AT_ONCE || taken) {
+      // What would say more cannot be asked of a container that closed meanwhile.
+      handle.closed
+        ? error
+        : explainMap(
+            error,
+            span,
+            () => this.container.iommuInfo(),
+            () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
+          )
+    if (length <= LARGEST_AT_ONCE && !handle.busy) {
       try {
         binding().containerMapDma(native.id, memory, offset, length, start, flags)
       } catch (error) {
         throw explain(translate(error))
       }
-      handle.take(span)
+      this.#confirm(span)
       return new DmaMapping(this, span)
     }
-    handle.take(span)
+    this.#reserve(span)
     let began = false
     try {
       await handle.run(
         async () => {
           began = true
+          for (const other of [...handle.mapped.overlapping(span.start, span.end)]) {
+            // Who comes after this one gets the place after it.
+            if (other.pending && other !== span) handle.give(other)
+          }
+          this.#reserve(span)
           try {
             await native.mapDma(memory, offset, length, start, flags)
           } catch (error) {
             handle.give(span)
             throw error
           }
+          this.#confirm(span)
         },
         // Aborted while it ran.
         { signal, discard: () => this.#unmapNow(span) },
@@ -132,18 +139,38 @@ export class DmaSpace {
    * thread.
    * @throws VfioSystemError `EINVAL` where the range would cut a mapping in two
    */
-  async unmap(iova: number | bigint, size: number | bigint): Promise<bigint> {
+  unmap(iova: number | bigint, size: number | bigint): Promise<bigint> {
+    return this.#unmap(iova, size, () => true)
+  }
+
+  /** @internal Unmaps one mapping, unless that has happened when its turn comes. */
+  async unmapSpan(span: MappedSpan): Promise<void> {
+    const isMapped = () => this.container.handle.mapped.has(span)
+    if (isMapped()) await this.#unmap(span.start, sizeOf(span), isMapped)
+  }
+
+  async #unmap(iova: number | bigint, size: number | bigint, wanted: () => boolean): Promise<bigint> {
     const { handle } = this.container
     const { native } = handle
     const start = checkIova(iova, 'iova')
     const length = checkIova(size, 'size')
     if (length === 0n) throw badArgument('size must not be 0')
-    const bytes =
-      length <= LARGEST_AT_ONCE
-        ? call(() => binding().containerUnmapDma(native.id, start, length, 0))
-        : await handle.run(() => native.unmapDma(start, length, 0), {}, this.unmap)
-    this.#forget(start, start + length - 1n)
-    return bytes
+    const end = start + length - 1n
+    if (length <= LARGEST_AT_ONCE && !handle.busy) {
+      const bytes = call(() => binding().containerUnmapDma(native.id, start, length, 0))
+      this.forget(start, end)
+      return bytes
+    }
+    return handle.run(
+      async () => {
+        if (!wanted()) return 0n
+        const bytes = await native.unmapDma(start, length, 0)
+        this.forget(start, end)
+        return bytes
+      },
+      {},
+      this.unmap,
+    )
   }
 
   /** Unmaps everything: how many bytes that was. */
@@ -151,25 +178,44 @@ export class DmaSpace {
     const { handle } = this.container
     const { native } = handle
     if (this.container.checkExtension('unmap-all')) {
-      const bytes = await handle.run(() => native.unmapDma(0n, 0n, UNMAP_ALL), {}, this.unmapAll)
-      this.#forget(0n, LAST_ADDRESS)
-      return bytes
+      return handle.run(
+        async () => {
+          const bytes = await native.unmapDma(0n, 0n, UNMAP_ALL)
+          this.forget(0n, LAST_ADDRESS)
+          return bytes
+        },
+        {},
+        this.unmapAll,
+      )
     }
     let bytes = 0n
-    for (const { start, end } of this.#ranges()) bytes += await this.unmap(start, end - start + 1n)
+    for (const { start, end } of this.#ranges().flatMap(halves))
+      bytes += await this.unmap(start, end - start + 1n)
     return bytes
   }
 
-  /** @internal What was unmapped by the kernel is not mapped here either. */
+  /** @internal What was unmapped by the kernel is not mapped here either; what waits for the kernel is not concerned. */
   forget(start: bigint, end: bigint): void {
-    this.#forget(start, end)
-  }
-
-  #forget(start: bigint, end: bigint): void {
     const { handle } = this.container
     for (const span of [...handle.mapped.overlapping(start, end)]) {
-      if (span.start >= start && span.end <= end) handle.give(span)
+      if (!span.pending && span.start >= start && span.end <= end) handle.give(span)
     }
+  }
+
+  /** Takes the place, where it is free. */
+  #reserve(span: MappedSpan): void {
+    const { handle } = this.container
+    if (!handle.closed && handle.mapped.overlapping(span.start, span.end).next().done) handle.take(span)
+  }
+
+  /** The kernel has mapped it. */
+  #confirm(span: MappedSpan): void {
+    const { handle } = this.container
+    span.pending = false
+    if (handle.closed || handle.mapped.has(span)) return
+    // It knows better than we what is in the way of what.
+    for (const other of [...handle.mapped.overlapping(span.start, span.end)]) handle.give(other)
+    handle.take(span)
   }
 
   async #unmapNow(span: MappedSpan): Promise<void> {
@@ -188,17 +234,18 @@ export class DmaSpace {
   #choose(length: number, { addressBits }: MapOptions): bigint {
     const limit = addressBits === undefined ? LAST_ADDRESS : 2n ** BigInt(checkBits(addressBits)) - 1n
     const size = BigInt(length)
-    const alignment = ALIGNMENTS.find((step) => size >= step) ?? BigInt(PAGE_SIZE)
     const { mapped, next } = this.container.handle
-    // Behind the last one first, so that many of them are chosen quickly; never address 0, which means "none" to many.
-    for (const lowest of [next, BigInt(PAGE_SIZE)]) {
-      for (const { start, end } of this.#ranges()) {
-        const from = start > lowest ? start : lowest
-        const to = end < limit ? end : limit
-        const place = from <= to ? mapped.gap(from, to, size, alignment) : null
-        if (place === null) continue
-        this.container.handle.next = place + size
-        return place
+    for (const alignment of [...ALIGNMENTS.filter((step) => size >= step), BigInt(PAGE_SIZE)]) {
+      // Behind the last one first, so that many of them are chosen quickly; never address 0, which means "none" to many.
+      for (const lowest of [next, BigInt(PAGE_SIZE)]) {
+        for (const { start, end } of this.#ranges()) {
+          const from = start > lowest ? start : lowest
+          const to = end < limit ? end : limit
+          const place = from <= to ? mapped.gap(from, to, size, alignment) : null
+          if (place === null) continue
+          this.container.handle.next = place + size
+          return place
+        }
       }
     }
     throw new VfioError(
@@ -234,7 +281,7 @@ export class DmaMapping {
 
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
-    if (this.mapped) await this.#space.unmap(this.iova, this.size)
+    await this.#space.unmapSpan(this.#span)
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -280,9 +327,12 @@ export class DirtyPages {
   /** Unmaps a range, and tells the pages of it that were written until then. */
   async unmap(iova: number | bigint, size: number | bigint, pageSize?: number | bigint): Promise<Uint8Array> {
     const [start, length, page] = this.#question(iova, size, pageSize)
-    const bits = await this.#run((native) => native.unmapDirty(start, length, page), this.unmap)
-    this.#space.forget(start, start + length - 1n)
-    return new Uint8Array(bits)
+    const work = async (native: NativeContainer) => {
+      const bits = await native.unmapDirty(start, length, page)
+      this.#space.forget(start, start + length - 1n)
+      return bits
+    }
+    return new Uint8Array(await this.#run(work, this.unmap))
   }
 
   #question(
@@ -305,6 +355,17 @@ export class DirtyPages {
     return handle.run(() => work(handle.native), {}, caller)
   }
 }
+
+const HALF = 2n ** 63n
+
+/** All addresses together are more than a size of 64 bits can say. */
+const halves = (span: IovaSpan): IovaSpan[] =>
+  span.end - span.start < LAST_ADDRESS
+    ? [span]
+    : [
+        { start: 0n, end: HALF - 1n },
+        { start: HALF, end: LAST_ADDRESS },
+      ]
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)
 

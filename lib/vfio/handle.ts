@@ -68,6 +68,11 @@ export class Handle<N extends NativeHandle> implements Dependent {
     work.then(back, back)
   }
 
+  /** Does a long call run, or wait for its turn? */
+  get busy(): boolean {
+    return this.#queue.busy
+  }
+
   /** When the call that runs now has ended. */
   idle(): Promise<void> {
     return this.#queue.idle()

@@ -30,14 +30,16 @@ export class IovaMap<T extends IovaSpan> {
       this.#pieces.splice(place + 1, 0, piece.splice(MOST_IN_PIECE / 2, MOST_IN_PIECE))
   }
 
-  delete(span: T): void {
+  /** Takes a span out; false where it is not there. */
+  delete(span: T): boolean {
     const place = this.#pieceFor(span.start)
     const piece = this.#pieces[place]
     const at = piece ? firstFrom(piece, span.start) : 0
-    if (!piece || piece[at] !== span) return
+    if (!piece || piece[at] !== span) return false
     this.#size--
     piece.splice(at, 1)
     if (piece.length === 0) this.#pieces.splice(place, 1)
+    return true
   }
 
   has(span: T): boolean {

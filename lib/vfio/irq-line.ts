@@ -87,6 +87,11 @@ export class IrqLine implements IrqReceiver {
     }
   }
 
+  /** Has the kernel set up any vectors? */
+  get enabled(): boolean {
+    return this.#allocated > 0
+  }
+
   /** Whether a vector needs more than the kernel has set up. */
   exceeds(vector: number): boolean {
     return vector >= this.#allocated
@@ -116,10 +121,23 @@ export class IrqLine implements IrqReceiver {
   }
 
   listen(listener: Listener, owner: object): void {
+    if (this.#listeners.size === 0) this.#begin()
     this.#listeners.set(listener, owner)
-    if (this.#listeners.size > 1) return
+  }
+
+  #begin(): void {
     this.#poll.listen(this.#index, this)
-    for (const [vector, target] of this.#targets) this.#watch(vector, target)
+    const watched: Target[] = []
+    try {
+      for (const [vector, target] of this.#targets) {
+        this.#watch(vector, target)
+        watched.push(target)
+      }
+    } catch (error) {
+      for (const target of watched) this.#unwatch(target)
+      this.#poll.leave(this.#index)
+      throw error
+    }
   }
 
   leave(listener: Listener): void {

@@ -19,11 +19,11 @@ export class IrqPoll {
 
   /** Begins to listen for an interrupt kind. */
   listen(index: number, receiver: IrqReceiver): void {
-    this.#receivers.set(index, receiver)
     if (this.#native === null) {
       this.#native = call(() => binding().Poll.open((count) => this.#deliver(count)))
       this.#batch = new Float64Array(this.#native.batch)
     }
+    this.#receivers.set(index, receiver)
     this.#native.start()
     this.updateRef()
   }

@@ -50,13 +50,15 @@ export class VfioIrq {
    */
   enable(options: IrqOptions = {}): void {
     this.#checkOpen()
+    if (typeof options !== 'object' || options === null)
+      throw badArgument(`options must be an object, not ${show(options)}`)
     const own = this.#own(options)
     this.#line.enable(this.#vectors(options, own, [0]), own)
   }
 
   /**
    * Enables more vectors while the others go on: any that the kernel has set up, up to the highest that `enable()` had;
-   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5).
+   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5). One that is off is enabled with them.
    * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel cannot add one
    */
   add(vectors: readonly number[] | ReadonlyMap<number, EventFd | number>): void {
@@ -66,6 +68,10 @@ export class VfioIrq {
       : { eventfds: vectors as ReadonlyMap<number, EventFd | number> }
     const own = this.#own(options)
     const wanted = this.#vectors(options, own, [])
+    if (!this.#line.enabled) {
+      this.#line.enable(wanted, own)
+      return
+    }
     const beyond = wanted.find((vector) => this.#line.exceeds(vector))
     if (beyond !== undefined && this.info.noresize) {
       throw new VfioError(
@@ -158,7 +164,7 @@ export class VfioIrq {
   }
 
   #signal(action: 'trigger' | 'mask' | 'unmask', vector: number): void {
-    if (!(vector >= 0 && vector < this.info.count && Number.isInteger(vector))) this.#checkVector(vector)
+    if (!(Number.isInteger(vector) && vector >= 0 && vector < this.info.count)) this.#checkVector(vector)
     this.#line.signal(action, vector, 1)
   }
 
@@ -178,7 +184,7 @@ export class VfioIrq {
     own: ReadonlyMap<number, number> | null,
     otherwise: readonly number[],
   ): number[] {
-    const wanted = vectors ?? (own ? [] : otherwise)
+    const wanted = vectors === undefined ? (own ? [] : otherwise) : vectors
     if (!Array.isArray(wanted)) throw badArgument(`vectors must be an array of numbers, not ${show(wanted)}`)
     const all = new Set([...wanted.map((vector) => this.#checkVector(vector)), ...(own?.keys() ?? [])])
     if (all.size === 0) throw badArgument('at least one vector must be named')

@@ -28,6 +28,11 @@ export class SerialQueue {
   #busy = false
   #current: Promise<void> | undefined
 
+  /** Does a job run or wait? */
+  get busy(): boolean {
+    return this.#busy || this.#jobs.length > 0
+  }
+
   /**
    * Runs `work` when its turn comes. An abort while it waits drops it; an abort while it runs rejects the promise, lets
    * `work` end by itself, and gives what it brought to `discard`.

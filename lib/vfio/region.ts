@@ -177,7 +177,7 @@ export class VfioRegion {
     this.#checkOpen()
     const { offset = 0 } = options
     this.#checkOffset(offset, 1, PAGE_SIZE)
-    const length = options.length ?? this.size - offset
+    const { length = this.size - offset } = options
     if (!Number.isInteger(length) || length <= 0 || length > this.size - offset) {
       throw badArgument(
         `length must be an integer from 1 to ${this.size - offset} (the rest of ${this.name}), not ${show(length)}`,

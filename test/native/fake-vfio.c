@@ -2,11 +2,14 @@
 //
 // A line of the script:  WHAT RETURN WHEN BYTES
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
-//           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM
-//   RETURN  what the call returns; negative: an errno; "fd": a new device
+//           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
+//           or read, write, mmap, memfd: these fail as the script says, and are the real ones where it says nothing
+//   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
+//           touches memory that is not there
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
-// The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log.
+// The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log; what was asked
+// of interrupts and of memory too. What it opens is memory, named after it: a test finds it in /proc/self/fd and fills it.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -78,7 +82,7 @@ __attribute__((constructor)) static void load(void) {
 }
 
 static void say(const char *format, ...) {
-  char text[512];
+  char text[32768];
   va_list arguments;
   va_start(arguments, format);
   int length = vsnprintf(text, sizeof text, format, arguments);
@@ -100,7 +104,9 @@ static struct line *answer_to(const char *what) {
 }
 
 static int new_fd(const char *name) {
-  int fd = memfd_create("fake-vfio", MFD_CLOEXEC);
+  char memory[200];
+  snprintf(memory, sizeof memory, "fake-vfio:%s", name);
+  int fd = syscall(SYS_memfd_create, memory, MFD_CLOEXEC);
   if (fd >= 0 && fd < MOST_FDS) names[fd] = strdup(name);
   return fd;
 }
@@ -119,6 +125,10 @@ static void wait_for(const char *when) {
 static int finish(const struct line *line, const char *name) {
   if (!line) return 0;
   if (strcmp(line->result, "fd") == 0) return new_fd(name);
+  if (strcmp(line->result, "bus") == 0) {
+    int empty = syscall(SYS_memfd_create, "empty", MFD_CLOEXEC);
+    return *(volatile int *)mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, empty, 0);
+  }
   int result = atoi(line->result);
   if (result >= 0) return result;
   errno = -result;
@@ -185,6 +195,77 @@ static int fake_kvm(const char *name, unsigned long request, void *argument) {
   return result;
 }
 
+static int fails(const char *what) {
+  const struct line *line = answer_to(what);
+  int result = line ? atoi(line->result) : 0;
+  if (result < 0) errno = -result;
+  return result < 0;
+}
+
+ssize_t pread(int fd, void *into, size_t size, off_t position) {
+  if (fd >= 0 && fd < MOST_FDS && names[fd] && fails("read")) return -1;
+  return syscall(SYS_pread64, fd, into, size, position);
+}
+
+ssize_t pread64(int fd, void *into, size_t size, off_t position) { return pread(fd, into, size, position); }
+
+ssize_t pwrite(int fd, const void *from, size_t size, off_t position) {
+  if (fd >= 0 && fd < MOST_FDS && names[fd] && fails("write")) return -1;
+  return syscall(SYS_pwrite64, fd, from, size, position);
+}
+
+ssize_t pwrite64(int fd, const void *from, size_t size, off_t position) {
+  return pwrite(fd, from, size, position);
+}
+
+void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t position) {
+  // Only memory of files that is shared: the rest is the program's own.
+  if (fd >= 0 && flags & MAP_SHARED && line_count > 0 && fails("mmap")) return MAP_FAILED;
+  return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
+}
+
+void *mmap64(void *where, size_t size, int protection, int flags, int fd, off_t position) {
+  return mmap(where, size, protection, flags, fd, position);
+}
+
+int memfd_create(const char *name, unsigned flags) {
+  return fails("memfd") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
+}
+
+/** Where a bitmap goes that a container is asked for; NULL where it is asked for something else. */
+static uint64_t *bitmap_of(const char *what, void *argument) {
+  uint32_t flags = ((uint32_t *)argument)[1];
+  if (strcmp(what, "17c") == 0 && flags & 4) return (uint64_t *)argument + 3;
+  if (strcmp(what, "14c") == 0 && flags & 1) return (uint64_t *)argument + 3;
+  return NULL;
+}
+
+/** Writes down what a structure says that goes to the kernel. */
+static void tell(const char *what, void *argument) {
+  const uint32_t *words = argument;
+  const uint64_t *longs = argument;
+  if (strcmp(what, "10") == 0) {
+    char fds[16384] = "";
+    size_t length = 0;
+    for (uint32_t i = 0; 20 + 4 * (i + 1) <= words[0] && length < sizeof fds - 16; i++)
+      length += snprintf(fds + length, sizeof fds - length, " %d", (int)words[5 + i]);
+    say("asked 10 flags %#x index %u start %u count %u%s%s\n", words[1], words[2], words[3], words[4],
+        length > 0 ? " fds" : "", fds);
+  } else if (strcmp(what, "13c") == 0) {
+    say("asked 13 flags %#x iova %#llx size %#llx from %#llx\n", words[1], (unsigned long long)longs[2],
+        (unsigned long long)longs[3], (unsigned long long)longs[1]);
+  } else if (strcmp(what, "14c") == 0) {
+    say("asked 14 flags %#x iova %#llx size %#llx\n", words[1], (unsigned long long)longs[1],
+        (unsigned long long)longs[2]);
+  } else if (strcmp(what, "17c") == 0) {
+    say("asked 17 flags %#x", words[1]);
+    if (words[1] & 4) say(" iova %#llx size %#llx", (unsigned long long)longs[1], (unsigned long long)longs[2]);
+    say("\n");
+  }
+  const uint64_t *bitmap = bitmap_of(what, argument);
+  if (bitmap) say("asked bitmap page %#llx bytes %llu\n", (unsigned long long)bitmap[0], (unsigned long long)bitmap[1]);
+}
+
 int ioctl(int fd, unsigned long request, ...) {
   find_real();
   va_list arguments;
@@ -210,10 +291,15 @@ int ioctl(int fd, unsigned long request, ...) {
   snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
   struct line *line = answer_to(what);
   say("begin %d %s\n", number, name);
+  // Only structures: others are called with a number.
+  if (number == 10 || number == 13 || number == 14 || number == 17) tell(what, argument);
   if (line) {
     wait_for(line->when);
+    uint64_t *bitmap = !is_feature && number >= 14 ? bitmap_of(what, argument) : NULL;
     if (log_of_dma) {
       memcpy(log_of_dma, line->bytes, line->size);
+    } else if (bitmap) {
+      memcpy((void *)bitmap[2], line->bytes, line->size < bitmap[1] ? line->size : bitmap[1]);
     } else if (line->size > 0) {
       // As the kernel: never more than the caller says it has room for.
       uint32_t room = *(uint32_t *)argument;

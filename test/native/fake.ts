@@ -21,6 +21,7 @@ export const IOCTL = {
   deviceInfo: 7,
   regionInfo: 8,
   irqInfo: 9,
+  setIrqs: 10,
   reset: 11,
   iommuInfo: '12c',
   hotResetInfo: 12,
@@ -39,13 +40,21 @@ export const IOCTL = {
   busMaster: '17.10',
   kvmCreate: 'kvm.e0',
   kvmAttribute: 'kvm.e1',
+  mapDma: '13c',
+  unmapDma: '14c',
+  dirtyPages: '17c',
+  // Calls of the C library on what it opened, and on memory of the program.
+  read: 'read',
+  write: 'write',
+  mmap: 'mmap',
+  memfd: 'memfd',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
 export interface FakeAnswer {
   call: keyof typeof IOCTL | `open:${string}`
-  /** What the call returns; negative: an errno; `fd`: a new device. */
-  returns?: number | 'fd'
+  /** What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory. */
+  returns?: number | 'fd' | 'bus'
   /** A delay in milliseconds, or once a program calls `letGo()`. */
   when?: number | 'gate'
   bytes?: Uint8Array
@@ -60,6 +69,10 @@ export interface Program<Input> {
   input: Input
   /** What the fake kernel was asked so far, a line each: `begin 11 0000:01:00.0`, `end 11 …`, `close /dev/vfio/1`. */
   log(): string[]
+  /** What interrupts and memory were asked, without the word `asked`: `10 flags 0x24 index 2 start 0 count 1 fds 25`. */
+  asked(): string[]
+  /** The memory behind what the fake kernel opened, as a path: `0000:01:00.0`, `/dev/vfio/1`. */
+  memoryOf(name: string): string
   /** Waits until the log has such a line, `count` times. */
   logged(line: string, count?: number): Promise<void>
   /** Lets calls end that wait at the gate. */
@@ -76,6 +89,16 @@ import * as fs from 'node:fs'
 import * as vfio from 'vfio'
 const script = process.env.FAKE_VFIO
 const log = () => fs.readFileSync(script + '.log', 'utf8').split('\\n').filter(Boolean)
+const asked = () => log().filter((line) => line.startsWith('asked ')).map((line) => line.slice(6))
+const memoryOf = (name) => {
+  for (const fd of fs.readdirSync('/proc/self/fd')) {
+    const path = '/proc/self/fd/' + fd
+    try {
+      if (fs.readlinkSync(path).startsWith('/memfd:fake-vfio:' + name + ' ')) return path
+    } catch {}
+  }
+  throw new Error('there is no ' + name)
+}
 const logged = async (line, count = 1) => {
   while (log().filter((entry) => entry === line).length < count) await new Promise(setImmediate)
 }
@@ -144,13 +167,16 @@ export interface FakeOptions<Input> {
   flags?: string[]
   /** Open files that the process gets as descriptors 3, 4, …, for the fake kernel to name. */
   descriptors?: number[]
+  environment?: Record<string, string>
+  /** In milliseconds. */
+  deadline?: number
 }
 
 /** Runs the source of a module in a process whose kernel is the fake one. */
 export async function runSource(
   source: string,
   answers: readonly FakeAnswer[],
-  { input, flags = [], descriptors = [] }: FakeOptions<unknown> = {},
+  { input, flags = [], descriptors = [], environment, deadline = DEADLINE_MS }: FakeOptions<unknown> = {},
 ): Promise<Outcome> {
   const directory = mkdtempSync(join(tmpdir(), 'fake-vfio-'))
   try {
@@ -160,13 +186,14 @@ export async function runSource(
       cwd: ROOT,
       env: {
         ...process.env,
+        ...environment,
         LD_PRELOAD: [process.env.LD_PRELOAD, shimPath()].filter(Boolean).join(':'),
         FAKE_VFIO: script,
         FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
       },
       stdio: ['ignore', 'pipe', 'pipe', ...descriptors],
-      // What hangs is ended and fails by its signal; nothing here takes a second.
-      timeout: DEADLINE_MS,
+      // What hangs is ended and fails by its signal; hardly anything here takes a second.
+      timeout: deadline,
       killSignal: 'SIGKILL',
     })
     let stdout = ''
@@ -192,7 +219,7 @@ export async function withFake<Input = null>(
   program: (given: Program<Input>) => unknown,
   options: FakeOptions<Input> = {},
 ): Promise<Outcome> {
-  const source = `await (${program})({ vfio, input, log, logged, letGo, openGroup, failure })`
+  const source = `await (${program})({ vfio, input, log, asked, memoryOf, logged, letGo, openGroup, failure })`
   const outcome = await runSource(source, answers, options)
   assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, outcome.stderr)
   return outcome
