@@ -1,6 +1,5 @@
 // A user-space NVMe driver. What it can do: npm run example:nvme -- ADDRESS [--group] [--verify] [--seconds S]
 // identifies and measures; npm run -s example:nvme -- ADDRESS --read OFFSET LENGTH writes these bytes to standard output.
-import { once } from 'node:events'
 import { endianness } from 'node:os'
 import { assign, Host, openDevice, planAssignment } from 'vfio'
 import { type Arguments, parseArguments } from './nvme/arguments.js'
@@ -49,8 +48,7 @@ async function copyOut(
       `${length} bytes from ${offset} on are not all on the disk, which has ${namespace.size} bytes`,
     )
   }
-  const { msix } = controller.interrupts
-  await using io = await controller.ioQueue(msix ? 'msix' : 'polling')
+  await using io = await controller.ioQueue(controller.hasMsix ? 'msix' : 'polling')
   for await (const bytes of readBytes(new Disk(controller, namespace, io.queue), offset, length)) {
     signal.throwIfAborted()
     if (!(await print(bytes, signal))) return
@@ -58,12 +56,18 @@ async function copyOut(
 }
 
 /** Waits until somebody has taken them; false where nobody wants any more. */
-async function print(bytes: Uint8Array, signal: AbortSignal): Promise<boolean> {
-  // A copy, because the device writes into the buffer anew and the stream may still have a part of it.
-  if (process.stdout.destroyed) return false
-  const hasRoom = process.stdout.write(Buffer.from(bytes))
-  if (!hasRoom) await Promise.race([once(process.stdout, 'drain', { signal }), once(process.stdout, 'close')])
-  return !process.stdout.destroyed
+function print(bytes: Uint8Array, signal: AbortSignal): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason)
+    signal.addEventListener('abort', stop, { once: true })
+    // A copy, because a reader that dawdles outlives the buffer when this is aborted.
+    process.stdout.write(Buffer.from(bytes), (error) => {
+      signal.removeEventListener('abort', stop)
+      if (!error) resolve(true)
+      else if ((error as NodeJS.ErrnoException).code === 'EPIPE') resolve(false)
+      else reject(new NvmeError(`standard output cannot be written: ${error.message}`))
+    })
+  })
 }
 
 async function report(
@@ -80,7 +84,9 @@ async function report(
     `  NVMe ${version}, queues of up to ${limits.queueEntries} entries, transfers of ${amount(maxTransfer)}`,
   )
   const { id, blocks, blockSize, size } = namespace
-  console.log(`  namespaces ${ids.join(', ')}; ${id} has ${blocks} blocks of ${blockSize} bytes: ${amount(size)}`)
+  console.log(
+    `  namespaces ${ids.join(', ')}; ${id} has ${blocks} blocks of ${blockSize} bytes: ${amount(size)}`,
+  )
 
   for (const completions of verify ? (['polling', 'msix'] as const) : []) {
     await using io = await controller.ioQueue(completions)

@@ -13,6 +13,7 @@ import {
 import { DmaMemory, type Piece, TransferBuffer } from './memory.js'
 import { COMPLETION_SIZE, QueuePair, SUBMISSION_SIZE } from './queue.js'
 import * as nvme from './registers.js'
+import { Undo } from './undo.js'
 
 /** Few commands go to the admin queue, and one at a time. */
 const ADMIN_ENTRIES = 16
@@ -64,6 +65,10 @@ export class NvmeController implements AsyncDisposable {
     this.limits = nvme.decodeCapabilities(this.#registers.read64(nvme.CAP, 'lo-hi'))
     const version = this.#registers.read32(nvme.VS)
     this.version = `${version >>> 16}.${(version >>> 8) & 0xff}`
+  }
+
+  get hasMsix(): boolean {
+    return this.#opened.device.irqInfo('msix').count > 0
   }
 
   get identity(): ControllerIdentity {
@@ -121,56 +126,55 @@ export class NvmeController implements AsyncDisposable {
     const memory = await this.#map(sizes.reduce((pages, size) => pages + Math.ceil(size / pageSize), 0))
     const [submission, completion] = [memory.take(sizes[0]), memory.take(sizes[1])]
     const queue = this.#pair(IO_QUEUE, entries, submission, completion, completions === 'msix')
-    const interrupt = completions === 'msix' ? this.#interrupt(queue) : null
-    await using undo = new AsyncDisposableStack()
-    undo.defer(() => interrupt?.[Symbol.dispose]())
-    undo.defer(() => queue.stop())
-    const created = async (command: commands.Command, what: string, away: commands.Command) => {
-      await this.#run(command, `making the ${what} queue`)
-      undo.defer(async () => {
-        // One that does not answer is switched off as a whole, by close().
-        if (this.#admin?.failure === null) await this.#run(away, `taking away the ${what} queue`)
-      })
+    const undo = new Undo()
+    undo.add(() => queue.stop())
+    try {
+      const vector = completions === 'msix' ? this.#interrupt(queue, undo) : null
+      await this.#run(
+        commands.createCompletionQueue(IO_QUEUE, entries, completion.address, vector),
+        'making the completion queue',
+      )
+      undo.add(() => this.#remove(commands.deleteCompletionQueue(IO_QUEUE), 'completion'))
+      await this.#run(
+        commands.createSubmissionQueue(IO_QUEUE, entries, submission.address),
+        'making the submission queue',
+      )
+      undo.add(() => this.#remove(commands.deleteSubmissionQueue(IO_QUEUE), 'submission'))
+    } catch (error) {
+      await undo.run()
+      throw error
     }
-    await created(
-      commands.createCompletionQueue(IO_QUEUE, entries, completion.address, interrupt?.vector ?? null),
-      'completion',
-      commands.deleteCompletionQueue(IO_QUEUE),
-    )
-    await created(
-      commands.createSubmissionQueue(IO_QUEUE, entries, submission.address),
-      'submission',
-      commands.deleteSubmissionQueue(IO_QUEUE),
-    )
-    const made = undo.move()
-    return { queue, [Symbol.asyncDispose]: () => made.disposeAsync() }
+    return { queue, [Symbol.asyncDispose]: () => undo.run() }
   }
 
-  /** Has MSI-X look into a queue. Vector 0 is the admin queue's, unless there is no other. */
-  #interrupt(queue: QueuePair): { vector: number } & Disposable {
+  /** A controller that does not answer is switched off as a whole, by `close()`. */
+  async #remove(command: commands.Command, what: string): Promise<void> {
+    if (this.#admin?.failure === null) await this.#run(command, `taking away the ${what} queue`)
+  }
+
+  /** Has MSI-X look into a queue; answers by which vector. Vector 0 is the admin queue's, unless there is no other. */
+  #interrupt(queue: QueuePair, undo: Undo): number {
     const interrupt = this.#opened.device.irq('msix')
-    if (interrupt.info.count === 0) throw new NvmeError('the controller has no MSI-X')
+    if (!this.hasMsix) throw new NvmeError('the controller has no MSI-X')
     const vector = Math.min(1, interrupt.info.count - 1)
     interrupt.enable({ vectors: [vector] })
+    undo.add(() => interrupt.disable())
     const listener = interrupt.onEvent(() => queue.poll())
-    const dispose = () => {
-      listener[Symbol.dispose]()
-      interrupt.disable()
-    }
-    return { vector, [Symbol.dispose]: dispose }
+    undo.add(() => listener[Symbol.dispose]())
+    return vector
   }
 
   /** Lets the controller write down what it has in its caches, switches it off, and takes its memory away. */
   async close(): Promise<void> {
-    await using memory = new AsyncDisposableStack()
-    for (const one of this.#memory.splice(0)) memory.use(one)
-    // Runs before the memory goes, whatever happens here.
-    memory.defer(() => this.#opened.device.config.setCommand({ busMaster: false }))
+    const undo = new Undo()
+    for (const memory of this.#memory.splice(0)) undo.add(() => memory[Symbol.asyncDispose]())
+    undo.add(() => this.#opened.device.config.setCommand({ busMaster: false }))
+    undo.add(() => this.#disable())
     const admin = this.#admin
     this.#admin = undefined
-    if (admin?.failure === null) await this.#shutDown()
+    if (admin?.failure === null) undo.add(() => this.#shutDown())
     admin?.stop()
-    await this.#disable()
+    await undo.run()
   }
 
   async #shutDown(): Promise<void> {
@@ -214,13 +218,7 @@ export class NvmeController implements AsyncDisposable {
     return (status & nvme.FATAL) !== 0 ? `it reports a fatal error (${hex})` : `its status is ${hex}`
   }
 
-  #pair(
-    id: number,
-    entries: number,
-    submission: Piece,
-    completion: Piece,
-    interrupts: boolean,
-  ): QueuePair {
+  #pair(id: number, entries: number, submission: Piece, completion: Piece, interrupts: boolean): QueuePair {
     return new QueuePair({
       ...{ id, entries, submission, completion, interrupts },
       registers: this.#registers,
@@ -243,7 +241,8 @@ export class NvmeController implements AsyncDisposable {
   }
 
   async #run(command: commands.Command, what: string): Promise<number> {
-    if (this.#admin === undefined) throw new NvmeError(`${what} is not possible: the controller is switched off`)
+    if (this.#admin === undefined)
+      throw new NvmeError(`${what} is not possible: the controller is switched off`)
     return this.#admin.run(command, what)
   }
 

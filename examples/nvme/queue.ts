@@ -87,7 +87,8 @@ export class QueuePair {
   /** Writes a command into the queue; the controller sees it at the next `ring()`, or at the end of `poll()`. */
   submit(command: Command, done: Done): void {
     if (this.#failure) throw this.#failure
-    if (this.#idle === 0) throw new NvmeError(`queue ${this.id} is full: ${this.depth} commands are in flight`)
+    if (this.#idle === 0)
+      throw new NvmeError(`queue ${this.id} is full: ${this.depth} commands are in flight`)
     const slot = this.#free[--this.#idle] ?? 0
     this.#done[slot] = done
     const words = this.#submissions
