@@ -49,9 +49,13 @@ async function copyOut(
     )
   }
   await using io = await controller.ioQueue(controller.hasMsix ? 'msix' : 'polling')
-  for await (const bytes of readBytes(new Disk(controller, namespace, io.queue), offset, length)) {
+  const disk = new Disk(controller, namespace, io.queue)
+  // A copy is written, because a reader that dawdles outlives the memory of the device when this is aborted.
+  const copy = Buffer.alloc(disk.maxTransfer)
+  for await (const bytes of readBytes(disk, offset, length)) {
     signal.throwIfAborted()
-    if (!(await print(bytes, signal))) return
+    copy.set(bytes)
+    if (!(await print(copy.subarray(0, bytes.length), signal))) return
   }
 }
 
@@ -60,8 +64,7 @@ function print(bytes: Uint8Array, signal: AbortSignal): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal.reason)
     signal.addEventListener('abort', stop, { once: true })
-    // A copy, because a reader that dawdles outlives the buffer when this is aborted.
-    process.stdout.write(Buffer.from(bytes), (error) => {
+    process.stdout.write(bytes, (error) => {
       signal.removeEventListener('abort', stop)
       if (!error) resolve(true)
       else if ((error as NodeJS.ErrnoException).code === 'EPIPE') resolve(false)

@@ -1,0 +1,291 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  watch,
+} from 'node:fs'
+import { release as kernelRelease } from 'node:os'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { Host, type PciDevice } from 'vfio'
+import { patternBytes } from '../../scripts/lab/pattern.js'
+import { hostState, vfio } from './assign-host.js'
+import { driverOf, load } from './binding.js'
+
+const host = new Host()
+const DEVICES = '/sys/bus/pci/devices'
+const NVME_CLASS = 0x010802
+
+/** A program of examples/, as people start it, and without npm and its seconds on an emulated processor. */
+const npm = (name: 'edu' | 'nvme', ...args: readonly string[]) => start('npm', ['run', '-s', `example:${name}`, '--', ...args])
+const program = (...args: readonly string[]) =>
+  start(process.execPath, [fileURLToPath(new URL('../../examples/nvme.js', import.meta.url)), ...args])
+
+function start(command: string, args: readonly string[]) {
+  // In a process group of its own, which a terminal's Ctrl-C goes to as a whole.
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+  return { child, errors: text(child.stderr), ended: once(child, 'exit') as Promise<[number | null, string | null]> }
+}
+type Running = ReturnType<typeof start>
+
+async function outcome({ child, errors, ended }: Running) {
+  const chunks: Buffer[] = []
+  for await (const chunk of child.stdout) chunks.push(chunk)
+  const [status] = await ended
+  return { status, output: Buffer.concat(chunks), errors: await errors }
+}
+
+/** What it says on standard output, where all goes well. */
+async function succeed(running: Running): Promise<Buffer> {
+  const { status, output, errors } = await outcome(running)
+  assert.equal(status, 0, errors)
+  assert.equal(errors, '')
+  return output
+}
+
+async function refuse(running: Running, wanted: number, sentence: RegExp): Promise<void> {
+  const { status, output, errors } = await outcome(running)
+  assert.match(errors, sentence)
+  assert.match(errors, /^[^\n]+\n$/, 'one line')
+  assert.equal(status, wanted, errors)
+  assert.equal(output.length, 0)
+}
+
+const control = (child: ChildProcess, signal: NodeJS.Signals) => process.kill(-(child.pid ?? 0), signal)
+
+/** The disk that the kernel's own driver makes of a controller's first namespace; waits for it to come. */
+async function blockDevice(address: string): Promise<string> {
+  const nodes = watch('/dev')
+  try {
+    for (;;) {
+      // A path among several to one disk is called nvme0c0n1.
+      const [controller = ''] = listed(`${DEVICES}/${address}/nvme`)
+      const [name] = listed(`${DEVICES}/${address}/nvme/${controller}`)
+        .filter((entry) => /^nvme\d+(c\d+)?n\d+$/.test(entry))
+        .sort()
+      const node = `/dev/${name?.replace(/c\d+/, '')}`
+      if (name !== undefined && existsSync(node)) return node
+      await once(nodes, 'change')
+    }
+  } finally {
+    nodes.close()
+  }
+}
+const listed = (directory: string) => (existsSync(directory) ? readdirSync(directory) : [])
+
+function readThroughKernel(node: string, offset: number, length: number): Buffer {
+  const disk = openSync(node, 'r')
+  try {
+    const bytes = Buffer.alloc(length)
+    assert.equal(readSync(disk, bytes, 0, length, offset), length)
+    return bytes
+  } finally {
+    closeSync(disk)
+  }
+}
+
+interface Disk {
+  readonly address: string
+  readonly blockSize: number
+  readonly size: number
+}
+
+describe(`drivers in user space on ${kernelRelease()}`, function () {
+  this.timeout(300_000)
+  let before: Record<string, string>
+  let seen: readonly PciDevice[]
+  /** Controllers alone in their group whose disk has the pattern. */
+  const disks: Disk[] = []
+
+  const isAlone = ({ group }: PciDevice) =>
+    group !== null && seen.filter((other) => other.group === group).length === 1
+  const diskOf = (blockSize: number): Disk => {
+    const found = disks.find((disk) => disk.blockSize === blockSize)
+    assert(found, `the topology has a disk with blocks of ${blockSize} bytes`)
+    return found
+  }
+  const findEdu = (alone: boolean): PciDevice => {
+    const found = seen.find(
+      (device) => device.vendor === 0x1234 && device.device === 0x11e8 && isAlone(device) === alone,
+    )
+    assert(found, 'the topology has an edu device')
+    return found
+  }
+
+  /** The kernel's driver has the disk, and reads from it what was there from the start. */
+  async function assertWhole({ address, size }: Disk): Promise<void> {
+    assert.equal(driverOf(address), 'nvme')
+    const node = await blockDevice(address)
+    for (const [offset, length] of [
+      [0, 65_536],
+      [Math.floor(size / 2) - 131_072, 262_144],
+      [size - 65_536, 65_536],
+    ] as const) {
+      const bytes = readThroughKernel(node, offset, length)
+      assert(bytes.equals(patternBytes(offset, length)), `${node} at ${offset} is as it was`)
+    }
+  }
+
+  before(async () => {
+    load(['nvme'])
+    seen = host.snapshot().devices
+    for (const device of seen.filter((one) => one.class === NVME_CLASS && isAlone(one))) {
+      const node = await blockDevice(device.address)
+      const sysfs = `/sys/class/block/${node.slice('/dev/'.length)}`
+      const number = (file: string) => Number(readFileSync(`${sysfs}/${file}`, 'utf8'))
+      const disk = {
+        address: device.address,
+        blockSize: number('queue/logical_block_size'),
+        size: number('size') * 512,
+      }
+      disks.push(disk)
+      await assertWhole(disk)
+    }
+    before = hostState()
+  })
+
+  /** Whatever a program did and however it ended, the host is as it was. */
+  afterEach(async () => {
+    assert.deepEqual(hostState(), before)
+    for (const disk of disks) await assertWhole(disk)
+  })
+
+  it('edu: identification, a factorial with its interrupt, DMA both ways', async () => {
+    const said = String(await succeed(npm('edu', findEdu(true).address)))
+    assert.match(said, /^edu device, version 1\.0\nit is alive.*\n10! = 3628800, told by an interrupt\n4096 bytes went/)
+  })
+
+  it('NVMe: identifies, writes and reads by polling and by MSI-X, and measures', async () => {
+    const { address, size } = diskOf(512)
+    const said = String(await succeed(npm('nvme', address, '--verify', '--seconds', '0.5')))
+    assert.match(said, /serial lab-disk-512, /)
+    assert.match(said, new RegExp(` ${size / 512} blocks of 512 bytes`))
+    assert.match(said, /65536 bytes written, read back and restored, completions by polling\n/)
+    assert.match(said, /65536 bytes written, read back and restored, completions by MSI-X\n/)
+    const rates = [...said.matchAll(/reads of (\d+) KiB, queue depth (\d+), polling: (\d+) per second/g)]
+    assert.deepEqual(
+      rates.map(([, kibibytes, depth]) => [kibibytes, depth]),
+      [
+        ['4', '32'],
+        ['256', '8'],
+      ],
+    )
+    for (const [, , , rate] of rates) assert(Number(rate) > 0)
+    console.log(said.replace(/^/gm, '      ').trimEnd())
+  })
+
+  it('NVMe: the same with blocks of 4096 bytes, transfers of two pages, one vector, namespaces 3 and 7', async () => {
+    const { address, size } = diskOf(4096)
+    const said = String(await succeed(program(address, '--verify', '--seconds', '0')))
+    assert.match(said, new RegExp(`namespaces 3, 7; 3 has ${size / 4096} blocks of 4096 bytes`))
+    assert.match(said, /8192 bytes written, .* polling\n.*8192 bytes written, .* MSI-X\n/)
+  })
+
+  it('--read: exactly these bytes, wherever they begin and end', async () => {
+    for (const [blockSize, offset, length, how] of [
+      [512, 1_000_003, 3_000_017, npm],
+      [512, 511, 2, program],
+      [4096, 4095, 8195, program],
+      [4096, 16_780_001, 9503, npm],
+    ] as const) {
+      const { address, size } = diskOf(blockSize)
+      assert(offset + length <= size)
+      const args = [address, '--read', String(offset), String(length)]
+      const bytes = await succeed(how === npm ? npm('nvme', ...args) : program(...args))
+      assert.equal(bytes.length, length)
+      assert(bytes.equals(patternBytes(offset, length)), `${length} bytes from ${offset} on`)
+      assert(bytes.equals(readThroughKernel(await blockDevice(address), offset, length)))
+    }
+  })
+
+  it('--read: a whole disk in bounded memory', async () => {
+    const { address, size } = diskOf(512)
+    const running = program(address, '--read', '0', String(size))
+    const peak = () =>
+      Number(/^VmHWM:\s*(\d+) kB/m.exec(readFileSync(`/proc/${running.child.pid}/status`, 'utf8'))?.[1])
+    let [at, first, last] = [0, 0, 0]
+    for await (const chunk of running.child.stdout as AsyncIterable<Buffer>) {
+      assert(chunk.equals(patternBytes(at, chunk.length)), `${chunk.length} bytes from ${at} on`)
+      at += chunk.length
+      if (at < size) last = peak()
+      first ||= last
+    }
+    assert.equal(at, size)
+    assert.deepEqual(await running.ended, [0, null], await running.errors)
+    assert(last - first < 32 * 1024, `${last - first} KiB more for a disk of ${size / 1024} KiB`)
+  })
+
+  it('Ctrl-C in the middle of a long read gives the device back, also when nobody reads on', async () => {
+    const { address, size } = diskOf(512)
+    const running = npm('nvme', address, '--read', '0', String(size))
+    await once(running.child.stdout, 'readable')
+    assert.equal(driverOf(address), 'vfio-pci')
+    control(running.child, 'SIGINT')
+    assert.deepEqual(await running.ended, [130, null])
+    running.child.stdout.destroy()
+    assert.equal(await running.errors, '')
+  })
+
+  it('a reader that goes away ends a read, and so does SIGTERM', async () => {
+    const { address, size } = diskOf(512)
+    const left = program(address, '--read', '0', String(size))
+    await once(left.child.stdout, 'readable')
+    left.child.stdout.destroy()
+    assert.deepEqual([...(await left.ended), await left.errors], [0, null, ''])
+    await assertWhole(diskOf(512))
+
+    const ended = program(address, '--read', '0', String(size))
+    await once(ended.child.stdout, 'readable')
+    control(ended.child, 'SIGTERM')
+    assert.deepEqual(await ended.ended, [143, null])
+    ended.child.stdout.destroy()
+    assert.equal(await ended.errors, '')
+  })
+
+  it('says in one sentence why it cannot', async () => {
+    const { address, size } = diskOf(512)
+    await refuse(program(), 2, /^nvme: usage: /)
+    await refuse(program('ffff:ff:1f.7'), 2, /^nvme: /)
+    await refuse(program(findEdu(true).address), 2, /is no NVMe controller\n/)
+    await refuse(
+      program(address, '--read', String(size - 5), '6'),
+      2,
+      new RegExp(`not all on the disk, which has ${size} bytes\n`),
+    )
+  })
+
+  it('refuses a disk that is mounted, and a group of which it has only a part', async () => {
+    const shared = seen.find((one) => one.class === NVME_CLASS && !isAlone(one))
+    assert(shared, 'the topology has a disk that shares its group')
+    const other = seen.find(({ group, address }) => group === shared.group && address !== shared.address)
+    await refuse(program(shared.address), 1, new RegExp(`^nvme: .*shares its group with ${other?.address}.*--group\n`))
+
+    const node = await blockDevice(shared.address)
+    execFileSync('mkfs.ext4', ['-q', '-F', node])
+    mkdirSync('/tmp/examples-mount')
+    execFileSync('mount', [node, '/tmp/examples-mount'])
+    try {
+      await refuse(program(shared.address, '--group'), 1, / is mounted at \/tmp\/examples-mount/)
+    } finally {
+      execFileSync('umount', ['/tmp/examples-mount'])
+    }
+    const said = String(await succeed(program(shared.address, '--group', '--seconds', '0')))
+    assert.match(said, /serial lab-disk-shared/)
+  })
+
+  it('uses a device that is bound to vfio-pci already, and leaves it so', async () => {
+    const { address } = diskOf(4096)
+    assert.equal(vfio('bind', address).status, 0)
+    const bytes = await succeed(program(address, '--read', '12345', '67'))
+    assert(bytes.equals(patternBytes(12_345, 67)))
+    assert.equal(driverOf(address), 'vfio-pci')
+    assert.equal(vfio('release', address).status, 0)
+  })
+})
