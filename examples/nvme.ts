@@ -21,12 +21,12 @@ await runProgram('nvme', async (signal) => {
   const wanted = parseArguments(process.argv.slice(2))
   // Queues are arrays of little-endian words, which only such a processor sees as numbers.
   if (endianness() !== 'LE') throw new NvmeError('this driver is for little-endian processors')
-  const { address, group } = wanted
-  const seen = new Host().snapshot({ around: [address] })
-  if (seen.device(address).class !== NVME_CLASS) throw new UsageError(`${address} is no NVMe controller`)
+  const seen = new Host().snapshot({ around: [wanted.address] })
+  const { address, class: kind } = seen.device(wanted.address)
+  if (kind !== NVME_CLASS) throw new UsageError(`${address} is no NVMe controller`)
 
   // Given back in the reverse order, however this ends.
-  await using _assignment = await assign(planAssignment(seen, [address], { group }), { signal })
+  await using _assignment = await assign(planAssignment(seen, [address], { group: wanted.group }), { signal })
   await using opened = await openDevice(address, { signal })
   await using controller = await NvmeController.start(opened, signal)
   const ids = await controller.namespaces()
@@ -34,7 +34,7 @@ await runProgram('nvme', async (signal) => {
   if (first === undefined) throw new NvmeError(`${address} has no namespace that could be read`)
   const namespace = await controller.namespace(first)
   if (wanted.read) await copyOut(controller, namespace, wanted.read, signal)
-  else await report(controller, namespace, ids, wanted, signal)
+  else await report(controller, namespace, ids, { ...wanted, address }, signal)
 })
 
 async function copyOut(

@@ -16,12 +16,14 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Host, type PciDevice } from 'vfio'
 import { patternBytes } from '../../scripts/lab/pattern.js'
-import { hostState, vfio } from './assign-host.js'
-import { driverOf, load } from './binding.js'
+import { hostState } from './assign-host.js'
+import { driverOf, load, put } from './binding.js'
 
 const host = new Host()
 const DEVICES = '/sys/bus/pci/devices'
 const NVME_CLASS = 0x010802
+/** By which numbers the topology's controllers begin; the kernel makes its disks in any order. */
+const FIRST_NAMESPACES: ReadonlySet<string> = new Set(['1', '3'])
 
 type Name = 'edu' | 'nvme'
 /** A program of examples/, as people start it, and without npm and its seconds on an emulated processor. */
@@ -73,9 +75,12 @@ async function blockDevice(address: string): Promise<string> {
     for (;;) {
       // A path among several to one disk is called nvme0c0n1.
       const [controller = ''] = listed(`${DEVICES}/${address}/nvme`)
-      const [name] = listed(`${DEVICES}/${address}/nvme/${controller}`)
-        .filter((entry) => /^nvme\d+(c\d+)?n\d+$/.test(entry))
-        .sort()
+      const below = `${DEVICES}/${address}/nvme/${controller}`
+      const name = listed(below).find(
+        (entry) =>
+          /^nvme\d+(c\d+)?n\d+$/.test(entry) &&
+          FIRST_NAMESPACES.has(readFileSync(`${below}/${entry}/nsid`, 'utf8').trim()),
+      )
       const node = `/dev/${name?.replace(/c\d+/, '')}`
       if (name !== undefined && existsSync(node)) return node
       await once(nodes, 'change')
@@ -140,7 +145,7 @@ describe(`drivers in user space on ${kernelRelease()}`, function () {
   }
 
   before(async () => {
-    load(['nvme'])
+    load(['nvme', 'ext4'])
     seen = host.snapshot().devices
     for (const device of seen.filter((one) => one.class === NVME_CLASS && isAlone(one))) {
       const node = await blockDevice(device.address)
@@ -201,8 +206,7 @@ describe(`drivers in user space on ${kernelRelease()}`, function () {
     for (const [blockSize, offset, length, how] of [
       [512, 1_000_003, 3_000_017, npm],
       [512, 511, 2, program],
-      [4096, 4095, 8195, program],
-      [4096, 16_780_001, 9503, npm],
+      [4096, 16_773_119, 16_385, program],
     ] as const) {
       const { address, size } = diskOf(blockSize)
       assert(offset + length <= size)
@@ -214,21 +218,25 @@ describe(`drivers in user space on ${kernelRelease()}`, function () {
     }
   })
 
-  it('--read: a whole disk in bounded memory', async () => {
+  it('--read: most of a disk in bounded memory, until SIGTERM', async () => {
     const { address, size } = diskOf(512)
     const running = program('nvme', address, '--read', '0', String(size))
     const peak = () =>
       Number(/^VmHWM:\s*(\d+) kB/m.exec(readFileSync(`/proc/${running.child.pid}/status`, 'utf8'))?.[1])
-    let [at, first, last] = [0, 0, 0]
+    let [at, first] = [0, 0]
     for await (const chunk of running.child.stdout as AsyncIterable<Buffer>) {
       assert(chunk.equals(patternBytes(at, chunk.length)), `${chunk.length} bytes from ${at} on`)
+      first ||= peak()
       at += chunk.length
-      if (at < size) last = peak()
-      first ||= last
+      if (at > 0.75 * size) break
     }
-    assert.equal(at, size)
-    assert.deepEqual(await running.ended, [0, null], await running.errors)
-    assert(last - first < 32 * 1024, `${last - first} KiB more for a disk of ${size / 1024} KiB`)
+    const more = peak() - first
+    assert(more < 24 * 1024, `${more} KiB more for ${at / 1024} KiB of the disk`)
+    running.child.kill('SIGTERM')
+    // Leaving the loop closed the pipe: what comes first decides, and both end it cleanly.
+    const [status] = await running.ended
+    assert.equal(status, 143)
+    assert.equal(await running.errors, '')
   })
 
   it('Ctrl-C in the middle of a long read gives the device back, also when nobody reads on', async () => {
@@ -242,26 +250,17 @@ describe(`drivers in user space on ${kernelRelease()}`, function () {
     assert.equal(await running.errors, '')
   })
 
-  it('a reader that goes away ends a read, and so does SIGTERM', async () => {
+  it('a reader that goes away ends a read', async () => {
     const { address, size } = diskOf(512)
-    const left = program('nvme', address, '--read', '0', String(size))
-    await once(left.child.stdout, 'readable')
-    left.child.stdout.destroy()
-    assert.deepEqual([...(await left.ended), await left.errors], [0, null, ''])
-    await assertWhole(diskOf(512))
-
-    const ended = program('nvme', address, '--read', '0', String(size))
-    await once(ended.child.stdout, 'readable')
-    control(ended.child, 'SIGTERM')
-    assert.deepEqual(await ended.ended, [143, null])
-    ended.child.stdout.destroy()
-    assert.equal(await ended.errors, '')
+    const { child, ended, errors } = program('nvme', address, '--read', '0', String(size))
+    await once(child.stdout, 'readable')
+    child.stdout.destroy()
+    assert.deepEqual([...(await ended), await errors], [0, null, ''])
   })
 
   it('says in one sentence why it cannot', async () => {
     const { address, size } = diskOf(512)
     await refuse(program('nvme'), 2, /^nvme: usage: /)
-    await refuse(program('nvme', 'ffff:ff:1f.7'), 2, /^nvme: /)
     await refuse(program('nvme', findEdu(true).address), 2, /is no NVMe controller\n/)
     await refuse(
       program('nvme', address, '--read', String(size - 5), '6'),
@@ -291,10 +290,10 @@ describe(`drivers in user space on ${kernelRelease()}`, function () {
 
   it('uses a device that is bound to vfio-pci already, and leaves it so', async () => {
     const { address } = diskOf(4096)
-    assert.equal(vfio('bind', address).status, 0)
+    put(address, 'vfio-pci')
     const bytes = await succeed(program('nvme', address, '--read', '12345', '67'))
     assert(bytes.equals(patternBytes(12_345, 67)))
     assert.equal(driverOf(address), 'vfio-pci')
-    assert.equal(vfio('release', address).status, 0)
+    put(address, 'host')
   })
 })
