@@ -89,8 +89,10 @@ await runProgram('edu', async (signal) => {
   const { vendor, device } = seen.device(address)
   if (vendor !== 0x1234 || device !== 0x11e8) throw new UsageError(`${address} is no edu device (1234:11e8)`)
 
-  // Given back in the reverse order, however this ends.
-  await using _assignment = await assign(planAssignment(seen, [address], { group }), { signal })
+  // Given back in the reverse order, however this ends. VFIO resets what it can when it opens and closes a device.
+  await using _assignment = await assign(planAssignment(seen, [address], { group, reset: 'none' }), {
+    signal,
+  })
   await using opened = await openDevice(address, { signal })
   await drive(opened, signal)
 })

@@ -25,8 +25,11 @@ await runProgram('nvme', async (signal) => {
   const { address, class: kind } = seen.device(wanted.address)
   if (kind !== NVME_CLASS) throw new UsageError(`${address} is no NVMe controller`)
 
-  // Given back in the reverse order, however this ends.
-  await using _assignment = await assign(planAssignment(seen, [address], { group: wanted.group }), { signal })
+  // Given back in the reverse order, however this ends. VFIO resets the device when it is opened, and when it is closed.
+  await using _assignment = await assign(
+    planAssignment(seen, [address], { group: wanted.group, reset: 'none' }),
+    { signal },
+  )
   await using opened = await openDevice(address, { signal })
   await using controller = await NvmeController.start(opened, signal)
   const ids = await controller.namespaces()
