@@ -78,8 +78,7 @@ async function blockDevice(address: string): Promise<string> {
       const below = `${DEVICES}/${address}/nvme/${controller}`
       const name = listed(below).find(
         (entry) =>
-          /^nvme\d+(c\d+)?n\d+$/.test(entry) &&
-          FIRST_NAMESPACES.has(readFileSync(`${below}/${entry}/nsid`, 'utf8').trim()),
+          /^nvme\d+(c\d+)?n\d+$/.test(entry) && FIRST_NAMESPACES.has(namespaceOf(`${below}/${entry}`)),
       )
       const node = `/dev/${name?.replace(/c\d+/, '')}`
       if (name !== undefined && existsSync(node)) return node
@@ -87,6 +86,14 @@ async function blockDevice(address: string): Promise<string> {
     }
   } finally {
     nodes.close()
+  }
+}
+/** A disk is in sight a moment before its attributes are; its node comes after them. */
+function namespaceOf(directory: string): string {
+  try {
+    return readFileSync(`${directory}/nsid`, 'utf8').trim()
+  } catch {
+    return ''
   }
 }
 const listed = (directory: string) => (existsSync(directory) ? readdirSync(directory) : [])
