@@ -39,10 +39,12 @@ async function drive({ container, device }: OpenedDevice, signal: AbortSignal): 
   const registers = device.region('bar0')
   const interrupt = device.irq('msi')
   interrupt.enable()
-  const patience = AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)])
-  const interrupts = interrupt.events({ signal: patience })
+  const late = AbortSignal.timeout(PATIENCE_MS)
+  const interrupts = interrupt.events({ signal: AbortSignal.any([signal, late]) })
   const interrupted = async (by: number) => {
-    await interrupts.next()
+    await interrupts.next().catch((error) => {
+      throw late.aborted ? new Error(`the device raised no interrupt within ${PATIENCE_MS / 1000} s`) : error
+    })
     const status = registers.read32(IRQ_STATUS)
     registers.write32(IRQ_ACK, status)
     assert.equal(status, by, 'the interrupt has another cause')

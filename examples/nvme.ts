@@ -118,7 +118,7 @@ function rate({ operations, bytes, seconds }: Rate, depth: number): string {
 
 function amount(bytes: number): string {
   const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB']
-  const unit = Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1)
+  const unit = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), units.length - 1)
   const value = bytes / 1024 ** unit
   return `${Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
 }

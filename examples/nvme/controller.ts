@@ -22,6 +22,8 @@ const IO_QUEUE = 1
 const IO_ENTRIES = 64
 /** What a transfer is at most, even where the controller would take more. */
 const LARGEST_TRANSFER = 256 * 1024
+/** A disk may take longer to write its caches down than to become ready. */
+const SHUTDOWN_MS = 10_000
 
 /** A queue for reads and writes. Disposing it takes it from the controller, with what is in flight. */
 export interface IoQueue extends AsyncDisposable {
@@ -95,7 +97,9 @@ export class NvmeController implements AsyncDisposable {
     this.#registers.write64(nvme.ASQ, BigInt(submission.address), 'lo-hi')
     this.#registers.write64(nvme.ACQ, BigInt(completion.address), 'lo-hi')
     this.#registers.write32(nvme.CC, nvme.ENABLE | nvme.ENTRY_SIZES | nvme.pageSizeField(pageSize))
-    await this.#until('become ready', (status) => (status & nvme.READY) !== 0, this.#signal)
+    await this.#until('become ready', (status) => (status & nvme.READY) !== 0, {
+      signal: this.#signal,
+    })
     this.#admin = this.#pair(0, ADMIN_ENTRIES, submission, completion, false)
     this.#identity = decodeController(await this.#identify('controller', 0), pageSize)
     await this.#run(commands.setQueueCount(1), 'asking for an I/O queue')
@@ -159,7 +163,7 @@ export class NvmeController implements AsyncDisposable {
     const vector = Math.min(1, interrupt.info.count - 1)
     interrupt.enable({ vectors: [vector] })
     undo.add(() => interrupt.disable())
-    const listener = interrupt.onEvent(() => queue.poll())
+    const listener = interrupt.onEvent(() => queue.attend())
     undo.add(() => listener[Symbol.dispose]())
     return vector
   }
@@ -179,8 +183,9 @@ export class NvmeController implements AsyncDisposable {
 
   async #shutDown(): Promise<void> {
     const configuration = this.#registers.read32(nvme.CC)
-    this.#registers.write32(nvme.CC, (configuration & ~nvme.SHUTDOWN_MASK) | nvme.SHUTDOWN_NORMAL)
-    await this.#until('shut down', (status) => (status & nvme.SHUTDOWN_STATE) === nvme.SHUTDOWN_COMPLETE)
+    this.#registers.write32(nvme.CC, ((configuration & ~nvme.SHUTDOWN_MASK) | nvme.SHUTDOWN_NORMAL) >>> 0)
+    const isDown = (status: number) => (status & nvme.SHUTDOWN_STATE) === nvme.SHUTDOWN_COMPLETE
+    await this.#until('shut down', isDown, { limit: Math.max(SHUTDOWN_MS, this.limits.timeout) })
   }
 
   /** Switches it off, which resets all but a few registers. */
@@ -190,20 +195,24 @@ export class NvmeController implements AsyncDisposable {
       // It must not be switched off on its way to readiness; a failed one may never come there.
       const settled = nvme.READY | nvme.FATAL
       await this.#until('become ready', (status) => (status & settled) !== 0)
-      this.#registers.write32(nvme.CC, configuration & ~(nvme.ENABLE | nvme.SHUTDOWN_MASK))
+      this.#registers.write32(nvme.CC, (configuration & ~(nvme.ENABLE | nvme.SHUTDOWN_MASK)) >>> 0)
     }
     await this.#until('stand still', (status) => (status & nvme.READY) === 0)
   }
 
   /** Waits for a state of the controller, as long as it may take by its own account. */
-  async #until(what: string, is: (status: number) => boolean, signal?: AbortSignal): Promise<void> {
-    const deadline = performance.now() + this.limits.timeout
+  async #until(
+    what: string,
+    is: (status: number) => boolean,
+    { signal, limit = this.limits.timeout }: { signal?: AbortSignal; limit?: number } = {},
+  ): Promise<void> {
+    const deadline = performance.now() + limit
     for (;;) {
       const status = this.#registers.read32(nvme.CSTS)
       if (status !== nvme.ALL_ONES && is(status)) return
       const isStuck = status === nvme.ALL_ONES || (status & nvme.FATAL) !== 0
       if (isStuck || performance.now() > deadline) {
-        const time = isStuck ? '' : ` within ${this.limits.timeout / 1000} s`
+        const time = isStuck ? '' : ` within ${limit / 1000} s`
         throw new NvmeError(`the controller did not ${what}${time}: ${this.#diagnose()}`)
       }
       // No event tells of a change.

@@ -1,5 +1,6 @@
 import * as commands from './commands.js'
 import type { NvmeController } from './controller.js'
+import { NvmeError } from './errors.js'
 import type { Namespace } from './identify.js'
 import type { TransferBuffer } from './memory.js'
 import type { QueuePair } from './queue.js'
@@ -17,9 +18,14 @@ export class Disk {
     this.namespace = namespace
     this.queue = queue
     this.maxTransfer = controller.maxTransfer - (controller.maxTransfer % namespace.blockSize)
+    if (this.maxTransfer === 0 || namespace.blocks === 0) {
+      throw new NvmeError(
+        `namespace ${namespace.id} has ${namespace.blocks} blocks of ${namespace.blockSize} bytes, and one transfer has at most ${controller.maxTransfer}: this driver cannot read it`,
+      )
+    }
   }
 
-  /** The command that transfers `blocks` blocks from `lba` on; the data begin where the buffer does, or `at` bytes later. */
+  /** The command that transfers `blocks` blocks from `lba` on; the data begin where the buffer does. */
   command(kind: 'read' | 'write', lba: number, blocks: number, buffer: TransferBuffer): commands.Command {
     const second = buffer.second(blocks * this.namespace.blockSize)
     return commands.transfer(kind, this.namespace.id, lba, blocks, buffer.address, second)

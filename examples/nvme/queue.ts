@@ -26,7 +26,7 @@ export interface QueueOptions {
   readonly completion: Piece
   readonly registers: VfioRegion
   readonly doorbellStride: number
-  /** Somebody calls `poll()` at each interrupt. Otherwise this object does, as long as `run()` waits. */
+  /** Somebody calls `attend()` at each interrupt. Otherwise this object does, as long as `run()` waits. */
   readonly interrupts: boolean
   /** What is wrong with the controller; asked when a command is lost. */
   readonly diagnose: () => string
@@ -132,6 +132,16 @@ export class QueuePair {
     return taken
   }
 
+  /** As `poll()`; what goes wrong is told to those who wait for their commands. Answers how many completions it took. */
+  attend(): number {
+    try {
+      return this.poll()
+    } catch (error) {
+      this.#fail(error instanceof Error ? error.message : String(error), error)
+      return 0
+    }
+  }
+
   #complete(slot: number, status: number, result: number): void {
     const done = this.#done[slot]
     if (done === undefined) {
@@ -171,7 +181,7 @@ export class QueuePair {
   async #pollUntilIdle(): Promise<void> {
     this.#polling = true
     while (this.outstanding > 0 && this.#failure === null) {
-      if (this.poll() === 0) this.#checkPatience()
+      if (this.attend() === 0) this.#checkPatience()
       await setImmediate()
     }
     this.#polling = false
@@ -197,8 +207,8 @@ export class QueuePair {
     )
   }
 
-  #fail(sentence: string): void {
-    this.#failure ??= new NvmeError(sentence)
+  #fail(sentence: string, cause?: unknown): void {
+    this.#failure ??= new NvmeError(sentence, { cause })
     this.stop()
     for (const [slot, done] of this.#done.entries()) {
       this.#done[slot] = undefined

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises'
-import { type Command, moveTo } from './commands.js'
+import { moveTo } from './commands.js'
 import type { Disk } from './disk.js'
 
 /** How long the polling keeps the rest of the process waiting. */
@@ -56,22 +56,20 @@ async function keepBusy(
   let operations = 0
   let isOver = false
   let failed = 0
-  const start = (command: Command) => {
-    moveTo(command, place())
-    queue.submit(command, again.get(command) ?? ignore)
-  }
-  const ignore = () => {}
-  const again = new Map<Command, (status: number) => void>()
-  const reads = buffers.map((buffer) => disk.command('read', 0, each, buffer))
-  for (const command of reads) {
-    again.set(command, (status) => {
+  const began = performance.now()
+  for (const buffer of buffers) {
+    const command = disk.command('read', 0, each, buffer)
+    const start = () => {
+      moveTo(command, place())
+      queue.submit(command, done)
+    }
+    const done = (status: number) => {
       if (status !== 0) failed = status
       operations++
-      if (!isOver && failed === 0) start(command)
-    })
+      if (!isOver && failed === 0) start()
+    }
+    start()
   }
-  const began = performance.now()
-  for (const command of reads) start(command)
   queue.ring()
   let progress = began
   while (queue.outstanding > 0) {
