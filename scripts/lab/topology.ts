@@ -1,7 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { LabError, messageOf } from './errors.js'
+import { patternImage } from './pattern.js'
 
-/** Reads a file of QEMU arguments: one or more on a line, `#` starts a comment, quotes keep words together. */
+/**
+ * Reads a file of QEMU arguments: one or more on a line, `#` starts a comment, quotes keep words together.
+ * `{pattern:BYTES}` stands for the path of a disk image of this size whose content is known (pattern.ts).
+ */
 export function readTopology(file: string): string[] {
   let text: string
   try {
@@ -11,7 +15,7 @@ export function readTopology(file: string): string[] {
   }
   return text.split('\n').flatMap((line, index) => {
     try {
-      return splitWords(line)
+      return splitWords(line).map(withImages)
     } catch (error) {
       throw new LabError(`${file}:${index + 1}: ${messageOf(error)}`)
     }
@@ -30,6 +34,11 @@ export function splitWords(line: string): string[] {
     if (stray !== undefined) throw new LabError(`a quote is opened and never closed: ${line.trim()}`)
     if (word !== undefined) words.push(unquote(word))
   }
+}
+
+/** QEMU takes a comma for the end of a value unless it is there twice. */
+function withImages(word: string): string {
+  return word.replace(/\{pattern:(\d+)\}/g, (_all, size) => patternImage(Number(size)).replaceAll(',', ',,'))
 }
 
 function unquote(word: string): string {

@@ -49,7 +49,9 @@ interface LabRun {
 
 /** Leave drivers loaded and devices moved, so each gets a guest of its own. */
 const MOVING = ['agreement', 'assign']
-const REST = `!${MOVING.join(',')}`
+/** Drivers in user space, on disks whose content is known. */
+const DRIVING = 'examples'
+const REST = `!${[...MOVING, DRIVING].join(',')}`
 
 /**
  * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
@@ -64,6 +66,7 @@ const labRuns: readonly LabRun[] = [
       topology: topologyFile('default'),
       files,
     })),
+    { name: `lab:${kernel}:${DRIVING}`, kernel, topology: topologyFile('disks'), files: DRIVING },
   ]),
   ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
