@@ -1,5 +1,17 @@
 export const ENDS = ['terminate', 'exit', 'natural'] as const
-export const WORKS = ['none', 'reset', 'queued', 'open', 'close', 'aborted'] as const
+export const WORKS = [
+  'none',
+  'reset',
+  'queued',
+  'open',
+  'close',
+  'aborted',
+  'listening',
+  'storm',
+  'mapping',
+  'memory',
+  'pinning',
+] as const
 
 /** One way in which a worker comes to its end. */
 export interface Cell {

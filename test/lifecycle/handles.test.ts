@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { OPENS, withFake } from '../native/fake.js'
+import { DRIVING_ANSWERS } from './driving.js'
 
 describe('an open object that was dropped', function () {
   this.timeout(30_000)
@@ -75,6 +76,105 @@ describe('an open object that was dropped', function () {
         )
         device.info()
         await device.group.close()
+      },
+      { flags: ['--expose-gc'] },
+    )
+  })
+})
+
+describe('what drives a device and was dropped', function () {
+  this.timeout(60_000)
+
+  it('leaves descriptors and mappings as they were, with its device', async () => {
+    await withFake(
+      [OPENS, ...DRIVING_ANSWERS],
+      async ({ openGroup, vfio }) => {
+        const { readdirSync, readFileSync } = await import('node:fs')
+        const ours = () => ({
+          descriptors: readdirSync('/proc/self/fd').length,
+          maps: readFileSync('/proc/self/maps', 'utf8')
+            .split('\n')
+            .filter((line) => /memfd:(fake-vfio|vfio-dma)/.test(line)),
+        })
+        const use = async () => {
+          const { container, group } = openGroup()
+          const device = await group.openDevice('0000:01:00.0')
+          const bar = device.region(0)
+          assert.equal(new Uint8Array(bar.map().buffer)[0], 0xff)
+          const irq = device.irq('msix')
+          irq.enable({ vectors: [0, 1, 2] })
+          const listener = irq.onEvent(() => {})
+          listener[Symbol.dispose]()
+          await container.dma.map(vfio.DmaBuffer.allocate(8192), { iova: 0 })
+          vfio.DmaBuffer.allocate(4096)
+          vfio.EventFd.create()
+          assert(ours().maps.length >= 3)
+        }
+        const collect = async () => {
+          for (let i = 0; i < 3; i++) {
+            globalThis.gc?.()
+            await new Promise(setImmediate)
+          }
+        }
+        const before = ours()
+        assert.deepEqual(before.maps, [])
+        for (let i = 0; i < 5; i++) await use()
+        // Fails by its time where something stays.
+        while (ours().descriptors > before.descriptors || ours().maps.length > 0) await collect()
+      },
+      { flags: ['--expose-gc', '--no-warnings'] },
+    )
+  })
+
+  it('is kept while somebody listens to its interrupts', async () => {
+    await withFake(
+      [OPENS, ...DRIVING_ANSWERS],
+      async ({ openGroup, log, asked, vfio }) => {
+        const { writeSync } = await import('node:fs')
+        let heard = 0
+        await (async () => {
+          const device = await openGroup().group.openDevice('0000:01:00.0')
+          const irq = device.irq('msix')
+          irq.enable()
+          irq.onEvent(({ count }) => {
+            heard += count
+          })
+        })()
+        ;(() => vfio.VfioGroup.open(2))()
+        while (!log().includes('close /dev/vfio/2')) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        assert(!log().includes('close 0000:01:00.0'))
+        writeSync(Number(asked().at(-1)?.split(' ').at(-1)), new BigUint64Array([3n]))
+        while (heard < 3) await new Promise(setImmediate)
+        process.exit()
+      },
+      { flags: ['--expose-gc', '--no-warnings'] },
+    )
+  })
+
+  it('keeps its memory as long as an array of the program is over it', async () => {
+    await withFake(
+      [],
+      async ({ vfio }) => {
+        const { readFileSync } = await import('node:fs')
+        const maps = () =>
+          readFileSync('/proc/self/maps', 'utf8')
+            .split('\n')
+            .filter((line) => line.includes('memfd:vfio-dma')).length
+        const bytes = (() => {
+          const buffer = vfio.DmaBuffer.allocate(4096)
+          buffer.bytes[7] = 7
+          return buffer.bytes.subarray(4)
+        })()
+        // When this one is found dropped, the other would have been too.
+        ;(() => vfio.DmaBuffer.allocate(4096))()
+        while (maps() > 1) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        assert.deepEqual([maps(), bytes[3]], [1, 7])
       },
       { flags: ['--expose-gc'] },
     )

@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { VfioContainer, VfioGroup } from 'vfio'
 import type { Cell } from './cells.js'
+import { drive } from './driving.js'
 
 const { end, work } = workerData as Cell
 
@@ -22,8 +23,9 @@ if (work === 'aborted') {
   device.reset({ signal: controller.signal }).catch(ignored)
   controller.abort()
 }
+const driven = drive(work, end, container, device)
 
 parentPort?.postMessage('ready')
 if (end === 'exit') process.exit()
 // Held, so that no garbage collection closes them first.
-if (end === 'terminate') setInterval(() => [container, group, device], 1000)
+if (end === 'terminate') setInterval(() => [container, group, device, driven], 1000)
