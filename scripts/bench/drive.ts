@@ -1,5 +1,5 @@
 // Runs inside the guest: what a driver does with an open device, from JavaScript and from C, in turn. Prints JSON.
-import { openDevice } from 'vfio'
+import { openDevice, type VfioDevice, type VfioRegion } from 'vfio'
 import { bindFree, build, compare, run, type Times } from './peers.js'
 
 /** How often in a round: about a second each, where compiling JavaScript takes a part of one. */
@@ -7,6 +7,7 @@ const COUNTS = {
   read32: 4_000_000,
   config: 500_000,
   bulk: 5_000,
+  interrupt: 100_000,
 } as const
 
 const BULK = 4096
@@ -14,23 +15,53 @@ const BULK = 4096
 const bound = bindFree('edu device', ({ vendor, device }) => vendor === 0x1234 && device === 0x11e8)
 const program = build('drive')
 
-/** Nanoseconds that one of `count` takes. */
-function time(count: number, once: () => unknown): number {
+const nanoseconds = (start: number, count: number) => ((performance.now() - start) * 1e6) / count
+
+// Each loop is a function of its own, as each loop of the peer is: a driver's calls are where they are made.
+
+function read32(bar: VfioRegion, count: number): number {
   const start = performance.now()
-  for (let i = 0; i < count; i++) once()
-  return ((performance.now() - start) * 1e6) / count
+  for (let i = 0; i < count; i++) bar.read32(0)
+  return nanoseconds(start, count)
+}
+
+function configRead(config: VfioRegion, count: number): number {
+  const start = performance.now()
+  for (let i = 0; i < count; i++) config.read32(0)
+  return nanoseconds(start, count)
+}
+
+function bulk(bar: VfioRegion, count: number): number {
+  const block = new Uint8Array(BULK)
+  const start = performance.now()
+  for (let i = 0; i < count; i++) bar.read(block, 0)
+  return nanoseconds(start, count)
+}
+
+async function interrupt(device: VfioDevice, count: number): Promise<number> {
+  const irq = device.irq('msi')
+  irq.enable()
+  const start = performance.now()
+  await new Promise<void>((resolve) => {
+    let left = count
+    irq.onEvent(() => {
+      if (--left > 0) irq.trigger()
+      else resolve()
+    })
+    irq.trigger()
+  })
+  return nanoseconds(start, count)
 }
 
 async function ours(): Promise<Times<keyof typeof COUNTS>> {
   await using opened = await openDevice(bound.address)
   const { device } = opened
   const bar = device.region('bar0')
-  const config = device.region('config')
-  const block = new Uint8Array(BULK)
   return {
-    read32: time(COUNTS.read32, () => bar.read32(0)),
-    config: time(COUNTS.config, () => config.read32(0)),
-    bulk: time(COUNTS.bulk, () => bar.read(block, 0)),
+    read32: read32(bar, COUNTS.read32),
+    config: configRead(device.region('config'), COUNTS.config),
+    bulk: bulk(bar, COUNTS.bulk),
+    interrupt: await interrupt(device, COUNTS.interrupt),
   }
 }
 
