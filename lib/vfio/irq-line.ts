@@ -10,6 +10,7 @@ const DATA_EVENTFD = 1 << 2
 const ACTION_MASK = 1 << 3
 const ACTION_UNMASK = 1 << 4
 const ACTION_TRIGGER = 1 << 5
+const ACTIONS = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK } as const
 
 /** What an enabled vector signals: an eventfd of ours, which we poll, or one of the caller's. */
 type Target = NativeEventFd | number
@@ -101,9 +102,14 @@ export class IrqLine implements IrqReceiver {
 
   /** The kernel does it to `count` vectors from `start`; with none of them `trigger` turns the interrupt off. */
   signal(action: 'trigger' | 'mask' | 'unmask', start: number, count: number): void {
-    const flags = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK }[action]
     try {
-      binding().deviceSignalIrqs(this.#handle.native.id, DATA_NONE | flags, this.#index, start, count)
+      binding().deviceSignalIrqs(
+        this.#handle.native.id,
+        DATA_NONE | ACTIONS[action],
+        this.#index,
+        start,
+        count,
+      )
     } catch (error) {
       throw translate(error)
     }
@@ -132,7 +138,9 @@ export class IrqLine implements IrqReceiver {
   receive(vector: number, count: number): void {
     // An earlier listener of the same batch may have turned it off.
     if (!this.#targets.has(vector)) return
-    for (const listener of [...this.#listeners.keys()]) listener.receive(vector, count)
+    // The common case without the copy that several need, because they may come and go.
+    if (this.#listeners.size === 1) this.#listeners.keys().next().value?.receive(vector, count)
+    else for (const listener of [...this.#listeners.keys()]) listener.receive(vector, count)
   }
 
   setKeepsAlive(keepsAlive: boolean): void {
