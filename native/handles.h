@@ -31,7 +31,11 @@ class Handles {
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
   const typename T::Owned& Get(napi_env env, napi_value number) {
-    return *static_cast<const typename T::Owned*>(OpenAt(Number(env, number), T::kTag).get());
+    return GetById<T>(Number(env, number));
+  }
+  template <typename T>
+  const typename T::Owned& GetById(uint32_t id) {
+    return *static_cast<const typename T::Owned*>(OpenAt(id, T::kTag).get());
   }
   /** For work that goes on after the call. */
   template <typename T>
@@ -82,6 +86,35 @@ napi_value CallQuick(napi_env env, napi_callback_info info) {
     Handles* handles = static_cast<Handles*>(data);
     try {
       return quick(env, handles->Get<T>(env, arguments[0]), arguments + 1, *handles);
+    } catch (...) {
+      throw ToError(env);
+    }
+  });
+}
+
+/** What `answers` is to the calls that have everything in it: numbers of either size, as lib/native/page.ts.
+ */
+union Page {
+  uint32_t words[16];
+  uint64_t longs[8];
+  double doubles[8];
+};
+
+/** A call that has its arguments in the page, and its answer. */
+template <typename T>
+using Quickest = void (*)(const typename T::Owned& owned, Page& page, Handles& handles);
+
+/** The callback of such a function; the number of an object of kind `T` is the first word of the page. */
+template <typename T, Quickest<T> quickest>
+napi_value CallByPage(napi_env env, napi_callback_info info) {
+  return Napi::details::WrapCallback(env, [&]() -> napi_value {
+    void* data;
+    napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
+    Handles* handles = static_cast<Handles*>(data);
+    Page& page = *static_cast<Page*>(handles->answers);
+    try {
+      quickest(handles->GetById<T>(page.words[0]), page, *handles);
+      return nullptr;
     } catch (...) {
       throw ToError(env);
     }

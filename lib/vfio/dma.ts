@@ -1,12 +1,13 @@
 import { VfioError } from '../errors.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { sharedPage } from '../native/page.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
 import type { VfioContainer } from './container.js'
 import type { MappedSpan } from './container-handle.js'
 import { DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
-import { call, translate } from './translate.js'
+import { translate } from './translate.js'
 
 export interface MapOptions {
   /** Where devices see it, a multiple of the page size; left out: a free place is chosen from the container's ranges. */
@@ -93,10 +94,17 @@ export class DmaSpace {
         () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
       )
     // The kernel is asked also where we know: it has the last word, and says it.
-    const taken = handle.mapped.overlapping(span.start, span.end).next().done !== true
+    const taken = handle.mapped.overlaps(span.start, span.end)
     if (length <= LARGEST_AT_ONCE || taken) {
       try {
-        binding().containerMapDma(native.id, memory, offset, length, start, flags)
+        const { words, doubles, longs } = sharedPage()
+        words[0] = native.id
+        words[1] = memory
+        words[2] = flags
+        doubles[2] = offset
+        doubles[3] = length
+        longs[4] = start
+        binding().containerMapDma()
       } catch (error) {
         throw explain(translate(error))
       }
@@ -140,7 +148,7 @@ export class DmaSpace {
     if (length === 0n) throw badArgument('size must not be 0')
     const bytes =
       length <= LARGEST_AT_ONCE
-        ? call(() => binding().containerUnmapDma(native.id, start, length, 0))
+        ? unmapAtOnce(native, start, length)
         : await handle.run(() => native.unmapDma(start, length, 0), {}, this.unmap)
     this.#forget(start, start + length - 1n)
     return bytes
@@ -167,9 +175,7 @@ export class DmaSpace {
 
   #forget(start: bigint, end: bigint): void {
     const { handle } = this.container
-    for (const span of [...handle.mapped.overlapping(start, end)]) {
-      if (span.start >= start && span.end <= end) handle.give(span)
-    }
+    for (const span of handle.mapped.within(start, end)) handle.give(span)
   }
 
   async #unmapNow(span: MappedSpan): Promise<void> {
@@ -304,6 +310,20 @@ export class DirtyPages {
     const { handle } = this.#space.container
     return handle.run(() => work(handle.native), {}, caller)
   }
+}
+
+function unmapAtOnce(container: NativeContainer, start: bigint, length: bigint): bigint {
+  const { words, longs } = sharedPage()
+  words[0] = container.id
+  words[1] = 0
+  longs[1] = start
+  longs[2] = length
+  try {
+    binding().containerUnmapDma()
+  } catch (error) {
+    throw translate(error)
+  }
+  return longs[0] as bigint
 }
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)

@@ -1,6 +1,7 @@
 import { VfioError } from '../errors.js'
 import type { NativeEventFd } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { sharedPage } from '../native/page.js'
 import type { DeviceHandle } from './device-handle.js'
 import type { IrqPoll, IrqReceiver } from './irq-poll.js'
 import { call, translate } from './translate.js'
@@ -103,13 +104,13 @@ export class IrqLine implements IrqReceiver {
   /** The kernel does it to `count` vectors from `start`; with none of them `trigger` turns the interrupt off. */
   signal(action: 'trigger' | 'mask' | 'unmask', start: number, count: number): void {
     try {
-      binding().deviceSignalIrqs(
-        this.#handle.native.id,
-        DATA_NONE | ACTIONS[action],
-        this.#index,
-        start,
-        count,
-      )
+      const { words } = sharedPage()
+      words[0] = this.#handle.native.id
+      words[1] = DATA_NONE | ACTIONS[action]
+      words[2] = this.#index
+      words[3] = start
+      words[4] = count
+      binding().deviceSignalIrqs()
     } catch (error) {
       throw translate(error)
     }

@@ -1,4 +1,5 @@
 import { binding } from '../native/load.js'
+import { type Page, sharedPage } from '../native/page.js'
 import { badArgument, checkView, show } from './arguments.js'
 import type { MappableArea } from './capabilities.js'
 import type { RegionInfo, VfioDevice } from './device.js'
@@ -50,6 +51,8 @@ export class VfioRegion {
   readonly device: VfioDevice
   readonly #windows: Windows
   readonly #position: number
+  readonly #low: number
+  readonly #high: number
 
   /** @internal */
   constructor(device: VfioDevice, name: string, info: RegionInfo, windows: Windows) {
@@ -59,6 +62,8 @@ export class VfioRegion {
     this.index = info.index
     this.size = Number(info.size)
     this.#position = Number(info.offset)
+    this.#low = Number(info.offset & 0xffffffffn)
+    this.#high = Number(info.offset >> 32n)
     this.#windows = windows
   }
 
@@ -79,7 +84,9 @@ export class VfioRegion {
     }
     if (this.#enter(offset, 1)) return this.read8(offset)
     try {
-      return binding().deviceRead8(this.device.handle.native.id, this.#position + offset)
+      const { words } = this.#place(offset)
+      binding().deviceRead8()
+      return words[0] as number
     } catch (error) {
       throw translate(error)
     }
@@ -98,7 +105,9 @@ export class VfioRegion {
     }
     if (this.#enter(offset, 2)) return this.read16(offset)
     try {
-      return binding().deviceRead16(this.device.handle.native.id, this.#position + offset)
+      const { words } = this.#place(offset)
+      binding().deviceRead16()
+      return words[0] as number
     } catch (error) {
       throw translate(error)
     }
@@ -117,7 +126,9 @@ export class VfioRegion {
     }
     if (this.#enter(offset, 4)) return this.read32(offset)
     try {
-      return binding().deviceRead32(this.device.handle.native.id, this.#position + offset)
+      const { words } = this.#place(offset)
+      binding().deviceRead32()
+      return words[0] as number
     } catch (error) {
       throw translate(error)
     }
@@ -138,7 +149,9 @@ export class VfioRegion {
       return value
     }
     try {
-      return binding().deviceRead64(this.device.handle.native.id, this.#position + offset)
+      const { longs } = this.#place(offset)
+      binding().deviceRead64()
+      return longs[0] as bigint
     } catch (error) {
       throw translate(error)
     }
@@ -226,6 +239,16 @@ export class VfioRegion {
       )
     }
     return mapRegion(this, this.#position + offset, offset, length)
+  }
+
+  /** Names this device and a place in its file. In halves, because what is not a small integer takes long. */
+  #place(offset: number): Page {
+    const page = sharedPage()
+    const low = this.#low + offset
+    page.words[0] = this.device.handle.native.id
+    page.words[2] = low
+    page.words[3] = low > 0xffffffff ? this.#high + Math.floor(low / 2 ** 32) : this.#high
+    return page
   }
 
   #store<V extends number | bigint>(
