@@ -3,21 +3,6 @@
 #include <utility>
 
 namespace vfio {
-namespace {
-
-// Together 31 bits, so that a number is a small integer in JavaScript.
-constexpr uint32_t kIndexBits = 18;
-constexpr uint32_t kGenerations = 1 << 13;
-constexpr uint32_t kMostHandles = 1 << kIndexBits;
-
-constexpr uint32_t IndexOf(uint32_t id) {
-  return id & (kMostHandles - 1);
-}
-constexpr uint32_t GenerationOf(uint32_t id) {
-  return id >> kIndexBits;
-}
-
-}  // namespace
 
 uint32_t Handles::Add(const napi_type_tag& kind, Resource resource) {
   if (free_.empty()) {
@@ -39,21 +24,6 @@ void Handles::Remove(uint32_t id) {
   entry.generation = (entry.generation + 1) % kGenerations;
   entry.resource.reset();
   free_.push_back(IndexOf(id));
-}
-
-Resource& Handles::At(uint32_t id, const napi_type_tag& kind) {
-  const uint32_t index = IndexOf(id);
-  if (index >= entries_.size() || entries_[index].kind != &kind ||
-      entries_[index].generation != GenerationOf(id)) {
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
-  }
-  return entries_[index].resource;
-}
-
-const Resource& Handles::OpenAt(uint32_t id, const napi_type_tag& kind) {
-  const Resource& resource = At(id, kind);
-  if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
-  return resource;
 }
 
 void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, Handles* handles) {

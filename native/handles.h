@@ -24,9 +24,20 @@ class Handles {
   void Remove(uint32_t id);
 
   /** The resource, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
-  Resource& At(uint32_t id, const napi_type_tag& kind);
+  Resource& At(uint32_t id, const napi_type_tag& kind) {
+    const uint32_t index = IndexOf(id);
+    if (index >= entries_.size() || entries_[index].kind != &kind ||
+        entries_[index].generation != GenerationOf(id)) {
+      throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
+    }
+    return entries_[index].resource;
+  }
   /** The open resource, or ERR_VFIO_CLOSED. */
-  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind);
+  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind) {
+    const Resource& resource = At(id, kind);
+    if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
+    return resource;
+  }
 
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
@@ -48,6 +59,14 @@ class Handles {
   void* answers = nullptr;
 
  private:
+  // Together 31 bits, so that a number is a small integer in JavaScript.
+  static constexpr uint32_t kIndexBits = 18;
+  static constexpr uint32_t kGenerations = 1 << 13;
+  static constexpr uint32_t kMostHandles = 1 << kIndexBits;
+
+  static constexpr uint32_t IndexOf(uint32_t id) { return id & (kMostHandles - 1); }
+  static constexpr uint32_t GenerationOf(uint32_t id) { return id >> kIndexBits; }
+
   static uint32_t Number(napi_env env, napi_value value) {
     uint32_t number;
     if (napi_get_value_uint32(env, value, &number) == napi_ok) return number;

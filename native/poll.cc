@@ -15,8 +15,9 @@ namespace {
 constexpr int kBatch = 64;
 // Of an eventfd in a batch: its key, and its count in two halves.
 constexpr int kWords = 3;
-// How often in a turn of the loop.
-constexpr int kRounds = 64;
+// How many scopes a turn of the loop has, and calls a scope.
+constexpr int kScopes = 16;
+constexpr int kCalls = 16;
 
 }  // namespace
 
@@ -85,13 +86,19 @@ class Poll::Watch {
 
   static void OnReadable(uv_poll_t* handle, int, int) { static_cast<Watch*>(handle->data)->Drain(); }
 
-  // Again as long as the callback finds more to come, which spares a turn of the loop for each; the others'
-  // turn comes after a bounded number.
+  // Again as long as more has come meanwhile, which spares a turn of the loop for each; after a bounded
+  // number it is the others' turn. What a callback has put off (ticks, promises) runs at the end of each
+  // scope.
   void Drain() {
-    for (int round = 0; round < kRounds && IsWatching(); round++) {
-      const int count = Read();
+    for (int scopes = 0; scopes < kScopes && IsWatching(); scopes++) {
+      int count = Read();
       if (count == 0) return;
-      Call(count);
+      const Napi::HandleScope handles(env_);
+      const Napi::CallbackScope scope(env_, context_);
+      for (int calls = 1; count > 0; calls++) {
+        Call(count);
+        count = calls < kCalls && IsWatching() ? Read() : 0;
+      }
     }
   }
 
@@ -121,7 +128,7 @@ class Poll::Watch {
   void Call(int count) {
     const Napi::HandleScope scope(env_);
     try {
-      callback_.MakeCallback(env_.Global(), {Napi::Number::New(env_, count)}, context_);
+      callback_.Call({Napi::Number::New(env_, count)});
     } catch (const Napi::Error& error) {
       napi_fatal_exception(env_, error.Value());
     }

@@ -168,6 +168,16 @@ export class DmaSpace {
     return bytes
   }
 
+  /** @internal Unmaps what one `map()` mapped: nothing to wait for where it is small. */
+  unmapSpan(span: MappedSpan): Promise<unknown> | undefined {
+    const length = span.end - span.start + 1n
+    if (length > LARGEST_AT_ONCE) return this.unmap(span.start, length)
+    const { handle } = this.container
+    unmapAtOnce(handle.native, span.start, length)
+    handle.give(span)
+    return undefined
+  }
+
   /** @internal What was unmapped by the kernel is not mapped here either. */
   forget(start: bigint, end: bigint): void {
     this.#forget(start, end)
@@ -240,7 +250,9 @@ export class DmaMapping {
 
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
-    if (this.mapped) await this.#space.unmap(this.iova, this.size)
+    if (!this.mapped) return
+    const unmapping = this.#space.unmapSpan(this.#span)
+    if (unmapping) await unmapping
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -72,6 +72,11 @@ export class Windows {
     this.seenLosses = this.losses[0] ?? 0
   }
 
+  /** Whether any place of the region may be mapped. */
+  get mappable(): boolean {
+    return this.#areas.length > 0
+  }
+
   /** Makes the window with these bytes the current one. Returns null where they cannot be mapped. */
   find(offset: number, size: number): Window | null {
     if (this.#handle.closed) throw this.#handle.closedError()
