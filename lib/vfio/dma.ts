@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
-import { sharedPage } from '../native/page.js'
+import { type Page, sharedPage } from '../native/page.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
 import type { VfioContainer } from './container.js'
 import type { MappedSpan } from './container-handle.js'
@@ -109,7 +109,7 @@ export class DmaSpace {
         throw explain(translate(error))
       }
       handle.take(span)
-      return new DmaMapping(this, span)
+      return new DmaMapping(this, span, length)
     }
     handle.take(span)
     let began = false
@@ -132,7 +132,7 @@ export class DmaSpace {
       if (!began) handle.give(span)
       throw explain(error)
     }
-    return new DmaMapping(this, span)
+    return new DmaMapping(this, span, length)
   }
 
   /**
@@ -148,7 +148,7 @@ export class DmaSpace {
     if (length === 0n) throw badArgument('size must not be 0')
     const bytes =
       length <= LARGEST_AT_ONCE
-        ? unmapAtOnce(native, start, length)
+        ? (unmapAtOnce(native, start, length).longs[0] as bigint)
         : await handle.run(() => native.unmapDma(start, length, 0), {}, this.unmap)
     this.#forget(start, start + length - 1n)
     return bytes
@@ -169,11 +169,10 @@ export class DmaSpace {
   }
 
   /** @internal Unmaps what one `map()` mapped: nothing to wait for where it is small. */
-  unmapSpan(span: MappedSpan): Promise<unknown> | undefined {
-    const length = span.end - span.start + 1n
-    if (length > LARGEST_AT_ONCE) return this.unmap(span.start, length)
+  unmapSpan(span: MappedSpan, size: number): Promise<unknown> | undefined {
+    if (size > LARGEST_AT_ONCE) return this.unmap(span.start, size)
     const { handle } = this.container
-    unmapAtOnce(handle.native, span.start, length)
+    unmapAtOnce(handle.native, span.start, BigInt(size))
     handle.give(span)
     return undefined
   }
@@ -235,11 +234,11 @@ export class DmaMapping {
   readonly #span: MappedSpan
 
   /** @internal */
-  constructor(space: DmaSpace, span: MappedSpan) {
+  constructor(space: DmaSpace, span: MappedSpan, size: number) {
     this.#space = space
     this.#span = span
     this.iova = span.start
-    this.size = sizeOf(span)
+    this.size = size
     this.buffer = span.buffer
   }
 
@@ -251,7 +250,7 @@ export class DmaMapping {
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
     if (!this.mapped) return
-    const unmapping = this.#space.unmapSpan(this.#span)
+    const unmapping = this.#space.unmapSpan(this.#span, this.size)
     if (unmapping) await unmapping
   }
 
@@ -324,18 +323,19 @@ export class DirtyPages {
   }
 }
 
-function unmapAtOnce(container: NativeContainer, start: bigint, length: bigint): bigint {
-  const { words, longs } = sharedPage()
-  words[0] = container.id
-  words[1] = 0
-  longs[1] = start
-  longs[2] = length
+/** Afterwards the page has in its first long how many bytes that was. */
+function unmapAtOnce(container: NativeContainer, start: bigint, length: bigint): Page {
+  const page = sharedPage()
+  page.words[0] = container.id
+  page.words[1] = 0
+  page.longs[1] = start
+  page.longs[2] = length
   try {
     binding().containerUnmapDma()
   } catch (error) {
     throw translate(error)
   }
-  return longs[0] as bigint
+  return page
 }
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)

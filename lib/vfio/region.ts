@@ -77,8 +77,8 @@ export class VfioRegion {
    */
   read8(offset: number): number {
     const windows = this.#windows
-    const at = offset - windows.start
-    if (typeof offset === 'number' && at >>> 0 === at && at < windows.length) {
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && at < windows.length) {
       const value = windows.bytes[at] as number
       seen[0] = value
       if (value === 0xff && windows.losses[0] !== windows.seenLosses)
@@ -91,8 +91,8 @@ export class VfioRegion {
   /** Reads 16 bits at a multiple of 2; see {@link read8}. */
   read16(offset: number): number {
     const windows = this.#windows
-    const at = offset - windows.start
-    if (typeof offset === 'number' && at >>> 0 === at && (at & 1) === 0 && at < windows.length) {
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && (at & 1) === 0 && at < windows.length) {
       const value = windows.halves[at >>> 1] as number
       seen[0] = value
       if (value === 0xffff && windows.losses[0] !== windows.seenLosses)
@@ -105,8 +105,8 @@ export class VfioRegion {
   /** Reads 32 bits at a multiple of 4; see {@link read8}. */
   read32(offset: number): number {
     const windows = this.#windows
-    const at = offset - windows.start
-    if (typeof offset === 'number' && at >>> 0 === at && (at & 3) === 0 && at < windows.length) {
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && (at & 3) === 0 && at < windows.length) {
       const value = windows.words[at >>> 2] as number
       seen[0] = value
       if (value === 0xffffffff && windows.losses[0] !== windows.seenLosses)
@@ -320,8 +320,8 @@ export class VfioRegion {
   /** Whether the current window has the access, after all has been checked; else it is the descriptor's. */
   #enter(offset: number, width: number): boolean {
     const windows = this.#windows
-    const at = offset - windows.start
-    if (typeof offset === 'number' && at >= 0 && at < windows.length && at % width === 0) return true
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >= 0 && at < windows.length && at % width === 0) return true
     this.#check(offset, width)
     return windows.find(offset, width) !== null
   }
