@@ -196,7 +196,7 @@ int main(int argc, char** argv) {
   run(&admin, (struct command){.opcode_and_id = 1, .prp1 = iova(IO_SQ), .parameters = {queue, 1 << 16 | 1}});
 
   struct queue io = open_queue(1, IO_SQ, IO_CQ);
-  printf("%.1f\n", random_reads(&io, atoi(argv[3]), depth, strtoul(argv[5], NULL, 0), blocks / 8));
+  printf("nvme %.1f\n", random_reads(&io, atoi(argv[3]), depth, strtoul(argv[5], NULL, 0), blocks / 8));
 
   *register32(CC) = 0;
   await_ready(0);
