@@ -6,7 +6,7 @@
       "sources": ["<!@(node -p \"require('./native/sources.json').join(' ')\")"],
       "include_dirs": ["native"],
       "defines": ["NAPI_VERSION=8", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS"],
-      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden", "-ffunction-sections", "-fdata-sections"],
+      "cflags": ["-Wall", "-Wextra", "-fvisibility=hidden", "-fno-plt", "-ffunction-sections", "-fdata-sections"],
       "cflags!": ["-O3", "-fno-omit-frame-pointer"],
       "cflags_cc": ["-std=c++17", "-Os", "-flto=auto", "-fvisibility-inlines-hidden"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-O3", "-fno-rtti"],

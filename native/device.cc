@@ -66,18 +66,17 @@ napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
 }
 
 // One interrupt or several without data: the kernel is to trigger, mask or unmask them.
-napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
+void SignalIrqs(const Fd& fd, Page& page, Handles&) {
   vfio_irq_set question{};
   question.argsz = sizeof question;
-  question.flags = CheckedUint32(env, arguments[0], "flags");
-  question.index = CheckedUint32(env, arguments[1], "index");
-  question.start = CheckedUint32(env, arguments[2], "start");
-  question.count = CheckedUint32(env, arguments[3], "count");
+  question.flags = page.words[1];
+  question.index = page.words[2];
+  question.start = page.words[3];
+  question.count = page.words[4];
   if ((question.flags & VFIO_IRQ_SET_DATA_NONE) == 0) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call takes no data");
   }
   Ioctl(fd, VFIO_REQUEST(VFIO_DEVICE_SET_IRQS), &question);
-  return nullptr;
 }
 
 }  // namespace
@@ -85,7 +84,7 @@ napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&
 void Device::DefineQuick(Napi::Object exports, Handles* handles) {
   DefineCall<Device, RegionInfo>(exports, "deviceRegionInfo", handles);
   DefineCall<Device, IrqInfo>(exports, "deviceIrqInfo", handles);
-  DefineCall<Device, SignalIrqs, 4>(exports, "deviceSignalIrqs", handles);
+  DefinePageCall<Device, SignalIrqs>(exports, "deviceSignalIrqs", handles);
 }
 
 Napi::FunctionReference Device::Define(Napi::Env env) {

@@ -13,46 +13,52 @@
 namespace vfio {
 namespace {
 
-// The arguments of a mapping: the number of the memory, where it begins there, size, IOVA, flags.
-vfio_iommu_type1_dma_map MapQuestion(Napi::Env env, const Mapping& memory, Arguments arguments) {
-  const int64_t offset = CheckedInt64(env, arguments[1], "offset");
-  const int64_t size = CheckedInt64(env, arguments[2], "size");
+vfio_iommu_type1_dma_map MapQuestion(const Mapping& memory, int64_t offset, int64_t size, uint64_t iova,
+                                     uint32_t flags) {
   if (offset < 0 || size < 0 || static_cast<uint64_t>(offset) > memory.size() ||
       static_cast<uint64_t>(size) > memory.size() - static_cast<uint64_t>(offset)) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "outside of the memory");
   }
   vfio_iommu_type1_dma_map question{};
   question.argsz = sizeof question;
-  question.flags = CheckedUint32(env, arguments[4], "flags");
+  question.flags = flags;
   question.vaddr = reinterpret_cast<uintptr_t>(memory.data()) + static_cast<uint64_t>(offset);
-  question.iova = CheckedUint64(env, arguments[3], "iova");
+  question.iova = iova;
   question.size = static_cast<uint64_t>(size);
   return question;
 }
 
-// The arguments of an unmapping: IOVA, size, flags.
-vfio_iommu_type1_dma_unmap UnmapQuestion(Napi::Env env, Arguments arguments) {
-  vfio_iommu_type1_dma_unmap question{};
-  question.argsz = sizeof question;
-  question.flags = CheckedUint32(env, arguments[2], "flags");
-  if (question.flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) {
+vfio_iommu_type1_dma_unmap UnmapQuestion(uint64_t iova, uint64_t size, uint32_t flags) {
+  if (flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call has no room for a bitmap");
   }
-  question.iova = CheckedUint64(env, arguments[0], "iova");
-  question.size = CheckedUint64(env, arguments[1], "size");
+  vfio_iommu_type1_dma_unmap question{};
+  question.argsz = sizeof question;
+  question.flags = flags;
+  question.iova = iova;
+  question.size = size;
   return question;
 }
 
-napi_value Map(Napi::Env env, const Fd& container, Arguments arguments, Handles& handles) {
-  vfio_iommu_type1_dma_map question = MapQuestion(env, handles.Get<Memory>(env, arguments[0]), arguments);
-  Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
-  return nullptr;
+// An offset or size: an integer that a double holds exactly, or -1, which is neither.
+int64_t WholeNumber(double number) {
+  constexpr double kLargest = 9007199254740991;
+  return number >= 0 && number <= kLargest ? static_cast<int64_t>(number) : -1;
 }
 
-napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handles&) {
-  vfio_iommu_type1_dma_unmap question = UnmapQuestion(env, arguments);
+// In the page: memory, flags, offset and size as doubles, IOVA.
+void Map(const Fd& container, Page& page, Handles& handles) {
+  vfio_iommu_type1_dma_map question =
+      MapQuestion(handles.GetById<Memory>(page.words[1]), WholeNumber(page.doubles[2]),
+                  WholeNumber(page.doubles[3]), page.longs[4], page.words[2]);
+  Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
+}
+
+// In the page: flags, IOVA, size; what was unmapped becomes the first long.
+void Unmap(const Fd& container, Page& page, Handles&) {
+  vfio_iommu_type1_dma_unmap question = UnmapQuestion(page.longs[1], page.longs[2], page.words[1]);
   Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question);
-  return Napi::BigInt::New(env, uint64_t{question.size});
+  page.longs[0] = question.size;
 }
 
 /** A structure of the kernel whose last member has no size, and what follows it there. */
@@ -100,16 +106,17 @@ vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {
 }  // namespace
 
 void DefineDma(Napi::Object exports, Handles* handles) {
-  DefineCall<Container, Map, 5>(exports, "containerMapDma", handles);
-  DefineCall<Container, Unmap, 3>(exports, "containerUnmapDma", handles);
+  DefinePageCall<Container, Map>(exports, "containerMapDma", handles);
+  DefinePageCall<Container, Unmap>(exports, "containerUnmapDma", handles);
 }
 
 Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
   const Napi::Env env = info.Env();
   const std::shared_ptr<Handles>& handles = env.GetInstanceData<Addon>()->handles;
-  const napi_value arguments[] = {info[0], info[1], info[2], info[3], info[4]};
-  const SharedMapping memory = handles->Share<Memory>(env, arguments[0]);
-  const vfio_iommu_type1_dma_map question = MapQuestion(env, *memory, arguments);
+  const SharedMapping memory = handles->Share<Memory>(env, info[0]);
+  const vfio_iommu_type1_dma_map question =
+      MapQuestion(*memory, CheckedInt64(env, info[1], "offset"), CheckedInt64(env, info[2], "size"),
+                  CheckedUint64(env, info[3], "iova"), CheckedUint32(env, info[4], "flags"));
   // The memory is held as long as the kernel works on it.
   return Work::Start(env, "vfio:mapDma", [container, memory, question]() mutable {
     Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
@@ -117,8 +124,10 @@ Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
 }
 
 Napi::Value UnmapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
-  const napi_value arguments[] = {info[0], info[1], info[2]};
-  const auto question = std::make_shared<vfio_iommu_type1_dma_unmap>(UnmapQuestion(info.Env(), arguments));
+  const Napi::Env env = info.Env();
+  const auto question = std::make_shared<vfio_iommu_type1_dma_unmap>(
+      UnmapQuestion(CheckedUint64(env, info[0], "iova"), CheckedUint64(env, info[1], "size"),
+                    CheckedUint32(env, info[2], "flags")));
   return Work::Start(
       info.Env(), "vfio:unmapDma",
       [container, question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), question.get()); },

@@ -3,21 +3,6 @@
 #include <utility>
 
 namespace vfio {
-namespace {
-
-// Together 31 bits, so that a number is a small integer in JavaScript.
-constexpr uint32_t kIndexBits = 18;
-constexpr uint32_t kGenerations = 1 << 13;
-constexpr uint32_t kMostHandles = 1 << kIndexBits;
-
-constexpr uint32_t IndexOf(uint32_t id) {
-  return id & (kMostHandles - 1);
-}
-constexpr uint32_t GenerationOf(uint32_t id) {
-  return id >> kIndexBits;
-}
-
-}  // namespace
 
 uint32_t Handles::Add(const napi_type_tag& kind, Resource resource) {
   if (free_.empty()) {
@@ -41,21 +26,6 @@ void Handles::Remove(uint32_t id) {
   free_.push_back(IndexOf(id));
 }
 
-Resource& Handles::At(uint32_t id, const napi_type_tag& kind) {
-  const uint32_t index = IndexOf(id);
-  if (index >= entries_.size() || entries_[index].kind != &kind ||
-      entries_[index].generation != GenerationOf(id)) {
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
-  }
-  return entries_[index].resource;
-}
-
-const Resource& Handles::OpenAt(uint32_t id, const napi_type_tag& kind) {
-  const Resource& resource = At(id, kind);
-  if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
-  return resource;
-}
-
 void* Handles::Remember(const QuickCall& call) {
   remembered_.push_back(std::unique_ptr<Remembered>(new Remembered{*this, call}));
   return remembered_.back().get();
@@ -77,12 +47,16 @@ napi_value Handles::Call(napi_env env, napi_callback_info info) {
   });
 }
 
-void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles) {
+void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, void* data) {
   const Napi::Env env = exports.Env();
   napi_value function;
-  NAPI_THROW_IF_FAILED_VOID(env, napi_create_function(env, name, NAPI_AUTO_LENGTH, Handles::Call,
-                                                      handles->Remember(call), &function));
+  NAPI_THROW_IF_FAILED_VOID(env,
+                            napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, data, &function));
   exports.Set(name, Napi::Value(env, function));
+}
+
+void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles) {
+  DefineFunction(exports, name, Handles::Call, handles->Remember(call));
 }
 
 }  // namespace vfio

@@ -29,14 +29,29 @@ class Handles {
   void Remove(uint32_t id);
 
   /** The resource, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
-  Resource& At(uint32_t id, const napi_type_tag& kind);
+  Resource& At(uint32_t id, const napi_type_tag& kind) {
+    const uint32_t index = IndexOf(id);
+    if (index >= entries_.size() || entries_[index].kind != &kind ||
+        entries_[index].generation != GenerationOf(id)) {
+      throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
+    }
+    return entries_[index].resource;
+  }
   /** The open resource, or ERR_VFIO_CLOSED. */
-  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind);
+  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind) {
+    const Resource& resource = At(id, kind);
+    if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
+    return resource;
+  }
 
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
   const typename T::Owned& Get(napi_env env, napi_value number) {
-    return *static_cast<const typename T::Owned*>(OpenAt(Number(env, number), T::kTag).get());
+    return GetById<T>(Number(env, number));
+  }
+  template <typename T>
+  const typename T::Owned& GetById(uint32_t id) {
+    return *static_cast<const typename T::Owned*>(OpenAt(id, T::kTag).get());
   }
   /** For work that goes on after the call. */
   template <typename T>
@@ -53,6 +68,14 @@ class Handles {
   void* answers = nullptr;
 
  private:
+  // Together 31 bits, so that a number is a small integer in JavaScript.
+  static constexpr uint32_t kIndexBits = 18;
+  static constexpr uint32_t kGenerations = 1 << 13;
+  static constexpr uint32_t kMostHandles = 1 << kIndexBits;
+
+  static constexpr uint32_t IndexOf(uint32_t id) { return id & (kMostHandles - 1); }
+  static constexpr uint32_t GenerationOf(uint32_t id) { return id >> kIndexBits; }
+
   static uint32_t Number(napi_env env, napi_value value) {
     uint32_t number;
     if (napi_get_value_uint32(env, value, &number) == napi_ok) return number;
@@ -90,6 +113,7 @@ struct QuickCall {
   napi_value (*call)(Napi::Env env, const void* owned, Arguments arguments, Handles& handles);
 };
 
+void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, void* data);
 void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles);
 
 /** Exports a function that takes the number of an object of kind `T` and `kArguments` more. */
@@ -101,6 +125,38 @@ void DefineCall(Napi::Object exports, const char* name, Handles* handles) {
         return quick(env, *static_cast<const typename T::Owned*>(owned), arguments, handles);
       }};
   DefineCall(exports, name, kCall, handles);
+}
+
+/** What `answers` is to the calls that have everything in it: numbers of either size, as lib/native/page.ts.
+ */
+union Page {
+  uint32_t words[16];
+  uint64_t longs[8];
+  double doubles[8];
+};
+
+/** A call that has its arguments in the page, and its answer. */
+template <typename T>
+using Quickest = void (*)(const typename T::Owned& owned, Page& page, Handles& handles);
+
+/** Exports such a function; the number of an object of kind `T` is the first word of the page. */
+template <typename T, Quickest<T> quickest>
+void DefinePageCall(Napi::Object exports, const char* name, Handles* handles) {
+  const auto callback = [](napi_env env, napi_callback_info info) -> napi_value {
+    return Napi::details::WrapCallback(env, [&]() -> napi_value {
+      void* data;
+      napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
+      Handles* handles = static_cast<Handles*>(data);
+      Page& page = *static_cast<Page*>(handles->answers);
+      try {
+        quickest(handles->GetById<T>(page.words[0]), page, *handles);
+        return nullptr;
+      } catch (...) {
+        throw ToError(env);
+      }
+    });
+  };
+  DefineFunction(exports, name, callback, handles);
 }
 
 }  // namespace vfio

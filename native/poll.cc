@@ -13,6 +13,11 @@ namespace {
 
 // What one call into JavaScript gets at most; the rest comes in the next turn of the loop.
 constexpr int kBatch = 64;
+// Of an eventfd in a batch: its key, and its count in two halves.
+constexpr int kWords = 3;
+// How many scopes a turn of the loop has, and calls a scope.
+constexpr int kScopes = 16;
+constexpr int kCalls = 16;
 
 }  // namespace
 
@@ -24,10 +29,10 @@ class Poll::Watch {
         epoll_(std::move(epoll)),
         context_(env, "vfio:interrupt"),
         callback_(Napi::Persistent(callback)),
-        batch_(Napi::Persistent(Napi::ArrayBuffer::New(env, kBatch * 2 * sizeof(double)))) {
+        batch_(Napi::Persistent(Napi::ArrayBuffer::New(env, kBatch * kWords * sizeof(uint32_t)))) {
     uv_loop_t* loop;
     if (napi_get_uv_event_loop(env, &loop) != napi_ok) throw Napi::Error::New(env);
-    counts_ = static_cast<double*>(batch_.Value().Data());
+    batch_words_ = static_cast<uint32_t*>(batch_.Value().Data());
     const int failed = uv_poll_init(loop, &handle_, epoll_->number());
     if (failed != 0) throw SystemFailure(-failed, "epoll_ctl", "poll", "event loop");
     handle_.data = this;
@@ -81,7 +86,28 @@ class Poll::Watch {
 
   static void OnReadable(uv_poll_t* handle, int, int) { static_cast<Watch*>(handle->data)->Drain(); }
 
+  // Again as long as more has come meanwhile, which spares a turn of the loop for each; after a bounded
+  // number it is the others' turn. What a callback has put off (ticks, promises) runs at the end of each
+  // scope.
   void Drain() {
+    for (int scopes = 0; scopes < kScopes && IsWatching(); scopes++) {
+      int count = Read();
+      if (count == 0) return;
+      const Napi::HandleScope handles(env_);
+      const Napi::CallbackScope scope(env_, context_);
+      for (int calls = 1; count > 0; calls++) {
+        Call(count);
+        count = calls < kCalls && IsWatching() ? Read() : 0;
+      }
+    }
+  }
+
+  // Not any more once the callback has stopped or closed it, or its environment has ended.
+  bool IsWatching() const {
+    return !callback_.IsEmpty() && uv_is_active(reinterpret_cast<const uv_handle_t*>(&handle_));
+  }
+
+  int Read() {
     epoll_event events[kBatch];
     const int ready = ::epoll_wait(epoll_->number(), events, kBatch, 0);
     int count = 0;
@@ -90,14 +116,19 @@ class Poll::Watch {
       // The lower half is the descriptor, the upper one what JavaScript calls it.
       const int number = static_cast<int>(events[i].data.u64 & 0xffffffff);
       if (::read(number, &value, sizeof value) != sizeof value) continue;
-      counts_[2 * count] = static_cast<double>(events[i].data.u64 >> 32);
-      counts_[2 * count + 1] = static_cast<double>(value);
+      uint32_t* const words = batch_words_ + kWords * count;
+      words[0] = static_cast<uint32_t>(events[i].data.u64 >> 32);
+      words[1] = static_cast<uint32_t>(value);
+      words[2] = static_cast<uint32_t>(value >> 32);
       count++;
     }
-    if (count == 0 || callback_.IsEmpty()) return;
+    return count;
+  }
+
+  void Call(int count) {
     const Napi::HandleScope scope(env_);
     try {
-      callback_.MakeCallback(env_.Global(), {Napi::Number::New(env_, count)}, context_);
+      callback_.Call({Napi::Number::New(env_, count)});
     } catch (const Napi::Error& error) {
       napi_fatal_exception(env_, error.Value());
     }
@@ -108,7 +139,7 @@ class Poll::Watch {
   const Napi::AsyncContext context_;
   Napi::FunctionReference callback_;
   Napi::Reference<Napi::ArrayBuffer> batch_;
-  double* counts_ = nullptr;
+  uint32_t* batch_words_ = nullptr;
   uv_poll_t handle_{};
   napi_async_cleanup_hook_handle hook_ = nullptr;
   Poll* owner_ = nullptr;

@@ -28,30 +28,29 @@ export interface Binding {
   deviceRegionInfo(device: number, index: number): ArrayBuffer | undefined
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
-  /** `VFIO_DEVICE_SET_IRQS` without data: triggers, masks or unmasks. */
-  deviceSignalIrqs(device: number, flags: number, index: number, start: number, count: number): void
-  // One access of a device's region through its descriptor (`pread(2)`, `pwrite(2)`); `position` is that in its file.
-  deviceRead8(device: number, position: number): number
-  deviceRead16(device: number, position: number): number
-  deviceRead32(device: number, position: number): number
-  deviceRead64(device: number, position: number): bigint
+  // Calls with all of their numbers in `answers`, that of their object first (lib/native/page.ts).
+  /** `VFIO_DEVICE_SET_IRQS` without data, which triggers, masks or unmasks; words: device, flags, index, start, count. */
+  deviceSignalIrqs(): void
+  /**
+   * One access of a device's region through its descriptor (`pread(2)`); word 0: device; words 2 and 3: position in its
+   * file, low half first. Word 0 becomes the value.
+   */
+  deviceRead8(): void
+  deviceRead16(): void
+  deviceRead32(): void
+  /** The same; long 0 becomes the value. */
+  deviceRead64(): void
+  /** `VFIO_IOMMU_MAP_DMA` of mapped memory; words: container, memory, flags; doubles 2 and 3: offset, size; long 4: IOVA. */
+  containerMapDma(): void
+  /** `VFIO_IOMMU_UNMAP_DMA`; words: container, flags; longs 1 and 2: IOVA, size. Long 0 becomes how many bytes were unmapped. */
+  containerUnmapDma(): void
+  // One access of a device's region through its descriptor (`pwrite(2)`); `position` is that in its file.
   deviceWrite8(device: number, position: number, value: number): void
   deviceWrite16(device: number, position: number, value: number): void
   deviceWrite32(device: number, position: number, value: number): void
   deviceWrite64(device: number, position: number, value: bigint): void
   deviceCopyOut(device: number, position: number, into: ArrayBufferView): void
   deviceCopyIn(device: number, position: number, from: ArrayBufferView): void
-  /** `VFIO_IOMMU_MAP_DMA` of `size` bytes of mapped memory from `offset` on. */
-  containerMapDma(
-    container: number,
-    memory: number,
-    offset: number,
-    size: number,
-    iova: bigint,
-    flags: number,
-  ): void
-  /** `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped. */
-  containerUnmapDma(container: number, iova: bigint, size: bigint, flags: number): bigint
   // One store of exactly this width to mapped memory, and copies of 32 bits at a time.
   memoryWrite8(memory: number, offset: number, value: number): void
   memoryWrite16(memory: number, offset: number, value: number): void

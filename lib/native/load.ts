@@ -41,7 +41,8 @@ let loaded: Binding | undefined
  * @throws VfioError `ERR_VFIO_ADDON`, with all that was tried and what to do.
  */
 export function binding(): Binding {
-  loaded ??= load()
+  // A copy, because what the addon filled one by one is a hash table to the compiler, and this is not.
+  loaded ??= { ...load() }
   return loaded
 }
 

@@ -1,13 +1,14 @@
 import { VfioError } from '../errors.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { type Page, sharedPage } from '../native/page.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
 import type { VfioContainer } from './container.js'
 import type { MappedSpan } from './container-handle.js'
 import { DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
 import type { IovaSpan } from './iova-map.js'
-import { call, translate } from './translate.js'
+import { translate } from './translate.js'
 
 export interface MapOptions {
   /** Where devices see it, a multiple of the page size; left out: a free place is chosen from the container's ranges. */
@@ -97,12 +98,19 @@ export class DmaSpace {
           )
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
       try {
-        binding().containerMapDma(native.id, memory, offset, length, start, flags)
+        const { words, doubles, longs } = sharedPage()
+        words[0] = native.id
+        words[1] = memory
+        words[2] = flags
+        doubles[2] = offset
+        doubles[3] = length
+        longs[4] = start
+        binding().containerMapDma()
       } catch (error) {
         throw explain(translate(error))
       }
       this.#confirm(span)
-      return new DmaMapping(this, span)
+      return new DmaMapping(this, span, length)
     }
     this.#reserve(span)
     let began = false
@@ -131,7 +139,7 @@ export class DmaSpace {
       if (!began) handle.give(span)
       throw explain(error)
     }
-    return new DmaMapping(this, span)
+    return new DmaMapping(this, span, length)
   }
 
   /**
@@ -143,10 +151,15 @@ export class DmaSpace {
     return this.#unmap(iova, size, () => true)
   }
 
-  /** @internal Unmaps one mapping, unless that has happened when its turn comes. */
-  async unmapSpan(span: MappedSpan): Promise<void> {
-    const isMapped = () => this.container.handle.mapped.has(span)
-    if (isMapped()) await this.#unmap(span.start, sizeOf(span), isMapped)
+  /** @internal Unmaps one mapping, unless that has happened when its turn comes: nothing to wait for where it is small. */
+  unmapSpan(span: MappedSpan, size: number): Promise<unknown> | undefined {
+    const { handle } = this.container
+    const isMapped = () => handle.mapped.has(span)
+    if (!isMapped()) return undefined
+    if (size > LARGEST_AT_ONCE || handle.busy) return this.#unmap(span.start, size, isMapped)
+    unmapAtOnce(handle.native, span.start, BigInt(size))
+    handle.give(span)
+    return undefined
   }
 
   async #unmap(iova: number | bigint, size: number | bigint, wanted: () => boolean): Promise<bigint> {
@@ -157,7 +170,7 @@ export class DmaSpace {
     if (length === 0n) throw badArgument('size must not be 0')
     const end = start + length - 1n
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
-      const bytes = call(() => binding().containerUnmapDma(native.id, start, length, 0))
+      const bytes = unmapAtOnce(native, start, length).longs[0] as bigint
       this.forget(start, end)
       return bytes
     }
@@ -197,15 +210,13 @@ export class DmaSpace {
   /** @internal What was unmapped by the kernel is not mapped here either; what waits for the kernel is not concerned. */
   forget(start: bigint, end: bigint): void {
     const { handle } = this.container
-    for (const span of [...handle.mapped.overlapping(start, end)]) {
-      if (!span.pending && span.start >= start && span.end <= end) handle.give(span)
-    }
+    for (const span of handle.mapped.within(start, end)) if (!span.pending) handle.give(span)
   }
 
   /** Takes the place, where it is free. */
   #reserve(span: MappedSpan): void {
     const { handle } = this.container
-    if (!handle.closed && handle.mapped.overlapping(span.start, span.end).next().done) handle.take(span)
+    if (!handle.closed && !handle.mapped.overlaps(span.start, span.end)) handle.take(span)
   }
 
   /** The kernel has mapped it. */
@@ -214,7 +225,9 @@ export class DmaSpace {
     span.pending = false
     if (handle.closed || handle.mapped.has(span)) return
     // It knows better than we what is in the way of what.
-    for (const other of [...handle.mapped.overlapping(span.start, span.end)]) handle.give(other)
+    if (handle.mapped.overlaps(span.start, span.end)) {
+      for (const other of [...handle.mapped.overlapping(span.start, span.end)]) handle.give(other)
+    }
     handle.take(span)
   }
 
@@ -266,11 +279,11 @@ export class DmaMapping {
   readonly #span: MappedSpan
 
   /** @internal */
-  constructor(space: DmaSpace, span: MappedSpan) {
+  constructor(space: DmaSpace, span: MappedSpan, size: number) {
     this.#space = space
     this.#span = span
     this.iova = span.start
-    this.size = sizeOf(span)
+    this.size = size
     this.buffer = span.buffer
   }
 
@@ -281,7 +294,8 @@ export class DmaMapping {
 
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
-    await this.#space.unmapSpan(this.#span)
+    const unmapping = this.#space.unmapSpan(this.#span, this.size)
+    if (unmapping) await unmapping
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -366,6 +380,21 @@ const halves = (span: IovaSpan): IovaSpan[] =>
         { start: 0n, end: HALF - 1n },
         { start: HALF, end: LAST_ADDRESS },
       ]
+
+/** Afterwards the page has in its first long how many bytes that was. */
+function unmapAtOnce(container: NativeContainer, start: bigint, length: bigint): Page {
+  const page = sharedPage()
+  page.words[0] = container.id
+  page.words[1] = 0
+  page.longs[1] = start
+  page.longs[2] = length
+  try {
+    binding().containerUnmapDma()
+  } catch (error) {
+    throw translate(error)
+  }
+  return page
+}
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)
 

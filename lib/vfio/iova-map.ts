@@ -56,6 +56,26 @@ export class IovaMap<T extends IovaSpan> {
     for (const piece of this.#pieces) yield* piece
   }
 
+  /** Is there one that has an address in the range? */
+  overlaps(start: bigint, end: bigint): boolean {
+    if (this.#size === 0) return false
+    return this.overlapping(start, end).next().done !== true
+  }
+
+  /** Those that lie in the range entirely, in order. */
+  within(start: bigint, end: bigint): T[] {
+    const found: T[] = []
+    for (let place = this.#pieceFor(start); place < this.#pieces.length; place++) {
+      const piece = this.#pieces[place] ?? []
+      for (let at = firstFrom(piece, start); at < piece.length; at++) {
+        const span = piece[at]
+        if (!span || span.start > end) return found
+        if (span.end <= end) found.push(span)
+      }
+    }
+    return found
+  }
+
   /** Those that have an address in the range, in order. */
   *overlapping(start: bigint, end: bigint): IterableIterator<T> {
     for (let place = Math.max(0, this.#pieceFor(start) - 1); place < this.#pieces.length; place++) {

@@ -1,6 +1,7 @@
 import { VfioError } from '../errors.js'
 import type { NativeEventFd } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { sharedPage } from '../native/page.js'
 import type { DeviceHandle } from './device-handle.js'
 import type { IrqPoll, IrqReceiver } from './irq-poll.js'
 import { call, translate } from './translate.js'
@@ -10,6 +11,7 @@ const DATA_EVENTFD = 1 << 2
 const ACTION_MASK = 1 << 3
 const ACTION_UNMASK = 1 << 4
 const ACTION_TRIGGER = 1 << 5
+const ACTIONS = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK } as const
 
 /** What an enabled vector signals: an eventfd of ours, which we poll, or one of the caller's. */
 type Target = NativeEventFd | number
@@ -106,9 +108,14 @@ export class IrqLine implements IrqReceiver {
 
   /** The kernel does it to `count` vectors from `start`; with none of them `trigger` turns the interrupt off. */
   signal(action: 'trigger' | 'mask' | 'unmask', start: number, count: number): void {
-    const flags = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK }[action]
     try {
-      binding().deviceSignalIrqs(this.#handle.native.id, DATA_NONE | flags, this.#index, start, count)
+      const { words } = sharedPage()
+      words[0] = this.#handle.native.id
+      words[1] = DATA_NONE | ACTIONS[action]
+      words[2] = this.#index
+      words[3] = start
+      words[4] = count
+      binding().deviceSignalIrqs()
     } catch (error) {
       throw translate(error)
     }
@@ -150,7 +157,9 @@ export class IrqLine implements IrqReceiver {
   receive(vector: number, count: number): void {
     // An earlier listener of the same batch may have turned it off.
     if (!this.#targets.has(vector)) return
-    for (const listener of [...this.#listeners.keys()]) listener.receive(vector, count)
+    // The common case without the copy that several need, because they may come and go.
+    if (this.#listeners.size === 1) this.#listeners.keys().next().value?.receive(vector, count)
+    else for (const listener of [...this.#listeners.keys()]) listener.receive(vector, count)
   }
 
   setKeepsAlive(keepsAlive: boolean): void {

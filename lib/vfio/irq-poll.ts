@@ -10,18 +10,21 @@ export interface IrqReceiver {
 }
 
 const VECTOR_BITS = 16
+/** What one eventfd takes in a batch. */
+const WORDS = 3
 
 /** The one poll handle of a device, over the eventfds of all of its interrupts that somebody listens to. */
 export class IrqPoll {
   readonly #receivers = new Map<number, IrqReceiver>()
   #native: NativePoll | null = null
-  #batch = new Float64Array(0)
+  /** For each eventfd its key and its count, low and high half. */
+  #batch = new Uint32Array(0)
 
   /** Begins to listen for an interrupt kind. */
   listen(index: number, receiver: IrqReceiver): void {
     if (this.#native === null) {
       this.#native = call(() => binding().Poll.open((count) => this.#deliver(count)))
-      this.#batch = new Float64Array(this.#native.batch)
+      this.#batch = new Uint32Array(this.#native.batch)
     }
     this.#receivers.set(index, receiver)
     this.#native.start()
@@ -57,11 +60,13 @@ export class IrqPoll {
   }
 
   #deliver(count: number): void {
-    // A copy, because a callback may wait for the next batch in a loop of its own.
-    const batch = this.#batch.slice(0, 2 * count)
-    for (let i = 0; i < batch.length; i += 2) {
+    // Else a copy, because a callback may wait for the next batch in a loop of its own.
+    const batch = count === 1 ? this.#batch : this.#batch.slice(0, WORDS * count)
+    for (let i = 0; i < WORDS * count; i += WORDS) {
       const key = batch[i] ?? 0
-      this.#receivers.get(key >>> VECTOR_BITS)?.receive(key & (2 ** VECTOR_BITS - 1), batch[i + 1] ?? 0)
+      const high = batch[i + 2] ?? 0
+      const times = (batch[i + 1] ?? 0) + (high === 0 ? 0 : high * 2 ** 32)
+      this.#receivers.get(key >>> VECTOR_BITS)?.receive(key & (2 ** VECTOR_BITS - 1), times)
     }
   }
 }

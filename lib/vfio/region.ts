@@ -1,10 +1,11 @@
 import { binding } from '../native/load.js'
+import { type Page, sharedPage } from '../native/page.js'
 import { badArgument, checkView, show } from './arguments.js'
 import type { MappableArea } from './capabilities.js'
 import type { RegionInfo, VfioDevice } from './device.js'
 import { mapRegion, type RegionMapping } from './region-mapping.js'
 import { translate } from './translate.js'
-import type { Window, Windows } from './window.js'
+import type { Windows } from './window.js'
 
 /**
  * How 64 bits go over the bus: in one access, or in two of 32 bits each with the low or the high half first, as
@@ -13,6 +14,13 @@ import type { Window, Windows } from './window.js'
 export type WordOrder = 'single' | 'lo-hi' | 'hi-lo'
 
 const PAGE_SIZE = 4096
+
+/**
+ * Every value read from a mapping is stored here: that makes the load of an element happen each time, where
+ * the compiler could else drop one whose value nobody uses, or have one for two. `Atomics.load` would promise as much,
+ * and take twice as long.
+ */
+const seen = new Uint32Array(1)
 
 /**
  * The parts of a region that may be mapped: all of it, those that the kernel lists, or none. None of one that cannot be
@@ -43,6 +51,10 @@ export class VfioRegion {
   readonly device: VfioDevice
   readonly #windows: Windows
   readonly #position: number
+  readonly #low: number
+  readonly #high: number
+  /** Up to here all accesses are the descriptor's; 0 where some place may be mapped. */
+  readonly #fileEnd: number
 
   /** @internal */
   constructor(device: VfioDevice, name: string, info: RegionInfo, windows: Windows) {
@@ -52,6 +64,9 @@ export class VfioRegion {
     this.index = info.index
     this.size = Number(info.size)
     this.#position = Number(info.offset)
+    this.#low = Number(info.offset & 0xffffffffn)
+    this.#high = Number(info.offset >> 32n)
+    this.#fileEnd = windows.mappable ? 0 : this.size - (this.size % 8)
     this.#windows = windows
   }
 
@@ -62,41 +77,43 @@ export class VfioRegion {
    */
   read8(offset: number): number {
     const windows = this.#windows
-    const window = windows.current
-    const at = typeof offset === 'number' ? offset - window.start : -1
-    if (at >>> 0 === at && at < window.length) {
-      // Atomics, because a plain element access promises neither its width nor that it happens.
-      const value = Atomics.load(window.bytes, at)
-      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && at < windows.length) {
+      const value = windows.bytes[at] as number
+      seen[0] = value
+      if (value === 0xff && windows.losses[0] !== windows.seenLosses)
+        windows.noticeLoss(windows.memory, this.name)
       return value
     }
-    return this.#enter(offset, 1) ? this.read8(offset) : this.#fromFile(offset, 'deviceRead8')
+    return this.#elsewhere8(offset)
   }
 
   /** Reads 16 bits at a multiple of 2; see {@link read8}. */
   read16(offset: number): number {
     const windows = this.#windows
-    const window = windows.current
-    const at = typeof offset === 'number' ? offset - window.start : -1
-    if (at >>> 0 === at && (at & 1) === 0 && at < window.length) {
-      const value = Atomics.load(window.halves, at >>> 1)
-      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && (at & 1) === 0 && at < windows.length) {
+      const value = windows.halves[at >>> 1] as number
+      seen[0] = value
+      if (value === 0xffff && windows.losses[0] !== windows.seenLosses)
+        windows.noticeLoss(windows.memory, this.name)
       return value
     }
-    return this.#enter(offset, 2) ? this.read16(offset) : this.#fromFile(offset, 'deviceRead16')
+    return this.#elsewhere16(offset)
   }
 
   /** Reads 32 bits at a multiple of 4; see {@link read8}. */
   read32(offset: number): number {
     const windows = this.#windows
-    const window = windows.current
-    const at = typeof offset === 'number' ? offset - window.start : -1
-    if (at >>> 0 === at && (at & 3) === 0 && at < window.length) {
-      const value = Atomics.load(window.words, at >>> 2)
-      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(window, this.name)
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >>> 0 === at && (at & 3) === 0 && at < windows.length) {
+      const value = windows.words[at >>> 2] as number
+      seen[0] = value
+      if (value === 0xffffffff && windows.losses[0] !== windows.seenLosses)
+        windows.noticeLoss(windows.memory, this.name)
       return value
     }
-    return this.#enter(offset, 4) ? this.read32(offset) : this.#fromFile(offset, 'deviceRead32')
+    return this.#elsewhere32(offset)
   }
 
   /** Reads 64 bits at a multiple of 8 in the order that is given; see {@link read8}. */
@@ -107,11 +124,19 @@ export class VfioRegion {
       const low = this.read32(offset)
       return (BigInt(high ?? this.read32(offset + 4)) << 32n) | BigInt(low)
     }
-    const window = this.#enter(offset, 8)
-    if (!window) return this.#fromFile(offset, 'deviceRead64')
-    const value = Atomics.load(window.longs, (offset - window.start) / 8)
-    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
-    return value
+    const windows = this.#windows
+    if (this.#enter(offset, 8)) {
+      const value = Atomics.load(windows.longs, (offset - windows.start) / 8)
+      if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(windows.memory, this.name)
+      return value
+    }
+    try {
+      const { longs } = this.#place(offset)
+      binding().deviceRead64()
+      return longs[0] as bigint
+    } catch (error) {
+      throw translate(error)
+    }
   }
 
   /**
@@ -198,6 +223,57 @@ export class VfioRegion {
     return mapRegion(this, this.#position + offset, offset, length)
   }
 
+  // Through the descriptor, or through a window that is not the current one. Apart, so that the compiler puts the quick
+  // way in line.
+
+  #elsewhere8(offset: number): number {
+    const isFile = typeof offset === 'number' && offset >>> 0 === offset && offset < this.#fileEnd
+    if (!isFile && this.#enter(offset, 1)) return this.read8(offset)
+    try {
+      const { words } = this.#place(offset)
+      binding().deviceRead8()
+      return words[0] as number
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  #elsewhere16(offset: number): number {
+    const isFile =
+      typeof offset === 'number' && offset >>> 0 === offset && (offset & 1) === 0 && offset < this.#fileEnd
+    if (!isFile && this.#enter(offset, 2)) return this.read16(offset)
+    try {
+      const { words } = this.#place(offset)
+      binding().deviceRead16()
+      return words[0] as number
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  #elsewhere32(offset: number): number {
+    const isFile =
+      typeof offset === 'number' && offset >>> 0 === offset && (offset & 3) === 0 && offset < this.#fileEnd
+    if (!isFile && this.#enter(offset, 4)) return this.read32(offset)
+    try {
+      const { words } = this.#place(offset)
+      binding().deviceRead32()
+      return words[0] as number
+    } catch (error) {
+      throw translate(error)
+    }
+  }
+
+  /** Names this device and a place in its file. In halves, because what is not a small integer takes long. */
+  #place(offset: number): Page {
+    const page = sharedPage()
+    const low = this.#low + offset
+    page.words[0] = this.device.handle.native.id
+    page.words[2] = low
+    page.words[3] = low > 0xffffffff ? this.#high + Math.floor(low / 2 ** 32) : this.#high
+    return page
+  }
+
   #store<V extends number | bigint>(
     offset: number,
     width: number,
@@ -205,19 +281,18 @@ export class VfioRegion {
     inMemory: V extends bigint ? 'memoryWrite64' : 'memoryWrite8' | 'memoryWrite16' | 'memoryWrite32',
     inFile: V extends bigint ? 'deviceWrite64' : 'deviceWrite8' | 'deviceWrite16' | 'deviceWrite32',
   ): void {
-    const window = this.#enter(offset, width)
+    const windows = this.#windows
+    const memory = this.#enter(offset, width) ? windows.memory : null
     try {
-      const memory = window?.memory
-      if (memory) {
-        binding()[inMemory](memory.id, offset - window.start, value as never)
-      } else {
+      if (!memory) {
         binding()[inFile](this.device.handle.native.id, this.#position + offset, value as never)
         return
       }
+      binding()[inMemory](memory.id, offset - windows.start, value as never)
     } catch (error) {
       throw translate(error)
     }
-    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
+    if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(memory, this.name)
   }
 
   #copy(
@@ -228,38 +303,27 @@ export class VfioRegion {
   ): void {
     this.#checkOpen()
     this.#checkOffset(offset, view.byteLength, 1)
-    const window = this.#windows.find(offset, view.byteLength)
+    const windows = this.#windows
+    const memory = windows.find(offset, view.byteLength)?.memory
     try {
-      const memory = window?.memory
-      if (memory) {
-        binding()[inMemory](memory.id, offset - window.start, view)
-      } else {
+      if (!memory) {
         binding()[inFile](this.device.handle.native.id, this.#position + offset, view)
         return
       }
+      binding()[inMemory](memory.id, offset - windows.start, view)
     } catch (error) {
       throw translate(error)
     }
-    if (this.#windows.losses[0] !== this.#windows.seenLosses) this.#windows.noticeLoss(window, this.name)
+    if (windows.losses[0] !== windows.seenLosses) windows.noticeLoss(memory, this.name)
   }
 
-  #fromFile(offset: number, read: 'deviceRead8' | 'deviceRead16' | 'deviceRead32'): number
-  #fromFile(offset: number, read: 'deviceRead64'): bigint
-  #fromFile(offset: number, read: `deviceRead${8 | 16 | 32 | 64}`): number | bigint {
-    try {
-      return binding()[read](this.device.handle.native.id, this.#position + offset)
-    } catch (error) {
-      throw translate(error)
-    }
-  }
-
-  /** The window for an access, after all has been checked; null for the descriptor. */
-  #enter(offset: number, width: number): Window | null {
-    const { current } = this.#windows
-    const at = typeof offset === 'number' ? offset - current.start : -1
-    if (at >= 0 && at < current.length && at % width === 0) return current
+  /** Whether the current window has the access, after all has been checked; else it is the descriptor's. */
+  #enter(offset: number, width: number): boolean {
+    const windows = this.#windows
+    const at = typeof offset === 'number' ? offset - windows.start : -1
+    if (at >= 0 && at < windows.length && at % width === 0) return true
     this.#check(offset, width)
-    return this.#windows.find(offset, width)
+    return windows.find(offset, width) !== null
   }
 
   #check(offset: number, width: number): void {

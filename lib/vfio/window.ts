@@ -40,8 +40,14 @@ const NOWHERE: Window = windowOver(0, 0, new ArrayBuffer(0), null)
  * and not to the object that the program holds, so that closing the device takes it away.
  */
 export class Windows {
-  /** The last one used. */
-  current: Window = NOWHERE
+  // The last one used, by its parts: a step less on the way to a register.
+  start = NOWHERE.start
+  length = NOWHERE.length
+  bytes = NOWHERE.bytes
+  halves = NOWHERE.halves
+  words = NOWHERE.words
+  longs = NOWHERE.longs
+  memory = NOWHERE.memory
   /** Of this process, as the addon counts them, and how many are known of. */
   readonly losses: Uint32Array
   seenLosses: number
@@ -66,13 +72,29 @@ export class Windows {
     this.seenLosses = this.losses[0] ?? 0
   }
 
+  /** Whether any place of the region may be mapped. */
+  get mappable(): boolean {
+    return this.#areas.length > 0
+  }
+
   /** Makes the window with these bytes the current one. Returns null where they cannot be mapped. */
   find(offset: number, size: number): Window | null {
     if (this.#handle.closed) throw this.#handle.closedError()
+    if (this.#areas.length === 0) return null
     const made = this.#made.find(({ start, length }) => offset >= start && offset + size <= start + length)
     const window = made ?? this.#make(offset, size)
-    if (window) this.current = window
+    if (window) this.#use(window)
     return window
+  }
+
+  #use({ start, length, bytes, halves, words, longs, memory }: Window): void {
+    this.start = start
+    this.length = length
+    this.bytes = bytes
+    this.halves = halves
+    this.words = words
+    this.longs = longs
+    this.memory = memory
   }
 
   #make(offset: number, size: number): Window | null {
@@ -100,9 +122,8 @@ export class Windows {
    * Was it this access that found nothing? Only called when some access of this process did.
    * @throws VfioError `ERR_VFIO_MEMORY_DISABLED`
    */
-  noticeLoss(window: Window, region: string): void {
+  noticeLoss(memory: NativeMemory | null, region: string): void {
     this.seenLosses = this.losses[0] ?? 0
-    const { memory } = window
     if (!memory?.lost()) return
     call(() => memory.restore())
     throw memoryDisabled(this.#handle.name, region)
@@ -110,7 +131,7 @@ export class Windows {
 
   /** Detaches all. */
   close(): void {
-    this.current = NOWHERE
+    this.#use(NOWHERE)
     for (const { memory } of this.#made.splice(0)) memory?.close()
   }
 }

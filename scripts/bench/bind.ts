@@ -1,10 +1,9 @@
 // Runs inside the guest: binds a group of three with assign(), and with the same writes from a C program, in turn.
 // Prints JSON.
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync } from 'node:fs'
-import { join } from 'node:path'
 import { assign, Host, type Plan, planAssignment, type Snapshot } from 'vfio'
 import { median } from './measure.js'
+import { build } from './peers.js'
 
 const ROUNDS = 9
 
@@ -55,8 +54,7 @@ const first = new Host().snapshot()
 const modules = new Set(first.devices.flatMap((device) => device.modules))
 for (const module of modules) execFileSync('modprobe', ['-q', module])
 const plan = planOf(new Host().snapshot())
-const program = join(mkdtempSync('/tmp/bench-'), 'bind')
-execFileSync('cc', ['-O2', '-o', program, 'scripts/bench/bind.c'])
+const program = build('bind')
 const rounds: { ours: number; peer: number }[] = []
 for (let round = 0; round <= ROUNDS; round++) {
   rounds.push({ ours: await timeOurs(plan), peer: timePeer(program, plan) })

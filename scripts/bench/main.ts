@@ -6,38 +6,49 @@ import { LabError, messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
 import { benchHost } from './host.js'
 import { type Result, result } from './measure.js'
+import type { Compared } from './peers.js'
 
 const ADDON = 'build/Release/vfio.node'
 
-interface Times {
-  readonly name: string
-  readonly ours: number
-  readonly peer: number
+/** The rows of an open device: what is measured, its unit and how many nanoseconds that is, and the bar. */
+const DRIVING: Readonly<Record<string, readonly [what: string, unit: string, scale: number, bar: number]>> = {
+  read32: ['read32() through a mapping : a load in C', 'ns', 1, 1.5],
+  config: ['read32() of config space : pread() in C', 'ns', 1, 1.5],
+  bulk: ['read() of 4 KiB from a BAR : loads in C', 'µs', 1e3, 1.2],
+  map4k: ['map() and unmap() of 4 KiB : MAP_DMA and UNMAP_DMA in C', 'µs', 1e3, 1.5],
+  map2m: ['map() and unmap() of 2 MiB : MAP_DMA and UNMAP_DMA in C', 'µs', 1e3, 1.1],
+  map256m: ['map() and unmap() of 256 MiB : MAP_DMA and UNMAP_DMA in C', 'ms', 1e6, 1.05],
+  interrupt: ['interrupt to callback : interrupt to the end of epoll_wait() in C', 'µs', 1e3, 3],
 }
 
 /** Runs a program in a guest of its own, which prints what it measured. */
-async function measureInGuest(script: string): Promise<Times[]> {
+async function measureInGuest(script: string): Promise<Compared[]> {
   const stdout = new PassThrough()
   const printed = text(stdout)
   const { status, failure } = await runInGuest({
     command: [process.execPath, `build/ts/scripts/bench/${script}.js`],
     streams: { stdin: null, stdout, stderr: process.stderr },
-    timeoutSeconds: 300,
+    timeoutSeconds: 900,
     say: (line) => console.error(`bench: ${line}`),
   })
   stdout.end()
   if (failure !== null || status !== 0) throw new LabError(failure ?? `the guest ended with status ${status}`)
-  return JSON.parse(await printed) as Times[]
+  return JSON.parse(await printed) as Compared[]
 }
 
 async function benchGuest(): Promise<Result[]> {
   const ioctls = await measureInGuest('ioctls')
   const bindings = await measureInGuest('bind')
+  const driving = await measureInGuest('drive')
   return [
     ...ioctls.map(({ name, ours, peer }) => result(`${name}() : the same ioctl in C`, ours, peer, 'ns', 2)),
     ...bindings.map(({ name, ours, peer }) =>
       result(`${name}() of a group of three : the same writes in C`, ours / 1e6, peer / 1e6, 'ms', 1.2),
     ),
+    ...driving.map(({ name, ours, peer }) => {
+      const [what = name, unit = 'ns', scale = 1, bar = 1] = DRIVING[name] ?? []
+      return result(what, ours / scale, peer / scale, unit, bar)
+    }),
   ]
 }
 

@@ -38,6 +38,7 @@ async function probe(kernel: Kernel, file: string, say: (line: string) => void):
     accelerator: 'kvm',
     devices: [],
     vfio: false,
+    monitor: false,
     job: 'true',
     streams: { stdin: null, stdout: new PassThrough().resume(), stderr: new PassThrough().resume() },
     terminal: null,

@@ -30,6 +30,8 @@ export interface GuestOptions {
   readonly timeoutSeconds?: number | undefined
   /** Whether vfio-pci is loaded; left out: it is. */
   readonly vfio?: boolean | undefined
+  /** Whether the command finds QEMU's own monitor (QMP) at /dev/virtio-ports/lab.monitor; left out: it does not. */
+  readonly monitor?: boolean | undefined
   /** Where the command reads and writes; left out: nothing to read, and the caller's own output. */
   readonly streams?: Streams | undefined
   /** Gives the command a terminal of its own, whose two ends are `streams.stdin` and `streams.stdout`. */
@@ -61,6 +63,7 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
     accelerator: await acceleratorFor(kernel, say),
     devices,
     vfio: options.vfio ?? true,
+    monitor: options.monitor ?? false,
     job: jobScript(options),
     streams: options.streams ?? { stdin: null, stdout: process.stdout, stderr: process.stderr },
     terminal: options.terminal ?? null,

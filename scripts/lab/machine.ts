@@ -30,6 +30,8 @@ export interface MachineOptions {
   /** QEMU arguments of the devices under test. */
   readonly devices: readonly string[]
   readonly vfio: boolean
+  /** Whether the guest gets QEMU's own monitor (QMP) on /dev/virtio-ports/lab.monitor. */
+  readonly monitor: boolean
   /** A script for /bin/sh. */
   readonly job: string
   readonly streams: Streams
@@ -62,7 +64,7 @@ const COMMAND_LINE = [
 ].join(' ')
 
 /** The descriptors that QEMU inherits, each one end of a socket pair. */
-const DESCRIPTOR = { console: 3, control: 4, stdout: 5, stderr: 6, stdin: 7 }
+const DESCRIPTOR = { console: 3, control: 4, stdout: 5, stderr: 6, stdin: 7, monitor: 8, qmp: 9 }
 
 const KEPT_LINES = 60
 
@@ -74,7 +76,7 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   const began = Date.now()
   // With --pdeathsig the guest dies with us, however we die.
   const child = spawn(setpriv, ['--pdeathsig', 'KILL', qemu, ...qemuArguments(options)], {
-    stdio: ['ignore', ...Array<'pipe'>(7).fill('pipe')],
+    stdio: ['ignore', ...Array<'pipe'>(options.monitor ? 9 : 7).fill('pipe')],
   })
   const control = channel(child, DESCRIPTOR.control)
   const output = channel(child, DESCRIPTOR.stdout)
@@ -122,6 +124,10 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
     errors.resume()
     input.pipe(streams.stdout, { end: false })
   }
+  if (options.monitor) {
+    const [port, qmp] = [channel(child, DESCRIPTOR.monitor), channel(child, DESCRIPTOR.qmp)]
+    port.pipe(qmp).pipe(port)
+  }
   if (streams.stdin === null) input.end()
   else streams.stdin.pipe(input)
   const text = request(options)
@@ -148,7 +154,7 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   return { outcome, bootSeconds, console: lines.join('\n') }
 }
 
-function qemuArguments({ kernel, accelerator, devices, terminal }: MachineOptions): string[] {
+function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: MachineOptions): string[] {
   const socket = (name: keyof typeof DESCRIPTOR) => [
     '-chardev',
     `socket,id=lab_${name},fd=${DESCRIPTOR[name]}`,
@@ -176,6 +182,7 @@ function qemuArguments({ kernel, accelerator, devices, terminal }: MachineOption
     ...(terminal === null
       ? port('stdin', 4)
       : [...socket('stdin'), '-device', 'virtconsole,bus=lab_ports.0,nr=4,chardev=lab_stdin']),
+    ...(monitor ? [...port('monitor', 5), ...socket('qmp'), '-mon', 'chardev=lab_qmp,mode=control'] : []),
     ...devices,
   ]
 }

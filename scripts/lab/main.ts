@@ -13,6 +13,7 @@ Without COMMAND: an interactive shell there.
   --topology FILE   QEMU arguments of the devices to have; default: scripts/lab/topologies/default.args
   --timeout S       seconds that COMMAND may take (status 124 when it takes longer)
   --no-vfio         leave vfio-pci unloaded
+  --monitor         QEMU's own monitor (QMP) at /dev/virtio-ports/lab.monitor
   --help            this text
 
 Status 125: the guest did not come up, or died.`
@@ -70,6 +71,7 @@ function readArguments() {
       topology: { type: 'string' },
       timeout: { type: 'string' },
       'no-vfio': { type: 'boolean', default: false },
+      monitor: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
   })
@@ -83,6 +85,7 @@ function readArguments() {
     topology: values.topology === undefined ? undefined : resolve(cwd, values.topology),
     timeoutSeconds,
     vfio: !values['no-vfio'],
+    monitor: values.monitor,
     command,
     cwd,
   }

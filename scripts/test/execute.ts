@@ -151,6 +151,7 @@ async function runInLab(suite: Suite, command: readonly string[], collected: Col
   const result = await runInGuest({
     kernel: suite.guest?.kernel,
     topology: suite.guest?.topology,
+    monitor: suite.guest?.monitor,
     command: suite.sanitized ? reporting(command) : command,
     cwd: ROOT,
     env: { FORCE_COLOR: '0', ...sanitizer(suite) },

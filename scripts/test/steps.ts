@@ -33,7 +33,7 @@ export interface Suite {
   /** For all of it, so that a hang ends. */
   readonly totalSeconds: number
   readonly sanitized?: boolean
-  readonly guest?: { readonly kernel: string; readonly topology: string }
+  readonly guest?: { readonly kernel: string; readonly topology: string; readonly monitor?: boolean }
 }
 
 const topologyFile = (name: string) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
