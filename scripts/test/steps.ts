@@ -45,13 +45,16 @@ interface LabRun {
   readonly kernel: string
   readonly topology: string
   readonly files?: string
+  readonly monitor?: boolean
 }
 
 /** Leave drivers loaded and devices moved, so each gets a guest of its own. */
 const MOVING = ['agreement', 'assign']
 /** Drivers in user space, on disks whose content is known. */
 const DRIVING = 'examples'
-const REST = `!${[...MOVING, DRIVING].join(',')}`
+/** Needs slots, and QEMU's monitor to unplug what is in them. */
+const UNPLUGGING = 'removal'
+const REST = `!${[...MOVING, DRIVING, UNPLUGGING].join(',')}`
 
 /**
  * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
@@ -68,6 +71,13 @@ const labRuns: readonly LabRun[] = [
     })),
     { name: `lab:${kernel}:${DRIVING}`, kernel, topology: topologyFile('disks'), files: DRIVING },
   ]),
+  ...[oldest, newest].map((kernel) => ({
+    name: `lab:${kernel}:${UNPLUGGING}`,
+    kernel,
+    topology: topologyFile('hotplug'),
+    files: UNPLUGGING,
+    monitor: true,
+  })),
   ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
       name: `lab:${kernel}:${topology}`,
@@ -79,11 +89,11 @@ const labRuns: readonly LabRun[] = [
 ]
 
 const onHost = (directory: string): Suite => ({ directory, testSeconds: 20, totalSeconds: 600 })
-const inGuest = (kernel: string, topology: string): Suite => ({
+const inGuest = (kernel: string, topology: string, monitor = false): Suite => ({
   directory: 'lab',
   testSeconds: 300,
   totalSeconds: 1800,
-  guest: { kernel, topology },
+  guest: { kernel, topology, monitor },
 })
 
 const ASAN_BUILD = [
@@ -134,10 +144,10 @@ export const steps: readonly Step[] = [
     }),
   ),
   ...labRuns.map(
-    ({ name, kernel, topology, files }): Step => ({
+    ({ name, kernel, topology, files, monitor }): Step => ({
       name,
       lane: 'lab',
-      work: { ...inGuest(kernel, topology), ...(files !== undefined && { files }) },
+      work: { ...inGuest(kernel, topology, monitor), ...(files !== undefined && { files }) },
     }),
   ),
   {
