@@ -89,11 +89,6 @@ export class IrqLine implements IrqReceiver {
     }
   }
 
-  /** Has the kernel set up any vectors? */
-  get enabled(): boolean {
-    return this.#allocated > 0
-  }
-
   /** Whether a vector needs more than the kernel has set up. */
   exceeds(vector: number): boolean {
     return vector >= this.#allocated
@@ -167,8 +162,9 @@ export class IrqLine implements IrqReceiver {
     this.#poll.updateRef()
   }
 
+  /** Has the kernel set up any vectors, used or not? */
   get isEnabled(): boolean {
-    return this.#targets.size > 0
+    return this.#allocated > 0
   }
 
   /** The device closes, and its descriptor with it turns the interrupt off. */
