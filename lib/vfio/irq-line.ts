@@ -68,6 +68,8 @@ export class IrqLine implements IrqReceiver {
   /** More vectors, while the others go on. */
   add(vectors: readonly number[], own: ReadonlyMap<number, number> | null): void {
     for (const vector of vectors) {
+      // One of ours that is enabled may have something to deliver.
+      if (typeof (own?.get(vector) ?? this.#targets.get(vector)) === 'object') continue
       const targets = this.#targetsFor([vector], own)
       try {
         this.#set(vector, Int32Array.from(targets.values(), numberOf))

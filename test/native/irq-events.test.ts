@@ -89,6 +89,18 @@ describe('events of an interrupt', () => {
       }
     `))
 
+  it('of a vector that is added again are not lost', () =>
+    passes(`
+      const { irq, signal } = await enabled()
+      signal(1, 3)
+      const asks = asked().length
+      irq.add([1])
+      assert.equal(asked().length, asks)
+      const events = irq.events()
+      assert.deepEqual((await events.next()).value, { vector: 1, count: 3 })
+      await events.return()
+    `))
+
   it('of a hundred vectors at once arrive, all of them once', () =>
     passes(`
       const { irq, signal } = await enabled(100)
