@@ -68,6 +68,8 @@ export class IrqLine implements IrqReceiver {
   /** More vectors, while the others go on. */
   add(vectors: readonly number[], own: ReadonlyMap<number, number> | null): void {
     for (const vector of vectors) {
+      // One of ours that is enabled may have something to deliver.
+      if (typeof (own?.get(vector) ?? this.#targets.get(vector)) === 'object') continue
       const targets = this.#targetsFor([vector], own)
       try {
         this.#set(vector, Int32Array.from(targets.values(), numberOf))
@@ -87,11 +89,6 @@ export class IrqLine implements IrqReceiver {
       this.#set(vector, Int32Array.of(-1))
       this.#drop(vector)
     }
-  }
-
-  /** Has the kernel set up any vectors? */
-  get enabled(): boolean {
-    return this.#allocated > 0
   }
 
   /** Whether a vector needs more than the kernel has set up. */
@@ -167,8 +164,9 @@ export class IrqLine implements IrqReceiver {
     this.#poll.updateRef()
   }
 
+  /** Has the kernel set up any vectors, used or not? */
   get isEnabled(): boolean {
-    return this.#targets.size > 0
+    return this.#allocated > 0
   }
 
   /** The device closes, and its descriptor with it turns the interrupt off. */

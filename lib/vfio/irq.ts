@@ -68,7 +68,7 @@ export class VfioIrq {
       : { eventfds: vectors as ReadonlyMap<number, EventFd | number> }
     const own = this.#own(options)
     const wanted = this.#vectors(options, own, [])
-    if (!this.#line.enabled) {
+    if (!this.#line.isEnabled) {
       this.#line.enable(wanted, own)
       return
     }
