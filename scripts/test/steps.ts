@@ -140,6 +140,7 @@ export const steps: readonly Step[] = [
     (directory): Step => ({
       name: `asan:${directory}`,
       lane: 'host',
+      after: ['asan:build'],
       work: { ...onHost(directory), testSeconds: 120, totalSeconds: 1200, sanitized: true },
     }),
   ),
