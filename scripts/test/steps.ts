@@ -54,7 +54,9 @@ const MOVING = ['agreement', 'assign']
 const DRIVING = 'examples'
 /** Needs slots, and QEMU's monitor to unplug what is in them. */
 const UNPLUGGING = 'removal'
-const REST = `!${[...MOVING, DRIVING, UNPLUGGING].join(',')}`
+/** Likewise, on devices that can be broken. */
+const BREAKING = 'failing'
+const REST = `!${[...MOVING, DRIVING, UNPLUGGING, BREAKING].join(',')}`
 
 /**
  * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
@@ -71,13 +73,20 @@ const labRuns: readonly LabRun[] = [
     })),
     { name: `lab:${kernel}:${DRIVING}`, kernel, topology: topologyFile('disks'), files: DRIVING },
   ]),
-  ...[oldest, newest].map((kernel) => ({
-    name: `lab:${kernel}:${UNPLUGGING}`,
-    kernel,
-    topology: topologyFile('hotplug'),
-    files: UNPLUGGING,
-    monitor: true,
-  })),
+  ...[oldest, newest].flatMap((kernel) =>
+    (
+      [
+        [UNPLUGGING, 'hotplug'],
+        [BREAKING, 'failing'],
+      ] as const
+    ).map(([files, topology]) => ({
+      name: `lab:${kernel}:${files}`,
+      kernel,
+      topology: topologyFile(topology),
+      files,
+      monitor: true,
+    })),
+  ),
   ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
       name: `lab:${kernel}:${topology}`,

@@ -11,6 +11,15 @@ export interface MonitorEvent {
   readonly data?: Readonly<Record<string, unknown>>
 }
 
+/** What `query-pci` says of a device. */
+interface PciDevice {
+  readonly bus: number
+  readonly slot: number
+  readonly function: number
+  readonly qdev_id: string
+  readonly pci_bridge?: { readonly devices?: readonly PciDevice[] }
+}
+
 interface Answer {
   readonly id: string
   readonly return?: unknown
@@ -67,6 +76,21 @@ export class Monitor implements AsyncDisposable {
       }
       this.#listeners.add(listener)
     })
+  }
+
+  /** The addresses of all devices by the names that they have in the topology. */
+  async addresses(): Promise<Map<string, string>> {
+    const found = new Map<string, string>()
+    const walk = (devices: readonly PciDevice[]) => {
+      for (const { bus, slot, function: nr, qdev_id, pci_bridge } of devices) {
+        const hex = (value: number) => value.toString(16).padStart(2, '0')
+        found.set(qdev_id, `0000:${hex(bus)}:${hex(slot)}.${nr}`)
+        walk(pci_bridge?.devices ?? [])
+      }
+    }
+    const buses = (await this.execute('query-pci')) as readonly { devices: readonly PciDevice[] }[]
+    for (const { devices } of buses) walk(devices)
+    return found
   }
 
   /** Takes a device of the topology out of the machine, as far as its guest lets it go. */

@@ -6,32 +6,10 @@ import { isPresent } from './binding.js'
 import { Monitor } from './monitor.js'
 import { choose, freeAll, hasMsix, isAlone, open, refused } from './spare.js'
 
-/** What `query-pci` says of a device. */
-interface QemuDevice {
-  readonly bus: number
-  readonly slot: number
-  readonly function: number
-  readonly qdev_id: string
-  readonly pci_bridge?: { readonly devices?: readonly QemuDevice[] }
-}
-
-function* everyDevice(devices: readonly QemuDevice[]): IterableIterator<QemuDevice> {
-  for (const device of devices) {
-    yield device
-    yield* everyDevice(device.pci_bridge?.devices ?? [])
-  }
-}
-
 /** What QEMU calls the device at an address. */
-async function idOf(monitor: Monitor, address: string): Promise<string> {
-  const buses = (await monitor.execute('query-pci')) as { devices: QemuDevice[] }[]
-  for (const { devices } of buses) {
-    for (const device of everyDevice(devices)) {
-      const hex = (value: number) => value.toString(16).padStart(2, '0')
-      if (`0000:${hex(device.bus)}:${hex(device.slot)}.${device.function}` === address) return device.qdev_id
-    }
-  }
-  throw new Error(`QEMU knows no device at ${address}`)
+async function idOf(monitor: Monitor, wanted: string): Promise<string> {
+  for (const [id, address] of await monitor.addresses()) if (address === wanted) return id
+  throw new Error(`QEMU knows no device at ${wanted}`)
 }
 
 async function next(irq: VfioIrq): Promise<number> {
