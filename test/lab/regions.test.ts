@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import { VfioSystemError } from 'vfio'
+import { type PciDevice, type VfioRegion, VfioSystemError } from 'vfio'
 import { choose, freeAll, hasMsix, isAlone, isEdu, open, refused, returnAll, spare } from './spare.js'
 
 /** Registers of QEMU's edu device (docs/specs/edu.rst): 32 bits each below 0x80. */
@@ -9,6 +9,10 @@ const EDU = { identification: 0x00, liveness: 0x04 }
 /** Registers of an NVMe controller (NVM Express base specification, 3.1.3). */
 const NVME = { capabilities: 0x00, version: 0x08, adminSubmissionQueue: 0x28 }
 
+/** Registers of an e1000e (Intel 82574 datasheet, 10.2.4): what was raised by the second is in the first until it is read. */
+const E1000E = { cause: 0xc0, raise: 0xc8 }
+
+const isE1000e = ({ vendor, device }: PciDevice) => vendor === 0x8086 && device === 0x10d3
 const isNvme = (device: { class: number }) => device.class === 0x010802
 
 describe(`regions on ${release()}`, function () {
@@ -34,6 +38,26 @@ describe(`regions on ${release()}`, function () {
     assert.notEqual(bar.read64(EDU.identification, 'single'), 0xedcba987010000edn)
     assert.equal(bar.read64(EDU.identification, 'lo-hi'), 0xedcba987010000edn)
     assert.equal(bar.read64(EDU.identification, 'hi-lo'), 0xedcba987010000edn)
+  })
+
+  it('are read each time, also when nobody looks at what was read, however well it is compiled', async () => {
+    const { address } = choose('e1000e alone in its group', (device) => isE1000e(device) && isAlone(device))
+    await using opened = await open(address)
+    opened.device.config.setCommand({ memory: true })
+    const bar = opened.device.region('bar0')
+    const unseen = (region: VfioRegion) => {
+      region.write32(E1000E.raise, 4)
+      region.read32(E1000E.cause)
+      return region.read32(E1000E.cause)
+    }
+    const twice = (region: VfioRegion) => {
+      region.write32(E1000E.raise, 4)
+      return (region.read32(E1000E.cause) & 4) - (region.read32(E1000E.cause) & 4)
+    }
+    for (let round = 0; round < 100_000; round++) {
+      assert.equal(unseen(bar), 0, `round ${round}`)
+      assert.equal(twice(bar), 4, `round ${round}`)
+    }
   })
 
   it('are the same through the mapping and through the descriptor', async () => {
