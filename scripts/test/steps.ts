@@ -151,7 +151,7 @@ export const steps: readonly Step[] = [
     lane: 'host',
     work: { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] },
   },
-  ...['unit', 'native', 'lifecycle', 'package'].map(
+  ...['unit', 'cases', 'native', 'lifecycle', 'package'].map(
     (directory): Step => ({ name: directory, lane: 'host', work: onHost(directory) }),
   ),
   { name: 'asan:build', lane: 'host', work: { command: ASAN_BUILD } },
