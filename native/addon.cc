@@ -21,6 +21,30 @@ namespace {
 // No structure without capabilities is larger.
 constexpr size_t kAnswersSize = 64;
 
+/**
+ * What takes long to close when an environment ends: devices, the last close of which resets them. A region that is mapped
+ * would keep its device open.
+ */
+vfio::Calls::Resources TakeDevices(vfio::Handles& handles) {
+  for (const vfio::Resource& memory : handles.TakeAll(vfio::Memory::kTag)) {
+    static_cast<const vfio::Mapping*>(memory.get())->Release();
+  }
+  return handles.TakeAll(vfio::Device::kTag);
+}
+
+template <bool on>
+void KeepAlive(const Napi::CallbackInfo& info) {
+  vfio::CallsOf(info.Env()).KeepAlive(on);
+}
+
+/** How long calls stand to the event loop. */
+Napi::Object Loop(Napi::Env env) {
+  Napi::Object loop = Napi::Object::New(env);
+  loop.Set("ref", Napi::Function::New<KeepAlive<true>>(env));
+  loop.Set("unref", Napi::Function::New<KeepAlive<false>>(env));
+  return loop;
+}
+
 /** The word that tells of losses; where the runtime forbids memory of others there are no mappings, and so
  * none of their losses. */
 napi_value Losses(Napi::Env env) {
@@ -33,6 +57,7 @@ napi_value Losses(Napi::Env env) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
+  addon->calls = vfio::Calls::Open(env, [handles = addon->handles] { return TakeDevices(*handles); });
   addon->container = vfio::Container::Define(env);
   addon->group = vfio::Group::Define(env);
   addon->device = vfio::Device::Define(env);
@@ -61,6 +86,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   exports.Set("losses", Losses(env));
+  exports.Set("loop", Loop(env));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

@@ -130,9 +130,10 @@ export class DmaSpace {
             throw error
           }
           this.#confirm(span)
+          // In the same turn, so that whoever comes next finds the place free.
+          if (signal?.aborted) await this.#unmapNow(span)
         },
-        // Aborted while it ran.
-        { signal, discard: () => this.#unmapNow(span) },
+        { signal },
         this.map,
       )
     } catch (error) {

@@ -113,10 +113,16 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     const group = this.handle
     const handle = await group.run(
       async () => {
-        const device = await this.handle.native.openDevice(request, name)
-        return new DeviceHandle(device, `device ${name}`, group)
+        const device = new DeviceHandle(
+          await this.handle.native.openDevice(request, name),
+          `device ${name}`,
+          group,
+        )
+        // Closed meanwhile, so that nobody else would close it.
+        if (group.closed) void device.release()
+        return device
       },
-      { signal, subject: name, discard: (device) => device.release() },
+      { signal, subject: name, discard: (device) => void device.release() },
       this.openDevice,
     )
     return new VfioDevice(handle, name, this)
@@ -170,24 +176,29 @@ class Membership implements Dependent {
   }
 
   async release(): Promise<void> {
-    await this.#group.idle()
-    await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    do {
+      await this.#group.idle()
+      await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    } while (this.#group.busy)
     this.end()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
-    this.end()
+    if (this.#group.busy) void this.release()
+    else this.end()
   }
 
   /** Leaves the container, unless that has happened. */
   end(): void {
     if (this.#group.membership !== this) return
     this.forget()
+    // The kernel would let this thread wait for it; closing the descriptors settles that.
+    if (this.#group.busy) return
     try {
       this.#group.raw.unsetContainer()
     } catch {
-      // A device that still runs a call holds it; closing the descriptors settles that.
+      // A device that still runs a call holds it; closing the descriptors settles that too.
     }
   }
 

@@ -2,7 +2,7 @@ import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { VfioGroup } from './group.js'
-import { isBound, type OpenedDevice, openDevice, openGroup } from './open.js'
+import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
 
 /** What a reset did. */
 export interface ResetReport {
@@ -32,8 +32,9 @@ export async function resetDevice(
   address: string,
   { hot = false, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
-  await using opened = await openDevice(address, { seen, signal })
-  return hot ? await resetHot(seen, opened, signal) : await resetFunction(opened, signal)
+  return withOpenDevice(address, { seen, signal }, (opened) =>
+    hot ? resetHot(seen, opened, signal) : resetFunction(opened, signal),
+  )
 }
 
 async function resetFunction(
@@ -80,7 +81,7 @@ async function resetHot(
     const affected = devices.map(({ address }) => address)
     return { address: device.address, method: 'hot', affected, milliseconds }
   } finally {
-    for (const other of others) await other.close()
+    await closeAfter(others, signal)
   }
 }
 
