@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "util/failure.h"
@@ -65,7 +66,7 @@ Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result
   if (failed != 0) {
     // Which frees it: what is thrown tells the caller.
     deferred.Resolve(env.Undefined());
-    throw SystemFailure(failed, "pthread_create", "thread", name);
+    throw SystemFailure(failed, "pthread_create", "thread", std::string("a thread for ") + name);
   }
   return deferred.Promise();
 }
