@@ -21,7 +21,7 @@ export interface GroupStatus {
 }
 
 export interface OpenDeviceOptions {
-  /** Aborts the wait; a device that comes back later is closed again. */
+  /** Aborts the wait: the promise rejects at once, and a device that comes back later is closed again. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it. */
   readonly vfToken?: string | undefined
@@ -102,7 +102,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
 
   /**
    * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
-   * Opening resets the device.
+   * Opening resets the device, which runs on a thread of its own: see `VfioDevice.reset()` for what ends when.
    * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {

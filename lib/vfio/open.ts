@@ -29,6 +29,7 @@ export interface OpenedDevice {
 export interface OpenOptions {
   /** A look at the host that has the device; left out: a new one at this host. */
   readonly seen?: Snapshot | undefined
+  /** Aborts the wait: the promise rejects at once. What was opened closes by itself, after a call that still runs. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined

@@ -17,6 +17,7 @@ export interface ResetReport {
 export interface ResetDeviceOptions {
   /** Reset the whole slot or bus (`VFIO_DEVICE_PCI_HOT_RESET`), not this function alone. */
   readonly hot?: boolean
+  /** Aborts the wait: the promise rejects at once. A reset that has begun ends by itself, and the device closes then. */
   readonly signal?: AbortSignal | undefined
 }
 
