@@ -22,14 +22,19 @@ namespace {
 constexpr size_t kAnswersSize = 64;
 
 /**
- * What takes long to close when an environment ends: devices, the last close of which resets them. A region that is mapped
- * would keep its device open.
+ * What may take long to close when an environment ends: the last close of a device resets it, that of a group
+ * lets its memory go. A region that is mapped would keep its device open.
  */
-vfio::Calls::Resources TakeDevices(vfio::Handles& handles) {
+vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
   for (const vfio::Resource& memory : handles.TakeAll(vfio::Memory::kTag)) {
     static_cast<const vfio::Mapping*>(memory.get())->Release();
   }
-  return handles.TakeAll(vfio::Device::kTag);
+  vfio::Calls::Resources open;
+  for (const napi_type_tag* kind :
+       {&vfio::MigrationData::kTag, &vfio::Device::kTag, &vfio::Group::kTag, &vfio::Container::kTag}) {
+    for (vfio::Resource& resource : handles.TakeAll(*kind)) open.push_back(std::move(resource));
+  }
+  return open;
 }
 
 template <bool on>
@@ -57,7 +62,7 @@ napi_value Losses(Napi::Env env) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
-  addon->calls = vfio::Calls::Open(env, [handles = addon->handles] { return TakeDevices(*handles); });
+  addon->calls = vfio::Calls::Open(env, [handles = addon->handles] { return TakeOpen(*handles); });
   addon->container = vfio::Container::Define(env);
   addon->group = vfio::Group::Define(env);
   addon->device = vfio::Device::Define(env);

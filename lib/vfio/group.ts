@@ -61,7 +61,10 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     )
   }
 
-  /** Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). */
+  /**
+   * Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). While one of its devices is being opened the
+   * kernel makes this thread wait.
+   */
   status(): GroupStatus {
     let flags: number
     try {

@@ -14,7 +14,7 @@
 namespace vfio {
 namespace {
 
-// In milliseconds: longer than a function reset takes, so that a worker that ends leaves nothing open as a rule.
+// In milliseconds: longer than a function reset takes, so that a worker seldom leaves something open.
 constexpr uint64_t kGrace = 1000;
 // Enough for the services that know names of accounts, and little where all memory is locked.
 constexpr size_t kStack = 1 << 20;
@@ -27,7 +27,7 @@ int StartThread(void* (*body)(void*), void* data) {
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, kStack);
-  // Signals are for the threads of the program, save those of a fault, which belong to the thread that made it.
+  // Signals are for the threads of the program; only those of a fault come to whoever made it.
   sigset_t blocked, former;
   sigfillset(&blocked);
   for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
@@ -125,7 +125,7 @@ int Calls::Run(std::unique_ptr<Call>& call) {
     } catch (...) {
       call->failure = std::current_exception();
     }
-    // What it captured is let go here: the last reference to a descriptor closes it, and that may take long too.
+    // Here, because the last reference to a descriptor closes it, and that may take long too.
     call->execute = nullptr;
     const std::shared_ptr<Calls> calls = call->calls;
     calls->Finish(std::move(call));
@@ -147,14 +147,14 @@ int Calls::Run(std::unique_ptr<Call>& call) {
 void Calls::Finish(std::unique_ptr<Call> call) {
   {
     const Lock lock(mutex_);
-    if (!ended_) {
+    if (!ended_ && call->context) {
       running_--;
       finished_.push_back(std::move(call));
       uv_async_send(&async_);
       return;
     }
   }
-  // Without the lock, because what it brought closes here.
+  // Nobody is to be told. Without the lock, because what it brought closes here.
   call.reset();
   const Lock lock(mutex_);
   running_--;
@@ -185,6 +185,8 @@ void Calls::Settle(std::unique_ptr<Call> call) {
     try {
       if (call->failure) std::rethrow_exception(call->failure);
       call->deferred->Resolve(call->result(env_));
+      // What it brought has one owner, before that one hears of it.
+      call->result = nullptr;
     } catch (...) {
       call->deferred->Reject(ToError(env_).Value());
     }
@@ -226,14 +228,11 @@ void Calls::End() {
   }
   // The end of the main thread is that of the process, which closes everything by itself.
   if (is_over || loop_ == uv_default_loop()) return Close();
-  // A loop without a handle that keeps it going would not even be looked at.
-  uv_ref(reinterpret_cast<uv_handle_t*>(&async_));
   // Else the time may be the one from before a long computation.
   uv_update_time(loop_);
   uv_timer_init(loop_, &timer_);
   handles_++;
-  uv_timer_start(
-      &timer_, [](uv_timer_t* timer) { static_cast<Calls*>(timer->data)->Close(); }, kGrace, 0);
+  uv_timer_start(&timer_, [](uv_timer_t* timer) { static_cast<Calls*>(timer->data)->Close(); }, kGrace, 0);
 }
 
 void Calls::Close() {

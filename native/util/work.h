@@ -12,8 +12,8 @@
 namespace vfio {
 
 /**
- * One long system call on a thread of its own. Those of libuv's pool are few, files and names need them, and the end of
- * a process waits for them. What it captures stays alive until it has ended.
+ * One long system call on a thread of its own. Those of libuv's pool are few, files and names need them, and
+ * the end of a process waits for them. What it captures stays alive until it has ended.
  */
 class Work {
  public:
@@ -21,8 +21,8 @@ class Work {
   using Result = std::function<Napi::Value(Napi::Env)>;
 
   /**
-   * A promise for `result`, made after `execute` ran elsewhere; a SystemFailure where no thread is to be had. `execute`
-   * must not touch JavaScript.
+   * A promise for `result`, made after `execute` ran elsewhere; a SystemFailure where no thread is to be had.
+   * `execute` must not touch JavaScript.
    */
   static Napi::Value Start(Napi::Env env, const char* name, Execute execute, Result result);
   /** The same for a call that answers nothing. */
@@ -30,8 +30,8 @@ class Work {
 };
 
 /**
- * The long calls of one environment, whose end waits for them a moment and then leaves them behind: their threads end
- * by themselves, or with the process.
+ * The long calls of one environment, whose end waits for them a moment and then leaves them behind: their
+ * threads end by themselves, or with the process.
  */
 class Calls : public std::enable_shared_from_this<Calls> {
  public:
