@@ -48,6 +48,8 @@ export const IOCTL = {
   write: 'write',
   mmap: 'mmap',
   memfd: 'memfd',
+  /** Of a device. */
+  close: 'close',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
