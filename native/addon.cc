@@ -1,4 +1,5 @@
 #include <napi.h>
+#include <unistd.h>
 
 #include "account.h"
 #include "container.h"
@@ -28,6 +29,10 @@ napi_value Losses(Napi::Env env) {
   const napi_status status = napi_create_external_arraybuffer(env, &vfio::Mapping::Losses(), sizeof(uint32_t),
                                                               nullptr, nullptr, &buffer);
   return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof(uint32_t));
+}
+
+void HandleBusErrors(const Napi::CallbackInfo&) {
+  vfio::Mapping::HandleBusErrors();
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -61,6 +66,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   exports.Set("losses", Losses(env));
+  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  exports.Set("handleBusErrors", Napi::Function::New(env, HandleBusErrors));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

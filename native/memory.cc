@@ -83,16 +83,20 @@ Napi::FunctionReference Memory::Define(Napi::Env env) {
                                DefineMethod<&Memory::Close>("close"),
                                DefineMethod<&Memory::Lost>("lost"),
                                DefineMethod<&Memory::Restore>("restore"),
+                               DefineMethod<&Memory::Reserve>("reserve"),
                            }));
 }
 
 Napi::Value Memory::Close(const Napi::CallbackInfo& info) {
-  const Resource taken = Take();
-  if (!taken) return info.Env().Undefined();
-  static_cast<const Mapping*>(taken.get())->Release();
+  // Held until all is done: where the kernel refuses, the object stays open, as the memory does.
+  const std::shared_ptr<const Mapping> mapping = closed() ? nullptr : owned();
+  if (!mapping) return info.Env().Undefined();
+  mapping->Release();
+  Take();
   Napi::ArrayBuffer buffer = buffer_.Value();
   // One that was transferred is detached already; what it went to reads zeros from now on.
   if (!buffer.IsDetached()) buffer.Detach();
+  buffer_.Reset();
   return info.Env().Undefined();
 }
 
@@ -102,6 +106,11 @@ Napi::Value Memory::Lost(const Napi::CallbackInfo& info) {
 
 Napi::Value Memory::Restore(const Napi::CallbackInfo& info) {
   owned()->Restore();
+  return info.Env().Undefined();
+}
+
+Napi::Value Memory::Reserve(const Napi::CallbackInfo& info) {
+  owned()->Reserve();
   return info.Env().Undefined();
 }
 

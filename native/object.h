@@ -74,6 +74,7 @@ class Object {
   const Resource& resource() const;
   /** Leaves the object closed; what it stood for, empty where that has happened before. */
   Resource Take();
+  bool closed() const { return closed_; }
 
  private:
   static napi_value Construct(napi_env env, napi_callback_info info);
@@ -83,6 +84,7 @@ class Object {
   const napi_type_tag& tag_;
   const std::shared_ptr<Handles> handles_;
   uint32_t id_;
+  bool closed_ = false;
 };
 
 /** The same for one class: `T` has a static `kTag`, `kName` and `Class(Addon&)`; `R` is what it stands for.

@@ -40,7 +40,7 @@ describe('any arguments to the addon', () => {
           const eventfd = invoke(classOf('EventFd'), 'create')
           const poll = invoke(classOf('Poll'), 'open', () => {})
           const file = invoke(classOf('MemoryFile'), 'create', 16 * PAGE, 0)
-          const memory = invoke(file, 'map', 0, 16 * PAGE)
+          const memory = invoke(file, 'map', 0, 16 * PAGE, 0)
           // Half of it is not there.
           const registers = invoke(device, 'map', 0, 32 * PAGE)
           const kvm = invoke(classOf('KvmVfio'), 'create', openSync('/dev/vfio/machine', 'r+'))
