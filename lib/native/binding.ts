@@ -15,8 +15,8 @@ export interface Binding {
     duplicate(descriptor: number): NativeMemoryFile
   }
   readonly Memory: abstract new () => NativeMemory
-  /** One 32-bit word: how often an access of this process found nothing behind device memory that was mapped. */
-  readonly losses: ArrayBuffer
+  /** 32-bit words of this process: how often an access found nothing behind device memory, and how many mappings are open. */
+  readonly mappingCounts: ArrayBuffer
   /** That of this system, in bytes (`sysconf(3)`). */
   readonly pageSize: number
   /** Takes SIGBUS back after somebody gave it another handler, who gets what is not ours. Nothing before a first mapping. */

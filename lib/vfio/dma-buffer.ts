@@ -4,7 +4,7 @@ import type { NativeMemory, NativeMemoryFile } from '../native/binding.js'
 import { guardBusErrors } from '../native/bus-errors.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkInteger, show } from './arguments.js'
-import { checkRoom, explainMemory } from './memory-errors.js'
+import { checkMappings, checkRoom, explainMemory } from './memory-errors.js'
 import { call, translate } from './translate.js'
 
 const HUGE_PAGE_SIZE = 2 ** 21
@@ -31,8 +31,8 @@ export interface DmaBufferOptions {
  * because somebody cuts the file short, ends the process at the next access (SIGBUS) with a sentence on standard error: what
  * a device has by then is another page. The memory of `allocate()` cannot be cut short, nor can a memfd that may be sealed.
  *
- * Each has a descriptor and a memory mapping of the process: there are as many as RLIMIT_NOFILE (`ulimit -n`) and the sysctl
- * vm.max_map_count (65530) allow. `close()` gives both back at once.
+ * Each has a descriptor and a memory mapping of the process: there are as many as RLIMIT_NOFILE (`ulimit -n`) and 15 of 16
+ * that the sysctl vm.max_map_count allows (61435 by default). `close()` gives both back at once.
  */
 export class DmaBuffer {
   /** In bytes; a multiple of the page size. */
@@ -58,7 +58,8 @@ export class DmaBuffer {
    * New memory, zeroed. The size is rounded up to whole pages: the system's, or those of an IOMMU that was set before
    * (`setIommu()`) where they are larger. The thread waits until the kernel has all of it: a second takes some GiB.
    * @throws VfioError `ERR_VFIO_NO_MEMORY` where the host or the control group has not so much to spare
-   * @throws VfioSystemError `ENOMEM` where the host has not so many free huge pages, or at vm.max_map_count, `EMFILE` at
+   * `ERR_VFIO_TOO_MANY` near vm.max_map_count
+   * @throws VfioSystemError `ENOMEM` where the host has not so many free huge pages, or at RLIMIT_AS, `EMFILE` at
    * RLIMIT_NOFILE
    */
   static allocate(size: number, options: DmaBufferOptions = {}): DmaBuffer {
@@ -80,7 +81,7 @@ export class DmaBuffer {
    * is duplicated and stays the caller's. `offset` and `size` in bytes, multiples of the page size of the file. What the
    * file has no space for yet is taken now; the thread waits. A memfd is sealed against shrinking, where it allows seals:
    * give one of those, because nothing keeps another program from cutting another file short.
-   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` for what is no file, or not so large; `ERR_VFIO_NO_MEMORY`
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` for what is no file, or not so large; `ERR_VFIO_NO_MEMORY`, `ERR_VFIO_TOO_MANY`
    * @throws VfioSystemError `EBADF`, `EACCES`, `ENODEV` where the file cannot be mapped, `ENOSPC` where its file system has
    * no space for all of it, `EINVAL` where that cannot be taken in advance
    */
@@ -168,6 +169,7 @@ function map(file: NativeMemoryFile, offset: number, size: number, beforeReservi
   guardBusErrors()
   let memory: NativeMemory | undefined
   try {
+    checkMappings()
     memory = file.map(offset, size, iommuPage)
     beforeReserving()
     memory.reserve()

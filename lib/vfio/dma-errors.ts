@@ -55,7 +55,11 @@ function outsideOrUneven(
   const page = pageSizes[0] ?? BigInt(systemPage)
   const size = span.end - span.start + 1n
   if (span.start % page !== 0n || size % page !== 0n) {
-    return `${hex(span.start)} and ${hex(size)} must be multiples of the page size, ${hex(page)}`
+    const cure =
+      size % page !== 0n && page > BigInt(systemPage)
+        ? ': buffers that are allocated after setIommu() have whole pages of the IOMMU'
+        : ''
+    return `${hex(span.start)} and ${hex(size)} must be multiples of the page size, ${hex(page)}${cure}`
   }
   if (BigInt(offset) % page !== 0n) {
     return `the offset in the buffer, ${hex(BigInt(offset))}, must be a multiple of the page size, ${hex(page)}`

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
+import { binding } from '../native/load.js'
 
 /** Below this a look at how much there is would take longer than the allocation. */
 const WORTH_A_LOOK = 64 * 2 ** 20
@@ -13,17 +14,32 @@ export function explainMemory(error: unknown): unknown {
 }
 
 function limitMet(): string | null {
-  const maps = read('/proc/self/maps')
-  const most = numberIn('/proc/sys/vm/max_map_count', /^(\d+)/)
-  const count = maps === null ? 0 : maps.split('\n').length - 1
-  // A call may need up to three of them.
-  if (most !== null && count + 3 >= most) {
-    return `this process has ${count} memory mappings of at most ${most}, and each DmaBuffer is one: close some, take larger ones, or raise the sysctl vm.max_map_count`
-  }
   const limit = numberIn('/proc/self/limits', /^Max address space\s+(\d+)/m)
   const used = numberIn('/proc/self/status', /^VmSize:\s+(\d+) kB/m)
   if (limit === null || used === null) return null
   return `this process has ${used} KiB of address space of at most ${Math.floor(limit / 1024)} KiB (RLIMIT_AS): close some memory, or raise the limit (\`ulimit -v\`, LimitAS= of systemd)`
+}
+
+let counts: Uint32Array | undefined
+let mostMappings = 0
+
+/**
+ * Refuses one more mapping into this process where hardly one is left: the runtime needs some too, and ends the process
+ * when it gets none.
+ * @throws VfioError `ERR_VFIO_TOO_MANY`
+ */
+export function checkMappings(): void {
+  counts ??= new Uint32Array(binding().mappingCounts, 4, 1)
+  const open = counts[0] ?? 0
+  if (open < mostMappings) return
+  // For the first time, or perhaps it was raised.
+  const limit = numberIn('/proc/sys/vm/max_map_count', /^(\d+)/)
+  mostMappings = limit === null ? Number.POSITIVE_INFINITY : limit - Math.floor(limit / 16)
+  if (open < mostMappings) return
+  throw new VfioError(
+    'ERR_VFIO_TOO_MANY',
+    `${open} pieces of memory are mapped, and the rest of the ${limit} memory mappings that a process may have is for the runtime: close some, take larger ones, or raise the sysctl vm.max_map_count`,
+  )
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { NativeMemory } from '../native/binding.js'
 import { guardBusErrors } from '../native/bus-errors.js'
-import { explainMemory } from './memory-errors.js'
+import { checkMappings, explainMemory } from './memory-errors.js'
 import type { VfioRegion } from './region.js'
 import { call, translate } from './translate.js'
 
@@ -64,6 +64,7 @@ export function mapRegion(
 ): RegionMapping {
   const { handle } = region.device
   guardBusErrors()
+  checkMappings()
   const memory = explained(() => handle.native.map(position, length))
   handle.attach(memory)
   return new RegionMapping(region, memory, offset, length)

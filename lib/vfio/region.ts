@@ -196,7 +196,8 @@ export class VfioRegion {
    * access of such memory. One that is added on the main thread while only worker threads map anything is an exception:
    * add it before they do.
    * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where that part may not be mapped, with the parts that may
-   * @throws VfioSystemError `ENOMEM` at vm.max_map_count or RLIMIT_AS
+   * @throws VfioError `ERR_VFIO_TOO_MANY` near vm.max_map_count
+   * @throws VfioSystemError `ENOMEM` at RLIMIT_AS
    */
   map(options: { offset?: number; length?: number } = {}): RegionMapping {
     if (typeof options !== 'object' || options === null)

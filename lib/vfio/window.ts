@@ -4,7 +4,7 @@ import { guardBusErrors } from '../native/bus-errors.js'
 import { binding } from '../native/load.js'
 import type { MappableArea } from './capabilities.js'
 import type { Handle } from './handle.js'
-import { explainMemory } from './memory-errors.js'
+import { checkMappings, explainMemory } from './memory-errors.js'
 import { restore } from './region-mapping.js'
 import { translate } from './translate.js'
 
@@ -75,7 +75,7 @@ export class Windows {
           }))
           .filter(({ start, end }) => start < end)
       : []
-    this.losses = new Uint32Array(binding().losses)
+    this.losses = new Uint32Array(binding().mappingCounts, 0, 1)
     this.seenLosses = this.losses[0] ?? 0
   }
 
@@ -115,6 +115,7 @@ export class Windows {
     const { native } = this.#handle
     guardBusErrors()
     try {
+      checkMappings()
       const memory = native.map(this.#position + start, length)
       const window = windowOver(start, length, memory.buffer, memory)
       this.#made.push(window)

@@ -43,7 +43,7 @@ constexpr char kGone[] =
 // So that a signal costs little: the kernel begins from the start when one comes.
 constexpr int64_t kReservedAtOnce = 64 << 20;
 
-std::atomic<uint32_t> losses{0};
+Mapping::Counts counts;
 
 size_t PageSize() {
   static const size_t size = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
@@ -108,7 +108,7 @@ bool Absorb(uintptr_t address) {
   }
   std::memset(page, 0xff, PageSize());
   slot->faults.fetch_add(1, std::memory_order_release);
-  losses.fetch_add(1, std::memory_order_release);
+  counts.losses.fetch_add(1, std::memory_order_release);
   return true;
 }
 
@@ -204,6 +204,7 @@ Mapping::Mapping(const SharedFd& file, Behind behind, const char* request, int64
     ::munmap(data_, size_);
     throw;
   }
+  counts.open.fetch_add(1);
   restored_.store(slot_->faults.load());
   slot_->size.store(size, std::memory_order_release);
   slot_->begin.store(reinterpret_cast<uintptr_t>(data_), std::memory_order_release);
@@ -219,6 +220,7 @@ void Mapping::Forget() const {
   slot_->begin.store(0, std::memory_order_release);
   SlotsOf<Slot>(behind_).Give(slot_);
   slot_ = nullptr;
+  counts.open.fetch_sub(1);
 }
 
 /** The file at any address of this alignment. */
@@ -305,8 +307,8 @@ void Mapping::Release() const {
   Forget();
 }
 
-std::atomic<uint32_t>& Mapping::Losses() {
-  return losses;
+Mapping::Counts& Mapping::CountsOfProcess() {
+  return counts;
 }
 
 void Mapping::HandleBusErrors() {

@@ -38,8 +38,12 @@ class Mapping {
   /** Lets the file go; the addresses then have memory of their own, which reads zero. */
   void Release() const;
 
-  /** How often an access of this process found nothing behind a device: one word for all of them. */
-  static std::atomic<uint32_t>& Losses();
+  /** Of this process: how often an access found nothing behind a device, and how many of these are open. */
+  struct Counts {
+    std::atomic<uint32_t> losses{0};
+    std::atomic<uint32_t> open{0};
+  };
+  static Counts& CountsOfProcess();
   /** Takes SIGBUS back, after somebody has given it another handler, who gets what is not ours. */
   static void HandleBusErrors();
 

@@ -194,7 +194,7 @@ describe('any arguments to the addon', () => {
         const targets: Target[] = []
         /** Those that run on other threads, or make the kernel map memory, take a hundred times as long. */
         const SLOW =
-          /^(open|openDevice|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|create|duplicate|readTree)$/
+          /^(open|openDevice|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|reserve|create|duplicate|readTree)$/
         const SLOWEST = /^find/
         const shareOf = (name: string) => (SLOWEST.test(name) ? 0.001 : SLOW.test(name) ? 0.05 : 1)
         const add = (
