@@ -10,9 +10,8 @@ uint32_t Handles::Add(const napi_type_tag& kind, Resource resource) {
     entries_.emplace_back();
   }
   if (free_.empty()) {
-    throw Refusal("ERR_VFIO_TOO_MANY",
-                  "this thread has " + std::to_string(kMostHandles) +
-                      " objects of VFIO open, and no more at a time: close some");
+    throw Refusal("ERR_VFIO_TOO_MANY", "this thread has " + std::to_string(kMostHandles) +
+                                           " objects of VFIO open, and no more at a time: close some");
   }
   const uint32_t index = free_.front();
   free_.pop_front();

@@ -81,6 +81,12 @@ Napi::Value MemoryFile::Map(const Napi::CallbackInfo& info) {
   struct statfs system;
   const bool is_huge =
       ::fstatfs(file->number(), &system) == 0 && static_cast<uint32_t>(system.f_type) == kHugePageFiles;
+  const int64_t page = is_huge ? system.f_bsize : 1;
+  // The kernel would round a size up here, and not where it is unmapped.
+  if (position % page != 0 || size % page != 0) {
+    BadArgument(info.Env(), "offset and size must be multiples of " + std::to_string(page) +
+                                ", the size of the huge pages of this file");
+  }
   // Huge pages have places of their own alignment, and no others.
   return Memory::Adopt(info.Env(), std::make_shared<const Mapping>(
                                        file, Mapping::Behind::kMemory, is_huge ? kHugePages : kMemory,

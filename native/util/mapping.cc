@@ -40,7 +40,7 @@ constexpr char kGone[] =
     "vfio: memory of a DmaBuffer is gone: somebody cut its file short, or the page failed. Devices may have "
     "another page than this program by now, so the process ends (SIGBUS).\n";
 
-// So that a signal costs little: the kernel begins from the start when one comes.
+// After a signal, for which the kernel gives back all that one call has taken.
 constexpr int64_t kReservedAtOnce = 64 << 20;
 
 Mapping::Counts counts;
@@ -172,7 +172,8 @@ void Install(bool over_others) {
   const std::lock_guard<std::mutex> guard(installing);
   struct sigaction now {};
   if (::sigaction(SIGBUS, nullptr, &now) < 0 || now.sa_sigaction == OnBusError<Slot>) return;
-  const bool is_free = !(now.sa_flags & SA_SIGINFO) && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN);
+  const bool is_free =
+      !(now.sa_flags & SA_SIGINFO) && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN);
   // Who has put a handler over ours passes on what is not his, or else HandleBusErrors() is called: two that
   // each have the other one for former would go in circles.
   if (former.load() && !is_free && !over_others) return;
@@ -230,7 +231,8 @@ char* Mapping::MapFile(size_t alignment) const {
   const size_t spare = alignment > PageSize() ? alignment : 0;
   char* place = nullptr;
   if (spare > 0) {
-    void* const room = ::mmap(nullptr, size_ + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const room =
+        ::mmap(nullptr, size_ + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) throw SystemFailure(errno, "mmap", request_, file->path());
     place = static_cast<char*>(room);
   }
@@ -259,7 +261,8 @@ void Mapping::Restore() const {
   if (!lost()) return;
   // One that comes from now on counts as lost still, which is true or does no harm.
   const uint32_t faults = slot_->faults.load(std::memory_order_acquire);
-  // Elsewhere first: where this fails, nothing has changed. MAP_FIXED may fail with nothing left at its place.
+  // Elsewhere first: where this fails, nothing has changed. MAP_FIXED may fail with nothing left at its
+  // place.
   char* const fresh = MapFile(0);
   if (::mremap(fresh, size_, size_, MREMAP_MAYMOVE | MREMAP_FIXED, data_) == MAP_FAILED) {
     const int error = errno;
@@ -280,16 +283,20 @@ void Mapping::Reserve() const {
   // No space is taken beyond the end, where no access finds it.
   if (behind_ == Behind::kDevice || end > status.st_size)
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this part of the file is not there");
+  // All at once, because most file systems keep nothing of a call that fails.
+  int64_t most = end - position_;
   for (int64_t at = position_; at < end;) {
-    const int64_t length = std::min(end - at, kReservedAtOnce);
+    const int64_t length = std::min(end - at, most);
     if (::fallocate(file->number(), FALLOC_FL_KEEP_SIZE, at, length) == 0) {
       at += length;
+      if (at == end) return;
+    } else if (errno == EINTR) {
+      most = kReservedAtOnce;
     } else if (errno == EOPNOTSUPP || errno == ENOSYS) {
       break;
-    } else if (errno != EINTR) {
+    } else {
       throw SystemFailure(errno, "fallocate", request_, file->path());
     }
-    if (at >= end) return;
   }
   // A file system without reservations: what was written once is there.
   while (::madvise(data_, size_, MADV_POPULATE_WRITE) < 0) {

@@ -20,7 +20,8 @@ class Mapping {
  public:
   enum class Behind { kDevice, kMemory };
 
-  /** `alignment` is that of its address, a power of two; what is not above the system's page is had anyway. */
+  /** `alignment` is that of its address, a power of two; what is not above the system's page is had anyway.
+   */
   Mapping(const SharedFd& file, Behind behind, const char* request, int64_t position, size_t size,
           size_t alignment = 0);
   ~Mapping();
