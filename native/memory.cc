@@ -88,11 +88,9 @@ Napi::FunctionReference Memory::Define(Napi::Env env) {
 }
 
 Napi::Value Memory::Close(const Napi::CallbackInfo& info) {
-  // Held until all is done: where the kernel refuses, the object stays open, as the memory does.
-  const std::shared_ptr<const Mapping> mapping = closed() ? nullptr : owned();
-  if (!mapping) return info.Env().Undefined();
-  mapping->Release();
-  Take();
+  const Resource taken = Take();
+  if (!taken) return info.Env().Undefined();
+  static_cast<const Mapping*>(taken.get())->Release();
   Napi::ArrayBuffer buffer = buffer_.Value();
   // One that was transferred is detached already; what it went to reads zeros from now on.
   if (!buffer.IsDetached()) buffer.Detach();

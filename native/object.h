@@ -74,7 +74,6 @@ class Object {
   const Resource& resource() const;
   /** Leaves the object closed; what it stood for, empty where that has happened before. */
   Resource Take();
-  bool closed() const { return closed_; }
 
  private:
   static napi_value Construct(napi_env env, napi_callback_info info);

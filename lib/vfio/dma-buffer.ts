@@ -1,13 +1,14 @@
-import { fstatSync, type Stats } from 'node:fs'
+import { fstatSync, type Stats, statfsSync } from 'node:fs'
 import { VfioError } from '../errors.js'
 import type { NativeMemory, NativeMemoryFile } from '../native/binding.js'
-import { guardBusErrors } from '../native/bus-errors.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { checkMappings, checkRoom, explainMemory } from './memory-errors.js'
 import { call, translate } from './translate.js'
 
 const HUGE_PAGE_SIZE = 2 ** 21
+/** Of `<linux/magic.h>`; a memfd has it too. */
+const TMPFS_MAGIC = 0x01021994
 
 /** Buffers have whole pages of this size from a multiple of it on, where the system's are smaller: those of IOMMUs. */
 let iommuPage = 0
@@ -166,7 +167,6 @@ export class DmaBuffer {
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 function map(file: NativeMemoryFile, offset: number, size: number, beforeReserving: () => void): DmaBuffer {
-  guardBusErrors()
   let memory: NativeMemory | undefined
   try {
     checkMappings()
@@ -192,8 +192,18 @@ function checkFile(file: NativeMemoryFile, fd: number, offset: number, size: num
   if (offset + size > stats.size) {
     throw badArgument(`descriptor ${fd} has ${stats.size} bytes, so ${size} from ${offset} on are not in it`)
   }
-  // Of what the file has, nobody knows where it lies: at most all of the rest is outside of the part.
-  checkRoom(Math.min(size, stats.size - stats.blocks * 512))
+  // What it has already may be in the part or outside of it.
+  if (isInMemory(file)) checkRoom(Math.min(size, stats.size - stats.blocks * 512))
+}
+
+/** Huge pages have a pool of their own, and a disk its space. */
+function isInMemory(file: NativeMemoryFile): boolean {
+  try {
+    return statfsSync(`/proc/self/fd/${file.number()}`).type === TMPFS_MAGIC
+  } catch {
+    // Without /proc the kernel's own answer is all there is.
+    return false
+  }
 }
 
 function kindOf(stats: Stats): string {

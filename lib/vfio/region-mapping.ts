@@ -1,5 +1,4 @@
 import type { NativeMemory } from '../native/binding.js'
-import { guardBusErrors } from '../native/bus-errors.js'
 import { checkMappings, explainMemory } from './memory-errors.js'
 import type { VfioRegion } from './region.js'
 import { call, translate } from './translate.js'
@@ -63,7 +62,6 @@ export function mapRegion(
   length: number,
 ): RegionMapping {
   const { handle } = region.device
-  guardBusErrors()
   checkMappings()
   const memory = explained(() => handle.native.map(position, length))
   handle.attach(memory)

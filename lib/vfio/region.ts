@@ -192,9 +192,9 @@ export class VfioRegion {
   /**
    * Maps a part of the region, for bulk data: `offset` a multiple of the system's page size, `length` in bytes; left out:
    * all of it. The buffer is detached when the mapping or the device is closed. Registers are for the methods above: a
-   * typed array promises no width. While something is mapped, a listener of SIGBUS on `process` hears only what is not an
-   * access of such memory. One that is added on the main thread while only worker threads map anything is an exception:
-   * add it before they do.
+   * typed array promises no width. A listener of SIGBUS on `process` does not hear of accesses
+   * that find nothing here; one that is added on the main thread while only workers have loaded this package takes them,
+   * and must be added before they map something.
    * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where that part may not be mapped, with the parts that may
    * @throws VfioError `ERR_VFIO_TOO_MANY` near vm.max_map_count
    * @throws VfioSystemError `ENOMEM` at RLIMIT_AS

@@ -1,6 +1,5 @@
 import { VfioError } from '../errors.js'
 import type { NativeDevice, NativeMemory } from '../native/binding.js'
-import { guardBusErrors } from '../native/bus-errors.js'
 import { binding } from '../native/load.js'
 import type { MappableArea } from './capabilities.js'
 import type { Handle } from './handle.js'
@@ -113,7 +112,6 @@ export class Windows {
     // A copy may go over two windows: the descriptor takes it.
     if (offset + size > start + length) return null
     const { native } = this.#handle
-    guardBusErrors()
     try {
       checkMappings()
       const memory = native.map(this.#position + start, length)

@@ -39,6 +39,10 @@ namespace {
 constexpr char kGone[] =
     "vfio: memory of a DmaBuffer is gone: somebody cut its file short, or the page failed. Devices may have "
     "another page than this program by now, so the process ends (SIGBUS).\n";
+constexpr char kNoPage[] =
+    "vfio: nothing answers where device memory is mapped, and the process has no memory mapping left for "
+    "ones "
+    "in its place (vm.max_map_count, RLIMIT_DATA), so it ends (SIGBUS).\n";
 
 // After a signal, for which the kernel gives back all that one call has taken.
 constexpr int64_t kReservedAtOnce = 64 << 20;
@@ -98,16 +102,14 @@ Slots<Slot>& SlotsOf(Mapping::Behind behind) {
 
 /** Puts a page of ones where no device answered. */
 template <typename Slot>
-bool Absorb(uintptr_t address) {
-  Slot* const slot = SlotsOf<Slot>(Mapping::Behind::kDevice).Find(address);
-  if (!slot) return false;
+bool Absorb(Slot& slot, uintptr_t address) {
   void* const page = reinterpret_cast<void*>(address & ~(PageSize() - 1));
   if (::mmap(page, PageSize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
       MAP_FAILED) {
     return false;
   }
   std::memset(page, 0xff, PageSize());
-  slot->faults.fetch_add(1, std::memory_order_release);
+  slot.faults.fetch_add(1, std::memory_order_release);
   counts.losses.fetch_add(1, std::memory_order_release);
   return true;
 }
@@ -133,6 +135,13 @@ void End(int signal) {
   ::raise(signal);
 }
 
+template <size_t size>
+void EndWith(const char (&sentence)[size], int signal) {
+  // Nothing is left to be done where standard error is gone too.
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, sentence, size - 1);
+  End(signal);
+}
+
 void PassOn(int signal, siginfo_t* info, void* context, bool is_fault) {
   const struct sigaction& next = *former.load(std::memory_order_acquire);
   if (next.sa_flags & SA_SIGINFO) {
@@ -148,22 +157,21 @@ void PassOn(int signal, siginfo_t* info, void* context, bool is_fault) {
 template <typename Slot>
 void OnBusError(int signal, siginfo_t* info, void* context) {
   const int saved = errno;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
   // Codes above 0 come from the kernel; anything else was sent by a program and has no address.
   const bool is_fault = info->si_code > 0;
-  if (is_fault && info->si_code == BUS_ADRERR && Absorb<Slot>(address)) {
+  const uintptr_t address = is_fault ? reinterpret_cast<uintptr_t>(info->si_addr) : 0;
+  Slot* const device =
+      info->si_code == BUS_ADRERR ? SlotsOf<Slot>(Mapping::Behind::kDevice).Find(address) : nullptr;
+  if (device) {
+    if (!Absorb(*device, address)) EndWith(kNoPage, signal);
+  } else if (SlotsOf<Slot>(Mapping::Behind::kMemory).Find(address)) {
+    EndWith(kGone, signal);
+  } else {
     errno = saved;
-    return;
-  }
-  if (is_fault && SlotsOf<Slot>(Mapping::Behind::kMemory).Find(address)) {
-    // Nothing is left to be done where standard error is gone too.
-    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kGone, sizeof kGone - 1);
-    End(signal);
-    errno = saved;
+    PassOn(signal, info, context, is_fault);
     return;
   }
   errno = saved;
-  PassOn(signal, info, context, is_fault);
 }
 
 /** `over_others`: also where somebody has a handler there by now. */
@@ -304,14 +312,14 @@ void Mapping::Reserve() const {
   }
 }
 
-void Mapping::Release() const {
-  constexpr int kOwn = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-  // What cannot be written is no data to the kernel, whose limit (RLIMIT_DATA) may be reached.
-  if (::mmap(data_, size_, PROT_READ | PROT_WRITE, kOwn, -1, 0) == MAP_FAILED &&
-      ::mmap(data_, size_, PROT_NONE, kOwn, -1, 0) == MAP_FAILED) {
-    throw SystemFailure(errno, "mmap", request_, "memory that is closed");
-  }
+void Mapping::Release() const noexcept {
   Forget();
+  constexpr int kOwn = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (::mmap(data_, size_, PROT_READ | PROT_WRITE, kOwn, -1, 0) != MAP_FAILED) return;
+  // What cannot be written is no data to the kernel, whose limit may be reached (RLIMIT_DATA). Where even
+  // that fails, the file stays until the last owner goes: the finalizer of the buffer, in the next turn of
+  // the loop.
+  ::mmap(data_, size_, PROT_NONE, kOwn, -1, 0);
 }
 
 Mapping::Counts& Mapping::CountsOfProcess() {

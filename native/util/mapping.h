@@ -37,7 +37,7 @@ class Mapping {
   /** Takes the space of the file that it needs and has not yet, so that no later access finds nothing. */
   void Reserve() const;
   /** Lets the file go; the addresses then have memory of their own, which reads zero. */
-  void Release() const;
+  void Release() const noexcept;
 
   /** Of this process: how often an access found nothing behind a device, and how many of these are open. */
   struct Counts {

@@ -277,6 +277,30 @@ describe('what a buffer has is what its file has', function () {
     }
   })
 
+  it('also where each step failed once before', async () => {
+    for (const call of ['memfd', 'mmap', 'fallocate', 'madvise'] as const) {
+      const answers: FakeAnswer[] = [
+        { call, returns: -12 },
+        { call, returns: 0 },
+      ]
+      if (call === 'madvise') answers.unshift({ call: 'fallocate', returns: -95 })
+      await withFake(answers, async ({ vfio, failure }) => {
+        const { readdirSync, readSync } = await import('node:fs')
+        vfio.EventFd.create()
+        const before = readdirSync('/proc/self/fd').length
+        const error = await failure(() => vfio.DmaBuffer.allocate(8192))
+        assert(error instanceof vfio.VfioSystemError, error.stack)
+        assert.equal(error.code, 'ENOMEM')
+        assert.equal(readdirSync('/proc/self/fd').length, before)
+        const buffer = vfio.DmaBuffer.allocate(8192)
+        buffer.bytes.fill(5)
+        const found = new Uint8Array(8192)
+        readSync(buffer.fd, found, 0, 8192, 0)
+        assert(found.every((byte) => byte === 5))
+      })
+    }
+  })
+
   it('also where signals come all the time, or the file system reserves nothing', async () => {
     for (const answers of [
       [...Array(5).fill({ call: 'fallocate', returns: -4 }), { call: 'fallocate' }],

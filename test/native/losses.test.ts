@@ -124,6 +124,22 @@ describe('memory that is not there', function () {
     })
   }
 
+  it('is not what a window is whose first mapping fails', async () => {
+    await withFake(
+      [OPENS, MAPPED, { call: 'mmap', returns: -12 }, { call: 'mmap', returns: -11 }, { call: 'mmap' }],
+      async ({ openGroup, memoryOf, failure }) => {
+        const { truncateSync } = await import('node:fs')
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        truncateSync(memoryOf('0000:01:00.0'), 2 ** 40 + 0x4000)
+        const bar = device.region(1)
+        assert.equal((await failure(() => bar.read32(0))).code, 'ENOMEM')
+        assert.equal((await failure(() => bar.map())).code, 'EAGAIN')
+        bar.write32(0, 3)
+        assert.equal(new Uint32Array(bar.map().buffer)[0], 3)
+      },
+    )
+  })
+
   it('stays lost in a mapping whose restore fails, with all that it had', async () => {
     await withFake(
       [OPENS, MAPPED, { call: 'mmap' }, { call: 'mmap', returns: -11 }, { call: 'mmap' }],
@@ -201,6 +217,26 @@ describe('memory that is not there', function () {
         }
       }
     }
+  })
+
+  it('and has no page of ones in its place ends the process with a sentence', async () => {
+    const source = `
+      import { execFileSync } from 'node:child_process'
+      const device = await openGroup().group.openDevice('0000:01:00.0')
+      fs.truncateSync(memoryOf('0000:01:00.0'), 2 ** 40 + 0x1000)
+      const words = new Uint32Array(device.region(1).map().buffer)
+      process.on('SIGBUS', () => console.log('heard'))
+      console.log(words[0])
+      execFileSync('prlimit', ['--pid', String(process.pid), '--data=4096:4096'])
+      words[0x2000 / 4]
+    `
+    const options = { environment: { ASAN_OPTIONS: `${process.env.ASAN_OPTIONS ?? ''}:handle_sigbus=0` } }
+    const outcome = await runSource(source, [OPENS, MAPPED], options)
+    assert.deepEqual([outcome.code, outcome.signal, outcome.stdout], [null, 'SIGBUS', '0\n'])
+    assert.match(
+      outcome.stderr,
+      /^vfio: nothing answers where device memory is mapped, .*ends \(SIGBUS\)\.\n$/,
+    )
   })
 
   it('that the kernel finds gone is an error of its call', async () => {
