@@ -11,6 +11,7 @@
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
 // The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log; what was asked
 // of interrupts and of memory too. What it opens is memory, named after it: a test finds it in /proc/self/fd and fills it.
+// Another file that is below $FAKE_ROOT is opened there.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -151,7 +152,13 @@ int open(const char *path, int flags, ...) {
   va_start(arguments, flags);
   mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
   va_end(arguments);
-  return strncmp(path, "/dev/vfio/", 10) == 0 ? fake_open(path) : real_open(path, flags, mode);
+  if (strncmp(path, "/dev/vfio/", 10) == 0) return fake_open(path);
+  const char *root = getenv("FAKE_ROOT");
+  char other[4096];
+  if (root && path[0] == '/' && snprintf(other, sizeof other, "%s%s", root, path) < (int)sizeof other &&
+      access(other, F_OK) == 0)
+    path = other;
+  return real_open(path, flags, mode);
 }
 
 int open64(const char *path, int flags, ...) {

@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
 import { region } from './bytes.js'
 import { type FakeAnswer, OPENS, withFake } from './fake.js'
 
@@ -128,30 +131,57 @@ describe('a limit', function () {
     })
   })
 
-  it('on memory is an error, before the kernel ends a program', async () => {
-    await withFake([], async ({ vfio, failure }) => {
-      const { constants } = await import('node:buffer')
-      const { readFileSync, openSync, ftruncateSync, mkdtempSync, rmSync } = await import('node:fs')
-      const meminfo = readFileSync('/proc/meminfo', 'utf8')
-      const all = Number(/^MemTotal:\s+(\d+)/m.exec(meminfo)?.[1]) * 1024
-      const swap = Number(/^SwapTotal:\s+(\d+)/m.exec(meminfo)?.[1]) * 1024
-      const size = Math.ceil((all + swap) / 4096) * 4096
-      if (size > constants.MAX_LENGTH) return
-      const directory = mkdtempSync('/dev/shm/vfio-')
+  const MIB = 2 ** 20
+  const HOST = { 'proc/meminfo': 'MemTotal: 1048576 kB\nMemAvailable: 102400 kB\nSwapFree: 4096 kB\n' }
+  const GROUPS = {
+    'proc/meminfo': 'MemAvailable: 1048576 kB\n',
+    'proc/self/cgroup': '1:name=systemd:/other\n0::/outer/inner\n',
+    'sys/fs/cgroup/outer/inner/memory.max': 'max\n',
+    'sys/fs/cgroup/outer/inner/memory.current': '1\n',
+    'sys/fs/cgroup/outer/memory.max': `${200 * MIB}\n`,
+    'sys/fs/cgroup/outer/memory.current': `${110 * MIB}\n`,
+    'sys/fs/cgroup/outer/memory.stat': `anon 1\ninactive_file ${10 * MIB}\n`,
+  }
+  const ROOMS: [string, Record<string, string>, number, string][] = [
+    ['of the host', HOST, 104, 'this host'],
+    ['of a control group', GROUPS, 100, 'the control group of this program (memory.max)'],
+  ]
+  for (const [what, files, room, whose] of ROOMS) {
+    it(`on the memory ${what} is an error, before the kernel ends a program`, async () => {
+      const root = mkdtempSync(join(tmpdir(), 'vfio-room-'))
       try {
-        const sparse = openSync(`${directory}/sparse`, 'w+')
-        ftruncateSync(sparse, size)
-        for (const call of [
-          () => vfio.DmaBuffer.allocate(size),
-          () => vfio.DmaBuffer.fromFd(sparse, { size }),
-        ]) {
-          const error = await failure(call)
-          assert.equal(error.code, 'ERR_VFIO_NO_MEMORY')
-          assert.match(error.message, /^\d+ MiB are asked for, and .* has \d+ MiB to spare: .*ask for less/)
+        for (const [name, text] of Object.entries(files)) {
+          mkdirSync(dirname(join(root, name)), { recursive: true })
+          writeFileSync(join(root, name), text)
         }
+        await withFake(
+          [{ call: 'fallocate', returns: 1 }],
+          async ({ vfio, failure, input }) => {
+            const { ftruncateSync, openSync, unlinkSync } = await import('node:fs')
+            const path = `/dev/shm/vfio-${process.pid}`
+            const sparse = openSync(path, 'w+')
+            unlinkSync(path)
+            const size = input.room * 2 ** 20
+            ftruncateSync(sparse, 2 * size)
+            vfio.DmaBuffer.allocate(size).close()
+            vfio.DmaBuffer.fromFd(sparse, { size }).close()
+            for (const call of [
+              () => vfio.DmaBuffer.allocate(size + 1),
+              () => vfio.DmaBuffer.fromFd(sparse, { offset: 4096, size: size + 4096 }),
+            ]) {
+              const error = await failure(call)
+              assert.equal(error.code, 'ERR_VFIO_NO_MEMORY')
+              assert.equal(
+                error.message,
+                `${input.room + 1} MiB are asked for, and ${input.whose} has ${input.room} MiB to spare: memory for devices stays in memory, so ask for less, or give it more`,
+              )
+            }
+          },
+          { input: { room, whose }, environment: { FAKE_ROOT: root } },
+        )
       } finally {
-        rmSync(directory, { recursive: true })
+        rmSync(root, { recursive: true })
       }
     })
-  })
+  }
 })
