@@ -14,9 +14,12 @@
 
 #include "util/failure.h"
 
-// Since Linux 5.14; the headers that this is built with may be older.
+// Since Linux 5.14 and 4.17; the headers that this is built with may be older.
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
 namespace vfio {
@@ -54,7 +57,7 @@ size_t PageSize() {
   return size;
 }
 
-/** All slots for one kind of mapping. Trivially destructible: the handler stays until the process ends. */
+/** All slots for one kind of mapping. Never destroyed: the handler stays until the process ends. */
 template <typename Slot>
 struct Slots {
   std::atomic<Slot*> all{nullptr};
@@ -94,7 +97,6 @@ struct Slots {
 
 template <typename Slot>
 Slots<Slot>& SlotsOf(Mapping::Behind behind) {
-  // Never destroyed.
   static auto* const devices = new Slots<Slot>;
   static auto* const memory = new Slots<Slot>;
   return behind == Mapping::Behind::kDevice ? *devices : *memory;
