@@ -12,6 +12,7 @@
 #include "memory-file.h"
 #include "memory.h"
 #include "migration.h"
+#include "offers.h"
 #include "poll.h"
 #include "region.h"
 #include "tree.h"
@@ -61,6 +62,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   exports.Set("losses", Losses(env));
+  exports.Set("offer", Napi::Function::New(env, vfio::Offer));
+  exports.Set("accept", Napi::Function::New(env, vfio::Accept));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

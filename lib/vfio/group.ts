@@ -1,4 +1,4 @@
-import type { NativeGroup } from '../native/binding.js'
+import type { NativeDevice, NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
@@ -6,7 +6,6 @@ import { VfioContainer } from './container.js'
 import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
-import type { Offered } from './hand-over.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
 import { call, translate } from './translate.js'
 import { checkVfToken } from './vf-token.js'
@@ -128,22 +127,14 @@ const opened = (native: NativeGroup, path: string) =>
   new VfioGroup(new GroupHandle(native, `group ${path}`, null))
 
 /** What another thread left to this one. */
-export function acceptGroup({ offer, name }: Offered, container: VfioContainer): VfioGroup {
-  const group = new VfioGroup(
-    new GroupHandle(
-      call(() => binding().Group.accept(offer)),
-      name,
-      null,
-    ),
-  )
+export function acceptedGroup(native: NativeGroup, name: string, container: VfioContainer): VfioGroup {
+  const group = new VfioGroup(new GroupHandle(native, name, null))
   group.adopt(container)
   return group
 }
 
-export function acceptDevice({ offer, name }: Offered, address: string, group: VfioGroup): VfioDevice {
-  const native = call(() => binding().Device.accept(offer))
-  return new VfioDevice(new DeviceHandle(native, name, group.handle), address, group)
-}
+export const acceptedDevice = (native: NativeDevice, name: string, address: string, group: VfioGroup) =>
+  new VfioDevice(new DeviceHandle(native, name, group.handle), address, group)
 
 class GroupHandle extends Handle<NativeGroup> {
   membership: Membership | null = null
@@ -172,22 +163,27 @@ class Membership implements Dependent {
   async release(): Promise<void> {
     await this.#group.idle()
     await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
-    this.end()
+    if (!this.end()) await this.#group.release()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
-    this.end()
+    if (!this.end()) this.#group.releaseNow()
   }
 
-  /** Leaves the container, unless that has happened. */
-  end(): void {
-    if (this.#group.membership !== this) return
+  /**
+   * Leaves the container, unless that has happened; false where the kernel refuses, because somebody else holds a device
+   * (KVM, another process, a call that runs). Only closing the group settles that: open it would be in a container that
+   * nobody has.
+   */
+  end(): boolean {
+    if (this.#group.membership !== this) return true
     this.forget()
     try {
       this.#group.raw.unsetContainer()
+      return true
     } catch {
-      // A device that still runs a call holds it; closing the descriptors settles that.
+      return false
     }
   }
 

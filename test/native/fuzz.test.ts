@@ -58,8 +58,10 @@ describe('any arguments to the addon', () => {
         closeAll(closed)
         const objects = await openAll()
         // For whoever takes them.
-        for (const name of ['Container', 'Group', 'Group'])
-          invoke(invoke(classOf(name), 'open', '/dev/vfio/7'), 'offer')
+        for (let i = 0; i < 3; i++) {
+          const [container, group, device] = await openAll()
+          invoke(addon, 'offer', container, group, device)
+        }
         /** The numbers of all objects, those of a kind most often. */
         const idsOf = (kind: string) => {
           const own = objects.filter((each) => each?.constructor.name.toLowerCase() === kind)
@@ -181,7 +183,8 @@ describe('any arguments to the addon', () => {
           return undefined
         }
         const discard = (value: unknown) => {
-          if (classes.some((name) => value instanceof (classOf(name) as never))) closeAll([value])
+          const values = Array.isArray(value) ? value : [value]
+          closeAll(values.filter((each) => classes.some((name) => each instanceof (classOf(name) as never))))
         }
 
         interface Target {
