@@ -12,10 +12,11 @@ const ACTION_UNMASK = 1 << 4
 const ACTION_TRIGGER = 1 << 5
 const ACTIONS = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK } as const
 
-/** INTx, MSI and MSI-X have vectors, which stay set up until all of it is turned off. Of others the kernel has a trigger or none. */
+/**
+ * INTx, MSI and MSI-X have vectors, which stay set up until all of it is turned off. Of ERR and REQ the kernel has an eventfd or
+ * none, and refuses to turn off what has none.
+ */
 const LAST_WITH_VECTORS = 2
-/** ERR and REQ: turned off as often as one likes, but only by eventfd −1. */
-const SINGLES: readonly number[] = [3, 4]
 
 /** What an enabled vector signals: an eventfd of ours, which we poll, or one of the caller's. */
 type Target = IrqSource | number
@@ -119,8 +120,7 @@ export class IrqLine implements IrqReceiver {
 
   disable(): void {
     if (this.#allocated === 0) return
-    if (SINGLES.includes(this.#index)) this.#set(0, Int32Array.of(-1))
-    else this.signal('trigger', 0, 0)
+    this.signal('trigger', 0, 0)
     this.#forget()
   }
 
@@ -264,18 +264,12 @@ export class IrqLine implements IrqReceiver {
 
   /** One vector, in the kernel and then here. */
   #put(vector: number, target: Target | undefined): void {
-    try {
-      this.#set(vector, Int32Array.of(target === undefined ? -1 : numberOf(target)))
-    } catch (error) {
-      // The kernel lets the old one go before it looks at the new one.
-      if (target !== undefined) this.#targets.delete(vector)
-      throw error
-    }
+    this.#set(vector, Int32Array.of(target === undefined ? -1 : numberOf(target)))
     if (target === undefined) this.#targets.delete(vector)
     else this.#targets.set(vector, target)
   }
 
-  /** As it was, or else off. */
+  /** As it was, or else off: the kernel lets the old eventfd go before it looks at the new one. */
   #putBack(vector: number, target: Target | undefined): void {
     for (const next of [target, undefined]) {
       try {
