@@ -91,12 +91,12 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
   }
 
   /**
-   * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`).
+   * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`). With the last group all that is mapped there and the choice of the IOMMU go.
    * @throws VfioSystemError `EINVAL` where it has none, `EBUSY` while one of its devices is open.
    */
   unsetContainer(): void {
     this.ask((native) => native.unsetContainer())
-    this.handle.membership?.forget()
+    this.handle.membership?.left()
   }
 
   /**
@@ -138,9 +138,16 @@ export const acceptedDevice = (native: NativeDevice, name: string, address: stri
 
 class GroupHandle extends Handle<NativeGroup> {
   membership: Membership | null = null
+  /** The kernel would not let it go while it was open. */
+  #stuck: Membership | null = null
 
   protected override beforeClose(): void {
-    this.membership?.end()
+    const { membership } = this
+    if (membership?.end() === false) this.#stuck = membership
+  }
+
+  protected override afterClose(): void {
+    this.#stuck?.settle()
   }
 
   protected override beforeSurrender(): void {
@@ -163,28 +170,49 @@ class Membership implements Dependent {
   async release(): Promise<void> {
     await this.#group.idle()
     await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
-    if (!this.end()) await this.#group.release()
+    if (!this.end()) await this.#closeToo().release()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
-    if (!this.end()) this.#group.releaseNow()
+    if (!this.end()) this.#closeToo().releaseNow()
+  }
+
+  /** Open it would be in a container that nobody has. */
+  #closeToo(): GroupHandle {
+    const { name } = this.#group
+    process.emitWarning(
+      `${name} cannot leave its container while a device of it is held elsewhere, and is closed with the container`,
+      'VfioWarning',
+    )
+    return this.#group
   }
 
   /**
    * Leaves the container, unless that has happened; false where the kernel refuses, because somebody else holds a device
-   * (KVM, another process, a call that runs). Only closing the group settles that: open it would be in a container that
-   * nobody has.
+   * (KVM, another process, a call that runs).
    */
   end(): boolean {
     if (this.#group.membership !== this) return true
-    this.forget()
     try {
       this.#group.raw.unsetContainer()
+      this.left()
       return true
     } catch {
+      this.forget()
       return false
     }
+  }
+
+  /** The group was closed: was that enough? */
+  settle(): void {
+    if (!this.#container.closed && !this.#container.hasIommu()) this.#container.emptied()
+  }
+
+  /** The kernel has let it go. */
+  left(): void {
+    this.forget()
+    if (this.#container.dependents.size === 0) this.#container.emptied()
   }
 
   forget(): void {
