@@ -175,6 +175,15 @@ describe('a device that is handed over', function () {
       assert.deepEqual(held(), NOTHING)
     `))
 
+  it('is closed, all of it, where the addon cannot offer it', () =>
+    passes(`
+      const opened = await open()
+      opened.device.handle.raw.closeNow()
+      assert.equal((await failure(opened.handOver())).code, 'ERR_VFIO_CLOSED')
+      assert.deepEqual(held(), NOTHING)
+      await opened.close()
+    `))
+
   it('stays open here, all of it, where that is refused', () =>
     passes(`
       const opened = await open()

@@ -95,7 +95,8 @@ static int intx_trigger(struct irqs *irqs, const struct vfio_irq_set *set) {
     return failed;
   }
   if (!is_intx) return -EINVAL;
-  if (!irqs->masked || set->flags & VFIO_IRQ_SET_DATA_NONE) signal_eventfd(&irqs->trigger[0]);
+  // Masked or not.
+  signal_eventfd(&irqs->trigger[0]);
   return 0;
 }
 
@@ -127,13 +128,10 @@ static int intx_unmask(struct irqs *irqs, const struct vfio_irq_set *set) {
 }
 
 static int set_vector(struct irqs *irqs, uint32_t vector, int fd, int is_msix) {
-  const int grows = is_msix && has_dynamic_msix();
-  // Before 6.5 nothing beyond what was set up is looked at.
-  if (vector >= MOST_VECTORS || (!grows && vector >= irqs->contexts && machine.linux_version < 605)) return -EINVAL;
   irqs->trigger[vector] = NONE;
   if (fd < 0) return 0;
   if (vector >= irqs->contexts) {
-    if (!grows) return -EINVAL;
+    if (!is_msix || !has_dynamic_msix()) return -EINVAL;
     if (vector >= machine.available) return -ENOSPC;
   }
   return take(&irqs->trigger[vector], fd);
