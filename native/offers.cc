@@ -1,5 +1,7 @@
 #include "offers.h"
 
+#include <sys/random.h>
+
 #include <map>
 #include <mutex>
 #include <utility>
@@ -18,8 +20,16 @@ struct Offered {
 };
 using Offers = std::map<uint64_t, Offered>;
 
+/** A number that another process does not begin with: what was handed over there is not taken for what was here. */
+uint64_t First() {
+  uint64_t number = 0;
+  if (::getrandom(&number, sizeof number, 0) < 0) number = 0;
+  // JavaScript counts exactly up to twice this.
+  return number % (uint64_t{1} << 52);
+}
+
 std::mutex mutex;
-uint64_t last = 0;
+uint64_t last = First();
 
 Offers& Open() {
   // Never destroyed: a thread may still come when the process ends.

@@ -58,9 +58,10 @@ describe('any arguments to the addon', () => {
         closeAll(closed)
         const objects = await openAll()
         // For whoever takes them.
+        const offers: unknown[] = []
         for (let i = 0; i < 3; i++) {
           const [container, group, device] = await openAll()
-          invoke(addon, 'offer', container, group, device)
+          offers.push(invoke(addon, 'offer', container, group, device))
         }
         /** The numbers of all objects, those of a kind most often. */
         const idsOf = (kind: string) => {
@@ -214,7 +215,7 @@ describe('any arguments to the addon', () => {
           if (!isClass(name)) {
             // The calls that are made often take the number of an object.
             const kind = /^(group|device|container|memory)/.exec(name)?.[0]
-            add(name, value, [undefined], kind === undefined ? [] : idsOf(kind))
+            add(name, value, [undefined], kind ? idsOf(kind) : name === 'accept' ? offers : [])
             continue
           }
           const type = value as Class
