@@ -70,8 +70,15 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
     .map(({ address }) => assess(seen, address))
     .filter(({ verdict }) => verdict !== 'ready')
   const blocked = assessments.filter(({ verdict }) => verdict === 'blocked')
-  const toBind = new Set(assessments.flatMap((assessment) => assessment.toBind))
   const notes = blocked.map(({ reason }) => reason)
+  // Where it would take what the host runs on, the reason says so, and no command is offered.
+  const vital = assessments.filter(({ uses }) => uses.some((use) => use.vital))
+  notes.push(...vital.map(({ reason }) => reason))
+  const toBind = new Set(
+    assessments
+      .filter((assessment) => !vital.includes(assessment))
+      .flatMap((assessment) => assessment.toBind),
+  )
   if (toBind.size > 0 && !binds) {
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }

@@ -1,5 +1,5 @@
 import { VfioError } from '../errors.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkOptions } from './arguments.js'
@@ -98,4 +98,4 @@ function bestIommu(container: VfioContainer): ExtensionName & ('type1v2' | 'type
 }
 
 /** Is a device bound to VFIO on the host that was seen? */
-export const isBound = (seen: Snapshot, address: string) => isVfioDriver(seen.device(address).driver)
+export const isBound = (seen: Snapshot, address: string) => isWithVfio(seen.device(address))
