@@ -168,7 +168,9 @@ describe('a listener', () => {
     `))
 })
 
-describe('an iteration over interrupts', () => {
+describe('an iteration over interrupts', function () {
+  this.timeout(110_000)
+
   it('that is left gives back what it has not read', () =>
     passes(`
       const { irq, signal } = await enabled()
@@ -225,6 +227,7 @@ describe('an iteration over interrupts', () => {
       }
       const VECTORS = 12
       const { irq, signal, device } = await enabled(VECTORS)
+      const fds = new Map(state().model.devices[0].vectors)
       const sent = new Array(VECTORS).fill(0)
       const heard = new Array(VECTORS).fill(0)
       let listening = 0
@@ -235,7 +238,8 @@ describe('an iteration over interrupts', () => {
           const vector = below(VECTORS)
           const count = 1 + below(5)
           sent[vector] += count
-          signal(vector, count)
+          // As signal() does, without asking each time.
+          fs.writeSync(fds.get(vector), new BigUint64Array([BigInt(count)]))
         }
       }
       let going = true
@@ -278,7 +282,7 @@ describe('an iteration over interrupts', () => {
       last[Symbol.dispose]()
       await device.close()
     `,
-      { input: seed },
+      { input: seed, deadline: 100_000 },
     )
   })
 })
