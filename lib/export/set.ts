@@ -1,4 +1,5 @@
 import { assess } from '../assess/assessment.js'
+import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
@@ -79,8 +80,13 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
       .filter((assessment) => !vital.includes(assessment))
       .flatMap((assessment) => assessment.toBind),
   )
+  const addresses = slots.flatMap(({ functions }) => functions.map(({ address }) => address))
+  const warnings = [
+    ...containerWarnings(seen),
+    ...addresses.flatMap((address) => guestWarnings(seen, address)),
+  ]
   if (toBind.size > 0 && !binds) {
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
-  return notes
+  return [...notes, ...warnings]
 }
