@@ -58,8 +58,11 @@ describe('any arguments to the addon', () => {
         closeAll(closed)
         const objects = await openAll()
         // For whoever takes them.
-        for (const name of ['Container', 'Group', 'Group'])
-          invoke(invoke(classOf(name), 'open', '/dev/vfio/7'), 'offer')
+        const offers: unknown[] = []
+        for (let i = 0; i < 3; i++) {
+          const [container, group, device] = await openAll()
+          offers.push(invoke(addon, 'offer', container, group, device))
+        }
         /** The numbers of all objects, those of a kind most often. */
         const idsOf = (kind: string) => {
           const own = objects.filter((each) => each?.constructor.name.toLowerCase() === kind)
@@ -181,7 +184,8 @@ describe('any arguments to the addon', () => {
           return undefined
         }
         const discard = (value: unknown) => {
-          if (classes.some((name) => value instanceof (classOf(name) as never))) closeAll([value])
+          const values = Array.isArray(value) ? value : [value]
+          closeAll(values.filter((each) => classes.some((name) => each instanceof (classOf(name) as never))))
         }
 
         interface Target {
@@ -211,7 +215,7 @@ describe('any arguments to the addon', () => {
           if (!isClass(name)) {
             // The calls that are made often take the number of an object.
             const kind = /^(group|device|container|memory)/.exec(name)?.[0]
-            add(name, value, [undefined], kind === undefined ? [] : idsOf(kind))
+            add(name, value, [undefined], kind ? idsOf(kind) : name === 'accept' ? offers : [])
             continue
           }
           const type = value as Class
