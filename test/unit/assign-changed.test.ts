@@ -79,11 +79,8 @@ const CHANGES: readonly Change[] = [
   {
     name: 'another device at the same address',
     change: (trees) => {
-      const config = fileOf(trees, NVME, 'config')
-      const bytes = readFileSync(config)
-      bytes.writeUInt16LE(0xa809, 2)
-      rmSync(config)
-      writeFileSync(config, bytes)
+      const alias = fileOf(trees, NVME, 'modalias')
+      put(alias, readFileSync(alias, 'utf8').replace('d0000A808', 'd0000A809'))
       put(fileOf(trees, NVME, 'device'), '0xa809\n')
     },
     code: 'ERR_VFIO_HOST_CHANGED',

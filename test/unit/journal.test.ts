@@ -372,6 +372,50 @@ describe('journal', function () {
     })
   })
 
+  describe('of a program', () => {
+    const aliveOf = async (path: string, journal: string, record: object) => {
+      writeFileSync(path, JSON.stringify(record))
+      return (await status({ journal })).assignments[0]?.alive
+    }
+
+    it('tells one that runs from one that has ended, whoever has its number now', async () => {
+      const { path, journal, record } = await assigned()
+      assert.equal(await aliveOf(path, journal, record), true)
+      // The number and the name alone would fit.
+      assert.equal(await aliveOf(path, journal, { ...record, started: (record.started ?? 0) - 1 }), false)
+      assert.equal(await aliveOf(path, journal, { ...record, pid: 2 ** 22 + 1 }), false)
+      assert.equal(await aliveOf(path, journal, { ...record, bootId: 'an earlier one' }), false)
+      const { started: _started, pidNamespace: _namespace, ...unknown } = record
+      assert.equal(await aliveOf(path, journal, unknown), null)
+    })
+
+    it('of another PID namespace it tells nothing from within, and all from the first', async function () {
+      if (!isRoot) skip(this, 'only root may make a PID namespace')
+      const { path, journal, record } = await assigned()
+      const unshare = ['unshare', '-p', '-f', '--mount-proc']
+      const command = [process.execPath, join(ROOT, 'dist/cli/main.js'), 'status', '--journal', journal]
+      const [program = '', ...args] = [...unshare, ...command]
+      const { status: exit, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' })
+      assert.equal(exit, 0, stderr)
+      assert.match(stdout, /pid \d+ \(not to be seen from here\)/)
+      const foreign = { ...record, pidNamespace: 'pid:[1]' }
+      const isFirst = readlinkSync('/proc/self/ns/pid') === 'pid:[4026531836]'
+      assert.equal(await aliveOf(path, journal, foreign), isFirst ? false : null)
+    })
+
+    it('recover leaves alone what may still be worked on behind a lock that it cannot see', async () => {
+      const { trees, path, record } = await assigned()
+      const half = { ...record, state: 'assigning', lock: '1:1' }
+      writeFileSync(path, JSON.stringify(half))
+      const kernel = new SimulatedKernel(trees)
+      const report = await recover(using(trees, kernel))
+      assert.deepEqual([report.busy, report.recovered, kernel.calls], [[NVME], [], []])
+      assert.match(report.warnings.join(), /locks its groups in another sysfs, and may still be at it/)
+      writeFileSync(path, JSON.stringify({ ...half, pid: 2 ** 22 + 1 }))
+      assert.deepEqual((await recover(using(trees, kernel))).recovered, [NVME])
+    })
+  })
+
   describe('its directory, its locks and its drafts', () => {
     const refuses = async (trees: HostTrees, plan: Plan, message: RegExp, journal = journalOf(trees)) => {
       const before = photographOf(trees)
