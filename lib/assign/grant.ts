@@ -6,13 +6,16 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
 import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
+import { lockGroups } from './group-lock.js'
 import { holdersOf } from './holders.js'
-import { bootId, JOURNAL, Journal } from './journal.js'
+import { bootId, JOURNAL } from './journal.js'
 import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
 
 export interface GrantPlace {
   /** Directory of the records; default `/run/vfio`. */
   readonly journal?: string | undefined
+  /** In place of `/sys`, where groups are locked. */
+  readonly sysfs?: string | undefined
   /** @internal In place of files in `journal`. */
   readonly records?: GrantRecords | undefined
 }
@@ -52,7 +55,7 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const gid = options.group === undefined ? null : await findGid(options.group)
   const paths = nodesOf(seen, device, options.dev ?? '/dev')
   const records = recordsOf(options)
-  await using _lock = await lock(options, device.group)
+  using _lock = lock({ ...options, sysfs: seen.host.paths.sysfs }, device.group)
   return await exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
 }
 
@@ -73,13 +76,15 @@ async function giveNodes(
     )
   }
   const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, open.nodes)
-  const others = await otherGrants(records, device.address)
+  const { nodes: others, damaged } = await otherGrants(records, device.address)
   const before = currentOnly(await records.read(device.address))
   const nodes = open.nodes.map(({ path, state }) => {
     const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
     const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
     // What a grant has made of a node is not how it stood before.
     const former = again?.former ?? shared?.former ?? state
+    // What is somebody's, and by no grant that can be read, may be so by one that cannot.
+    if (damaged && !again && !shared && state.uid !== 0) throw damaged
     const mode = former.mode | 0o600 | (gid === null ? 0 : 0o060)
     const granted = { uid, gid: gid ?? former.gid, mode }
     if (shared && !isSame(shared.granted, granted)) {
@@ -128,7 +133,7 @@ export interface Revocation {
 export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
   const full = parseAddress(address)
   const record = await recordsOf(place).read(full)
-  await using _lock = await lock(place, record ? groupOf(record) : null)
+  using _lock = lock(place, record ? groupOf(record) : null)
   const [revocation] = await revokeAll([full], place)
   if (revocation) return revocation
   throw new VfioError(
@@ -173,7 +178,7 @@ async function takeBack(records: GrantRecords, address: string): Promise<Revocat
   const restored: string[] = []
   const kept: string[] = []
   const changed: string[] = []
-  const others = await otherGrants(records, address)
+  const { nodes: others } = await otherGrants(records, address)
   for (const { path, former, granted, earlier } of currentOnly(record)?.nodes ?? []) {
     await using node = await DeviceNode.open(path)
     const isShared = others.some((other) => other.path === path && other.former.rdev === former.rdev)
@@ -199,10 +204,22 @@ const isBetween = (now: Ownership, states: readonly Ownership[]) =>
 /** Nodes do not outlive a boot: what a record of another one says holds for none of today's. */
 const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)
 
-async function otherGrants(records: GrantRecords, address: string): Promise<GrantedNode[]> {
-  const others = (await records.keys()).filter((key) => key !== address)
-  const read = await Promise.all(others.map((key) => records.read(key)))
-  return read.flatMap((record) => currentOnly(record)?.nodes ?? [])
+/** What else is granted. One record that cannot be read keeps nobody from the others. */
+async function otherGrants(
+  records: GrantRecords,
+  address: string,
+): Promise<{ nodes: GrantedNode[]; damaged: unknown }> {
+  const nodes: GrantedNode[] = []
+  let damaged: unknown = null
+  for (const key of await records.keys()) {
+    if (key === address) continue
+    try {
+      nodes.push(...(currentOnly(await records.read(key))?.nodes ?? []))
+    } catch (error) {
+      damaged = error
+    }
+  }
+  return { nodes, damaged }
 }
 
 const groupOf = ({ nodes }: GrantRecord) => {
@@ -212,10 +229,10 @@ const groupOf = ({ nodes }: GrantRecord) => {
 
 const recordsOf = ({ records, journal }: GrantPlace) => records ?? new GrantFiles(journal ?? JOURNAL)
 
-function lock({ records, journal }: GrantPlace, group: number | null): Promise<AsyncDisposable> {
-  // Records that are not files have no place for a lock either.
-  if (records || group === null) return Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() })
-  return new Journal(journal).lock([group])
+function lock({ records, sysfs = '/sys' }: GrantPlace, group: number | null): Disposable {
+  // Records that are not files are the caller's to lock.
+  if (records || group === null) return { [Symbol.dispose]: () => {} }
+  return lockGroups(sysfs, [group])
 }
 
 async function openAll(paths: readonly string[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {
