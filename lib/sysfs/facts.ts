@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
+import { type HostLimits, readLimits } from './limits.js'
 
 /** Where a kernel module stands: `missing` means that this kernel has no such module at all. */
 export type ModuleState = 'loaded' | 'builtin' | 'loadable' | 'missing'
@@ -33,6 +34,7 @@ export interface HostFacts {
     /** x86 only: whether interrupts go through the remapping tables; `null` where it cannot be told. */
     readonly interruptRemapping: boolean | null
   }
+  readonly limits: HostLimits
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
@@ -91,6 +93,11 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
       units,
       interruptRemapping: readInterruptRemapping(proc),
     },
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
     modules: readModuleStates(paths),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
