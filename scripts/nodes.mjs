@@ -4,8 +4,8 @@ import { existsSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 
-/** The first line after that of `engines`, where the runtime changed most, and the newest. */
-export const nodeLines = ['22', '26']
+/** All lines after the oldest that `engines` allows, oldest first. */
+export const nodeLines = ['22', '24', '26']
 
 const directory = (line) =>
   join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'vfio-lab', 'nodes', line)

@@ -29,6 +29,8 @@ export function changedFiles(): string[] {
   return [...new Set(listed.flatMap((names) => names.split('\0')))].filter((name) => name !== '').sort()
 }
 
+/** What no test runs, and only types are checked of. */
+const isTool = (file: string) => /^scripts\/(bench|compare)\/|^scripts\/demo/.test(file)
 /** What no test runs; Biome reads it, and the package carries some of it. */
 const isText = (file: string) => file.endsWith('.md') || file === 'LICENSE'
 const isCode = (file: string) => /^(lib|test|examples)\/.*\.ts$/.test(file)
@@ -39,13 +41,13 @@ const isCode = (file: string) => /^(lib|test|examples)\/.*\.ts$/.test(file)
  */
 export async function touchedSteps(files: readonly string[], among: readonly Step[]): Promise<Step[]> {
   if (files.length === 0) return []
-  if (!files.every((file) => isText(file) || isCode(file))) return [...among]
+  if (!files.every((file) => isText(file) || isTool(file) || isCode(file))) return [...among]
   const code = files.filter(isCode)
   const touched = new Set<Step>()
   for (const step of among) {
     if (!('directory' in step.work)) {
       // A build of the addon is needed by who needs it, and by nobody else.
-      if (step.name === 'lint' || (code.length > 0 && step.name.startsWith('types'))) touched.add(step)
+      if (step.name === 'lint' || (!files.every(isText) && step.name.startsWith('types'))) touched.add(step)
     } else if (step.work.directory === 'package') {
       if (files.some((file) => isText(file) || !file.startsWith('test/') || file.startsWith('test/package/')))
         touched.add(step)

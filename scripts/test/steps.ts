@@ -61,6 +61,9 @@ const testsOf = (directory: string) =>
     .map((file) => file.slice(0, -'.test.ts'.length))
     .sort()
 
+/** They look at the host and hardly call the addon, so a sanitizer of the addon has little to see in them. */
+const LOOKING: readonly string[] = ['look', 'persist', 'uses', 'vfs']
+
 const ORDINARY = testsOf('lab').filter(
   (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
 )
@@ -84,6 +87,8 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
   work: { ...step.work, sanitized: true, testSeconds: 300, totalSeconds: 3600 },
 })
 
+const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
   hostStep('lint', { command: ['biome', 'check', '--colors=off', '.'] }),
@@ -100,7 +105,7 @@ const hostSteps: readonly Step[] = [
   ...['native', 'lifecycle'].map((name) =>
     sanitized({ name: `asan:${name}`, lane: 'host', work: onHost(name) }),
   ),
-  ...nodeLines.map((node) => hostStep(`unit:node-${node}`, { ...onHost('unit'), node })),
+  ...nodeLines.slice(-1).map(onNode),
 ]
 
 /**
@@ -111,7 +116,15 @@ const labSteps: readonly Step[] = [
   ...kernelSeries
     .toReversed()
     .map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', [...ORDINARY, ...LAST]))),
-  sanitized({ name: 'asan:lab', lane: 'lab', work: inGuest(newest, 'default', ORDINARY) }),
+  sanitized({
+    name: 'asan:lab',
+    lane: 'lab',
+    work: inGuest(
+      newest,
+      'default',
+      ORDINARY.filter((name) => !LOOKING.includes(name)),
+    ),
+  }),
   ...kernelSeries.map((kernel) =>
     labStep(`lab:${kernel}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [])),
   ),
@@ -130,7 +143,10 @@ const full = (step: Step & { work: Suite }): Step => ({
   work: { ...step.work, full: true, testSeconds: 3600, totalSeconds: 4 * 3600 },
 })
 
-/** What `npm run soak` runs, and `npm test` only by name: what gets better with time, at its full size. */
+/**
+ * What `npm run soak` runs, and `npm test` only by name: what gets better with time, at its full size; and the lines of
+ * Node between the oldest and the newest.
+ */
 const soakSteps: readonly Step[] = [
   full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz'] } }),
   full(
@@ -140,6 +156,10 @@ const soakSteps: readonly Step[] = [
       work: { ...onHost('native'), files: ['fuzz'] },
     }) as Step & { work: Suite },
   ),
+  ...nodeLines
+    .slice(0, -1)
+    .map(onNode)
+    .map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernelSeries.flatMap((kernel) =>
     (
       [

@@ -33,10 +33,10 @@ const ROUNDS: readonly {
   by: 'one by one' | 'all at once'
   count: number
 }[] = [
-  { drivers: 'none', reset: 'none', by: 'one by one', count: 1 },
-  { drivers: 'none', reset: 'none', by: 'all at once', count: sized(3, 32) },
+  { drivers: 'none', reset: 'none', by: 'one by one', count: sized(0, 1) },
+  { drivers: 'none', reset: 'none', by: 'all at once', count: sized(2, 32) },
   { drivers: 'none', reset: 'before-and-after', by: 'one by one', count: 1 },
-  { drivers: 'host', reset: 'none', by: 'all at once', count: sized(2, 13) },
+  { drivers: 'host', reset: 'none', by: 'all at once', count: sized(1, 13) },
   { drivers: 'host', reset: 'before-and-after', by: 'all at once', count: sized(1, 2) },
   { drivers: 'host', reset: 'none', by: 'one by one', count: 1 },
 ]
@@ -68,7 +68,7 @@ describe(`assignments on ${kernelRelease()}`, function () {
   describe('bind and release every device and every group', () => {
     const assigned = new Set<string>()
     let rounds = 0
-    for (const { drivers, reset, by, count } of ROUNDS) {
+    for (const { drivers, reset, by, count } of ROUNDS.filter((one) => one.count > 0)) {
       const from = drivers === 'host' ? 'from the drivers of the host' : 'without other drivers'
       it(`${by}, ${from}, reset ${reset}: ${count} times`, async () => {
         place(drivers)
