@@ -126,7 +126,17 @@ describe('agreement with the kernel', function () {
     )
   })
 
-  after(() => console.log(`    agreement on ${release()}: ${comparisons} comparisons`))
+  after(() => {
+    console.log(`    agreement on ${release()}: ${comparisons} comparisons`)
+    for (const group of groups) apply(group, undefined)
+    for (const { address, sriov } of host.snapshot().devices) {
+      if (sriov?.role !== 'pf' || sriov.vfs.length === 0) continue
+      // Only its driver takes them away.
+      put(address, 'host')
+      writeFileSync(`/sys/bus/pci/devices/${address}/sriov_numvfs`, '0')
+      put(address, 'none')
+    }
+  })
 
   function round(states: readonly { group: Group; state: State }[]): void {
     const wanted = new Map(states.map(({ group, state }) => [group, state]))
