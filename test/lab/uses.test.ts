@@ -31,7 +31,7 @@ const usesOf = (address: string) => lines(assessUses(host.snapshot(), address))
 
 /** Waits until the kernel has made something of a device that it was given back. */
 async function until<T>(what: string, look: () => T | undefined): Promise<T> {
-  for (const end = Date.now() + 20_000; Date.now() < end; ) {
+  for (const end = Date.now() + 200_000; Date.now() < end; ) {
     const found = look()
     if (found !== undefined) return found
     await new Promise((resolve) => setTimeout(resolve, 20))

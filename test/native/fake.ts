@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -193,7 +193,7 @@ export interface Outcome {
   stderr: string
 }
 
-const DEADLINE_MS = 25_000
+const DEADLINE_MS = 100_000
 
 let shim: string | undefined
 
@@ -201,6 +201,8 @@ function shimPath(): string {
   if (!shim) {
     mkdirSync(join(ROOT, 'build/test'), { recursive: true })
     const output = join(ROOT, 'build/test/fake-vfio.so')
+    // Put in its place whole: another suite may load it meanwhile.
+    const scratch = `${output}.${process.pid}`
     execFileSync('cc', [
       '-shared',
       '-fPIC',
@@ -208,12 +210,13 @@ function shimPath(): string {
       '-Wall',
       '-Wextra',
       '-o',
-      output,
+      scratch,
       join(ROOT, 'test/native/fake-vfio.c'),
       ...['model', 'irqs', 'type1'].map((part) => join(ROOT, `test/native/fake-vfio/${part}.c`)),
       '-ldl',
       '-lpthread',
     ])
+    renameSync(scratch, output)
     shim = output
   }
   return shim

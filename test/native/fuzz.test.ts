@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict'
 import { closeSync, openSync } from 'node:fs'
+import { sized } from '../fixtures/size.js'
 import { bytes } from './bytes.js'
 import { OPENS, withFake } from './fake.js'
 
 const SEED = 20_240_611
-const SANITIZED = process.env.VFIO_LIBASAN !== undefined
-/** All of them with a sanitizer that sees what they do, else some. */
-const CALLS = SANITIZED ? 1_000_000 : 100_000
-const DEADLINE_MS = 280_000
+const CALLS = sized(100_000, 1_000_000)
+const DEADLINE_MS = sized(280_000, 1_800_000)
 
 describe('any arguments to the addon', () => {
   it(`give a value or a typed error, never a crash (seed ${SEED}, ${CALLS} calls)`, async function () {
