@@ -109,8 +109,8 @@ function isIntelOn(host: HostFacts): boolean {
  * Which parameters are missing, and which are in the way. What the trees do not tell is not advised: without the command
  * line nothing is, and in a virtual machine without a virtual IOMMU no parameter helps.
  */
-export function kernelParameters({ host, groups }: Pick<Snapshot, 'host' | 'groups'>): KernelParameters {
-  const isActive = host.iommu.units.length > 0 || groups.some(({ noIommu }) => !noIommu)
+export function kernelParameters({ host }: Pick<Snapshot, 'host'>): KernelParameters {
+  const isActive = host.iommu.present
   if (host.commandLine === '' || host.platform.xenDom0) return { add: [], remove: [] }
   const remove = [
     ...(isActive ? [] : iommuSwitchedOff(host)).map((parameter) => ({

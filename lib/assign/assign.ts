@@ -1,10 +1,12 @@
 import { resolve } from 'node:path'
+import { assess } from '../assess/assessment.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
+import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
-import { bootId, Journal, type JournalRecord, programName } from './journal.js'
+import { bootId, Journal, type JournalRecord, type Lock, lockOf, programName } from './journal.js'
 import type { FormerState, Plan, Step } from './plan.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
 import { restore } from './restore.js'
@@ -61,7 +63,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   refuseBlocked(plan)
   options.signal?.throwIfAborted()
   const journal = new Journal(options.journal)
-  await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(({ group }) => group))
+  await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(lockOf))
   await refuseAssigned(plan, journal)
   await refuseChanged(plan, new Changes(plan.paths.sysfs, options))
   const record = await new Transaction(plan, journal, options).run()
@@ -77,6 +79,8 @@ class Transaction {
   /** `null` where nothing has to be bound: then there is nothing to undo. */
   #record: JournalRecord | null
   #step: Step | null = null
+  /** Locks of groups that came to be on the way. */
+  #fresh: Lock | null = null
 
   constructor(plan: Plan, journal: Journal, options: AssignOptions) {
     this.#plan = plan
@@ -92,15 +96,20 @@ class Transaction {
       for (const step of this.#plan.steps) {
         this.#signal?.throwIfAborted()
         this.#step = step
+        // A reset opens the group: what it holds has to be known by then.
+        if (step.action === 'reset') await this.#noteGroups()
         await this.#perform(step)
         this.#step = null
       }
+      await this.#noteGroups()
       await this.#note({ state: 'assigned' })
       return this.#record
     } catch (error) {
       const failures = await this.#undo()
       if (this.#signal?.aborted && error === this.#signal.reason && failures.length === 0) throw error
       throw new AssignError(error, this.#step, failures)
+    } finally {
+      await this.#fresh?.release()
     }
   }
 
@@ -110,6 +119,35 @@ class Transaction {
     this.#record = { ...this.#record, ...news }
     await this.#journal.write(this.#record)
     this.#changes.done(`recorded ${this.#record.id} as ${this.#record.state}`)
+  }
+
+  /**
+   * Devices that had no group have one now that they are bound. Others may be in it, whom nobody could see before.
+   * @throws VfioError `ERR_VFIO_NOT_VIABLE`
+   */
+  async #noteGroups(): Promise<void> {
+    const record = this.#record
+    const fresh = record?.devices.filter(({ group }) => group === null) ?? []
+    if (record === null || fresh.length === 0) return
+    const around = fresh.map(({ address }) => address)
+    const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({ around })
+    for (const address of around) {
+      const { verdict, reason } = assess(seen, address)
+      if (verdict === 'ready') continue
+      const { group } = seen.device(address)
+      throw new VfioError(
+        'ERR_VFIO_NOT_VIABLE',
+        group === null
+          ? `${address} is in no group even with VFIO: no IOMMU covers it`
+          : `${address} came into group ${group} when it was bound, which cannot be given away as it is: ${reason}`,
+      )
+    }
+    this.#fresh = await this.#journal.lock(around.flatMap((address) => this.#changes.group(address) ?? []))
+    const devices = record.devices.map((device) => ({
+      ...device,
+      group: this.#changes.group(device.address) ?? device.group,
+    }))
+    await this.#note({ devices })
   }
 
   async #perform({ action, path, value, address, expectDriver }: Step): Promise<void> {
@@ -128,8 +166,7 @@ class Transaction {
   /** Since the plan was made somebody may have opened it. */
   #refuseOpen(address: string): void {
     const device = this.#plan.devices.find((planned) => planned.address === address)
-    if (!device || !isVfioDriver(device.former.driver) || !this.#changes.kernel.isOpen(device.group)) return
-    throw new VfioError('ERR_VFIO_IN_USE', this.#changes.openSentence(address, device.group))
+    if (device && isVfioDriver(device.former.driver)) this.#changes.refuseOpen(device)
   }
 
   /** An id cannot be asked for afterwards: it is noted before it is added, and forgotten where others had added it. */
@@ -203,6 +240,7 @@ async function refuseChanged(plan: Plan, changes: Changes): Promise<void> {
   }
   const known = new Set(plan.basis.map(({ address }) => address))
   for (const group of new Set(plan.devices.map((device) => device.group))) {
+    if (group === null) continue
     const names = listNames(`${plan.paths.sysfs}/kernel/iommu_groups/${group}/devices`)
     const other = names.find((name) => isAddress(name) && !known.has(name))
     if (other === undefined) continue
@@ -238,7 +276,9 @@ class LiveAssignment implements Assignment {
   #released = false
 
   constructor(plan: Plan, record: JournalRecord | null, options: AssignOptions) {
-    this.devices = plan.devices
+    // With the groups that they have by now.
+    const now = new Map(record?.devices.map((device) => [device.address, device]))
+    this.devices = plan.devices.map((device) => now.get(device.address) ?? device)
     this.record = record
     this.#options = options
   }

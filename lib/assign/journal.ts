@@ -137,18 +137,18 @@ export class Journal {
   }
 
   /**
-   * Locks groups against every other program that changes devices; the kernel takes the locks back from a program that
-   * dies.
+   * Locks groups against every other program that changes devices, and devices that are in no group yet; the kernel takes
+   * the locks back from a program that dies.
    * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
    */
-  async lock(groups: Iterable<number>): Promise<Lock> {
+  async lock(subjects: Iterable<LockSubject>): Promise<Lock> {
     const held: Held[] = []
     const lock = new Lock(held, () => this.#removeIfEmpty())
     try {
       // In one order for all, so that two programs never wait crosswise.
-      for (const group of [...new Set(groups)].sort((a, b) => a - b)) {
-        const path = `${this.directory}/group-${group}.lock`
-        held.push({ path, file: this.#lockFile(path, group) })
+      for (const name of [...new Set(Array.from(subjects, lockName))].sort()) {
+        const path = `${this.directory}/${name}.lock`
+        held.push({ path, file: this.#lockFile(path, name.replace('-', ' ')) })
       }
       return lock
     } catch (error) {
@@ -157,7 +157,7 @@ export class Journal {
     }
   }
 
-  #lockFile(path: string, group: number): number {
+  #lockFile(path: string, subject: string): number {
     for (;;) {
       this.#create()
       const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
@@ -166,7 +166,7 @@ export class Journal {
       let isOurs = false
       try {
         if (!fstatSync(file).isFile()) throw new Error('it is not a regular file')
-        if (!binding().tryLock(file)) throw locked(file, group)
+        if (!binding().tryLock(file)) throw locked(file, subject)
         // The one before may have taken the file away between our opening and locking it.
         isOurs = isStillAt(file, path)
         if (isOurs) {
@@ -188,10 +188,10 @@ export class Journal {
     let busy = false
     const names = this.#names()
     for (const name of names) {
-      const group = /^group-(\d{1,9})\.lock$/.exec(name)?.[1]
-      if (group === undefined) continue
+      const [, group, address] = /^(?:group-(\d{1,9})|device-([0-9a-f:.]+))\.lock$/.exec(name) ?? []
+      if (group === undefined && address === undefined) continue
       try {
-        await (await this.lock([Number(group)])).release()
+        await (await this.lock([address ?? Number(group)])).release()
       } catch (error) {
         if (!(error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED')) throw error
         busy = true
@@ -251,6 +251,21 @@ export class Journal {
     attempt(() => rmdirSync(this.directory))
   }
 }
+
+/** A group by its number, or a device that has none by its address. */
+type LockSubject = number | string
+
+/** What to lock for a device. */
+export const lockOf = ({
+  address,
+  group,
+}: {
+  readonly address: string
+  readonly group: number | null
+}): LockSubject => group ?? address
+
+const lockName = (subject: LockSubject) =>
+  typeof subject === 'number' ? `group-${subject}` : `device-${subject}`
 
 interface Held {
   readonly path: string
@@ -316,12 +331,12 @@ function isStillAt(file: number, path: string): boolean {
   }
 }
 
-function locked(file: number, group: number): VfioError {
+function locked(file: number, subject: string): VfioError {
   const buffer = Buffer.alloc(100)
   const owner = buffer.toString('utf8', 0, readSync(file, buffer, 0, buffer.length, 0)).trim()
   return new VfioError(
     'ERR_VFIO_LOCKED',
-    `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
+    `another program is changing ${subject} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
   )
 }
 
@@ -392,7 +407,10 @@ export function parseRecord(text: string): JournalRecord {
     const device = fields(item, 'a device')
     const former = fields(device.former, 'a former state')
     check(isAddressText(device.address), 'the address of a device')
-    check(Number.isSafeInteger(device.group) && Number(device.group) >= 0, 'the group of a device')
+    check(
+      device.group === null || (Number.isSafeInteger(device.group) && Number(device.group) >= 0),
+      'the group of a device',
+    )
     check(isDriver(device.driver), 'the driver of a device')
     check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
     check(former.override === null || matches(OVERRIDE, former.override), 'the former override of a device')

@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import { linkName, readText } from '../sysfs/files.js'
 import { Changes } from './changes.js'
-import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
+import { type BadRecord, bootId, Journal, type JournalRecord, lockOf } from './journal.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
@@ -79,10 +79,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   const failures: string[] = []
   const warnings: string[] = []
   for (const { id, devices } of records) {
-    const lock = await lockOrNull(
-      journal,
-      devices.map(({ group }) => group),
-    )
+    const lock = await lockOrNull(journal, devices.map(lockOf))
     if (lock === null) {
       busy.push(id)
       continue
@@ -115,9 +112,9 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   return { recovered, stale, busy, bad, warnings }
 }
 
-async function lockOrNull(journal: Journal, groups: number[]) {
+async function lockOrNull(journal: Journal, subjects: Parameters<Journal['lock']>[0]) {
   try {
-    return await journal.lock(groups)
+    return await journal.lock(subjects)
   } catch (error) {
     if (error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED') return null
     throw error

@@ -4,7 +4,7 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { revokeAll } from './grant.js'
-import { bootId, Journal, type JournalRecord, programName } from './journal.js'
+import { bootId, Journal, type JournalRecord, lockOf, programName } from './journal.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
 import { settle } from './settle.js'
@@ -77,7 +77,7 @@ export async function releaseRecord(
 ): Promise<ReleaseReport> {
   const { id } = known
   const journal = new Journal(options.journal)
-  await using _lock = await journal.lock(known.devices.map(({ group }) => group))
+  await using _lock = await journal.lock(known.devices.map(lockOf))
   // Meanwhile another program may have released it, or even assigned it anew.
   const record = await find(journal, known)
   const released = record.devices.map(({ address }) => address)
@@ -139,9 +139,9 @@ async function find(
 
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
 async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise<void> {
-  for (const { address, group } of devices) {
-    if (isVfioDriver(changes.driver(address)) && changes.kernel.isOpen(group))
-      throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
+  for (const device of devices) {
+    const { address } = device
+    if (isVfioDriver(changes.driver(address))) changes.refuseOpen(device)
     // Somebody else may be unbinding it this very moment: then this waits, and not for ever.
     await changes.state(address)
   }
