@@ -181,7 +181,7 @@ function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
 
 /** type1 and iommufd refuse what may forge interrupts, whatever else is well. */
 function obstacleToInterrupts(seen: Snapshot): string | null {
-  const { isolated, accepted, detail, cure, parameter } = assessIsolation(seen)
+  const { isolated, accepted, detail, cure } = assessIsolation(seen)
   if (isolated !== false || accepted) return null
-  return `on this host ${detail}: ${cure}, or accept the risk with the parameter ${parameter}`
+  return `on this host ${detail}: ${cure}`
 }

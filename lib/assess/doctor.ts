@@ -131,11 +131,11 @@ function checkGroups(seen: Snapshot): Check {
 function checkInterruptRemapping(seen: Snapshot): Check {
   const name = 'interrupt remapping'
   if (!seen.host.iommu.present) return ok(name, 'without an IOMMU it has no meaning')
-  const { isolated, accepted, detail, cure, parameter } = assessIsolation(seen)
+  const { isolated, accepted, detail, cure } = assessIsolation(seen)
   if (isolated !== false || cure === null) return ok(name, detail)
   return accepted
     ? warn(name, `${detail}, which allow_unsafe_interrupts accepts`, cure)
-    : fail(name, `${detail}, and VFIO refuses every device`, `${cure}, or accept the risk with ${parameter}`)
+    : fail(name, `${detail}, and VFIO refuses every device`, cure)
 }
 
 function checkModules(seen: Snapshot): Check[] {

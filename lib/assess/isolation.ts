@@ -13,10 +13,8 @@ export interface Isolation {
   /** The parameter of the backend accepts the risk. */
   readonly accepted: boolean
   readonly detail: string
-  /** What would isolate them; `null` where nothing is to be done. */
+  /** What would isolate them, or else how the risk is accepted; `null` where nothing is to be done. */
   readonly cure: string | null
-  /** The parameter by which the risk is accepted. */
-  readonly parameter: string
 }
 
 /** Judges a host: all of its devices are alike on x86 and s390, and on ARM as far as its interrupts tell. */
@@ -26,7 +24,8 @@ export function assessIsolation(seen: Snapshot): Isolation {
   const module = backend === 'iommufd' ? 'iommufd' : 'vfio_iommu_type1'
   const accepted =
     (backend === 'iommufd' ? host.iommufdUnsafeInterrupts : host.allowUnsafeInterrupts) === true
-  const isolation = { accepted, parameter: `${module}.allow_unsafe_interrupts=1`, cure: null }
+  const isolation = { accepted, cure: null }
+  const accept = accepted ? '' : `, or accept the risk with the parameter ${module}.allow_unsafe_interrupts=1`
   if (backend === 'spapr') {
     return {
       ...isolation,
@@ -51,7 +50,7 @@ export function assessIsolation(seen: Snapshot): Isolation {
           host.platform.architecture === 'arm'
             ? 'interrupts of PCI devices do not go through an ITS, so a device may forge them'
             : 'interrupts are not remapped, so a device may forge them',
-        cure: cureOf(host),
+        cure: `${cureOf(host)}${accept}`,
       }
   }
 }
