@@ -75,7 +75,7 @@ const CPU_FIELDS: readonly [RegExp, Architecture][] = [
   [/^(vendor_id\s*:\s*\w|flags\s*:|cpu family\s*:)/m, 'x86'],
   [/^cpu\s*:\s*POWER|^machine\s*:\s*(PowerNV|CHRP)/m, 'power'],
   [/^isa\s*:\s*rv\d|^hart\s*:/m, 'riscv'],
-  [/^(CPU Family|system type)\s*:.*Loong/m, 'loongarch'],
+  [/^(CPU Family|system type)\s*:.*Loong/im, 'loongarch'],
 ]
 
 const architectureOfCpu = (cpu: string) => CPU_FIELDS.find(([field]) => field.test(cpu))?.[1] ?? null
