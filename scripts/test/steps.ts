@@ -56,7 +56,9 @@ const DRIVING = 'examples'
 const UNPLUGGING = 'removal'
 /** Likewise, on devices that can be broken. */
 const BREAKING = 'failing'
-const REST = `!${[...MOVING, DRIVING, UNPLUGGING, BREAKING].join(',')}`
+/** Needs a machine without an active IOMMU. */
+const UNPROTECTED = 'noiommu'
+const REST = `!${[...MOVING, DRIVING, UNPLUGGING, BREAKING, UNPROTECTED].join(',')}`
 
 /**
  * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
@@ -87,6 +89,12 @@ const labRuns: readonly LabRun[] = [
       monitor: true,
     })),
   ),
+  ...[oldest, newest].map((kernel) => ({
+    name: `lab:${kernel}:${UNPROTECTED}`,
+    kernel,
+    topology: topologyFile('noiommu'),
+    files: UNPROTECTED,
+  })),
   ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
     [oldest, newest].map((kernel) => ({
       name: `lab:${kernel}:${topology}`,
