@@ -63,6 +63,8 @@ function checkContainment({ host }: Snapshot): Check[] {
   ]
 }
 
+const NOT_COPIED = 'not known: neither class/iommu nor kernel/iommu_groups was copied'
+
 function checkIommu(seen: Snapshot): Check {
   const { host } = seen
   const name = 'iommu'
@@ -71,6 +73,7 @@ function checkIommu(seen: Snapshot): Check {
   }
   // Some platforms (POWER, s390 of old) have groups without registering units.
   if (host.iommu.present) return ok(name, 'the platform has IOMMU groups')
+  if (!host.iommu.known) return ok(name, NOT_COPIED)
   const { why, cure } = explainNoIommu(seen)
   if (isNoIommuMode(seen)) {
     return warn(name, `${why}; the no-IOMMU mode of VFIO is on: ${NO_IOMMU_RISK}`, `to be safe, ${cure}`)
@@ -95,6 +98,7 @@ function checkGroups(seen: Snapshot): Check {
       'see that it has PCI devices: some virtual machines and containers have none in sight',
     )
   }
+  if (!seen.host.iommu.known) return ok(name, NOT_COPIED)
   const real = seen.groups.filter(({ noIommu }) => !noIommu)
   const numbers = new Set(real.map(({ group }) => group))
   const grouped = devices.filter(({ group }) => group !== null && numbers.has(group)).length
@@ -130,7 +134,9 @@ function checkGroups(seen: Snapshot): Check {
 
 function checkInterruptRemapping(seen: Snapshot): Check {
   const name = 'interrupt remapping'
-  if (!seen.host.iommu.present) return ok(name, 'without an IOMMU it has no meaning')
+  if (!seen.host.iommu.present && seen.host.iommu.known) {
+    return ok(name, 'without an IOMMU it has no meaning')
+  }
   const { isolated, accepted, detail, cure } = assessIsolation(seen)
   if (isolated !== false || cure === null) return ok(name, detail)
   return accepted
@@ -203,7 +209,8 @@ function checkGroupNodes({ host }: Snapshot): Check {
   const name = 'group nodes'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
   const isIommufd = backendOf(host) === 'iommufd'
-  const nodes = isIommufd ? host.nodes.devices : host.nodes.groups
+  // iommufd stands in for containers too, where the kernel has groups and no type1 (IOMMUFD_VFIO_CONTAINER).
+  const nodes = isIommufd && host.nodes.devices.length > 0 ? host.nodes.devices : host.nodes.groups
   const closed = nodes.filter((node) => !node.accessible)
   if (nodes.length === 0) return ok(name, 'no device is bound to VFIO yet, so there is none')
   const [first] = closed

@@ -1,6 +1,7 @@
 import type { HostFacts } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { backendOf } from './backends.js'
+import { hypervisorOf } from './hypervisor.js'
 import { remappingSwitchedOff } from './kernel-parameters.js'
 
 /**
@@ -50,7 +51,7 @@ export function assessIsolation(seen: Snapshot): Isolation {
           host.platform.architecture === 'arm'
             ? 'interrupts of PCI devices do not go through an ITS, so a device may forge them'
             : 'interrupts are not remapped, so a device may forge them',
-        cure: `${cureOf(host)}${accept}`,
+        cure: `${cureOf(seen)}${accept}`,
       }
   }
 }
@@ -60,8 +61,10 @@ function isolatedBy({ platform }: HostFacts): string {
   return platform.architecture === 'arm' ? 'the ITS isolates interrupts' : 'interrupts are remapped'
 }
 
-function cureOf(host: HostFacts): string {
-  const { architecture, hypervisor, cpuVendor } = host.platform
+function cureOf(seen: Snapshot): string {
+  const { host } = seen
+  const { architecture, cpuVendor } = host.platform
+  const hypervisor = hypervisorOf(seen)
   if (architecture === 'arm') {
     return hypervisor === 'kvm'
       ? 'give the VM a GICv3 with an ITS, outside of it: with QEMU -machine virt,gic-version=3,its=on'

@@ -2,6 +2,7 @@ import type { PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Hypervisor } from '../sysfs/platform.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { hypervisorOf } from './hypervisor.js'
 import { hasVtd, iommuAskedFor, iommuSwitchedOff, kernelParameters } from './kernel-parameters.js'
 import { isBridge } from './topology.js'
 
@@ -15,8 +16,12 @@ export interface NoIommu {
 export const NO_IOMMU_RISK =
   'nothing keeps the device from reading and writing all memory of this host, only root (CAP_SYS_RAWIO) may open it, it taints the kernel, and no VM can be given the device'
 
-/** Is the no-IOMMU mode on? The module's parameter decides, and can be switched at any time. */
-export const isNoIommuMode = ({ host }: Snapshot) => host.noIommuMode === true
+/**
+ * Is the no-IOMMU mode on? The module's parameter decides, and can be switched at any time; while the module is not
+ * loaded, what it is given when it is.
+ */
+export const isNoIommuMode = ({ host }: Snapshot) =>
+  host.noIommuMode ?? /(?:^|\s)vfio\.enable_unsafe_noiommu_mode=[1yY]/.test(host.commandLine)
 
 /** Where a virtual machine gets its IOMMU from: what its owner has to set. By the pages of each hypervisor. */
 const VIRTUAL_IOMMU: Readonly<Record<Hypervisor, string>> = {
@@ -76,7 +81,7 @@ function causeElsewhere(seen: Snapshot): NoIommu | null {
   const remove = `remove the kernel parameter${off.length > 1 ? 's' : ''} ${names}`
   const why = `the kernel was told to use no IOMMU (${names})`
   // Without a table there is none to use, whatever the kernel is told.
-  const isDescribed = hasVtd(host) || (platform.acpiTables?.includes('IVRS') ?? platform.hypervisor === null)
+  const isDescribed = hasVtd(host) || (platform.acpiTables?.includes('IVRS') ?? hypervisorOf(seen) === null)
   if (!isDescribed) return { why, cure: `${remove}, and ${onX86(seen).cure}` }
   const missing = kernelParameters(seen).add.map(({ parameter }) => parameter)
   return { why, cure: missing.length > 0 ? `${remove}, and boot with ${missing.join(' ')}` : remove }
@@ -87,8 +92,8 @@ function causeByArchitecture(seen: Snapshot): NoIommu {
   const none = (cure: string) => ({ why: 'no IOMMU is active', cure })
   switch (platform.architecture) {
     case 'arm':
-      if (platform.hypervisor === 'kvm') return inVirtualMachine(seen, KVM_ON_ARM)
-      return platform.hypervisor ? inVirtualMachine(seen) : none(ARM_CURE)
+      if (hypervisorOf(seen) === 'kvm') return inVirtualMachine(seen, KVM_ON_ARM)
+      return hypervisorOf(seen) ? inVirtualMachine(seen) : none(ARM_CURE)
     case 's390':
       return none(
         'the kernel makes a group of each PCI function by itself (CONFIG_S390_IOMMU): see that the functions are assigned to this LPAR or guest, and that pci=off is not on the command line',
@@ -98,7 +103,7 @@ function causeByArchitecture(seen: Snapshot): NoIommu {
         'the kernel makes the groups by itself (CONFIG_SPAPR_TCE_IOMMU): boot one that has it, on OPAL firmware or as a PowerVM or KVM guest with PCI devices of its own',
       )
     case 'riscv':
-      return platform.hypervisor
+      return hypervisorOf(seen)
         ? inVirtualMachine(
             seen,
             'give the VM a virtual IOMMU, outside of it: with QEMU -machine virt,iommu-sys=on',
@@ -113,8 +118,8 @@ function causeByArchitecture(seen: Snapshot): NoIommu {
   }
 }
 
-function inVirtualMachine({ host }: Snapshot, cure?: string): NoIommu {
-  const { hypervisor } = host.platform
+function inVirtualMachine(seen: Snapshot, cure?: string): NoIommu {
+  const hypervisor = hypervisorOf(seen)
   return {
     why: 'no IOMMU is active: this is a virtual machine, and it has no virtual IOMMU',
     cure: cure ?? VIRTUAL_IOMMU[hypervisor ?? 'other'],
@@ -145,7 +150,7 @@ function onX86(seen: Snapshot): NoIommu {
       cure: `look into the kernel's log for why (dmesg | grep -i ${log}): a kernel without ${option}, or a fault in the firmware's table that an update may mend`,
     }
   }
-  if (platform.hypervisor !== null) return inVirtualMachine(seen)
+  if (hypervisorOf(seen) !== null) return inVirtualMachine(seen)
   const firmware = {
     intel: 'switch on VT-d (Intel) in the firmware setup',
     amd: 'switch on AMD-Vi/IOMMU (AMD) in the firmware setup',
@@ -175,6 +180,9 @@ export function judgeUngrouped(seen: Snapshot, device: PciDevice): Ungrouped {
   if (mayGetGroup(seen, device)) return { kind: 'when-bound' }
   if (isNoIommuMode(seen)) return { kind: 'no-iommu' }
   const { address } = device
+  if (!seen.host.iommu.known) {
+    return { kind: 'none', reason: `${address} is in no IOMMU group in sight: the groups were not copied` }
+  }
   if (!seen.host.iommu.present) {
     return {
       kind: 'none',

@@ -1,6 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
-import { NO_IOMMU_GROUP } from './groups.js'
+import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readModuleLists } from './modules.js'
 import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
@@ -38,6 +38,8 @@ export interface HostFacts {
   readonly iommu: {
     /** Some unit, or some group of one: those of the no-IOMMU mode do not count. */
     readonly present: boolean
+    /** Can `present` be told? Not of a copy that has neither units, nor groups, nor links to them. */
+    readonly known: boolean
     /** `intel-iommu`, `amd-iommu`, `arm-smmu`, … for each hardware unit, in the kernel's naming. */
     readonly units: readonly { readonly name: string; readonly kind: string }[]
     /**
@@ -89,7 +91,8 @@ export interface HostPaths {
   readonly modules: string | null
 }
 
-export function readFacts(paths: HostPaths, kernel: string): HostFacts {
+/** @param groups those that were found, also by the links of devices alone */
+export function readFacts(paths: HostPaths, kernel: string, groups: readonly IommuGroup[]): HostFacts {
   const { sysfs, dev, proc } = paths
   const parameter = (module: string, name: string) => {
     const text = readText(`${sysfs}/module/${module}/parameters/${name}`)
@@ -107,7 +110,10 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
     platform,
     commandLine: readText(below(proc, 'cmdline')) ?? '',
     iommu: {
-      present: units.length > 0 || hasRealGroup(sysfs),
+      present: units.length > 0 || groups.some(({ noIommu }) => !noIommu) || hasRealGroup(sysfs),
+      // A kernel that can have groups has both directories (`iommu_init`, `iommu_dev_init`); without them it has no VFIO.
+      known:
+        sysfs === '/sys' || groups.length > 0 || IOMMU_DIRECTORIES.some((name) => exists(`${sysfs}/${name}`)),
       units,
       interruptRemapping: readInterruptRemapping(
         platform.architecture,
@@ -142,6 +148,8 @@ function iommuKind(sysfs: string, name: string): string {
   const known = UNIT_KINDS.find(([pattern]) => pattern.test(name))
   return known?.[1] ?? linkName(`${sysfs}/class/iommu/${name}/device/driver`) ?? name
 }
+
+const IOMMU_DIRECTORIES = ['class/iommu', 'kernel/iommu_groups']
 
 /** Any group of an IOMMU; stops at the first, of thousands. */
 const hasRealGroup = (sysfs: string) =>

@@ -84,7 +84,7 @@ export class Host {
     })
     const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
     const use = brief ? undefined : readUse(this.paths, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use, some !== null)
+    return new Snapshot(readFacts(this.paths, this.#kernel, groups), groups, devices, use, some !== null)
   }
 }
 

@@ -126,6 +126,9 @@ describe('the backend', function () {
     const seen = seePlatform({ ...iommufd, nodes })
     assert.match(checkOf(seen, 'device node').detail, /\/dev\/iommu can be opened/)
     assert.match(checkOf(seen, 'group nodes').detail, /^2 can be opened/)
+    // CONFIG_IOMMUFD_VFIO_CONTAINER: groups without type1.
+    const grouped = seePlatform({ ...iommufd, nodes: { iommu: 0o660, 'vfio/vfio': 0o666, 'vfio/5': 0o600 } })
+    assert.match(checkOf(grouped, 'group nodes').detail, /^1 can be opened/)
     const without = checkOf(seePlatform({ ...iommufd, nodes: {} }), 'device node')
     assert.match(without.cure, /modprobe iommufd vfio-pci/)
   })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { assess, kernelParameters } from 'vfio'
-import { READY_MODULES, removeDirectories } from '../fixtures/host.js'
+import { type DeviceDescription, READY_MODULES, removeDirectories } from '../fixtures/host.js'
 import {
   ARM_CPU,
   acpiTables,
@@ -449,6 +449,37 @@ describe('no IOMMU', function () {
     const { add, remove } = kernelParameters(seen)
     assert.deepEqual(add, [])
     assert.deepEqual(remove, [{ parameter: 'nointremap', why: 'it leaves interrupt remapping off' }])
+  })
+})
+
+describe('a virtual machine that only its devices tell of', function () {
+  this.timeout(20_000)
+  afterEach(removeDirectories)
+
+  /** Ids of pci.ids, and QEMU's docs/specs/pci-ids. */
+  const kinds: readonly (readonly [what: string, device: Partial<DeviceDescription>, cure: RegExp])[] = [
+    [
+      'QEMU by its subsystem',
+      { vendor: 0x8086, device: 0x29c0, subsystem: [0x1af4, 0x1100] },
+      /-device intel-iommu/,
+    ],
+    ['QEMU by its host bridge', { vendor: 0x1b36, device: 0x0008, class: 0x060000 }, /-device intel-iommu/],
+    ['VMware', { vendor: 0x15ad, device: 0x0740 }, /Expose IOMMU/],
+    ['VirtualBox', { vendor: 0x80ee, device: 0xbeef }, /VBoxManage/],
+    ['Hyper-V', { vendor: 0x1414, device: 0x5353 }, /Hyper-V gives/],
+    ['Xen', { vendor: 0x5853, device: 0x0001 }, /from dom0/],
+  ]
+  for (const [what, device, cure] of kinds) {
+    it(`is one of ${what}`, () => {
+      const seen = seePlatform({ iommu: 'none', devices: [{ address: ADDRESS, ...device }] })
+      assert.match(checkOf(seen, 'iommu').cure, cure)
+      assert.deepEqual(kernelParameters(seen).add, [])
+    })
+  }
+
+  it('is none where a network card speaks virtio in hardware (1af4:1041 with a subsystem of its own)', () => {
+    const devices = [{ address: ADDRESS, vendor: 0x1af4, device: 0x1041, subsystem: [0x1ded, 1] as const }]
+    assert.match(checkOf(seePlatform({ iommu: 'none', devices }), 'iommu').cure, /firmware setup/)
   })
 })
 

@@ -111,6 +111,11 @@ describe('the no-IOMMU mode', function () {
   it('leaves functions blocked while it is off, or not known to be on', () => {
     assert.equal(assess(seePlatform({ ...CLOUD, modules: READY_MODULES }), NIC).verdict, 'blocked')
     assert.equal(assess(seePlatform({ ...CLOUD, modules: {} }), NIC).verdict, 'blocked')
+    const asked = 'vfio.enable_unsafe_noiommu_mode=1'
+    const off = seePlatform({ ...CLOUD, modules: READY_MODULES, commandLine: asked })
+    assert.equal(assess(off, NIC).verdict, 'blocked')
+    // Which a module takes from there as it is loaded (modprobe.d(5), kernel-parameters.txt).
+    assert.equal(assess(seePlatform({ ...CLOUD, modules: {}, commandLine: asked }), NIC).noIommu, true)
   })
 
   it('takes no bridge and none of the denylist, and a function that an IOMMU covers as ever', () => {

@@ -41,6 +41,32 @@ describe('what is not known', function () {
     assert.doesNotMatch(checkOf(seen, 'iommu').cure, /boot with/)
   })
 
+  it('of a copy that has no IOMMU directories is whether there is one (hwloc-gather-topology takes bus/pci and class)', () => {
+    const { sysfs } = makePlatform({
+      iommu: 'none',
+      devices: [{ address: GPU }],
+      without: ['sys/class/iommu', 'sys/kernel/iommu_groups'],
+    })
+    const seen = new Host({ sysfs }).snapshot()
+    const { ready, checks } = diagnose(seen)
+    assert.equal(ready, true)
+    for (const name of ['iommu', 'groups']) assert.match(checkOf(seen, name).detail, /^not known/)
+    assert.ok(checks.every(({ status }) => status === 'ok'))
+    const { verdict, reason } = assess(seen, GPU)
+    assert.equal(verdict, 'blocked')
+    assert.match(reason, /groups were not copied/)
+  })
+
+  it('of a copy that has the links of its devices alone is enough to see groups', () => {
+    const trees = makePlatform({ iommu: 'none', devices, without: ['sys/class/iommu'] })
+    // The links lead nowhere, as in a copy of bus/pci and devices alone.
+    new Tree(dirname(trees.sysfs)).remove('sys/kernel/iommu_groups')
+    const seen = new Host({ sysfs: trees.sysfs }).snapshot()
+    assert.equal(seen.host.iommu.present, true)
+    assert.equal(checkOf(seen, 'iommu').status, 'ok')
+    assert.equal(assess(seen, GPU).verdict, 'bindable')
+  })
+
   const missing: readonly (readonly [what: string, without: readonly string[]])[] = [
     ['without /proc', ['proc']],
     ['without /proc/interrupts', ['proc/interrupts']],
