@@ -84,7 +84,7 @@ function checkIommu(seen: Snapshot): Check {
 /** The parameter is there only where the kernel was built with the mode (CONFIG_VFIO_NOIOMMU). Under Xen, addresses differ. */
 function lastResort({ host }: Snapshot): string {
   if (host.noIommuMode !== false || host.platform.xenDom0) return ''
-  return `; as a last resort switch the no-IOMMU mode on (echo Y > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode), in which ${NO_IOMMU_RISK}`
+  return `; as a last resort switch on the no-IOMMU mode (the parameter enable_unsafe_noiommu_mode=1 of vfio), in which ${NO_IOMMU_RISK}`
 }
 
 /** A function that is in no group cannot be bound (`vfio_group_find_or_alloc`), but for two exceptions. */
