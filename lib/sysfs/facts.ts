@@ -2,6 +2,7 @@ import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
 import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
+import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
 import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
 
@@ -48,6 +49,7 @@ export interface HostFacts {
      */
     readonly interruptRemapping: boolean | null
   }
+  readonly limits: HostLimits
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
@@ -121,6 +123,11 @@ export function readFacts(paths: HostPaths, kernel: string, groups: readonly Iom
         isKernelSince(kernel, 6, 3),
       ),
     },
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
     modules: readModuleStates(paths),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
