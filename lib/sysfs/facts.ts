@@ -4,7 +4,7 @@ import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
-import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
+import type { Architecture, PlatformFacts } from './platform.js'
 
 /**
  * Where a kernel module stands: `missing` means that this kernel has no such module at all, `unknown` that it is not
@@ -94,7 +94,12 @@ export interface HostPaths {
 }
 
 /** @param groups those that were found, also by the links of devices alone */
-export function readFacts(paths: HostPaths, kernel: string, groups: readonly IommuGroup[]): HostFacts {
+export function readFacts(
+  paths: HostPaths,
+  kernel: string,
+  platform: PlatformFacts,
+  groups: readonly IommuGroup[],
+): HostFacts {
   const { sysfs, dev, proc } = paths
   const parameter = (module: string, name: string) => {
     const text = readText(`${sysfs}/module/${module}/parameters/${name}`)
@@ -103,7 +108,6 @@ export function readFacts(paths: HostPaths, kernel: string, groups: readonly Iom
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
-  const platform = readPlatform(paths, kernel)
   return Object.freeze({
     kernel,
     paths,

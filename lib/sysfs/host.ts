@@ -7,6 +7,7 @@ import { isKernelSince } from './kernel.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
+import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
 import { readUse } from './use.js'
 
@@ -50,6 +51,8 @@ export class Host {
   readonly #pciIds: string | undefined
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
+  /** A host stays the kind of machine that it is. */
+  #platform: PlatformFacts | undefined
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -74,6 +77,7 @@ export class Host {
     const wanted = around?.map(parseAddress)
     this.#aliases ??= ModuleAliases.read(this.paths.modules)
     this.#names ??= PciNames.read(this.#pciIds)
+    this.#platform ??= readPlatform(this.paths, this.#kernel)
     const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
     const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
     const devices = readDevices(this.paths.sysfs, names, {
@@ -84,7 +88,13 @@ export class Host {
     })
     const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
     const use = brief ? undefined : readUse(this.paths, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel, groups), groups, devices, use, some !== null)
+    return new Snapshot(
+      readFacts(this.paths, this.#kernel, this.#platform, groups),
+      groups,
+      devices,
+      use,
+      some !== null,
+    )
   }
 }
 

@@ -56,8 +56,8 @@ const DRIVING = 'examples'
 const UNPLUGGING = 'removal'
 /** Likewise, on devices that can be broken. */
 const BREAKING = 'failing'
-/** Needs a machine without an active IOMMU. */
-const UNPROTECTED = 'noiommu'
+/** Needs a machine whose IOMMU is left off. */
+const UNPROTECTED = 'no-iommu'
 const REST = `!${[...MOVING, DRIVING, UNPLUGGING, BREAKING, UNPROTECTED].join(',')}`
 
 /**
@@ -92,7 +92,7 @@ const labRuns: readonly LabRun[] = [
   ...[oldest, newest].map((kernel) => ({
     name: `lab:${kernel}:${UNPROTECTED}`,
     kernel,
-    topology: topologyFile('noiommu'),
+    topology: topologyFile('no-iommu'),
     files: UNPROTECTED,
   })),
   ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { assess, kernelParameters } from 'vfio'
+import { dirname } from 'node:path'
+import { assess, Host, kernelParameters } from 'vfio'
 import { type DeviceDescription, READY_MODULES, removeDirectories } from '../fixtures/host.js'
 import {
   ARM_CPU,
@@ -7,13 +8,15 @@ import {
   checkOf,
   dmi,
   interrupts,
+  makePlatform,
   type PlatformDescription,
   seePlatform,
   x86Cpu,
 } from '../fixtures/platform.js'
+import { Tree } from '../fixtures/tree.js'
 
 /** A host without an IOMMU: why, what cures it, and which parameters the next boot needs. */
-interface Host {
+interface Without {
   readonly what: string
   readonly source: string
   readonly host: PlatformDescription
@@ -39,7 +42,7 @@ const arm = (files: Readonly<Record<string, string>> = {}): PlatformDescription 
 })
 const NO_FIRMWARE = /firmware|VT-d/
 
-const BARE_METAL: readonly Host[] = [
+const BARE_METAL: readonly Without[] = [
   {
     what: 'Intel with the table and without the parameter',
     source:
@@ -155,7 +158,7 @@ const BARE_METAL: readonly Host[] = [
   },
 ]
 
-const COMMAND_LINES: readonly Host[] = [
+const COMMAND_LINES: readonly Without[] = [
   [
     'intel_iommu=off',
     /^remove the kernel parameter intel_iommu=off, and boot with intel_iommu=on$/,
@@ -189,7 +192,7 @@ const COMMAND_LINES: readonly Host[] = [
   remove: remove as string[],
 }))
 
-const OTHER_COMMAND_LINES: readonly Host[] = [
+const OTHER_COMMAND_LINES: readonly Without[] = [
   {
     what: 'AMD with amd_iommu=off, and intel_iommu=off that means nothing to it',
     source: 'drivers/iommu/amd/init.c: parse_amd_iommu_options',
@@ -207,7 +210,7 @@ const OTHER_COMMAND_LINES: readonly Host[] = [
   },
 ]
 
-const VIRTUAL: readonly Host[] = [
+const VIRTUAL: readonly Without[] = [
   {
     what: 'KubeVirt, Kata or OpenStack on QEMU',
     source:
@@ -581,6 +584,23 @@ describe('a container', function () {
       without: ['modules'],
     })
     assert.match(checkOf(bare, 'module vfio_pci').cure, /on the host: modprobe/)
+  })
+
+  it('is no machine that was made from the image of one (docker export; include/linux/proc_ns.h: PROC_PID_INIT_INO)', () => {
+    const trees = makePlatform({
+      devices: [{ address: ADDRESS, group: 5 }],
+      files: { 'proc/self/root/.dockerenv': '' },
+    })
+    const tree = new Tree(dirname(trees.sysfs))
+    const inNamespaces = (pid: number) => {
+      tree.remove('proc/self/ns')
+      const names = { pid, uts: 4026531838, ipc: 4026531839 }
+      for (const [name, number] of Object.entries(names))
+        tree.link(`proc/self/ns/${name}`, `${name}:[${number}]`)
+      return new Host(trees).snapshot().host.platform.container
+    }
+    assert.equal(inNamespaces(4026531836), null)
+    assert.equal(inNamespaces(4026532209), 'docker')
   })
 
   it('is no host whose root is an overlay of its own (live images)', () => {
