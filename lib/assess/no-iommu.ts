@@ -200,11 +200,11 @@ const FOUND_BY_FIRMWARE = /^(arm-smmu|virtio.iommu|riscv.iommu|apple.dart|dart$)
 /**
  * Before 6.15 those IOMMUs are looked up in `dma_configure`, as the driver of a device binds (`really_probe`; since then
  * in `iommu_init_device`): an endpoint without a driver shows no group, whether or not it will get one. One of the same
- * host bridge that has a driver and no group tells that the bridge is not covered.
+ * host bridge that has a driver and no group, be it this one, tells that the bridge is not covered.
  */
 function mayGetGroup(seen: Snapshot, device: PciDevice): boolean {
   const { host } = seen
-  if (device.driver !== null || isBridge(device) || isKernelSince(host.kernel, 6, 15)) return false
+  if (isBridge(device) || isKernelSince(host.kernel, 6, 15)) return false
   const isCovered = isMapped(seen, device)
   if (isCovered === false || host.iommu.units.length === 0) return false
   if (isCovered === null && !host.iommu.units.some(({ kind }) => FOUND_BY_FIRMWARE.test(kind))) return false

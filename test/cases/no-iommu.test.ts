@@ -297,6 +297,12 @@ const VIRTUAL: readonly Without[] = [
     add: ['intel_iommu=on'],
   },
   {
+    what: 'a bare-metal ARM instance of EC2, whose processor has no flag to tell by',
+    source: 'the same page: a1.metal',
+    host: arm(dmi({ sys_vendor: 'Amazon EC2', product_name: 'a1.metal' })),
+    cure: /SMMU in the firmware setup/,
+  },
+  {
     what: 'Compute Engine',
     source: 'its DMI: Google, Google Compute Engine',
     host: { files: { ...GUEST, ...dmi({ sys_vendor: 'Google', product_name: 'Google Compute Engine' }) } },

@@ -207,6 +207,26 @@ describe('the no-IOMMU mode', function () {
     }
   })
 
+  it('is not unbound while its group is open, also where the record does not know the group yet', async () => {
+    const trees = makeKernelHost(CLOUD)
+    const before = photograph(trees.sysfs)
+    const options = using(trees, { newGroup: NEW })
+    const abort = new AbortController()
+    const onChange = (change: string) => {
+      if (!change.includes('drivers_probe')) return
+      options.kernel.open.add(NEW.number)
+      abort.abort()
+    }
+    const plan = planAssignment(new Host(trees).snapshot(), [NIC])
+    await assert.rejects(
+      assign(plan, { ...options, signal: abort.signal, onChange }),
+      /is open, and unbinding it would hang/,
+    )
+    options.kernel.open.clear()
+    assert.deepEqual((await recover(options)).recovered, [NIC])
+    assert.deepEqual(photograph(trees.sysfs), before)
+  })
+
   it('is what openDevice asks for before a function is bound', async () => {
     await assert.rejects(openDevice(NIC, { seen: seePlatform(CLOUD) }), (error: VfioError) => {
       assert.equal(error.code, 'ERR_VFIO_NO_GROUP')
