@@ -1,3 +1,4 @@
+import { BACKEND_MODULES, backendOf } from '../assess/backends.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
@@ -178,7 +179,7 @@ function rules(devices: readonly PciDevice[]): string[] {
 
 /** What vfio-pci needs at boot and this kernel has as modules. */
 function initramfsModules({ host }: Snapshot): string[] {
-  const all = ['vfio_pci', 'vfio', 'vfio_iommu_type1'] as const
+  const all = ['vfio_pci', 'vfio', BACKEND_MODULES[backendOf(host)]] as const
   const modules: string[] = all.filter((name) => host.modules[name] !== 'builtin')
   const hasVirqfd = !isKernelSince(host.kernel, 6, 2) && host.modules.vfio_virqfd !== 'builtin'
   return hasVirqfd && modules.length > 0 ? [...modules, 'vfio_virqfd'] : modules

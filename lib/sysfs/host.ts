@@ -4,9 +4,10 @@ import { type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
-import { ModuleAliases } from './modules.js'
+import { findModuleDirectory, ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
+import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
 import { readUse } from './use.js'
 
@@ -23,7 +24,7 @@ export interface HostOptions {
   readonly proc?: string
   /** In place of `/run`, where udev keeps what it found on disks. */
   readonly run?: string
-  /** The kernel's module directory, in place of `/lib/modules/<release>`. */
+  /** The kernel's module directory, in place of `/lib/modules/<release>`; or the directory of those of all kernels. */
   readonly modules?: string
   /** The file of device names, in place of where the packages pci.ids and hwdata put it. */
   readonly pciIds?: string
@@ -50,6 +51,8 @@ export class Host {
   readonly #pciIds: string | undefined
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
+  /** A host stays the kind of machine that it is. */
+  #platform: PlatformFacts | undefined
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -61,7 +64,7 @@ export class Host {
       dev: options.dev ?? own('/dev'),
       proc,
       run: options.run ?? own('/run'),
-      modules: options.modules ?? own(`/lib/modules/${this.#kernel}`),
+      modules: findModuleDirectory(options.modules ?? own(`/lib/modules/${this.#kernel}`), this.#kernel),
     })
   }
 
@@ -74,6 +77,7 @@ export class Host {
     const wanted = around?.map(parseAddress)
     this.#aliases ??= ModuleAliases.read(this.paths.modules)
     this.#names ??= PciNames.read(this.#pciIds)
+    this.#platform ??= readPlatform(this.paths, this.#kernel)
     const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
     const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
     const devices = readDevices(this.paths.sysfs, names, {
@@ -84,7 +88,13 @@ export class Host {
     })
     const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
     const use = brief ? undefined : readUse(this.paths, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use, some !== null)
+    return new Snapshot(
+      readFacts(this.paths, this.#kernel, this.#platform, groups),
+      groups,
+      devices,
+      use,
+      some !== null,
+    )
   }
 }
 

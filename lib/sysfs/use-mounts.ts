@@ -3,7 +3,7 @@ import type { Process } from './use-processes.js'
 
 /** A mounted file system that may rest on a device (`/proc/<pid>/mountinfo`). */
 export interface Mount {
-  /** `major:minor` of what it is on; major 0 where the file system made it up. */
+  /** `major:minor` of what it is on; major 0 where the file system made it up, `?` where the table has no numbers. */
   readonly number: string
   readonly point: string
   readonly type: string
@@ -31,16 +31,51 @@ export const unescapeOctal = (text: string) =>
 
 /** @param others a process of each further mount namespace */
 export function readMounts(proc: string | null, others: readonly Process[]): Mount[] {
-  const own = readText(below(proc, 'self/mountinfo')) ?? ''
+  const own = readText(below(proc, 'self/mountinfo'))
   // Of a caller in a jail, the first process sees more.
-  const first = readText(below(proc, '1/mountinfo')) ?? ''
-  const mounts = parseMounts(own, null)
-  if (first !== own) addUnseen(mounts, parseMounts(first, { pid: 1, command: 'init' }))
+  const first = readText(below(proc, '1/mountinfo'))
+  const mounts = own === null && first === null ? readTable(proc) : parseMounts(own ?? '', null)
+  if (first !== null && first !== own) addUnseen(mounts, parseMounts(first, { pid: 1, command: 'init' }))
   for (const other of others) {
     addUnseen(mounts, parseMounts(readText(below(proc, `${other.pid}/mountinfo`)) ?? '', other))
   }
   return mounts
 }
+
+/** Where `mountinfo` was not copied: the same mounts by their source, without numbers. */
+const TABLES = ['self/mounts', 'mounts', '1/mounts']
+
+/** `/dev/sda2 / ext4 rw,relatime 0 0` (fstab(5)). */
+function readTable(proc: string | null): Mount[] {
+  const text = TABLES.map((name) => readText(below(proc, name))).find((table) => table !== null) ?? ''
+  return text.split('\n').flatMap((line) => {
+    const [source = '', point, type, options] = line.split(' ')
+    if (point === undefined || type === undefined || options === undefined) return []
+    const isOnDevice = source.startsWith('/dev/') || WITHOUT_NUMBER.has(type.split('.')[0] ?? '')
+    if (!isOnDevice) return []
+    const nodes = nodesIn([...source.split(':'), ...valuesOf(options)]).flatMap((node) =>
+      node === 'root' ? rootNode(proc) : node,
+    )
+    return {
+      number: '?',
+      point: unescapeOctal(point),
+      type,
+      source: unescapeOctal(source),
+      nodes,
+      seenBy: null,
+    }
+  })
+}
+
+/** A kernel that mounted the root itself calls its device `/dev/root`: the command line has the name. */
+const rootNode = (proc: string | null) =>
+  /(?:^|\s)root=\/dev\/(\S+)/.exec(readText(below(proc, 'cmdline')) ?? '')?.[1] ?? []
+
+const valuesOf = (options: string) =>
+  options.split(',').map((option) => option.slice(option.indexOf('=') + 1))
+
+const nodesIn = (names: readonly string[]) =>
+  names.filter((name) => name.startsWith('/dev/')).map((name) => unescapeOctal(name.slice('/dev/'.length)))
 
 function addUnseen(mounts: Mount[], more: readonly Mount[]): void {
   const key = ({ number, source }: Mount) => `${number} ${source}`
@@ -60,19 +95,13 @@ function parseMounts(text: string, seenBy: Process | null): Mount[] {
     if (!/^\d+:\d+$/.test(number) || type === '') continue
     if (number.startsWith('0:') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')) continue
     // With a number, the source is only what somebody called it once; the options may name a log device.
-    const named = [
-      number.startsWith('0:') ? source.split(':') : [],
-      options.split(',').map((option) => option.slice(option.indexOf('=') + 1)),
-    ]
+    const named = [...(number.startsWith('0:') ? source.split(':') : []), ...valuesOf(options)]
     mounts.push({
       number,
       point: unescapeOctal(point),
       type,
       source: unescapeOctal(source),
-      nodes: named
-        .flat()
-        .filter((name) => name.startsWith('/dev/'))
-        .map((name) => unescapeOctal(name.slice('/dev/'.length))),
+      nodes: nodesIn(named),
       seenBy,
     })
   }

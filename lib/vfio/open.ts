@@ -1,3 +1,4 @@
+import { assess } from '../assess/assessment.js'
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import { isWithVfio } from '../sysfs/devices.js'
@@ -48,9 +49,12 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
   const { seen = new Host().snapshot({ around: [address] }), signal } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
+    const { verdict, reason } = assess(seen, device.address)
     throw new VfioError(
       'ERR_VFIO_NO_GROUP',
-      `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`,
+      verdict === 'blocked'
+        ? `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`
+        : `${device.address} is in no group until it is bound to VFIO ("vfio bind ${device.address}"): ${reason}`,
     )
   }
   const { noIommu } = seen.group(device.group)

@@ -43,7 +43,7 @@ export interface Suite {
 }
 
 /** The files of scripts/lab/topologies/. */
-export type Topology = 'default' | 'disks' | 'hotplug' | 'bridges' | 'desktop'
+export type Topology = 'default' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
 
 export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
 
@@ -51,6 +51,8 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   disks: ['examples'],
   hotplug: ['failing', 'removal'],
+  // A machine whose IOMMU is left off.
+  'no-iommu': ['no-iommu'],
 }
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'agreement']
@@ -127,6 +129,9 @@ const labSteps: readonly Step[] = [
   }),
   ...kernelSeries.map((kernel) =>
     labStep(`lab:${kernel}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [])),
+  ),
+  ...[oldest, newest].map((kernel) =>
+    labStep(`lab:${kernel}:no-iommu`, inGuest(kernel, 'no-iommu', ELSEWHERE['no-iommu'] ?? [])),
   ),
   ...(['bridges', 'desktop', 'hotplug'] as const).flatMap((topology) =>
     [oldest, newest].map((kernel) =>
