@@ -334,6 +334,11 @@ export const HINTS: readonly Hint[] = [
   row('file', 'EPERM', 'this user may not: run as root'),
   row('file', 'EROFS', 'the file system is read-only: this host keeps its configuration elsewhere'),
 
+  row(
+    'thread',
+    'EAGAIN',
+    'its user or control group has as many threads as it may: raise `ulimit -u` or pids.max, or wait until calls that run have ended',
+  ),
   row('*', 'EMFILE', 'this process has too many files open: close some, or raise `ulimit -n`'),
   row('*', 'ENFILE', 'the host has too many files open: raise the sysctl fs.file-max'),
   row('*', 'ENOMEM', 'the kernel has no memory for it'),

@@ -26,6 +26,14 @@ void Handles::Remove(uint32_t id) {
   free_.push_back(IndexOf(id));
 }
 
+std::vector<Resource> Handles::TakeAll(const napi_type_tag& kind) {
+  std::vector<Resource> taken;
+  for (Entry& entry : entries_) {
+    if (entry.kind == &kind && entry.resource) taken.push_back(std::move(entry.resource));
+  }
+  return taken;
+}
+
 void* Handles::Remember(const QuickCall& call) {
   remembered_.push_back(std::unique_ptr<Remembered>(new Remembered{*this, call}));
   return remembered_.back().get();

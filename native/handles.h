@@ -27,6 +27,8 @@ class Handles {
  public:
   uint32_t Add(const napi_type_tag& kind, Resource resource);
   void Remove(uint32_t id);
+  /** Takes the open resources of a kind out: their objects are closed from then on. */
+  std::vector<Resource> TakeAll(const napi_type_tag& kind);
 
   /** The resource, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
   Resource& At(uint32_t id, const napi_type_tag& kind) {

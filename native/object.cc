@@ -2,6 +2,10 @@
 
 namespace vfio {
 
+Calls& CallsOf(Napi::Env env) {
+  return *env.GetInstanceData<Addon>()->calls;
+}
+
 Object::Object(const Napi::CallbackInfo& info, const ObjectClass& object_class)
     : tag_(*object_class.tag), handles_(info.Env().GetInstanceData<Addon>()->handles) {
   Addon* addon = info.Env().GetInstanceData<Addon>();

@@ -65,6 +65,8 @@ export interface Binding {
   memoryWrite64(memory: number, offset: number, value: bigint): void
   memoryCopyOut(memory: number, offset: number, into: ArrayBufferView): void
   memoryCopyIn(memory: number, offset: number, from: ArrayBufferView): void
+  /** Whether the event loop goes on as long as a call runs off the main thread: at first it does. */
+  readonly loop: { ref(): void; unref(): void }
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */

@@ -21,7 +21,7 @@ export interface MapOptions {
   readonly write?: boolean | undefined
   /** A place that is chosen lies below 2 to this power: what the device can address. */
   readonly addressBits?: number | undefined
-  /** Aborts the wait; what was mapped meanwhile is unmapped again. */
+  /** Aborts the wait: the promise rejects at once, and what was mapped meanwhile is unmapped again. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -130,9 +130,10 @@ export class DmaSpace {
             throw error
           }
           this.#confirm(span)
+          // In the same turn, so that whoever comes next finds the place free.
+          if (signal?.aborted) await this.#unmapNow(span)
         },
-        // Aborted while it ran.
-        { signal, discard: () => this.#unmapNow(span) },
+        { signal },
         this.map,
       )
     } catch (error) {

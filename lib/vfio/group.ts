@@ -20,7 +20,7 @@ export interface GroupStatus {
 }
 
 export interface OpenDeviceOptions {
-  /** Aborts the wait; a device that comes back later is closed again. */
+  /** Aborts the wait: the promise rejects at once, and a device that comes back later is closed again. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it. */
   readonly vfToken?: string | undefined
@@ -60,7 +60,10 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     )
   }
 
-  /** Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). */
+  /**
+   * Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). While one of its devices is being opened the
+   * kernel makes this thread wait.
+   */
   status(): GroupStatus {
     let flags: number
     try {
@@ -101,7 +104,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
 
   /**
    * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
-   * Opening resets the device.
+   * Opening resets the device, which runs on a thread of its own: see `VfioDevice.reset()` for what ends when.
    * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
@@ -112,10 +115,16 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     const group = this.handle
     const handle = await group.run(
       async () => {
-        const device = await this.handle.native.openDevice(request, name)
-        return new DeviceHandle(device, `device ${name}`, group)
+        const device = new DeviceHandle(
+          await this.handle.native.openDevice(request, name),
+          `device ${name}`,
+          group,
+        )
+        // Closed meanwhile, so that nobody else would close it.
+        if (group.closed) void device.release()
+        return device
       },
-      { signal, subject: name, discard: (device) => device.release() },
+      { signal, subject: name, discard: (device) => void device.release() },
       this.openDevice,
     )
     return new VfioDevice(handle, name, this)
@@ -168,14 +177,17 @@ class Membership implements Dependent {
   }
 
   async release(): Promise<void> {
-    await this.#group.idle()
-    await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    do {
+      await this.#group.idle()
+      await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    } while (this.#group.busy)
     if (!this.end()) await this.#closeToo().release()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
-    if (!this.end()) this.#closeToo().releaseNow()
+    if (this.#group.busy) void this.release()
+    else if (!this.end()) this.#closeToo().releaseNow()
   }
 
   /** Open it would be in a container that nobody has. */
@@ -194,6 +206,11 @@ class Membership implements Dependent {
    */
   end(): boolean {
     if (this.#group.membership !== this) return true
+    // The kernel would let this thread wait for it; closing the descriptors settles that.
+    if (this.#group.busy) {
+      this.forget()
+      return false
+    }
     try {
       this.#group.raw.unsetContainer()
       this.left()

@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import { keepAlive } from '../native/alive.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -29,6 +30,7 @@ export interface OpenedDevice {
 export interface OpenOptions {
   /** A look at the host that has the device; left out: a new one at this host. */
   readonly seen?: Snapshot | undefined
+  /** Aborts the wait: the promise rejects at once. What was opened closes by itself, after a call that still runs. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined
@@ -43,7 +45,7 @@ export interface OpenOptions {
  * stays open then
  */
 export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
-  const { seen = new Host().snapshot({ around: [address] }) } = checkOptions(options)
+  const { seen = new Host().snapshot({ around: [address] }), signal } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
     throw new VfioError(
@@ -63,9 +65,44 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
     return whole({ container, group, device: opened })
   } catch (error) {
     // What was wrong first is what the caller has to know.
-    await closeBoth(container, group).catch(() => {})
+    await closeAfter(group ? [group, container] : [container], signal).catch(() => {})
     throw error
   }
+}
+
+/** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */
+export async function withOpenDevice<T>(
+  address: string,
+  options: OpenOptions,
+  step: (opened: OpenedDevice) => T | Promise<T>,
+): Promise<T> {
+  const opened = await openDevice(address, options)
+  try {
+    return await step(opened)
+  } finally {
+    await closeAfter([opened.group, opened.container], options.signal)
+  }
+}
+
+/**
+ * Closes what a step has opened, in this order. Waits for that as long as nobody aborts the step: a call may still run, or
+ * the close itself take long. It goes on by itself then.
+ */
+export function closeAfter(
+  objects: readonly (VfioGroup | VfioContainer)[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const closing = releaseAll(objects)
+  return keepAlive(signal ? untilAborted(closing, signal) : closing)
+}
+
+function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => resolve()
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
 }
 
 /**
@@ -76,15 +113,16 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
 export const receiveDevice = (handed: HandedDevice): OpenedDevice => whole(takeOver(handed))
 
 function whole(parts: OpenParts): OpenedDevice {
-  const close = () => closeBoth(parts.container, parts.group)
-  return { ...parts, close, handOver: () => handOver(parts), [Symbol.asyncDispose]: close }
+  const close = () => keepAlive(releaseAll([parts.group, parts.container]))
+  return { ...parts, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
 }
 
-async function closeBoth(container: VfioContainer, group: VfioGroup | undefined): Promise<void> {
+/** One after the other, each of them whatever became of those before. */
+async function releaseAll([first, ...others]: readonly (VfioGroup | VfioContainer)[]): Promise<void> {
   try {
-    await group?.close()
+    await first?.handle.release()
   } finally {
-    await container.close()
+    if (others.length > 0) await releaseAll(others)
   }
 }
 

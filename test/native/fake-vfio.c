@@ -4,7 +4,8 @@
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
 //           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
 //           or read, write, mmap, memfd, eventfd, epoll_create, epoll_ctl: these fail as the script says, and are the real
-//           ones where it says nothing; the last three only where the addon calls them
+//           ones where it says nothing; the last three only where the addon calls them;
+//           or close: how long the close of a device takes
 //   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
 //           touches memory that is not there; "model": what the model answers
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
@@ -240,6 +241,11 @@ int open64(const char *path, int flags, ...) {
 int close(int fd) {
   find_real();
   if (fd >= 0 && fd < MOST_FDS && names[fd]) {
+    const struct line *line = names[fd][0] == '/' ? NULL : answer_to("close");
+    if (line) {
+      say("closing %s\n", names[fd]);
+      wait_for(line->when);
+    }
     say("close %s\n", names[fd]);
     free(names[fd]);
     names[fd] = NULL;

@@ -52,6 +52,8 @@ export const IOCTL = {
   eventfd: 'eventfd',
   epollCreate: 'epoll_create',
   epollCtl: 'epoll_ctl',
+  /** Of a device. */
+  close: 'close',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
