@@ -1,4 +1,5 @@
 #include <napi.h>
+#include <unistd.h>
 
 #include "account.h"
 #include "container.h"
@@ -51,13 +52,17 @@ Napi::Object Loop(Napi::Env env) {
   return loop;
 }
 
-/** The word that tells of losses; where the runtime forbids memory of others there are no mappings, and so
- * none of their losses. */
-napi_value Losses(Napi::Env env) {
+/** The words that tell of mappings; where the runtime forbids memory of others there are none to tell of. */
+napi_value MappingCounts(Napi::Env env) {
+  vfio::Mapping::Counts& counts = vfio::Mapping::CountsOfProcess();
   napi_value buffer;
-  const napi_status status = napi_create_external_arraybuffer(env, &vfio::Mapping::Losses(), sizeof(uint32_t),
-                                                              nullptr, nullptr, &buffer);
-  return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof(uint32_t));
+  const napi_status status =
+      napi_create_external_arraybuffer(env, &counts, sizeof counts, nullptr, nullptr, &buffer);
+  return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof counts);
+}
+
+void HandleBusErrors(const Napi::CallbackInfo&) {
+  vfio::Mapping::HandleBusErrors();
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
@@ -91,10 +96,12 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Memory::DefineQuick(exports, addon->handles.get());
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
-  exports.Set("losses", Losses(env));
   exports.Set("offer", Napi::Function::New(env, vfio::Offer));
   exports.Set("accept", Napi::Function::New(env, vfio::Accept));
   exports.Set("loop", Loop(env));
+  exports.Set("mappingCounts", MappingCounts(env));
+  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  exports.Set("handleBusErrors", Napi::Function::New(env, HandleBusErrors));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));

@@ -85,6 +85,7 @@ class Object {
   const napi_type_tag& tag_;
   const std::shared_ptr<Handles> handles_;
   uint32_t id_;
+  bool closed_ = false;
 };
 
 /** The same for one class: `T` has a static `kTag`, `kName` and `Class(Addon&)`; `R` is what it stands for.

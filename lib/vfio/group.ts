@@ -173,7 +173,7 @@ class Membership implements Dependent {
     this.#group = group
     this.#container = container
     container.dependents.add(this)
-    container.ranges = null
+    container.limits = null
   }
 
   async release(): Promise<void> {
@@ -234,7 +234,7 @@ class Membership implements Dependent {
 
   forget(): void {
     this.#container.dependents.delete(this)
-    this.#container.ranges = null
+    this.#container.limits = null
     this.#group.membership = null
   }
 }

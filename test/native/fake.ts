@@ -54,6 +54,11 @@ export const IOCTL = {
   epollCtl: 'epoll_ctl',
   /** Of a device. */
   close: 'close',
+  fallocate: 'fallocate',
+  madvise: 'madvise',
+  mremap: 'mremap',
+  // What the system says that its pages are, in bytes.
+  pageSize: 'pagesize',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
@@ -61,7 +66,7 @@ export interface FakeAnswer {
   call: keyof typeof IOCTL | `open:${string}`
   /**
    * What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory;
-   * `model`: what the model answers.
+   * `model`: what the model answers. `fallocate` that returns 1 takes no space, and says that it did.
    */
   returns?: number | 'fd' | 'bus' | 'model'
   /** A delay in milliseconds, or once a program calls `letGo()`. */
