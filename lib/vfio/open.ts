@@ -96,12 +96,7 @@ export function closeAfter(
   objects: readonly (VfioGroup | VfioContainer)[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const closing = (async () => {
-    const failures: unknown[] = []
-    // One that fails to close must not leave the next one open.
-    for (const { handle } of objects) await handle.release().catch((error) => failures.push(error))
-    if (failures.length > 0) throw failures[0]
-  })()
+  const closing = releaseAll(objects)
   return keepAlive(signal ? untilAborted(closing, signal) : closing)
 }
 
@@ -122,15 +117,16 @@ function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
 export const receiveDevice = (handed: HandedDevice): OpenedDevice => whole(takeOver(handed))
 
 function whole(parts: OpenParts): OpenedDevice {
-  const close = () => closeBoth(parts.container, parts.group)
+  const close = () => keepAlive(releaseAll([parts.group, parts.container]))
   return { ...parts, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
 }
 
-async function closeBoth(container: VfioContainer, group: VfioGroup | undefined): Promise<void> {
+/** One after the other, each of them whatever became of those before. */
+async function releaseAll([first, ...others]: readonly (VfioGroup | VfioContainer)[]): Promise<void> {
   try {
-    await group?.close()
+    await first?.handle.release()
   } finally {
-    await container.close()
+    if (others.length > 0) await releaseAll(others)
   }
 }
 

@@ -4,8 +4,8 @@
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
 //           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
 //           or read, write, mmap, memfd, fallocate, madvise, mremap, eventfd, epoll_create, epoll_ctl: these fail as the script
-//           says, and are the real ones where it says nothing (fallocate that returns 1 pretends; the last three only where the
-//           addon calls them); or pagesize: what the system says to the addon that its pages are;
+//           says, and are the real ones where it says nothing (fallocate that returns 1 pretends); eventfd and epoll only where
+//           the addon calls them; or pagesize: what the system says to the addon that its pages are;
 //           or close: how long the close of a device takes
 //   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
 //           touches memory that is not there; "model": what the model answers
@@ -297,12 +297,10 @@ static int fails(const char *what) {
   return result < 0;
 }
 
-/** libuv makes the same calls, and aborts where they fail; the rest of the program needs the truth. */
-static int is_addon(const void *caller) {
+/** Whether an address is in the code of the addon: the rest of the program needs the truth, and libuv aborts without epoll. */
+static int is_addon(const void *address) {
   Dl_info info;
-  const char *name = dladdr(caller, &info) && info.dli_fname ? info.dli_fname : "";
-  const size_t length = strlen(name);
-  return length > 5 && strcmp(name + length - 5, ".node") == 0;
+  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "vfio.node") != NULL;
 }
 
 /** Whether this call of the addon fails, now. */

@@ -41,10 +41,13 @@ describe('opening a device', function () {
         failNext('unsetContainer', 16)
         const opened = await open().catch((error) => error)
         if (!(opened instanceof Error)) {
+          const isOver = state().pending === 2
           failNoMore()
           assert.deepEqual(held(), ONE)
           await opened.close()
-          break
+          // It may do without what the IOMMU says of itself.
+          if (isOver) break
+          continue
         }
         assert.equal(opened.code, 'EIO', 'step ' + steps)
         failNoMore()
