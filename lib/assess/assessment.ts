@@ -4,6 +4,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { isBridge } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
@@ -84,7 +85,8 @@ const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBi
 function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict {
   const { address } = device
   const group = seen.group(viability.group)
-  const obstacle = obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+  const obstacle =
+    obstacleToJudging(seen, device, group) ?? obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
   if (!isVfioDriver(device.driver)) toBind.push(address)
@@ -119,6 +121,13 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
 export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
+}
+
+/** What could not be looked at may be anything, so nothing is promised. */
+function obstacleToJudging(seen: Snapshot, { address }: PciDevice, group: IommuGroup): string | null {
+  if (seen.unseen.length === 0) return null
+  const about = { addresses: [address, ...group.members], groups: [group.group], host: true }
+  return unseenSentence(`what ${address} depends on`, unseenAbout(seen, seen.unseen, about))
 }
 
 /** Why vfio-pci would refuse to bind a device; `null` where it is bound already or nothing is in the way. */

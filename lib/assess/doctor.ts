@@ -1,4 +1,5 @@
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable, several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
 
 /** One line of a diagnosis. */
@@ -33,6 +34,7 @@ export function diagnose(seen: Snapshot): Diagnosis {
     checkContainer(seen),
     checkGroupNodes(seen),
     checkMemlock(seen),
+    ...checkView(seen),
   ]
   return { ready: !checks.some((check) => check.status === 'fail'), checks }
 }
@@ -130,6 +132,14 @@ function checkGroupNodes({ host }: Snapshot): Check {
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
     `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
   )
+}
+
+/** What could not be looked at may be anything. */
+function checkView({ host, unseen }: Snapshot): Check[] {
+  const all = [...unseen, ...host.unseen]
+  return all.length === 0
+    ? []
+    : [fail('view', `this could not be looked at: ${printable(several(all.map(unseenText)))}`, unseenCure(all))]
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */

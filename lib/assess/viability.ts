@@ -1,7 +1,9 @@
+import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { isBridge } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 
 /** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
 export type ViabilityRule = 'dma-ownership' | 'driver-allowlist'
@@ -37,10 +39,26 @@ export function assessViability(seen: Snapshot, group: number): Viability {
   const { members, others } = seen.group(group)
   const rule = viabilityRule(seen)
   const judged = [
-    ...members.map((address) => judge(seen.device(address), rule)),
+    ...members.map((address) => judgeUnseen(seen, address) ?? judge(seen.device(address), rule)),
     ...others.map(({ name, driver }) => judgeOther(name, driver)),
+    ...judgeUnseenGroup(seen, group),
   ]
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
+}
+
+/** A device that could not be seen in full may have any driver. */
+function judgeUnseen(seen: Snapshot, address: string): ViabilityMember | null {
+  // Nearly always, and for thousands of devices.
+  if (seen.unseen.length === 0) return null
+  const reason = unseenSentence(`all of ${address}`, unseenAbout(seen, seen.unseen, { addresses: [address] }))
+  return reason === null ? null : { address, driver: seen.device(address).driver, blocks: true, reason }
+}
+
+function judgeUnseenGroup(seen: Snapshot, group: number): ViabilityMember[] {
+  if (seen.unseen.length === 0) return []
+  const name = `group ${group}`
+  const reason = unseenSentence(`who is in ${name}`, unseenAbout(seen, seen.unseen, { groups: [group] }))
+  return reason === null ? [] : [{ address: name, driver: null, blocks: true, reason }]
 }
 
 /** Drivers besides VFIO's own that leave DMA to others (`.driver_managed_dma`). */
@@ -74,6 +92,10 @@ function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
 }
 
 function judgeOther(name: string, driver: string | null): ViabilityMember {
+  if (isAddress(name)) {
+    const reason = `${name} shares the group and is not among the PCI devices, so it could not be judged: look again`
+    return { address: name, driver, blocks: true, reason }
+  }
   const blocks = driver !== null && !isVfioDriver(driver)
   const reason = blocks
     ? `${name} is no PCI device but shares the group, and is bound to ${driver}: unbind it`

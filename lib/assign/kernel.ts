@@ -3,8 +3,8 @@ import { closeSync, constants, openSync, write } from 'node:fs'
 import { promisify } from 'node:util'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { Host } from '../sysfs/host.js'
-import { openGroup } from '../vfio/open.js'
 import { resetDevice } from '../vfio/reset.js'
+import { isGroupOpen } from './group-open.js'
 
 /** Everything that this package does to a host goes through here; tests put a host of their own in its place. */
 export interface KernelAccess {
@@ -14,7 +14,7 @@ export interface KernelAccess {
   load(modprobe: string, module: string): Promise<void>
   /** Resets a device through VFIO. */
   reset(address: string, kind: 'function' | 'hot'): Promise<void>
-  /** Does somebody have this group, or a device of it, open? Asks without touching a device. */
+  /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
   isOpen(group: number): boolean
 }
 
@@ -67,20 +67,7 @@ export const runningKernel: KernelAccess = {
     })
   },
 
-  isOpen(group) {
-    // Without an IOMMU the group's file has another name.
-    return isBusy(group, false) || isBusy(group, true)
-  },
-}
-
-function isBusy(group: number, noIommu: boolean): boolean {
-  try {
-    openGroup(group, noIommu)[Symbol.dispose]()
-    return false
-  } catch (error) {
-    // No node: nothing of the group is bound to VFIO, so nobody can have it open.
-    return error instanceof VfioSystemError && error.code === 'EBUSY'
-  }
+  isOpen: (group) => isGroupOpen(group),
 }
 
 function systemError(error: unknown, request: string, path: string): unknown {

@@ -230,7 +230,9 @@ class Planner {
         this.#block(
           use.address,
           'ERR_VFIO_IN_USE',
-          `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
+          use.unknown
+            ? `${use.what}, or accept the risk with --force ${use.kind}`
+            : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
         )
       }
     }
@@ -366,6 +368,8 @@ class Planner {
         driver: drivers.get(device.address) ?? device.driver,
       })),
       this.#seen.use,
+      this.#seen.isPartial,
+      this.#seen.unseen,
     )
     const { resets, without } = chooseResets(
       after,

@@ -373,8 +373,10 @@ function readDetails(
     some.map((draft) => draft.address),
     // Some kernels let readers of the number of VFs wait for as long as a driver is let go.
     {
-      files: brief ? ['boot_vga', 'reset'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'],
+      files: brief ? ['boot_vga'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga'],
       lists: ['vfio-dev'],
+      // It is there only to be written.
+      nodes: ['reset'],
     },
   )
   for (const [row, draft] of some.entries()) {
@@ -382,9 +384,8 @@ function readDetails(
       totalVfs: count(batch.text(row, 'sriov_totalvfs')),
       numVfs: count(batch.text(row, 'sriov_numvfs')),
       bootVga: batch.text(row, 'boot_vga') === '1',
-      // `reset` is write-only: that reading it fails differently says that it exists.
-      resettable: batch.errno(row, 'reset') !== constants.errno.ENOENT,
-      vfioDevice: batch.text(row, 'vfio-dev')?.split('\n')[0] || null,
+      resettable: batch.errno(row, 'reset') === 0,
+      vfioDevice: batch.names(row, 'vfio-dev')[0] ?? null,
     })
   }
   return details
@@ -431,9 +432,7 @@ type Slots = ReadonlyMap<string, { readonly name: string; readonly driver: strin
 /** Slots by `domain:bus:device`. The `module` link says which hot-plug driver serves a slot. */
 function readSlots(sysfs: string): Slots {
   const root = `${sysfs}/bus/pci`
-  const names = (readBatch(root, ['.'], { lists: ['slots'] }).text(0, 'slots') ?? '')
-    .split('\n')
-    .filter(Boolean)
+  const names = readBatch(root, ['.'], { lists: ['slots'] }).names(0, 'slots')
   const batch = readBatch(`${root}/slots`, names, { files: ['address'], links: ['module'] })
   const slots = new Map<string, { name: string; driver: string | null }>()
   for (const [row, name] of names.entries()) {

@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
+import { lookFailed, noting, type Unseen } from './unseen.js'
 
 /** Where a kernel module stands: `missing` means that this kernel has no such module at all. */
 export type ModuleState = 'loaded' | 'builtin' | 'loadable' | 'missing'
@@ -42,6 +43,8 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
+  /** Which of the drivers, modules, limits and nodes here could not be looked at. */
+  readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, and the group nodes; `null` where absent. */
   readonly nodes: {
     readonly container: NodeFacts | null
@@ -80,21 +83,12 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
-  return Object.freeze({
-    kernel,
-    paths,
+  // No verdict rests on these.
+  const others = noting(() => ({
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
     modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
     commandLine: readText(below(proc, 'cmdline')) ?? '',
-    iommu: {
-      present: units.length > 0 || listNames(`${sysfs}/kernel/iommu_groups`).length > 0,
-      units,
-      interruptRemapping: readInterruptRemapping(proc),
-    },
     modules: readModuleStates(paths),
-    allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
-    noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
-    denylistDisabled: parameter('vfio_pci', 'disable_denylist'),
     memlock: readMemlock(proc),
     nodes: {
       container: readNode(below(dev, 'vfio/vfio')),
@@ -104,6 +98,20 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
         .map((name) => readNode(below(dev, `vfio/${name}`)))
         .filter((node) => node !== null),
     },
+  }))
+  return Object.freeze({
+    kernel,
+    paths,
+    ...others.seen,
+    unseen: others.unseen,
+    iommu: {
+      present: units.length > 0 || listNames(`${sysfs}/kernel/iommu_groups`).length > 0,
+      units,
+      interruptRemapping: readInterruptRemapping(proc),
+    },
+    allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
+    noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
+    denylistDisabled: parameter('vfio_pci', 'disable_denylist'),
   })
 }
 
@@ -166,7 +174,8 @@ function readNode(path: string | null): NodeFacts | null {
   try {
     const { uid, gid, mode } = statSync(path)
     return { path, uid, gid, mode: mode & 0o7777, accessible: mayOpen(path) }
-  } catch {
+  } catch (error) {
+    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
     return null
   }
 }

@@ -27,10 +27,7 @@ export function readNames<T extends string>(root: string, directories: readonly 
   const batch = readBatch(root, ['.'], { lists: directories })
   const entries = directories.map((directory) => [
     directory,
-    (batch.text(0, directory) ?? '')
-      .split('\n')
-      .filter((name) => name !== '')
-      .sort(byLength),
+    batch.names(0, directory).sort(byLength),
   ])
   return Object.fromEntries(entries) as Record<T, string[]>
 }
