@@ -9,7 +9,8 @@ type Subject = { readonly address: string } | { readonly group: number } | 'host
 function subjectOf(seen: Snapshot, { path }: Unseen): Subject {
   const inSysfs = path.startsWith(`${seen.host.paths.sysfs}/`) ? path.slice(seen.host.paths.sysfs.length) : ''
   const address = /^\/bus\/pci\/devices\/([^/]+)/.exec(inSysfs)?.[1]
-  if (address !== undefined && isAddress(address)) return { address }
+  // Whose virtual function it is concerns that one too.
+  if (address !== undefined && isAddress(address)) return path.endsWith('/physfn') ? 'host' : { address }
   const group = /^\/kernel\/iommu_groups\/(\d+)(?:\/|$)/.exec(inSysfs)?.[1]
   return group === undefined ? 'host' : { group: Number(group) }
 }

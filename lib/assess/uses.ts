@@ -1,4 +1,4 @@
-import type { PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
@@ -50,7 +50,8 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
     ...vfioUses(seen.use, device),
     ...dependentUses(seen, device),
   ]
-  const unknown = unknownUses(seen, storage, device).map(
+  const isOpen = findings.some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
+  const unknown = unknownUses(seen, storage, device, isOpen).map(
     (what): Finding => ({ kind: 'other', what, severity: 'blocks', unknown: true }),
   )
   return [...findings, ...network.unknownOf(device.address), ...unknown].map((finding) => ({
@@ -92,7 +93,12 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
 }
 
 /** What may use it out of sight, a sentence each with the cure. */
-function unknownUses(seen: Snapshot, storage: Storage, { address }: PciDevice): string[] {
+function unknownUses(
+  seen: Snapshot,
+  storage: Storage,
+  { address, driver }: PciDevice,
+  isOpenInVfio: boolean,
+): string[] {
   const { use } = seen
   if (!use.looked) return ['what the host does with it was not looked at: take a snapshot that is not brief']
   const sentences: string[] = []
@@ -118,7 +124,9 @@ function unknownUses(seen: Snapshot, storage: Storage, { address }: PciDevice): 
     )
   }
   const nodes = [...disks, ...use.nodes.filter(({ functions }) => functions.includes(address))]
-  if (nodes.length > 0 && use.processes.complete !== true) {
+  if (isVfioDriver(driver) && !isOpenInVfio && use.processes.complete !== true) {
+    sentences.push(`whether it is open through VFIO could not be seen: ${processCure(seen)}`)
+  } else if (nodes.length > 0 && use.processes.complete !== true) {
     sentences.push(
       `who has ${several(nodes.map(({ node }) => `/dev/${node}`))} open could not be seen: ${processCure(seen)}`,
     )
