@@ -86,7 +86,9 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
   const { address } = device
   const group = seen.group(viability.group)
   const obstacle =
-    obstacleToJudging(seen, device, group) ?? obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+    obstacleToJudging(seen, device, group) ??
+    obstacleToBinding(seen, device) ??
+    obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
   if (!isVfioDriver(device.driver)) toBind.push(address)

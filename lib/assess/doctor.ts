@@ -139,7 +139,13 @@ function checkView({ host, unseen }: Snapshot): Check[] {
   const all = [...unseen, ...host.unseen]
   return all.length === 0
     ? []
-    : [fail('view', `this could not be looked at: ${printable(several(all.map(unseenText)))}`, unseenCure(all))]
+    : [
+        fail(
+          'view',
+          `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
+          unseenCure(all),
+        ),
+      ]
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */

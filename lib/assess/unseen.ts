@@ -19,7 +19,11 @@ function subjectOf(seen: Snapshot, { path }: Unseen): Subject {
 export function unseenAbout(
   seen: Snapshot,
   all: readonly Unseen[],
-  { addresses = [], groups = [], host = false }: {
+  {
+    addresses = [],
+    groups = [],
+    host = false,
+  }: {
     readonly addresses?: readonly string[]
     readonly groups?: readonly (number | null)[]
     readonly host?: boolean

@@ -109,7 +109,10 @@ function unknownUses(
   if (unseen !== null) sentences.push(unseen)
   const disks = storage.disksOf(address)
   const shares = use.shares.filter(({ functions }) => functions.includes(address))
-  const carriers = [...disks.map(({ node }) => `/dev/${node}`), ...shares.map(({ type }) => `the ${type} share`)]
+  const carriers = [
+    ...disks.map(({ node }) => `/dev/${node}`),
+    ...shares.map(({ type }) => `the ${type} share`),
+  ]
   if (carriers.length > 0 && !use.known.mounts) {
     sentences.push(`whether ${several(carriers)} is mounted is not known: this takes /proc/self/mountinfo`)
   }

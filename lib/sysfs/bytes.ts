@@ -22,7 +22,8 @@ function decodeUtf8(buffer: Buffer): string {
   let out = ''
   for (let at = 0; at < buffer.length; ) {
     const length = lengthOf(buffer, at)
-    out += length > 0 ? buffer.toString('utf8', at, at + length) : String.fromCharCode(ESCAPE + (buffer[at] ?? 0))
+    out +=
+      length > 0 ? buffer.toString('utf8', at, at + length) : String.fromCharCode(ESCAPE + (buffer[at] ?? 0))
     at += Math.max(length, 1)
   }
   return out
@@ -49,7 +50,8 @@ export function encode(text: string): Buffer {
 }
 
 /** Bytes one character each, so that what is written in ASCII can be taken apart before it is decoded. */
-export const asBytes = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+export const asBytes = (bytes: Uint8Array) =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
 
 /** A field of a mount table or of `/proc/swaps`, given by {@link asBytes}: the kernel writes some bytes in octal there. */
 export function decodeField(field: string): string {

@@ -69,7 +69,8 @@ export function readGroups(
       type: batch.text(row, 'type'),
       noIommu: batch.text(row, 'name') === 'vfio-noiommu',
       members: seen.sort(compareAddresses),
-      others: list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
+      others:
+        list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
       reservedRegions,
     })
   })

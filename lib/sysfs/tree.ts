@@ -95,7 +95,11 @@ export function readBatch(root: string, directories: readonly string[], wanted: 
     const name = names[column] ?? ''
     if (wanted.judged?.includes(name) && !isShortage(-start)) continue
     const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
-    lookFailed(callOf(column), -start, `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''))
+    lookFailed(
+      callOf(column),
+      -start,
+      `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
+    )
   }
   return new Batch(data, spans, columns)
 }

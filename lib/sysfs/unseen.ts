@@ -53,7 +53,8 @@ export const leavingOut = <T>(look: () => T): T => noting(look).seen
  */
 export function lookFailed(call: LookingCall, errno: number, path: string): void {
   if (ABSENCE[call].includes(errno)) return
-  if (notes === null || isShortage(errno)) throw new VfioSystemError({ errno, syscall: call === 'mounts' ? 'read' : call, request: 'look', path })
+  if (notes === null || isShortage(errno))
+    throw new VfioSystemError({ errno, syscall: call === 'mounts' ? 'read' : call, request: 'look', path })
   notes.set(path, Object.freeze({ path, code: getSystemErrorName(-errno) }))
 }
 

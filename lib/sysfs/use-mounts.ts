@@ -95,7 +95,8 @@ function parseOldMounts(text: string): Mount[] {
   const mounts: Mount[] = []
   for (const line of text.split('\n')) {
     const [source = '', point = '', type = '', options = ''] = line.split(' ')
-    if (type === '' || (!source.startsWith('/dev/') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? ''))) continue
+    if (type === '' || (!source.startsWith('/dev/') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')))
+      continue
     const nodes = nodesOf([...source.split(':'), ...optionsOf(options)])
     mounts.push({ ...described(point, type, source), number: '', nodes, seenBy: null })
   }

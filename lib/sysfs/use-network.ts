@@ -134,11 +134,17 @@ function readSsh(proc: string | null): Pick<NetworkFacts, 'ssh' | 'sshIsKnown'> 
   let sshIsKnown = true
   for (let step = 0; step < ANCESTORS; step++) {
     const file = 'environ'
-    const environ = readBatch(proc ?? '', [pid], { files: [file], judged: [file], limits: { environ: ENVIRONMENT } })
+    const environ = readBatch(proc ?? '', [pid], {
+      files: [file],
+      judged: [file],
+      limits: { environ: ENVIRONMENT },
+    })
     const errno = environ.errno(0, file)
     if (errno === EACCES || errno === EPERM) sshIsKnown = false
     else if (errno !== 0) lookFailed('read', errno, `${proc}/${pid}/${file}`)
-    const value = (environ.text(0, file) ?? '').split('\0').find((entry) => entry.startsWith('SSH_CONNECTION='))
+    const value = (environ.text(0, file) ?? '')
+      .split('\0')
+      .find((entry) => entry.startsWith('SSH_CONNECTION='))
     const [client = '', , server = ''] = value?.slice('SSH_CONNECTION='.length).split(' ') ?? []
     if (client !== '' && server !== '')
       return { ssh: { client: plain(client), server: plain(server) }, sshIsKnown: true }

@@ -63,7 +63,7 @@ class ProcessReader {
 
   constructor(proc: string, wanted: readonly WantedNode[]) {
     this.#proc = proc
-    this.#nodes = new OpenNodes(proc, wanted)
+    this.#nodes = new OpenNodes(proc, wanted, (batch, path, names) => this.#judge(batch, 0, path, names))
   }
 
   read(pids: readonly string[]): ProcessFacts {
@@ -105,7 +105,8 @@ class ProcessReader {
   #take(batch: Batch, row: number, path: string, process: Process): void {
     this.#judge(batch, row, path, JUDGED)
     const view = viewOf(batch, row)
-    if (view !== '' && view !== this.#own) this.#namespaces.set(view, [...(this.#namespaces.get(view) ?? []), process])
+    if (view !== '' && view !== this.#own)
+      this.#namespaces.set(view, [...(this.#namespaces.get(view) ?? []), process])
     const descriptors = batch.names(row, 'fd')
     if (descriptors.length > 0) this.#open.push(...this.#nodes.read(path, process, descriptors))
   }
@@ -138,7 +139,8 @@ class ProcessReader {
     for (const name of names) {
       const errno = batch.errno(row, name)
       if (errno === EACCES || errno === EPERM) this.#complete = false
-      else if (errno !== 0 && errno !== ENAMETOOLONG) lookFailed('stat', errno, `${this.#proc}/${path}/${name}`)
+      else if (errno !== 0 && errno !== ENAMETOOLONG)
+        lookFailed('stat', errno, `${this.#proc}/${path}/${name}`)
     }
   }
 }
@@ -169,6 +171,9 @@ function parseStat(bytes: Uint8Array | null) {
   }
 }
 
+/** Takes in what failed of the first row of a batch. */
+type Judge = (batch: Batch, path: string, names: readonly string[]) => void
+
 /** What descriptors lead to. */
 class OpenNodes {
   readonly #proc: string
@@ -176,9 +181,11 @@ class OpenNodes {
   readonly #byPath: ReadonlySet<string>
   /** The links of a copied process table lead into another host, and only their texts tell. */
   readonly #isLive: boolean
+  readonly #judge: Judge
 
-  constructor(proc: string, wanted: readonly WantedNode[]) {
+  constructor(proc: string, wanted: readonly WantedNode[], judge: Judge) {
     this.#proc = proc
+    this.#judge = judge
     this.#byNumber = new Map(wanted.flatMap(({ node, number }) => (number === null ? [] : [[number, node]])))
     this.#byPath = new Set(wanted.map(({ node }) => node))
     this.#isLive = isProcfs(proc)
@@ -190,22 +197,26 @@ class OpenNodes {
     const batch = readBatch(root, ['fd'], { links: descriptors, judged: descriptors })
     const targets = descriptors.map((descriptor) => batch.text(0, descriptor))
     const devices = descriptors.filter((_descriptor, index) => targets[index] === VFIO_DEVICE)
+    this.#judge(batch, `${path}/fd`, descriptors)
     // What has no path is no device: sockets, pipes, anonymous inodes. Anybody may make one that is too long to be told.
     const files = descriptors.filter((descriptor, index) => {
-      const errno = batch.errno(0, descriptor)
-      if (errno !== 0 && errno !== ENAMETOOLONG) lookFailed('readlink', errno, `${root}/fd/${descriptor}`)
-      return errno === ENAMETOOLONG || targets[index]?.startsWith('/')
+      return batch.errno(0, descriptor) === ENAMETOOLONG || targets[index]?.startsWith('/')
     })
-    const nodes = this.#isLive ? this.#numbered(root, files) : targets.map((target) => this.#named(target))
+    const nodes = this.#isLive ? this.#numbered(path, files) : targets.map((target) => this.#named(target))
     return [
-      ...Array.from(new Set(nodes.filter((node) => node !== null)), (node) => ({ ...process, node, function: null })),
+      ...Array.from(new Set(nodes.filter((node) => node !== null)), (node) => ({
+        ...process,
+        node,
+        function: null,
+      })),
       ...readVfioDevices(root, process, devices),
     ]
   }
 
-  #numbered(root: string, descriptors: readonly string[]): (string | null)[] {
+  #numbered(path: string, descriptors: readonly string[]): (string | null)[] {
     if (descriptors.length === 0) return []
-    const batch = readBatch(root, ['fd'], { nodes: descriptors })
+    const batch = readBatch(`${this.#proc}/${path}`, ['fd'], { nodes: descriptors, judged: descriptors })
+    this.#judge(batch, `${path}/fd`, descriptors)
     return descriptors.map((descriptor) => this.#byNumber.get(batch.text(0, descriptor) ?? '') ?? null)
   }
 
@@ -229,6 +240,7 @@ function isProcfs(path: string): boolean {
 
 function readVfioDevices(root: string, process: Process, descriptors: readonly string[]): OpenFile[] {
   if (descriptors.length === 0) return []
+  // Without it, whose such a file is stays a guess.
   const batch = readBatch(root, ['fdinfo'], { files: descriptors })
   const functions = descriptors.map((descriptor) => {
     const path = /^vfio-device-syspath:\s*(.+)$/m.exec(batch.text(0, descriptor) ?? '')?.[1]

@@ -24,7 +24,12 @@ const WAYS: Readonly<Record<string, (host: UsedHost, address: string) => void>> 
   'swap space': (host, at) => host.disk('sda', at, 8),
   'held by a volume': (host, at) => {
     host.disk('sdb', at, 9)
-    host.block({ name: 'dm-0', number: '253:0', slaves: ['sdb'], files: { 'dm/uuid': 'LVM-a', 'dm/name': 'vg-lv' } })
+    host.block({
+      name: 'dm-0',
+      number: '253:0',
+      slaves: ['sdb'],
+      files: { 'dm/uuid': 'LVM-a', 'dm/name': 'vg-lv' },
+    })
   },
   'open as a disk': (host, at) => host.disk('sdc', at, 10),
   'mounted elsewhere': (host, at) => host.disk('sdd', at, 11),
@@ -111,17 +116,19 @@ function everyUse(): UsedHost {
     groups: { 103: { reservedRegions: '0x0000000000000000 0x0000000000ffffff direct\n' } },
   })
   for (const [index, kind] of KINDS.entries()) WAYS[kind]?.(host, address(index + 1))
-  host.mounts(
-    mountLine('259:1', '/', 'ext4', '/dev/nvme0n1p1'),
-    mountLine('0:50', '/mnt', '9p', 'dåta'),
-  )
+  host.mounts(mountLine('259:1', '/', 'ext4', '/dev/nvme0n1p1'), mountLine('0:50', '/mnt', '9p', 'dåta'))
   host.tree.file('proc/swaps', 'Filename Type Size Used Priority\n/dev/sda partition 1 0 -2\n')
   host.processes(
     { pid: 20, command: 'dd', open: ['/dev/sdc'] },
     { pid: 21, command: 'X', open: ['/dev/dri/card0'] },
     { pid: 22, command: 'qemu', open: ['/dev/vfio/100', 'anon_inode:[vfio-device]'] },
     { pid: 23, command: 'crosvm', open: ['anon_inode:[vfio-device]'] },
-    { pid: 24, command: 'box', namespace: 'mnt:[1]', mountinfo: [mountLine('11:0', '/x', 'vfat', '/dev/sdd')] },
+    {
+      pid: 24,
+      command: 'box',
+      namespace: 'mnt:[1]',
+      mountinfo: [mountLine('11:0', '/x', 'vfat', '/dev/sdd')],
+    },
   )
   return host
 }
@@ -237,12 +244,21 @@ describe('a look of which one call fails', function () {
     it(`with ${name} permits nothing that it did not permit before (seed ${SEED})`, () => {
       const host = everyUse()
       const path = (tree: string) => host.tree.path(tree)
-      const trees = { sysfs: path('sys'), proc: path('proc'), dev: path('dev'), run: path('run'), modules: path('modules') }
+      const trees = {
+        sysfs: path('sys'),
+        proc: path('proc'),
+        dev: path('dev'),
+        run: path('run'),
+        modules: path('modules'),
+      }
       const found = lookWithFaults(trees, realpathSync(host.tree.root), errnoOf(name), step)
       assert.deepEqual(found.permitted, [])
       // One device is free, and every other one would be without what speaks against it.
       const expected = [address(1), HELD['shares its group'], address(102, 1), address(105)]
-      assert.deepEqual(found.free.filter((one) => !expected.includes(one)), [])
+      assert.deepEqual(
+        found.free.filter((one) => !expected.includes(one)),
+        [],
+      )
       assert.ok(found.free.includes(address(1)))
       assert.ok(found.calls > 500)
     })
@@ -252,7 +268,9 @@ describe('a look of which one call fails', function () {
     const host = new UsedHost({ devices: [{ address: address(1), group: 1, driver: 'some' }] })
     // In this host /dev/full belongs to a graphics card.
     host.node('1:7', 'dri/card0', host.inside(address(1), 'drm/card0'))
-    const opener = spawn('sh', ['-c', 'exec 7</dev/full; echo ready; exec sleep 600'], { stdio: ['ignore', 'pipe', 'ignore'] })
+    const opener = spawn('sh', ['-c', 'exec 7</dev/full; echo ready; exec sleep 600'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    })
     try {
       await once(opener.stdout, 'data')
       const trees = { sysfs: host.tree.path('sys'), proc: '/proc' }

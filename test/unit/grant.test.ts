@@ -20,7 +20,7 @@ import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
 import { type HostDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
-import { SEED, see } from './support.js'
+import { SEED } from './support.js'
 
 const HOST: HostDescription = {
   devices: [

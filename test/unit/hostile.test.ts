@@ -4,8 +4,8 @@ import { mkdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } f
 import { join } from 'node:path'
 import { assess, diagnose, Host, type Snapshot, survey } from 'vfio'
 import { type DeviceDescription, type HostTrees, makeHost, removeDirectories } from '../fixtures/host.js'
-import { everythingIn } from '../fixtures/tree.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
+import { everythingIn } from '../fixtures/tree.js'
 
 const DEVICES: readonly DeviceDescription[] = [
   {
