@@ -55,7 +55,7 @@ export {
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
-export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- text for others (HAND ON)
 export {
   type CloudHypervisorExport,
@@ -83,6 +83,7 @@ export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
+export type { HostLimits } from './sysfs/limits.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Snapshot } from './sysfs/snapshot.js'
 export type { UseFacts } from './sysfs/use.js'

@@ -18,6 +18,10 @@ export interface HostUse {
   readonly severity: 'blocks' | 'warns'
   /** Nothing was seen of such a use, and nothing could have been: it may be there. */
   readonly unknown?: true
+  /** The host itself runs on it: no sentence offers to take it. */
+  readonly vital?: true
+  /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
+  readonly hangs?: true
 }
 
 /** A use before it is tied to an address. @internal */
@@ -45,7 +49,7 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
   const findings = [
     ...storage.usesOf(device.address),
     ...network.usesOf(device.address),
-    ...displayUses(seen.use, device),
+    ...displayUses(seen, device),
     ...nodeUses(seen.use, device),
     ...vfioUses(seen.use, device),
     ...dependentUses(seen, device),
@@ -54,10 +58,10 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
   const unknown = unknownUses(seen, storage, device, isOpen).map(
     (what): Finding => ({ kind: 'other', what, severity: 'blocks', unknown: true }),
   )
-  return [...findings, ...network.unknownOf(device.address), ...unknown].map((finding) => ({
-    ...finding,
+  return [...findings, ...network.unknownOf(device.address), ...unknown].map(({ what, ...rest }) => ({
     address: device.address,
-    what: printable(finding.what),
+    ...rest,
+    what: printable(what),
   }))
 }
 

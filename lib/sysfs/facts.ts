@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
+import { type HostLimits, readLimits } from './limits.js'
 import { lookFailed, noting, type Unseen } from './unseen.js'
 
 /** Where a kernel module stands: `missing` means that this kernel has no such module at all. */
@@ -34,6 +35,7 @@ export interface HostFacts {
     /** x86 only: whether interrupts go through the remapping tables; `null` where it cannot be told. */
     readonly interruptRemapping: boolean | null
   }
+  readonly limits: HostLimits
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
@@ -90,6 +92,11 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
     commandLine: readText(below(proc, 'cmdline')) ?? '',
     modules: readModuleStates(paths),
     memlock: readMemlock(proc),
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
     nodes: {
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),

@@ -1,10 +1,11 @@
-import { isVfioDriver, type PciDevice } from './devices.js'
+import { isWithVfio, type PciDevice } from './devices.js'
 import type { HostPaths } from './facts.js'
 import { exists } from './files.js'
 import { type Batch, readBatch } from './tree.js'
 import { noting, type Unseen } from './unseen.js'
 import { type BlockDevice, readBlockDevices } from './use-block.js'
 import { type DisplayFacts, readDisplay } from './use-display.js'
+import { type MemoryFacts, NO_MEMORY, readMemory } from './use-memory.js'
 import { type Mount, readMounts, readSwaps, type Swap } from './use-mounts.js'
 import { type NetworkFacts, readNetwork } from './use-network.js'
 import { type DeviceNode, type KernelConsole, readNodes } from './use-nodes.js'
@@ -26,6 +27,8 @@ export interface UseFacts {
   readonly shares9p: number
   readonly network: NetworkFacts
   readonly display: DisplayFacts
+  /** Who holds the memory of functions besides their drivers. */
+  readonly memory: MemoryFacts
   readonly nodes: readonly DeviceNode[]
   readonly consoles: readonly KernelConsole[]
   readonly processes: ProcessFacts
@@ -52,6 +55,7 @@ export const NO_USE: UseFacts = deepFreeze({
   shares9p: 0,
   network: { interfaces: [], routes: [], ssh: null, sshIsKnown: true },
   display: { frameBuffers: [], terminals: [], screens: [] },
+  memory: NO_MEMORY,
   nodes: [],
   consoles: [],
   processes: NO_PROCESSES,
@@ -96,9 +100,7 @@ function readAll(
   const names = readNames(sysfs, DIRECTORIES)
   const blocks = readBlockDevices(paths, names['class/block'])
   const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks)
-  const drivers = new Set(Array.from(devices, ({ driver }) => driver))
-  const vfioDrivers = new Set([...drivers].filter(isVfioDriver))
-  const bound = devices.filter(({ driver }) => vfioDrivers.has(driver)).map(({ address }) => address)
+  const bound = devices.filter(isWithVfio).map(({ address }) => address)
   const shares = readShares(sysfs, names['bus/virtio/devices'])
   const wanted = [
     ...blocks.map(({ node, number }) => ({ node, number: number === null ? null : `b${number}` })),
@@ -129,6 +131,7 @@ function readAll(
       vtconsole: names['class/vtconsole'],
       drm: names['class/drm'],
     }),
+    memory: readMemory(proc, devices),
     nodes,
     consoles,
     processes: processes ?? NO_PROCESSES,

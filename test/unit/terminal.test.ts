@@ -35,7 +35,6 @@ describe('a terminal', function () {
           driver: EVIL,
           driverOverride: EVIL,
           group: 5,
-          vfioDevice: EVIL,
           resetMethod: EVIL,
           files: {
             [`net/${EVIL}/operstate`]: 'up\n',
@@ -44,7 +43,7 @@ describe('a terminal', function () {
             uevent: `PCI_CLASS=20000\nPCI_ID=8086:10D3\nMODALIAS=${EVIL.replaceAll('\n', '')}\n`,
           },
         },
-        { address: '0000:01:00.1', driver: 'vfio-pci', group: 5 },
+        { address: '0000:01:00.1', driver: 'vfio-pci', group: 5, vfioDevice: EVIL },
       ],
       groups: { 5: { type: EVIL, others: [{ name: `a${EVIL}`, driver: EVIL }] } },
       slots: [{ name: EVIL, address: '0000:01:00', module: EVIL }],
@@ -109,5 +108,18 @@ describe('a terminal', function () {
     const { device } = JSON.parse(stdout) as { device: { driver: string } }
     assert.equal(device.driver, new Host({ sysfs }).snapshot().device('01:00.0').driver)
     assert.ok(device.driver.startsWith('x\u001b[31my\u0007\r\nfaked\u007f'))
+  })
+
+  it('is not steered by JSON either, which has its own way to write what is not seen', () => {
+    for (const args of [
+      ['list'],
+      ['show', '01:00.0'],
+      ['check', 'group:5'],
+      ['bind', '01:00.0', '--dry-run'],
+    ]) {
+      const { stdout } = vfio(...args, '--sysfs', sysfs, '--json')
+      assertHarmless(stdout)
+      assert.ok(stdout.includes('\\u009b'), stdout)
+    }
   })
 })
