@@ -7,6 +7,7 @@ import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { isBridge } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
@@ -119,7 +120,10 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
   const { address } = device
   const group = seen.group(viability.group)
   const obstacle =
-    whyUnreachable(seen, device) ?? obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+    obstacleToJudging(seen, device, group) ??
+    whyUnreachable(seen, device) ??
+    obstacleToBinding(seen, device) ??
+    obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
   if (!isWithVfio(device)) toBind.push(address)
@@ -163,6 +167,13 @@ const allBound = (addresses: readonly string[]) =>
 export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
+}
+
+/** What could not be looked at may be anything, so nothing is promised. */
+function obstacleToJudging(seen: Snapshot, { address }: PciDevice, group: IommuGroup): string | null {
+  if (seen.unseen.length === 0) return null
+  const about = { addresses: [address, ...group.members], groups: [group.group], host: true }
+  return unseenSentence(`what ${address} depends on`, unseenAbout(seen, seen.unseen, about))
 }
 
 /** The functions whose drivers make the bus that a device is on, the nearest first. @internal */

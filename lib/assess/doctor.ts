@@ -3,6 +3,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
+import { printable, several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
 
 /** One line of a diagnosis. */
@@ -38,6 +39,7 @@ export function diagnose(seen: Snapshot): Diagnosis {
     checkContainer(seen),
     checkGroupNodes(seen),
     checkMemlock(seen),
+    ...checkView(seen),
   ]
   return { ready: !checks.some((check) => check.status === 'fail'), checks }
 }
@@ -220,6 +222,20 @@ function checkGroupNodes({ host }: Snapshot): Check {
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
     `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
   )
+}
+
+/** What could not be looked at may be anything. */
+function checkView({ host, unseen }: Snapshot): Check[] {
+  const all = [...unseen, ...host.unseen]
+  return all.length === 0
+    ? []
+    : [
+        fail(
+          'view',
+          `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
+          unseenCure(all),
+        ),
+      ]
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */

@@ -147,7 +147,7 @@ export class Changes {
    */
   refuseOpen({ address, group: known }: { readonly address: string; readonly group: number | null }): void {
     const group = this.group(address) ?? known
-    if (group === null || !this.kernel.isOpen(group, this.device(address))) return
+    if (group === null || !this.kernel.isOpen(group)) return
     const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
     throw new VfioError(
       'ERR_VFIO_IN_USE',

@@ -279,7 +279,9 @@ class Planner {
           'ERR_VFIO_IN_USE',
           use.vital
             ? `${use.what}: the host cannot do without it, so it has to stay`
-            : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
+            : use.unknown
+              ? `${use.what}, or accept the risk with --force ${use.kind}`
+              : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
         )
       }
     }
@@ -417,6 +419,8 @@ class Planner {
         driver: drivers.get(device.address) ?? device.driver,
       })),
       this.#seen.use,
+      this.#seen.isPartial,
+      this.#seen.unseen,
     )
     // What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail.
     const ours = devices.filter(({ driver }) => isVfioDriver(driver))

@@ -92,8 +92,9 @@ export interface Binding {
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */
   findGroup(name: string): Promise<number | null>
   /**
-   * Reads the same files, links and lists of names of many directories below `root`, of each file at most as many bytes as its entry in
-   * `limits`.
+   * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
+   * as many bytes as its entry in `limits`. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
+   * `c1:3`, and nothing for what is no device. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
    * start is a negated errno.
    */
@@ -104,6 +105,7 @@ export interface Binding {
     limits: readonly number[],
     links: readonly string[],
     lists: readonly string[],
+    nodes: readonly string[],
   ): { readonly data: Uint8Array; readonly spans: Int32Array }
 }
 

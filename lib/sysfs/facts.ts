@@ -5,6 +5,7 @@ import { isKernelSince } from './kernel.js'
 import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
 import type { Architecture, PlatformFacts } from './platform.js'
+import { lookFailed, noting, type Unseen } from './unseen.js'
 
 /**
  * Where a kernel module stands: `missing` means that this kernel has no such module at all, `unknown` that it is not
@@ -61,6 +62,8 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
+  /** Which of the drivers, modules, limits and nodes here could not be looked at. */
+  readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
   readonly nodes: {
     readonly container: NodeFacts | null
@@ -108,13 +111,31 @@ export function readFacts(
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
-  return Object.freeze({
-    kernel,
-    paths,
+  // No verdict rests on these.
+  const others = noting(() => ({
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
     modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
     platform,
     commandLine: readText(below(proc, 'cmdline')) ?? '',
+    modules: readModuleStates(paths),
+    memlock: readMemlock(proc),
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
+    nodes: {
+      container: readNode(below(dev, 'vfio/vfio')),
+      iommu: readNode(below(dev, 'iommu')),
+      groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
+      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
+    },
+  }))
+  return Object.freeze({
+    kernel,
+    paths,
+    ...others.seen,
+    unseen: others.unseen,
     iommu: {
       present: units.length > 0 || groups.some(({ noIommu }) => !noIommu) || hasRealGroup(sysfs),
       // A kernel that can have groups has both directories (`iommu_init`, `iommu_dev_init`); without them it has no VFIO.
@@ -127,23 +148,10 @@ export function readFacts(
         isKernelSince(kernel, 6, 3),
       ),
     },
-    limits: readLimits(
-      sysfs,
-      proc,
-      units.map(({ name }) => name),
-    ),
-    modules: readModuleStates(paths),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
     denylistDisabled: parameter('vfio_pci', 'disable_denylist'),
-    memlock: readMemlock(proc),
-    nodes: {
-      container: readNode(below(dev, 'vfio/vfio')),
-      iommu: readNode(below(dev, 'iommu')),
-      groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
-      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
-    },
   })
 }
 
@@ -231,7 +239,8 @@ function readNode(path: string | null): NodeFacts | null {
   try {
     const { uid, gid, mode } = statSync(path)
     return { path, uid, gid, mode: mode & 0o7777, accessible: mayOpen(path) }
-  } catch {
+  } catch (error) {
+    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
     return null
   }
 }
