@@ -1,6 +1,6 @@
 import { VfioError } from '../errors.js'
 import { lockedMemory, type Memlock } from '../export/memlock.js'
-import { parseAddress } from '../sysfs/address.js'
+import { chooseAddress, parseAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { SerialQueue } from '../vfio/queue.js'
@@ -123,8 +123,10 @@ export interface Revocation {
  * @throws VfioSystemError where the kernel refuses
  */
 export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
-  const full = parseAddress(address)
-  const record = await recordsOf(place).read(full)
+  const records = recordsOf(place)
+  const granted = await records.keys()
+  const full = chooseAddress(address, () => granted)
+  const record = await records.read(full)
   await using _lock = await lock(place, record ? groupOf(record) : null)
   const [revocation] = await revokeAll([full], place)
   if (revocation) return revocation

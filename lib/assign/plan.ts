@@ -1,4 +1,5 @@
 import { assess } from '../assess/assessment.js'
+import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
@@ -111,8 +112,7 @@ class Planner {
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
     this.#options = options
-    const asked = new Map(addresses.map((address) => [seen.device(address).address, seen.device(address)]))
-    this.#asked = [...asked.values()]
+    this.#asked = [...new Set(addresses.flatMap((address) => seen.devicesAt(address)))]
   }
 
   plan(): Plan {
@@ -195,10 +195,11 @@ class Planner {
           `${wanted} is not a VFIO driver: take vfio-pci or a variant of it`,
         )
       }
-      return wanted
+      return driverOfModule(this.#seen, wanted).name
     }
     // Adding ids works with vfio-pci alone: a variant has its devices built in.
-    return this.#options.ids ? 'vfio-pci' : (device.variantDrivers[0] ?? 'vfio-pci')
+    const [variant = 'vfio-pci'] = this.#options.ids ? [] : device.variantDrivers
+    return driverOfModule(this.#seen, variant).name
   }
 
   /** A group goes as a whole or not at all: names who has to come along. */
@@ -240,7 +241,7 @@ class Planner {
   #planDriver(driver: string): void {
     const { sysfs, proc } = this.#seen.host.paths
     if (this.#seen.host.drivers.includes(driver)) return
-    const module = driver.replaceAll('-', '_')
+    const module = moduleOf(driver)
     const state = module === 'vfio_pci' ? this.#seen.host.modules.vfio_pci : null
     if (state === 'missing' && this.#seen.host.kernel !== '') {
       this.#block(

@@ -31,8 +31,7 @@ export function exportSlots(
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'no device is named: give at least one PCI address')
   }
   const devices = new Map<string, PciDevice>()
-  for (const address of addresses) {
-    const device = seen.device(address)
+  for (const device of addresses.flatMap((address) => seen.devicesAt(address))) {
     if (isBridge(device)) {
       throw new VfioError(
         'ERR_VFIO_BAD_ARGUMENT',

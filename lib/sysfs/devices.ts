@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { busOf, compareAddresses, isAddress, slotOf, splitAddress } from './address.js'
+import { busOf, compareAddresses, isAddress, slotOf } from './address.js'
 import { type Capabilities, type ConfigHeader, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
@@ -264,7 +264,7 @@ function count(text: string | null): number | null {
 function parentFromPath(path: string): string | null | undefined {
   const parts = path.split('/')
   const above = parts[parts.length - 2] ?? ''
-  if (splitAddress(above)) return above
+  if (isAddress(above)) return above
   return above.startsWith('pci') ? null : undefined
 }
 

@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
+import { type LoadedModule, readVfioModules } from './vfio-modules.js'
 
 /** Where a kernel module stands: `missing` means that this kernel has no such module at all. */
 export type ModuleState = 'loaded' | 'builtin' | 'loadable' | 'missing'
@@ -34,6 +35,8 @@ export interface HostFacts {
     readonly interruptRemapping: boolean | null
   }
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
+  /** What modules around VFIO say of themselves, while they are loaded or built in. */
+  readonly vfioModules: Readonly<Record<string, LoadedModule>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
   /** Parameter of vfio: groups for devices without an IOMMU; `null` while the module is not there. */
@@ -92,6 +95,7 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
       interruptRemapping: readInterruptRemapping(proc),
     },
     modules: readModuleStates(paths),
+    vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
     denylistDisabled: parameter('vfio_pci', 'disable_denylist'),

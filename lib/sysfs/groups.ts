@@ -1,4 +1,4 @@
-import { compareAddresses, splitAddress } from './address.js'
+import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import { linkName, readText } from './files.js'
 import { readBatch } from './tree.js'
@@ -82,7 +82,7 @@ function listNumbers(root: string): number[] {
 function readOthers(root: string, group: number, list: string): IommuGroup['others'] {
   return list
     .split('\n')
-    .filter((name) => name !== '' && splitAddress(name) === null)
+    .filter((name) => name !== '' && !isAddress(name))
     .map((name) => ({ name, driver: linkName(`${root}/${group}/devices/${name}/driver`) }))
 }
 
