@@ -26,6 +26,8 @@ export async function runProgram(name: string, work: (signal: AbortSignal) => Pr
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') stop.abort(error)
   })
+  // Who cannot be told is not told: the device is given back all the same.
+  process.stderr.on('error', () => {})
   try {
     await work(stop.signal)
   } catch (error) {

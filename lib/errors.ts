@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import { getSystemErrorName } from 'node:util'
 import { hintFor } from './hints.js'
 
@@ -61,10 +62,34 @@ export type VfioErrorCode =
   /** The machine code of this package could not be loaded here. */
   | 'ERR_VFIO_ADDON'
 
-// VFIO answers it, and libuv has no name for it.
-const EBADFD = 77
+/** Numbers of `asm-generic/errno.h` and `linux/errno.h` that Node's own table lacks, and that drivers answer with. */
+const MORE_ERRNOS = {
+  EUNATCH: 49,
+  ENONET: 64,
+  EBADFD: 77,
+  ESOCKTNOSUPPORT: 94,
+  ESHUTDOWN: 108,
+  EHOSTDOWN: 112,
+  EREMOTEIO: 121,
+  ENOMEDIUM: 123,
+  EKEYREJECTED: 129,
+  ERFKILL: 132,
+  EHWPOISON: 133,
+  ENOTSUPP: 524,
+} as const
 
-const errnoName = (errno: number) => (errno === EBADFD ? 'EBADFD' : getSystemErrorName(-errno))
+/** What the kernel calls a refusal; a number that no name is known for stands as it is: `errno 999`. */
+export type ErrnoName = keyof typeof constants.errno | keyof typeof MORE_ERRNOS | `errno ${number}`
+
+const ERRNO_NAMES = new Map<number, ErrnoName>(
+  Object.entries({ ...MORE_ERRNOS, ...constants.errno }).map(([name, errno]) => [errno, name as ErrnoName]),
+)
+
+function errnoName(errno: number): ErrnoName {
+  // Of two names for one number libuv chooses; it lacks some, and has some of its own.
+  const name = getSystemErrorName(-errno) as keyof typeof constants.errno
+  return constants.errno[name] === errno ? name : (ERRNO_NAMES.get(errno) ?? `errno ${errno}`)
+}
 
 /** Lets `instanceof` hold for the errors of another copy of this package; a program's own subclass is left alone. */
 function brand(type: abstract new (...args: never[]) => Error, name: string): void {
@@ -84,9 +109,9 @@ function brand(type: abstract new (...args: never[]) => Error, name: string): vo
  */
 export class VfioError extends Error {
   /** A {@link VfioErrorCode}; of a {@link VfioSystemError} the name of the errno. */
-  readonly code: string
+  readonly code: VfioErrorCode | ErrnoName
 
-  constructor(code: VfioErrorCode, message: string, options?: ErrorOptions) {
+  constructor(code: VfioErrorCode | ErrnoName, message: string, options?: ErrorOptions) {
     super(message, options)
     this.code = code
   }
@@ -114,6 +139,7 @@ export interface SystemFailure {
  * what to do, `null` where nothing more is known. The message has all of it.
  */
 export class VfioSystemError extends VfioError implements SystemFailure {
+  declare readonly code: ErrnoName
   readonly errno: number
   readonly syscall: string
   readonly request: string
@@ -126,8 +152,7 @@ export class VfioSystemError extends VfioError implements SystemFailure {
     const hint = failure.hint ?? hintFor(request, code)
     const call = syscall === 'ioctl' ? request : syscall
     const what = `${call}${subject ? ` of ${subject}` : ''} on ${path} failed with ${code}`
-    // The base class keeps its union closed for callers; an errno's name is the one exception.
-    super(code as VfioErrorCode, hint ? `${what}: ${hint}` : what, options)
+    super(code, hint ? `${what}: ${hint}` : what, options)
     this.errno = errno
     this.syscall = syscall
     this.request = request

@@ -55,7 +55,7 @@ export {
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
-export { VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- text for others (HAND ON)
 export {
   type CloudHypervisorExport,

@@ -6,6 +6,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
 import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
+import { holdersOf } from './holders.js'
 import { bootId, JOURNAL, Journal } from './journal.js'
 import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
 
@@ -115,6 +116,8 @@ export interface Revocation {
   readonly kept: readonly string[]
   /** Nodes that somebody changed since: they are left alone, a sentence each. */
   readonly changed: readonly string[]
+  /** Who still has the device open, a sentence each: what is open stays usable until it is closed. */
+  readonly holders: readonly string[]
 }
 
 /**
@@ -185,7 +188,8 @@ async function takeBack(records: GrantRecords, address: string): Promise<Revocat
     }
   }
   await records.remove(address)
-  return { address, restored, kept, changed }
+  // Afterwards, when nobody can come to have it open who must not.
+  return { address, restored, kept, changed, holders: holdersOf('/sys', address) }
 }
 
 const isSame = (a: Ownership, b: Ownership) => a.uid === b.uid && a.gid === b.gid && a.mode === b.mode

@@ -56,6 +56,11 @@ export async function revokeFrom(
 ): Promise<number> {
   const report = await revoke(address, { journal })
   for (const line of json ? [] : report.changed) note(`vfio: ${line}`)
+  for (const line of report.holders) {
+    note(
+      `vfio: ${report.address}: ${line}, and keeps it until it closes it: end that program to take the device back`,
+    )
+  }
   answer(report, json, renderRevocation)
   return 0
 }

@@ -200,10 +200,12 @@ function fail(error: unknown): void {
   process.exitCode = statusOf(error)
 }
 
-// A reader that goes away early (`vfio list | head`) has seen what it wanted.
+// A reader that goes away early (`vfio list | head`) has seen what it wanted; output that is lost otherwise is a failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') fail(error)
+  if (error.code !== 'EPIPE') fail(new VfioError('ERR_VFIO_BAD_FILE', `standard output: ${error.message}`))
 })
+// Who cannot be told is not told: what is being done goes on, and the status says how it ended.
+process.stderr.on('error', () => {})
 
 // The name by which the journal, ps and error messages of others know this program.
 process.title = 'vfio'

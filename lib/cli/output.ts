@@ -1,3 +1,13 @@
+/** What steers a terminal: control characters, C1 too, formatting (the direction of text), all kinds of line ends. */
+const STEERING = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
+
+/** As JSON writes a character that it does not show: each of its units. */
+const escapeUnits = (found: string) =>
+  Array.from(
+    { length: found.length },
+    (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
+  ).join('')
+
 // A replacer would be called for every value of a large host; this is called for the bigints alone.
 Object.defineProperty(BigInt.prototype, 'toJSON', {
   value(this: bigint) {
@@ -5,8 +15,8 @@ Object.defineProperty(BigInt.prototype, 'toJSON', {
   },
 })
 
-/** JSON as every command prints it: what the library returned, a bigint as `0x…`. */
-export const toJson = (value: unknown) => `${JSON.stringify(value)}\n`
+/** JSON as every command prints it: what the library returned, a bigint as `0x…`, and nothing that steers a terminal. */
+export const toJson = (value: unknown) => `${JSON.stringify(value).replace(STEERING, escapeUnits)}\n`
 
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
 export function print(text: string): void {
@@ -23,9 +33,9 @@ export function note(text: string): void {
   process.stderr.write(`${visible(text)}\n`)
 }
 
-/** Escapes whatever steers a terminal: control and formatting characters, and all kinds of line ends. */
+/** Escapes whatever steers a terminal. */
 export const visible = (text: string) =>
-  text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (found) => `\\u{${found.codePointAt(0)?.toString(16)}}`)
+  text.replace(STEERING, (found) => `\\u{${found.codePointAt(0)?.toString(16)}}`)
 
 /** A copy with every text in it made visible: before colours and line ends of our own come to it. */
 function harmless<T>(value: T): T

@@ -1,5 +1,6 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { isAbsolute } from 'node:path'
 import { VfioError } from '../errors.js'
 import type { Binding } from './binding.js'
 
@@ -67,9 +68,19 @@ function load(): Binding {
 
 function candidates(libc: string): Candidate[] {
   const override = process.env.VFIO_ADDON
-  if (override) return [{ name: `VFIO_ADDON=${override}`, load: () => require(override) }]
+  if (override) return [{ name: `VFIO_ADDON=${override}`, load: () => openAddon(override) }]
   const prebuilt = PREBUILT[`${process.arch} ${libc}`]
   return prebuilt ? [DEVELOPMENT, prebuilt] : [DEVELOPMENT]
+}
+
+/** Machine code alone: `require()` would run whatever JavaScript stands at that path. */
+function openAddon(path: string): unknown {
+  if (!isAbsolute(path)) throw new Error('not an absolute path')
+  if (!existsSync(path)) throw new Error('not there')
+  const loaded: { exports: Partial<Binding> } = { exports: {} }
+  process.dlopen(loaded, path)
+  if (loaded.exports.Container === undefined) throw new Error('an addon, and not that of vfio')
+  return loaded.exports
 }
 
 function libcName(): 'glibc' | 'musl' {
@@ -97,6 +108,6 @@ function helpPage(libc: string, failures: readonly string[]): string {
         ]
       : [`    - There is no prebuilt binary for ${target} with ${libc}: build it from the repository.`]),
     '    - In a checkout of the repository: npm run build:addon (needs a C++17 compiler, make and Python 3).',
-    '    - Somewhere else: set the environment variable VFIO_ADDON to the path of a vfio.node.',
+    '    - Somewhere else: set the environment variable VFIO_ADDON to the absolute path of a vfio.node.',
   ].join('\n')
 }

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, lstatSync } from 'node:fs'
 import { grant, Host, type PciDevice, revoke, type Snapshot } from 'vfio'
 import { driverOf, inUse, put } from './binding.js'
@@ -19,23 +20,39 @@ const OPENS = `
     console.log(JSON.stringify({ code, message }))
   }`
 
+const identity = (uid: number) => ({
+  cwd: '/',
+  uid,
+  gid: uid,
+  // The last three are there where the addon is built with sanitizers.
+  env: {
+    PATH: process.env.PATH,
+    VFIO_ADDON: process.env.VFIO_ADDON,
+    LD_PRELOAD: process.env.LD_PRELOAD,
+    ASAN_OPTIONS: process.env.ASAN_OPTIONS,
+    UBSAN_OPTIONS: process.env.UBSAN_OPTIONS,
+  },
+})
+
 function openAs(uid: number, address: string): { code?: string; message?: string; regions?: number } {
   const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', OPENS, address], {
     encoding: 'utf8',
-    cwd: '/',
-    uid,
-    gid: uid,
-    // The last three are there where the addon is built with sanitizers.
-    env: {
-      PATH: process.env.PATH,
-      VFIO_ADDON: process.env.VFIO_ADDON,
-      LD_PRELOAD: process.env.LD_PRELOAD,
-      ASAN_OPTIONS: process.env.ASAN_OPTIONS,
-      UBSAN_OPTIONS: process.env.UBSAN_OPTIONS,
-    },
+    ...identity(uid),
   })
   assert.notEqual(stdout, '', stderr)
   return JSON.parse(stdout)
+}
+
+/** A program of another user that has the device open until it is killed. */
+async function holdAs(uid: number, address: string): Promise<ChildProcess> {
+  const source = `${OPENS.replace('await opened.close()', 'setInterval(() => {}, 2 ** 30)')}`
+  const holder = spawn(process.execPath, ['--input-type=module', '-e', source, address], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    ...identity(uid),
+  })
+  const [said] = (await once(holder.stdout as NonNullable<typeof holder.stdout>, 'data')) as [Buffer]
+  assert.match(said.toString(), /regions/)
+  return holder
 }
 
 describe('a grant', () => {
@@ -84,6 +101,23 @@ describe('a grant', () => {
     assert.equal(openAs(NOBODY, device.address).code, 'EACCES')
     assert.deepEqual(nodes(), before)
     assert.equal(existsSync(JOURNAL), false)
+  })
+
+  it('tells on its end who has the device open still, and keeps it', async () => {
+    await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
+    const holder = await holdAs(NOBODY, device.address)
+    try {
+      const { holders } = await revoke(device.address, { journal: JOURNAL })
+      assert.ok(
+        holders.some((line) => line.includes(`(pid ${holder.pid})`)),
+        JSON.stringify(holders),
+      )
+    } finally {
+      holder.kill('SIGKILL')
+      await once(holder, 'close')
+    }
+    await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
+    assert.deepEqual((await revoke(device.address, { journal: JOURNAL })).holders, [])
   })
 
   it('lets a group open it too', async () => {

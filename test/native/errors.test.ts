@@ -197,3 +197,25 @@ describe('an error', () => {
     )
   })
 })
+
+/** Does any text fit this type? */
+type IsOpen<T extends string> = string extends T ? true : false
+
+describe('the codes of errors', () => {
+  it('are closed unions in their types too', () => {
+    const codes: [IsOpen<VfioError['code']>, IsOpen<VfioSystemError['code']>] = [false, false]
+    assert.deepEqual(codes, [false, false])
+  })
+
+  it('of the kernel are names, and the number where there is none', () => {
+    const codeOf = (errno: number) =>
+      new VfioSystemError({ errno, syscall: 'ioctl', request: 'VFIO_ANYTHING', path: '/' }).code
+    for (const [name, errno] of ERRNOS) {
+      // Two of them have two names.
+      const names: readonly string[] = [name, { EOPNOTSUPP: 'ENOTSUP', EWOULDBLOCK: 'EAGAIN' }[name] ?? name]
+      assert.ok(names.includes(codeOf(errno)), `${name} became ${codeOf(errno)}`)
+    }
+    assert.deepEqual([EBADFD, 121, 123, 524].map(codeOf), ['EBADFD', 'EREMOTEIO', 'ENOMEDIUM', 'ENOTSUPP'])
+    assert.deepEqual([999, 4095].map(codeOf), ['errno 999', 'errno 4095'])
+  })
+})

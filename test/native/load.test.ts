@@ -65,6 +65,28 @@ describe('the addon', () => {
     }
   })
 
+  it('is machine code: no JavaScript that VFIO_ADDON names is run', () => {
+    const directory = mkdtempSync(join(tmpdir(), 'vfio-js-'))
+    try {
+      for (const name of ['addon.js', 'addon.cjs', 'addon.node', 'index.json', 'addon']) {
+        const path = join(directory, name)
+        writeFileSync(path, `console.log('it ran'); module.exports = {}`)
+        const { stdout } = run(OPEN, { VFIO_ADDON: path })
+        assert.match(stdout, /^ERR_VFIO_ADDON\n/)
+        assert.doesNotMatch(stdout, /it ran/)
+      }
+      assert.match(run(OPEN, { VFIO_ADDON: directory }).stdout, /^ERR_VFIO_ADDON\n/)
+    } finally {
+      rmSync(directory, { recursive: true })
+    }
+  })
+
+  it('is named by an absolute path: where a program was started must not choose it', () => {
+    const { stdout } = run(OPEN, { VFIO_ADDON: './build/Release/vfio.node' })
+    assert.match(stdout, /^ERR_VFIO_ADDON\n/)
+    assert.match(stdout, /not an absolute path/)
+  })
+
   it('is for Linux only, and says so', () => {
     const source = `Object.defineProperty(process, 'platform', { value: 'darwin' })
       const { VfioContainer } = await import('vfio')

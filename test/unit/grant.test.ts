@@ -340,6 +340,7 @@ describe('grant', () => {
         restored: [],
         kept: [],
         changed: [],
+        holders: [],
       })
       assert.equal(owner('vfio/7'), '1000:0 600')
       assert.equal(existsSync(file()), false)

@@ -110,4 +110,17 @@ describe('a terminal', function () {
     assert.equal(device.driver, new Host({ sysfs }).snapshot().device('01:00.0').driver)
     assert.ok(device.driver.startsWith('x\u001b[31my\u0007\r\nfaked\u007f'))
   })
+
+  it('is not steered by JSON either, which has its own way to write what is not seen', () => {
+    for (const args of [
+      ['list'],
+      ['show', '01:00.0'],
+      ['check', 'group:5'],
+      ['bind', '01:00.0', '--dry-run'],
+    ]) {
+      const { stdout } = vfio(...args, '--sysfs', sysfs, '--json')
+      assertHarmless(stdout)
+      assert.ok(stdout.includes('\\u009b'), stdout)
+    }
+  })
 })

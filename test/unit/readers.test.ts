@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { closeSync, openSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type DeviceDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { ROOT } from './support.js'
+
+const MAIN = join(ROOT, 'dist/cli/main.js')
+
+type Stream = 'stdout' | 'stderr'
+type Ended = { status: number | null; signal: NodeJS.Signals | null }
+
+/** Runs the command line while nobody reads one of its streams any more, from before its first word. */
+function withoutReader(stream: Stream, args: readonly string[]): Promise<Ended> {
+  // It waits for its standard input to end, which is after its reader has gone.
+  const script = 'cat > /dev/null; exec "$@"'
+  const child = spawn('sh', ['-c', script, 'sh', process.execPath, MAIN, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { ...process.env, VFIO_DEBUG: undefined },
+  })
+  const other = stream === 'stdout' ? child.stderr : child.stdout
+  other.resume()
+  child[stream].destroy()
+  child[stream].once('close', () => child.stdin.end())
+  return new Promise((resolve, reject) => {
+    child.once('error', reject).once('exit', (status, signal) => resolve({ status, signal }))
+  })
+}
+
+/** What takes part in a boot display only warns when it is taken. */
+const WARNS: DeviceDescription = {
+  address: '0000:01:00.0',
+  class: 0x020000,
+  driver: 'vfio-pci',
+  group: 5,
+  resetMethod: 'flr',
+}
+
+describe('a reader that is gone', function () {
+  this.timeout(60_000)
+  let sysfs = ''
+  let journal = ''
+  before(() => {
+    sysfs = makeHost({ devices: [WARNS] }).sysfs
+    journal = temporaryDirectory()
+    writeFileSync(join(journal, 'assignment-1.json'), 'no record', { mode: 0o600 })
+  })
+  after(removeDirectories)
+
+  /** Each with the status that it has with a reader. */
+  const cases: readonly (readonly [status: number, ...args: string[]])[] = [
+    [2, 'show', 'zz'],
+    [2, 'nonsense'],
+    [2, 'list', '--sysfs', '/nowhere'],
+    [0, 'list'],
+    [0, 'export', 'qemu', '01:00.0'],
+    [0, 'persist', '01:00.0'],
+  ]
+  for (const stream of ['stderr', 'stdout'] as const) {
+    for (const [status, ...args] of cases) {
+      it(`changes no status: ${args.join(' ')} without ${stream}`, async () => {
+        const looks = ['list', 'export', 'persist'].includes(args[0] ?? '') && !args.includes('--sysfs')
+        const whole = looks ? [...args, '--sysfs', sysfs] : args
+        assert.deepEqual(await withoutReader(stream, whole), { status, signal: null })
+      })
+    }
+    it(`leaves a warning unsaid and goes on: status without ${stream}`, async () => {
+      const names = readdirSync(journal)
+      assert.deepEqual(await withoutReader(stream, ['status', '--journal', journal]), {
+        status: 0,
+        signal: null,
+      })
+      assert.deepEqual(readdirSync(journal), names)
+    })
+  }
+
+  it('is not output that could not be written: that fails, with a sentence', async () => {
+    const full = openSync('/dev/full', 'w')
+    try {
+      const child = spawn(process.execPath, [MAIN, 'list', '--sysfs', sysfs], {
+        stdio: ['ignore', full, 'pipe'],
+      })
+      let said = ''
+      child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+        said += text
+      })
+      const status = await new Promise((resolve, reject) => {
+        child.once('error', reject).once('close', resolve)
+      })
+      assert.equal(status, 1)
+      assert.match(said, /^vfio: standard output: .*ENOSPC[^\n]*\n$/)
+    } finally {
+      closeSync(full)
+    }
+  })
+})
