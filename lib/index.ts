@@ -3,6 +3,7 @@
 // --- verdicts (JUDGE)
 export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
 export { assessUses, type HostUse } from './assess/uses.js'
@@ -84,6 +85,7 @@ export type { HostFacts, HostPaths, ModuleState, NodeFacts, VfioModule } from '.
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
 export type { DeviceNames } from './sysfs/names.js'
+export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
 export type { Snapshot } from './sysfs/snapshot.js'
 export type { UseFacts } from './sysfs/use.js'
 

@@ -1,9 +1,16 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
+import { NO_IOMMU_GROUP } from './groups.js'
+import { isKernelSince } from './kernel.js'
+import { readModuleLists } from './modules.js'
+import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
 import { type LoadedModule, readVfioModules } from './vfio-modules.js'
 
-/** Where a kernel module stands: `missing` means that this kernel has no such module at all. */
-export type ModuleState = 'loaded' | 'builtin' | 'loadable' | 'missing'
+/**
+ * Where a kernel module stands: `missing` means that this kernel has no such module at all, `unknown` that it is not
+ * loaded, and that no list of this kernel's modules tells whether there is one.
+ */
+export type ModuleState = 'loaded' | 'builtin' | 'loadable' | 'missing' | 'unknown'
 
 /** A device node: its owner, its permission bits and whether the caller may open it for reading and writing. */
 export interface NodeFacts {
@@ -25,13 +32,19 @@ export interface HostFacts {
   readonly drivers: readonly string[]
   /** The program by which the kernel itself loads modules. */
   readonly modprobe: string
-  /** Kernel command line. */
+  /** What kind of machine this is: its processor, and what it may run in. */
+  readonly platform: PlatformFacts
+  /** Kernel command line; empty where it is not known. */
   readonly commandLine: string
   readonly iommu: {
+    /** Some unit, or some group of one: those of the no-IOMMU mode do not count. */
     readonly present: boolean
     /** `intel-iommu`, `amd-iommu`, `arm-smmu`, … for each hardware unit, in the kernel's naming. */
     readonly units: readonly { readonly name: string; readonly kind: string }[]
-    /** x86 only: whether interrupts go through the remapping tables; `null` where it cannot be told. */
+    /**
+     * Whether a device can raise no interrupts but its own (isolated MSI): on x86 by interrupt remapping, on ARM by the
+     * ITS, on s390 always; `null` where it cannot be told.
+     */
     readonly interruptRemapping: boolean | null
   }
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
@@ -39,23 +52,28 @@ export interface HostFacts {
   readonly vfioModules: Readonly<Record<string, LoadedModule>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
+  /** The same parameter of iommufd, for devices that are opened by it; `null` while the module is not there. */
+  readonly iommufdUnsafeInterrupts: boolean | null
   /** Parameter of vfio: groups for devices without an IOMMU; `null` while the module is not there. */
   readonly noIommuMode: boolean | null
   /** Parameter of vfio_pci: binds even devices that it refuses by default; `null` while the module is not there. */
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
-  /** `/dev/vfio/vfio`, `/dev/iommu`, and the group nodes; `null` where absent. */
+  /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
   readonly nodes: {
     readonly container: NodeFacts | null
     readonly iommu: NodeFacts | null
     readonly groups: readonly NodeFacts[]
+    /** `/dev/vfio/devices/vfioN`: devices that iommufd opens. */
+    readonly devices: readonly NodeFacts[]
   }
 }
 
 const VFIO_MODULES = [
   'vfio',
   'vfio_iommu_type1',
+  'vfio_iommu_spapr_tce',
   'vfio_pci_core',
   'vfio_pci',
   'vfio_virqfd',
@@ -83,30 +101,35 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
+  const platform = readPlatform(paths, kernel)
   return Object.freeze({
     kernel,
     paths,
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
     modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
+    platform,
     commandLine: readText(below(proc, 'cmdline')) ?? '',
     iommu: {
-      present: units.length > 0 || listNames(`${sysfs}/kernel/iommu_groups`).length > 0,
+      present: units.length > 0 || hasRealGroup(sysfs),
       units,
-      interruptRemapping: readInterruptRemapping(proc),
+      interruptRemapping: readInterruptRemapping(
+        platform.architecture,
+        readText(below(proc, 'interrupts')),
+        isKernelSince(kernel, 6, 3),
+      ),
     },
     modules: readModuleStates(paths),
     vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
+    iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
     denylistDisabled: parameter('vfio_pci', 'disable_denylist'),
     memlock: readMemlock(proc),
     nodes: {
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),
-      groups: listNames(below(dev, 'vfio'))
-        .filter((name) => /^(noiommu-)?\d+$/.test(name))
-        .map((name) => readNode(below(dev, `vfio/${name}`)))
-        .filter((node) => node !== null),
+      groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
+      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
     },
   })
 }
@@ -124,37 +147,54 @@ function iommuKind(sysfs: string, name: string): string {
   return known?.[1] ?? linkName(`${sysfs}/class/iommu/${name}/device/driver`) ?? name
 }
 
-/** Remapped interrupt chips carry `IR-` in their name; without any such line x86 has it off. */
-function readInterruptRemapping(proc: string | null): boolean | null {
-  const interrupts = readText(below(proc, 'interrupts'))
+/** Any group of an IOMMU; stops at the first, of thousands. */
+const hasRealGroup = (sysfs: string) =>
+  listNames(`${sysfs}/kernel/iommu_groups`).some(
+    (group) => readText(`${sysfs}/kernel/iommu_groups/${group}/name`) !== NO_IOMMU_GROUP,
+  )
+
+/**
+ * Isolated MSI (`msi_device_has_isolated_msi`, 6.3; `irq_domain_check_msi_remap` before) by what `/proc/interrupts` shows.
+ * @param perGroup the kernel asks for each group, and not for the whole host
+ */
+function readInterruptRemapping(
+  architecture: Architecture | null,
+  interrupts: string | null,
+  perGroup: boolean,
+): boolean | null {
+  // `arch_is_isolated_msi` is true there, and s390_iommu_capable said so before.
+  if (architecture === 's390') return true
   if (interrupts === null) return null
-  if (/\sIR-/.test(interrupts)) return true
-  return /\s(IO-APIC|PCI-MSI)/.test(interrupts) ? false : null
+  // Remapped chips carry `IR-` in their name; without any such line x86 has it off.
+  if (architecture === 'x86') {
+    if (/\sIR-/.test(interrupts)) return true
+    return /\s(IO-APIC|PCI-MSI)/.test(interrupts) ? false : null
+  }
+  if (architecture !== 'arm') return null
+  // The ITS alone checks who sends a message (IRQ_DOMAIN_FLAG_ISOLATED_MSI); GICv2m and those of root ports do not.
+  const messages = interrupts.split('\n').filter((line) => /MSIX?(-\S*)?\s+\d+[\s-]+(edge|level)/i.test(line))
+  const isIsolated = messages.some((line) => /\sITS-/.test(line))
+  const isOpen = messages.some((line) => !/\sITS-|\S*pMSI/.test(line))
+  if (isIsolated && isOpen) return perGroup ? null : false
+  if (isIsolated) return true
+  return isOpen ? false : null
 }
 
 function readModuleStates({ sysfs, modules }: HostPaths): Record<VfioModule, ModuleState> {
-  const builtin = moduleNames(readText(below(modules, 'modules.builtin')) ?? '')
-  const loadable = moduleNames(readText(below(modules, 'modules.dep')) ?? '')
+  const { builtin, loadable } = readModuleLists(modules)
   const state = (name: VfioModule): ModuleState => {
     const directory = `${sysfs}/module/${name}`
     // Only what was loaded has a state; what is built in has at most parameters.
     if (exists(`${directory}/initstate`)) return 'loaded'
-    if (builtin.has(name) || exists(directory)) return 'builtin'
+    if (builtin?.has(name) || exists(directory)) return 'builtin'
     if (name === 'vfio_pci' && exists(`${sysfs}/bus/pci/drivers/vfio-pci`)) return 'builtin'
-    return loadable.has(name) ? 'loadable' : 'missing'
+    if (loadable?.has(name)) return 'loadable'
+    return builtin === null || loadable === null ? 'unknown' : 'missing'
   }
   return Object.fromEntries(VFIO_MODULES.map((name) => [name, state(name)])) as Record<
     VfioModule,
     ModuleState
   >
-}
-
-/** Module names out of lines like `kernel/drivers/vfio/pci/vfio-pci.ko.xz: …`. */
-function moduleNames(text: string): Set<string> {
-  const names = new Set<string>()
-  for (const [, name = ''] of text.matchAll(/(?:^|\/)([^/\s:]+)\.ko[^:\n]*/gm))
-    names.add(name.replaceAll('-', '_'))
-  return names
 }
 
 function readMemlock(proc: string | null): HostFacts['memlock'] {
@@ -164,6 +204,12 @@ function readMemlock(proc: string | null): HostFacts['memlock'] {
   const bytes = (text: string | undefined) => (text === 'unlimited' ? null : Number(text))
   return { soft: bytes(match[1]), hard: bytes(match[2]) }
 }
+
+const readNodes = (directory: string | null, names: RegExp) =>
+  listNames(directory)
+    .filter((name) => names.test(name))
+    .map((name) => readNode(`${directory}/${name}`))
+    .filter((node) => node !== null)
 
 function readNode(path: string | null): NodeFacts | null {
   if (path === null) return null

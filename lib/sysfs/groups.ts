@@ -27,6 +27,9 @@ export interface IommuGroup {
 
 const FILES = ['reserved_regions', 'type']
 
+/** The name that VFIO gives to a group without an IOMMU; no other group has one (`vfio_noiommu_group_alloc`). */
+export const NO_IOMMU_GROUP = 'vfio-noiommu'
+
 interface GroupOptions {
   /** Only what verdicts need: see `SnapshotOptions`. */
   readonly brief: boolean
@@ -50,12 +53,15 @@ export function readGroups(
   }
   const listed = empty ? listNumbers(root) : []
   const numbers = [...new Set([...listed, ...members.keys()])].sort((a, b) => a - b)
-  // Only the no-IOMMU mode gives groups a name.
-  const noIommuMode = readText(`${sysfs}/module/vfio/parameters/enable_unsafe_noiommu_mode`) === 'Y'
   const batch = readBatch(root, numbers.map(String), {
-    files: brief && !noIommuMode ? FILES : [...FILES, 'name'],
+    files: brief ? FILES : [...FILES, 'name'],
     lists: ['devices'],
   })
+  // Where no IOMMU speaks for a group it has no regions: only such a one can be of the no-IOMMU mode, on or off by now.
+  const isNamed = (group: number, row: number) => {
+    if (!brief) return batch.text(row, 'name') === NO_IOMMU_GROUP
+    return !batch.text(row, 'reserved_regions') && readText(`${root}/${group}/name`) === NO_IOMMU_GROUP
+  }
   const regions = new Map<string, readonly ReservedRegion[]>()
   return numbers.map((group, row) => {
     const text = batch.text(row, 'reserved_regions') ?? ''
@@ -66,7 +72,7 @@ export function readGroups(
     return Object.freeze({
       group,
       type: batch.text(row, 'type'),
-      noIommu: batch.text(row, 'name') === 'vfio-noiommu',
+      noIommu: isNamed(group, row),
       members: seen.sort(compareAddresses),
       others: list === seen[0] ? [] : readOthers(root, group, list),
       reservedRegions,

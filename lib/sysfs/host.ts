@@ -4,7 +4,7 @@ import { type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
-import { ModuleAliases } from './modules.js'
+import { findModuleDirectory, ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { Snapshot } from './snapshot.js'
@@ -23,7 +23,7 @@ export interface HostOptions {
   readonly proc?: string
   /** In place of `/run`, where udev keeps what it found on disks. */
   readonly run?: string
-  /** The kernel's module directory, in place of `/lib/modules/<release>`. */
+  /** The kernel's module directory, in place of `/lib/modules/<release>`; or the directory of those of all kernels. */
   readonly modules?: string
   /** The file of device names, in place of where the packages pci.ids and hwdata put it. */
   readonly pciIds?: string
@@ -61,7 +61,7 @@ export class Host {
       dev: options.dev ?? own('/dev'),
       proc,
       run: options.run ?? own('/run'),
-      modules: options.modules ?? own(`/lib/modules/${this.#kernel}`),
+      modules: findModuleDirectory(options.modules ?? own(`/lib/modules/${this.#kernel}`), this.#kernel),
     })
   }
 

@@ -1,4 +1,4 @@
-import { below, readText } from './files.js'
+import { below, exists, readText } from './files.js'
 
 /** Which kernel modules say that they drive a device, from `modules.alias` and `modules.builtin.modinfo`. */
 export interface ModuleCandidates {
@@ -117,3 +117,62 @@ export class ModuleAliases {
     return answer
   }
 }
+
+/** The modules that a kernel has, with `_` in their names; `null` where there is no list to tell by. */
+export interface ModuleLists {
+  readonly builtin: ReadonlySet<string> | null
+  readonly loadable: ReadonlySet<string> | null
+}
+
+/** What depmod and the kernel's build leave in a module directory. */
+const INDEXES = [
+  'modules.dep',
+  'modules.builtin',
+  'modules.order',
+  'modules.alias',
+  'modules.builtin.modinfo',
+]
+
+/** Where distributions have a kernel's modules, if not in `/lib/modules`: merged `/usr`, NixOS and Guix. */
+const OTHER_PLACES = [
+  '/usr/lib/modules/RELEASE',
+  '/run/booted-system/kernel-modules/lib/modules/RELEASE',
+  '/run/booted-system/kernel/lib/modules/RELEASE',
+]
+
+/**
+ * The module directory of a kernel: the one that is given, the release below it where it is the directory of all
+ * kernels, and on the running host where else distributions have it. The given one where none has any list.
+ */
+export function findModuleDirectory(given: string | null, kernel: string): string | null {
+  if (given === null) return null
+  const isHosts = given === `/lib/modules/${kernel}`
+  const others = isHosts ? OTHER_PLACES.map((place) => place.replace('RELEASE', kernel)) : []
+  const below = kernel === '' ? [] : [`${given}/${kernel}`, `${given}/lib/modules/${kernel}`]
+  const hasLists = (directory: string) => INDEXES.some((name) => exists(`${directory}/${name}`))
+  return [given, ...below, ...others].find(hasLists) ?? given
+}
+
+/** Reads which modules there are: what the build says (`modules.order`) where depmod never ran. */
+export function readModuleLists(directory: string | null): ModuleLists {
+  const text = (name: string) => readText(below(directory, name))
+  const info = text('modules.builtin.modinfo')
+  const builtin = text('modules.builtin')
+  const loadable = text('modules.dep') ?? text('modules.order')
+  return {
+    builtin: builtin !== null ? fileNames(builtin) : info !== null ? infoNames(info) : null,
+    loadable: loadable === null ? null : fileNames(loadable),
+  }
+}
+
+/** Out of lines like `kernel/drivers/vfio/pci/vfio-pci.ko.xz: …`; `modules.order` of old has them without a directory, or as `.o`. */
+function fileNames(text: string): Set<string> {
+  const names = new Set<string>()
+  for (const [, name = ''] of text.matchAll(/^(?:[^:\n]*\/)?([^/\s:]+)\.k?o\b[^\n]*$/gm))
+    names.add(name.replaceAll('-', '_'))
+  return names
+}
+
+/** `vfio.license=GPL` and more for each module, with a zero byte behind. */
+const infoNames = (text: string) =>
+  new Set(text.split('\0').flatMap((entry) => /^([\w-]+)\./.exec(entry)?.[1]?.replaceAll('-', '_') ?? []))
