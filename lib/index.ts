@@ -15,6 +15,7 @@ export {
 } from './assess/viability.js'
 // --- what changes the host (CHANGE)
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
+export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './assign/boot-system.js'
 export type { ChangeOptions, Progress } from './assign/changes.js'
 export {
   type Grant,
@@ -30,12 +31,23 @@ export { type BadRecord, JOURNAL, type JournalRecord, type RecordState } from '.
 export type { NodeState, Ownership } from './assign/nodes.js'
 export {
   builtinModules,
-  detectInitramfs,
   type PersistReport,
   type PersistTree,
   removePersistence,
   writePersistence,
 } from './assign/persist.js'
+export {
+  type CheckedDevice,
+  type CheckedLine,
+  checkPersistence,
+  type PersistCheck,
+} from './assign/persist-check.js'
+export {
+  type BootLine,
+  type PersistedDevice,
+  type PersistedFacts,
+  readPersistence,
+} from './assign/persisted.js'
 export {
   type Blocker,
   type FormerState,
@@ -58,6 +70,7 @@ export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
 export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- text for others (HAND ON)
+export type { BootLoader, BootLoaderName, CommandLineAdvice, ParameterReason } from './export/boot-loader.js'
 export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,
@@ -69,6 +82,7 @@ export type { Initramfs } from './export/initramfs.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './export/memlock.js'
 export {
+  type ByHand,
   type PersistBy,
   type PersistFile,
   type PersistOptions,

@@ -1,9 +1,9 @@
 import type { Snapshot } from '../sysfs/snapshot.js'
 
-/** A driver by the name that `driver_override` takes, and whether the kernel itself said so. */
+/** A driver by the name that `driver_override` takes, and whether that is certain. */
 export interface DriverName {
   readonly name: string
-  /** The driver is registered. What is only derived from the module's name may be wrong. */
+  /** The kernel or its source says so. What is only derived from the module's name may be wrong. */
   readonly known: boolean
 }
 
@@ -21,5 +21,6 @@ export function driverOfModule({ host }: Snapshot, module: string): DriverName {
   const [registered] = host.vfioModules[key]?.drivers ?? []
   // What is built in may have no directory of its own.
   const name = registered ?? host.drivers.find((driver) => moduleOf(driver) === key)
-  return name === undefined ? { name: NAMED_BY_HAND[key] ?? key, known: false } : { name, known: true }
+  const byHand = Object.hasOwn(NAMED_BY_HAND, key) ? NAMED_BY_HAND[key] : undefined
+  return { name: name ?? byHand ?? key, known: (name ?? byHand) !== undefined }
 }

@@ -17,6 +17,8 @@ interface Parts {
   ): (...args: A) => Promise<void>
 }
 
+const collect = (value: string, earlier: string[] = []) => [...earlier, value]
+
 /** Declares the commands that hand devices on: to users, to hypervisors, to the next boot. */
 export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, look, run }: Parts): void {
   vfio
@@ -72,13 +74,17 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
         INITRAMFS_CHOICES,
       ),
     )
+    .option('--group', 'take every device of their groups')
+    .option('--force <kind>', 'let the next boot do without this kind of use (may be given again)', collect)
+    .option('--option <name=value>', 'a parameter for the modules of VFIO (may be given again)', collect)
     .option('--write', 'write the files')
     .option('--remove', 'take away what was written, and put back what was there')
+    .option('--check', 'after boot: is everything bound as it was persisted? Exit status 0 only then')
     .option('--root <dir>', 'another file tree in place of /')
     .addOption(json())
     .addOption(sysfs())
     .action(
-      run((addresses: string[], options: PersistCommandOptions & { sysfs?: string }) => {
+      run((addresses: string[], options: PersistCommandOptions) => {
         if (options.sysfs !== undefined && options.write && options.root === undefined) {
           throw new VfioError(
             'ERR_VFIO_BAD_ARGUMENT',
