@@ -126,7 +126,7 @@ function driverctlFile(source: string, driver: string): BootLine[] {
 /** What the kernel command line gives to drivers by ids. */
 export function commandLineIds(commandLine: string): BootLine[] {
   return commandLine.split(/\s+/).flatMap((text) => {
-    const [, driver, ids] = /^"?(vfio[-_]pci|pci[-_]stub)\.ids=([^"]*)"?$/.exec(text) ?? []
+    const [, driver, ids] = /^(vfio[-_]pci|pci[-_]stub)\.ids=(.*)$/.exec(text.replaceAll('"', '')) ?? []
     if (driver === undefined || ids === undefined) return []
     return [
       line({ source: 'kernel command line', text }, { driver: driver.replace('_', '-'), ids: idList(ids) }),
