@@ -10,6 +10,10 @@ const DIRECT_REGION =
 
 /** Every hint of the package, from the kernel's source (drivers/vfio, Linux 5.10 to 6.12). One row, one test. */
 export const HINTS: readonly Hint[] = [
+  row('lock', 'EACCES', 'changing devices takes root, or CAP_DAC_OVERRIDE and CAP_SYS_ADMIN'),
+  row('lock', 'EROFS', '/sys is mounted read-only here: run this where it can be written'),
+  row('lock', 'ENOENT', 'this host has no PCI bus, or its /sys is not mounted here'),
+
   row('container', 'ENOENT', 'there is no VFIO container here: load the module vfio (`modprobe vfio-pci`)'),
   row('container', 'EACCES', 'this user may not open it: give read and write permission, or run as root'),
   row('container', 'ENODEV', 'the file is there and its module is not: load it (`modprobe vfio`)'),

@@ -15,6 +15,7 @@
 #include "poll.h"
 #include "region.h"
 #include "tree.h"
+#include "writer.h"
 
 namespace {
 
@@ -62,6 +63,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::DefineRegionAccess(exports, addon->handles.get());
   exports.Set("losses", Losses(env));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
+  exports.Set("tryLockByte", Napi::Function::New(env, vfio::TryLockByte));
+  exports.Set("startWriter", Napi::Function::New(env, vfio::StartWriter));
+  exports.Set("askWriter", Napi::Function::New(env, vfio::AskWriter));
+  exports.Set("reapWriter", Napi::Function::New(env, vfio::ReapWriter));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));
   exports.Set("readTree", Napi::Function::New(env, vfio::ReadTree));

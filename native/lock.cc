@@ -1,6 +1,7 @@
 #include "lock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/file.h>
 
 #include "util/arguments.h"
@@ -15,6 +16,22 @@ Napi::Value TryLock(const Napi::CallbackInfo& info) {
   if (errno == EWOULDBLOCK) return Napi::Boolean::New(info.Env(), false);
   try {
     throw SystemFailure(errno, "flock", "lock", "");
+  } catch (...) {
+    throw ToError(info.Env());
+  }
+}
+
+Napi::Value TryLockByte(const Napi::CallbackInfo& info) {
+  const int descriptor = DescriptorArgument(info, 0, "descriptor");
+  struct flock range {};
+  range.l_type = F_WRLCK;
+  range.l_whence = SEEK_SET;
+  range.l_start = Uint32Argument(info, 1, "offset");
+  range.l_len = 1;
+  if (fcntl(descriptor, F_OFD_SETLK, &range) == 0) return Napi::Boolean::New(info.Env(), true);
+  if (errno == EAGAIN || errno == EACCES) return Napi::Boolean::New(info.Env(), false);
+  try {
+    throw SystemFailure(errno, "fcntl", "lock", "");
   } catch (...) {
     throw ToError(info.Env());
   }

@@ -1,18 +1,22 @@
 import { resolve } from 'node:path'
 import { moduleOf } from '../assess/driver-names.js'
 import { VfioError } from '../errors.js'
-import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
 import { type ChangeOptions, Changes } from './changes.js'
-import { bootId, Journal, type JournalRecord, programName } from './journal.js'
-import type { FormerState, Plan, PlannedDevice, Step } from './plan.js'
+import { type GroupLock, lockGroups } from './group-lock.js'
+import { bootId, Journal, type JournalRecord } from './journal.js'
+import type { Plan, PlannedDevice, Step } from './plan.js'
+import { thisProgram } from './program.js'
+import { refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
 export interface AssignOptions extends ChangeOptions {
-  /** Aborts between two changes; everything is put back then. */
+  /**
+   * Aborts between two changes, after at most 5 s for the one that the kernel is at; everything is put back then.
+   */
   readonly signal?: AbortSignal | undefined
   /** Directory of the journal; default `/run/vfio`. */
   readonly journal?: string | undefined
@@ -53,7 +57,7 @@ function asVfioError(error: unknown): { code: string; message: string } {
 }
 
 /**
- * Carries out a plan as one transaction: a record goes to the journal before the first change, and when a step fails all
+ * Carries out a plan as one transaction: under a lock on its groups the host is looked at once more, a record goes to the journal before the first change, and when a step fails all
  * earlier ones are undone.
  * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_LOCKED`, `ERR_VFIO_IN_USE`, `ERR_VFIO_HOST_CHANGED`
  * before anything is changed; {@link AssignError} afterwards
@@ -62,10 +66,12 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   refuseBlocked(plan)
   options.signal?.throwIfAborted()
   const journal = new Journal(options.journal)
-  await using _lock = await journal.lock([...plan.devices, ...plan.grabbed].map(({ group }) => group))
+  const groups = [...plan.devices, ...plan.grabbed].map(({ group }) => group)
+  using lock = lockGroups(plan.paths.sysfs, groups)
   await refuseAssigned(plan, journal)
-  await refuseChanged(plan, new Changes(plan.paths.sysfs, options))
-  const record = await new Transaction(plan, journal, options).run()
+  using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
+  await refuseChanged(plan, changes)
+  const record = await new Transaction(plan, journal, changes, lock, options).run()
   return new LiveAssignment(plan, record, options)
 }
 
@@ -81,12 +87,12 @@ class Transaction {
   /** Real names of drivers that the plan calls otherwise. */
   readonly #names = new Map<string, string>()
 
-  constructor(plan: Plan, journal: Journal, options: AssignOptions) {
+  constructor(plan: Plan, journal: Journal, changes: Changes, lock: GroupLock, options: AssignOptions) {
     this.#plan = plan
     this.#journal = journal
-    this.#changes = new Changes(plan.paths.sysfs, options)
+    this.#changes = changes
     this.#signal = options.signal
-    this.#record = plan.toBind.length > 0 ? newRecord(plan) : null
+    this.#record = plan.toBind.length > 0 ? newRecord(plan, lock) : null
   }
 
   async run(): Promise<JournalRecord | null> {
@@ -101,6 +107,7 @@ class Transaction {
       await this.#note({ state: 'assigned' })
       return this.#record
     } catch (error) {
+      this.#changes.finish()
       const failures = await this.#undo()
       if (this.#signal?.aborted && error === this.#signal.reason && failures.length === 0) throw error
       throw new AssignError(error, this.#step, failures)
@@ -151,7 +158,7 @@ class Transaction {
   /** Since the plan was made somebody may have opened it. */
   #refuseOpen(address: string): void {
     const device = this.#plan.devices.find((planned) => planned.address === address)
-    if (!device || !isVfioDriver(device.former.driver) || !this.#changes.kernel.isOpen(device.group)) return
+    if (!device || !isVfioDriver(device.former.driver) || !this.#changes.isOpen(address, device.group)) return
     throw new VfioError('ERR_VFIO_IN_USE', this.#changes.openSentence(address, device.group))
   }
 
@@ -212,39 +219,15 @@ async function refuseAssigned(plan: Plan, journal: Journal): Promise<void> {
   }
 }
 
-/** Does exactly what was planned, or nothing. */
-async function refuseChanged(plan: Plan, changes: Changes): Promise<void> {
-  for (const { address, driver, override } of plan.basis) {
-    const now = await changes.state(address)
-    if (now.driver === driver && now.override === override) continue
-    const what = (state: FormerState) =>
-      `driver ${state.driver ?? 'none'}, override ${state.override ?? 'none'}`
-    throw new VfioError(
-      'ERR_VFIO_HOST_CHANGED',
-      `${address} is no longer as it was when the plan was made (${what({ driver, override })}; now ${what(now)}): plan again`,
-    )
-  }
-  const known = new Set(plan.basis.map(({ address }) => address))
-  for (const group of new Set(plan.devices.map((device) => device.group))) {
-    const names = listNames(`${plan.paths.sysfs}/kernel/iommu_groups/${group}/devices`)
-    const other = names.find((name) => isAddress(name) && !known.has(name))
-    if (other === undefined) continue
-    throw new VfioError(
-      'ERR_VFIO_HOST_CHANGED',
-      `${other} has come to group ${group} since the plan was made: plan again`,
-    )
-  }
-}
-
-function newRecord(plan: Plan): JournalRecord {
+function newRecord(plan: Plan, lock: GroupLock): JournalRecord {
   const devices = [...plan.devices.filter(({ address }) => plan.toBind.includes(address)), ...plan.grabbed]
   return {
     version: 1,
     id: devices[0]?.address ?? '',
     state: 'assigning',
     bootId: bootId(),
-    pid: process.pid,
-    program: programName(),
+    ...thisProgram(),
+    lock: lock.place,
     since: new Date().toISOString(),
     reset: plan.reset,
     sysfs: resolve(plan.paths.sysfs),

@@ -1,9 +1,10 @@
-import { readFile } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { linkName } from '../sysfs/files.js'
+import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
-import { DEADLINE, type KernelAccess, runningKernel, withDeadline } from './kernel.js'
+import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
 import type { FormerState } from './plan.js'
 
 /** Called after each single change, of the host or of the journal, with a sentence that says which. */
@@ -14,13 +15,10 @@ export interface ChangeOptions {
   readonly deadline?: number | undefined
   readonly onChange?: Progress | undefined
   /** @internal Tests put a host of their own here. */
-  readonly kernel?: KernelAccess | undefined
+  readonly kernel?: Partial<KernelAccess> | undefined
 }
 
-/**
- * What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program,
- * since each call that hangs takes a thread with it.
- */
+/** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
 const unanswered = new Map<string, string>()
 
 /** Changes a host one write at a time, each with a deadline, and sees whether they took hold. */
@@ -29,9 +27,17 @@ export class Changes {
   readonly #sysfs: string
   readonly #deadline: number
   readonly #onChange: Progress
-  constructor(sysfs: string, options: ChangeOptions) {
-    this.#sysfs = sysfs
-    this.kernel = options.kernel ?? runningKernel
+  readonly #lock: GroupLock
+  /** Cuts short what is waited for. */
+  #signal: AbortSignal | undefined
+
+  /** @param lock of the groups that are changed: what is left in the kernel keeps it */
+  constructor(sysfs: string, options: ChangeOptions, lock: GroupLock, signal?: AbortSignal) {
+    // The process that writes has another working directory.
+    this.#sysfs = resolve(sysfs)
+    this.#lock = lock
+    this.#signal = signal
+    this.kernel = kernelWith(options.kernel)
     this.#deadline = options.deadline ?? DEADLINE
     this.#onChange = options.onChange ?? (() => {})
   }
@@ -41,14 +47,29 @@ export class Changes {
     this.#onChange(change)
   }
 
-  async write(path: string, text: string): Promise<void> {
+  /** What comes now is to be finished, although the program was told to stop. */
+  finish(): void {
+    this.#signal = undefined
+  }
+
+  /** Nothing more is to be done. */
+  [Symbol.dispose](): void {
+    this.kernel.close()
+  }
+
+  async write(given: string, text: string): Promise<void> {
+    const path = resolve(given)
     const what = () => {
       // Unbinding waits for whoever has the device open.
       const who = path.endsWith('/unbind') ? this.#heldBy(text) : ''
       return `writing ${JSON.stringify(text)} to ${path}${who}`
     }
     // An empty text would be a write of no bytes, which sysfs never sees.
-    await this.#ask(this.#subjectOf(path, text), () => this.kernel.write(path, `${text}\n`), what)
+    await this.#ask(
+      this.#subjectOf(path, text),
+      () => this.kernel.write(path, `${text}\n`, this.#lock.descriptor),
+      what,
+    )
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
   }
 
@@ -70,18 +91,20 @@ export class Changes {
     this.done(`reset ${address}`)
   }
 
-  /** Asks the kernel, unless it still owes an answer on the same: each call that hangs takes a thread with it. */
+  /** Asks the kernel, unless it still owes an answer on the same. */
   async #ask(subject: string, work: () => Promise<void>, what: () => string): Promise<void> {
     this.expectAnswered(subject)
     const answer = work()
-    await withDeadline(answer, this.#deadline, () => {
+    const leave = () => {
       const sentence = what()
       const key = this.#key(subject)
       const answered = () => unanswered.delete(key)
       unanswered.set(key, sentence)
       answer.then(answered, answered)
+      this.kernel.leave()
       return sentence
-    })
+    }
+    await withDeadline(answer, this.#deadline, leave, this.#signal)
   }
 
   /**
@@ -104,6 +127,11 @@ export class Changes {
   /** The device that a write is about, else the file. */
   #subjectOf(path: string, text: string): string {
     return /\/devices\/([^/]+)\//.exec(path)?.[1] ?? (isAddress(text) ? text : path)
+  }
+
+  /** Has somebody this device open? @throws VfioError `ERR_VFIO_IN_USE` where that cannot be told */
+  isOpen(address: string, group: number): boolean {
+    return this.kernel.isOpen(group, this.device(address))
   }
 
   /** Why a device whose group is open cannot be unbound, with who it is as far as that can be seen. */
@@ -135,7 +163,7 @@ export class Changes {
     let override: string | null = null
     const path = `${this.device(address)}/driver_override`
     const read = async () => {
-      override = (await readFile(path, 'utf8').catch(() => '')).trim()
+      override = (await this.kernel.read(path, this.#lock.descriptor).catch(noFile)).trim()
     }
     await this.#ask(address, read, () => `reading ${path}${this.#heldBy(address)}`)
     return {
@@ -155,4 +183,11 @@ export class Changes {
         : `${address} is ${now === null ? 'without a driver' : `bound to ${now}`}, and not bound to ${driver}: the kernel's log says why ${driver} refused it`,
     )
   }
+}
+
+/** A device that is gone has no override; what else keeps it from being read is told. */
+function noFile(error: unknown): string {
+  const { code } = error as { code?: unknown }
+  if (code === 'ENOENT' || code === 'ENODEV') return ''
+  throw error
 }

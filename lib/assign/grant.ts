@@ -6,13 +6,16 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
 import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
+import { lockGroups } from './group-lock.js'
 import { holdersOf } from './holders.js'
-import { bootId, JOURNAL, Journal } from './journal.js'
+import { bootId, JOURNAL } from './journal.js'
 import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
 
 export interface GrantPlace {
   /** Directory of the records; default `/run/vfio`. */
   readonly journal?: string | undefined
+  /** In place of `/sys`, where groups are locked. */
+  readonly sysfs?: string | undefined
   /** @internal In place of files in `journal`. */
   readonly records?: GrantRecords | undefined
 }
@@ -52,7 +55,7 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const gid = options.group === undefined ? null : await findGid(options.group)
   const paths = nodesOf(seen, device, options.dev ?? '/dev')
   const records = recordsOf(options)
-  await using _lock = await lock(options, device.group)
+  using _lock = lock({ ...options, sysfs: seen.host.paths.sysfs }, device.group)
   return await exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
 }
 
@@ -130,7 +133,7 @@ export async function revoke(address: string, place: GrantPlace = {}): Promise<R
   const granted = await records.keys()
   const full = chooseAddress(address, () => granted)
   const record = await records.read(full)
-  await using _lock = await lock(place, record ? groupOf(record) : null)
+  using _lock = lock(place, record ? groupOf(record) : null)
   const [revocation] = await revokeAll([full], place)
   if (revocation) return revocation
   throw new VfioError(
@@ -214,10 +217,10 @@ const groupOf = ({ nodes }: GrantRecord) => {
 
 const recordsOf = ({ records, journal }: GrantPlace) => records ?? new GrantFiles(journal ?? JOURNAL)
 
-function lock({ records, journal }: GrantPlace, group: number | null): Promise<AsyncDisposable> {
-  // Records that are not files have no place for a lock either.
-  if (records || group === null) return Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() })
-  return new Journal(journal).lock([group])
+function lock({ records, sysfs = '/sys' }: GrantPlace, group: number | null): Disposable {
+  // Records that are not files are the caller's to lock.
+  if (records || group === null) return { [Symbol.dispose]: () => {} }
+  return lockGroups(sysfs, [group])
 }
 
 async function openAll(paths: readonly string[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {

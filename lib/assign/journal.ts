@@ -3,25 +3,23 @@ import {
   constants,
   fstatSync,
   fsync,
-  ftruncateSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmdirSync,
   rmSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
 import { VfioError } from '../errors.js'
-import { binding } from '../native/load.js'
 import { isAddress } from '../sysfs/address.js'
 import { readText } from '../sysfs/files.js'
+import { isAbandoned, isOurDraft } from './drafts.js'
 import type { FormerState, PlannedDevice, ResetPolicy } from './plan.js'
+import type { Program } from './program.js'
 
 /** Where records are kept: gone after a reboot, as are the changes that they speak of. */
 export const JOURNAL = '/run/vfio'
@@ -30,15 +28,15 @@ export const JOURNAL = '/run/vfio'
 export type RecordState = 'assigning' | 'assigned' | 'releasing' | 'broken'
 
 /** What is needed to give devices back, written before the first change. */
-export interface JournalRecord {
+export interface JournalRecord extends Program {
   readonly version: 1
   /** The first device's address names the record. */
   readonly id: string
   readonly state: RecordState
   /** Of the boot in which it was written: after a reboot nothing of it holds any more. */
   readonly bootId: string
-  readonly pid: number
-  readonly program: string
+  /** Of the file that its groups were locked in: where it is another one, the lock tells nothing about its program. */
+  readonly lock?: string | undefined
   /** When it was begun, ISO 8601. */
   readonly since: string
   readonly reset: ResetPolicy
@@ -57,13 +55,17 @@ export interface BadRecord {
 
 const PREFIX = 'assignment-'
 const SUFFIX = '.json'
+const DRAFT_END = '.new'
+const DRAFT = `${SUFFIX}${DRAFT_END}`
+/** How often a directory may vanish while a record is written. */
+const ATTEMPTS = 10
 /** A group of 4,096 functions makes a record of one MiB. */
 const LARGEST = 2 ** 24
 
 // All else on a few small files takes less time than handing it to another thread.
 const sync = promisify(fsync)
 
-/** The records of one directory, and the locks beside them. */
+/** The records of one directory. */
 export class Journal {
   readonly directory: string
 
@@ -80,37 +82,49 @@ export class Journal {
   async write(record: JournalRecord): Promise<void> {
     const path = this.path(record.id)
     const text = `${JSON.stringify(record, null, 2)}\n`
-    this.#create()
     try {
       // What could not be read back would be lost.
       parseRecord(text)
-      await this.#replace(path, text)
+      for (let attempts = 0; !(await this.#replace(path, text)); attempts++) {
+        // Where nothing can be made, as in /proc or a directory that was deleted, it would be so for ever.
+        if (attempts === ATTEMPTS) throw new Error('no file can be made there')
+      }
     } catch (error) {
       throw unusable(path, error)
     }
   }
 
-  async #replace(path: string, text: string): Promise<void> {
-    const draft = `${path}.new`
-    // What lies there from a crash, or was put there as a link, must not be written through.
-    rmSync(draft, { force: true })
-    const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
-    const file = openSync(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+  /** `false` where another program took the directory or the draft away meanwhile. */
+  async #replace(path: string, text: string): Promise<boolean> {
+    this.#create()
+    const draft = `${path}${DRAFT_END}`
     try {
-      writeFileSync(file, text)
-      await sync(file)
-    } finally {
-      closeSync(file)
+      // What lies there from a crash, or was put there as a link, must not be written through.
+      rmSync(draft, { force: true })
+      const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+      const file = openSync(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
+      try {
+        if (!isOurDraft(file)) return false
+        writeFileSync(file, text)
+        await sync(file)
+        renameSync(draft, path)
+      } finally {
+        closeSync(file)
+      }
+      await this.#sync()
+      return true
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false
+      throw error
     }
-    renameSync(draft, path)
-    await this.#sync()
   }
 
   async remove(id: string): Promise<void> {
     try {
       rmSync(this.path(id), { force: true })
-      rmSync(`${this.path(id)}.new`, { force: true })
+      rmSync(`${this.path(id)}${DRAFT_END}`, { force: true })
       await this.#sync()
+      this.#removeIfEmpty()
     } catch (error) {
       throw unusable(this.path(id), error)
     }
@@ -136,72 +150,26 @@ export class Journal {
     return { records, bad }
   }
 
-  /**
-   * Locks groups against every other program that changes devices; the kernel takes the locks back from a program that
-   * dies.
-   * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
-   */
-  async lock(groups: Iterable<number>): Promise<Lock> {
-    const held: Held[] = []
-    const lock = new Lock(held, () => this.#removeIfEmpty())
-    try {
-      // In one order for all, so that two programs never wait crosswise.
-      for (const group of [...new Set(groups)].sort((a, b) => a - b)) {
-        const path = `${this.directory}/group-${group}.lock`
-        held.push({ path, file: this.#lockFile(path, group) })
-      }
-      return lock
-    } catch (error) {
-      await lock.release()
-      throw error
+  /** Clears away what a crash left beside the records: drafts whose writer is gone. */
+  sweep(): void {
+    for (const name of this.#names()) {
+      if (name.startsWith(PREFIX) && name.endsWith(DRAFT)) attempt(() => this.#sweepDraft(name))
     }
-  }
-
-  #lockFile(path: string, group: number): number {
-    for (;;) {
-      this.#create()
-      const { O_RDWR, O_CREAT, O_NOFOLLOW } = constants
-      const file = openIfDirectoryStays(path, O_RDWR | O_CREAT | O_NOFOLLOW)
-      if (file === null) continue
-      let isOurs = false
-      try {
-        if (!fstatSync(file).isFile()) throw new Error('it is not a regular file')
-        if (!binding().tryLock(file)) throw locked(file, group)
-        // The one before may have taken the file away between our opening and locking it.
-        isOurs = isStillAt(file, path)
-        if (isOurs) {
-          ftruncateSync(file)
-          writeSync(file, `${programName()}, pid ${process.pid}\n`, 0)
-          return file
-        }
-      } catch (error) {
-        isOurs = false
-        throw unusable(path, error)
-      } finally {
-        if (!isOurs) closeSync(file)
-      }
-    }
-  }
-
-  /** Clears away what a crash left beside the records: locks that nobody holds, and drafts. */
-  async sweep(): Promise<void> {
-    let busy = false
-    const names = this.#names()
-    for (const name of names) {
-      const group = /^group-(\d{1,9})\.lock$/.exec(name)?.[1]
-      if (group === undefined) continue
-      try {
-        await (await this.lock([Number(group)])).release()
-      } catch (error) {
-        if (!(error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED')) throw error
-        busy = true
-      }
-    }
-    // A draft lives for as long as its writer has a lock.
-    if (busy) return
-    for (const name of names)
-      if (name.endsWith(`${SUFFIX}.new`)) rmSync(`${this.directory}/${name}`, { force: true })
     this.#removeIfEmpty()
+  }
+
+  #sweepDraft(name: string): void {
+    const path = `${this.directory}/${name}`
+    if (!lstatSync(path).isFile()) {
+      rmSync(path)
+      return
+    }
+    const file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    try {
+      if (isAbandoned(file)) rmSync(path, { force: true })
+    } finally {
+      closeSync(file)
+    }
   }
 
   #create(): void {
@@ -252,39 +220,6 @@ export class Journal {
   }
 }
 
-interface Held {
-  readonly path: string
-  /** The descriptor that has the lock. */
-  readonly file: number
-}
-
-/** Locks on groups, until released or until this program dies. */
-export class Lock {
-  readonly #held: Held[]
-  readonly #afterwards: () => void
-
-  constructor(held: Held[], afterwards: () => void) {
-    this.#held = held
-    this.#afterwards = afterwards
-  }
-
-  async release(): Promise<void> {
-    const held = this.#held.splice(0)
-    // Without a lock in it the directory is not known to be one of ours.
-    if (held.length === 0) return
-    for (const { path, file } of held) {
-      // A file that stays is no lock: closing it is what counts.
-      attempt(() => rmSync(path, { force: true }))
-      closeSync(file)
-    }
-    this.#afterwards()
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.release()
-  }
-}
-
 /** What may fail without harm. */
 function attempt(work: () => void): void {
   try {
@@ -294,44 +229,13 @@ function attempt(work: () => void): void {
   }
 }
 
-/** `null` where the directory was taken away just now: who emptied it last removes it. */
-function openIfDirectoryStays(path: string, flags: number): number | null {
-  try {
-    return openSync(path, flags, 0o600)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw unusable(path, error)
-  }
-}
-
-function isStillAt(file: number, path: string): boolean {
-  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
-  const there = openIfDirectoryStays(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-  if (there === null) return false
-  try {
-    const [ours, theirs] = [fstatSync(file), fstatSync(there)]
-    return ours.ino === theirs.ino && ours.dev === theirs.dev
-  } finally {
-    closeSync(there)
-  }
-}
-
-function locked(file: number, group: number): VfioError {
-  const buffer = Buffer.alloc(100)
-  const owner = buffer.toString('utf8', 0, readSync(file, buffer, 0, buffer.length, 0)).trim()
-  return new VfioError(
-    'ERR_VFIO_LOCKED',
-    `another program is changing group ${group} right now${owner ? ` (${owner})` : ''}: wait until it is done`,
-  )
-}
-
 const isTrusted = (uid: number) => uid === 0 || uid === (process.geteuid?.() ?? 0)
 
 function unusable(path: string, error: unknown): VfioError {
   if (error instanceof VfioError) return error
   const { code = '', message } = error as NodeJS.ErrnoException
-  const cure =
-    code === 'EACCES' || code === 'EPERM' ? 'run as root' : 'make it a directory of root, or name another'
+  const isDenied = (code === 'EACCES' || code === 'EPERM') && process.geteuid?.() !== 0
+  const cure = isDenied ? 'run as root' : 'make it a directory of root, or name another'
   return new VfioError(
     'ERR_VFIO_BAD_JOURNAL',
     `the journal ${path} cannot be used (${code || message}): ${cure}`,
@@ -379,6 +283,8 @@ export function parseRecord(text: string): JournalRecord {
   for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
   check(isText(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
   check(Number.isSafeInteger(record.pid), 'its pid')
+  check(record.started === undefined || Number.isSafeInteger(record.started), 'the start of its program')
+  for (const name of ['pidNamespace', 'lock']) check(record[name] === undefined || isText(record[name]), name)
   check(
     Array.isArray(record.ids) && record.ids.every((id) => /^[0-9a-f]{4} [0-9a-f]{4}$/.test(String(id))),
     'ids',
@@ -409,9 +315,6 @@ function fields(value: unknown, what: string): Record<string, unknown> {
 const matches = (pattern: RegExp, value: unknown) => typeof value === 'string' && pattern.test(value)
 const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
 const isDriver = (value: unknown) => matches(DRIVER, value)
-
-/** The name of the program that works here, as `ps` shows it. */
-export const programName = () => readText('/proc/self/comm') ?? process.title
 
 /** A mark that is the same until the next boot. */
 export const bootId = () => readText('/proc/sys/kernel/random/boot_id') ?? ''

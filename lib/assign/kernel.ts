@@ -1,52 +1,115 @@
 import { spawn } from 'node:child_process'
-import { closeSync, constants, openSync, write } from 'node:fs'
-import { promisify } from 'node:util'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { Host } from '../sysfs/host.js'
-import { openGroup } from '../vfio/open.js'
 import { resetDevice } from '../vfio/reset.js'
+import { isGroupOpen } from './openness.js'
+import { Writer } from './writer.js'
 
 /** Everything that this package does to a host goes through here; tests put a host of their own in its place. */
 export interface KernelAccess {
-  /** One write to a file of sysfs. */
-  write(path: string, text: string): Promise<void>
+  /** One write to a file of sysfs. What has not been answered keeps `lock` open. */
+  write(path: string, text: string, lock?: number): Promise<void>
+  /** The text of a file of sysfs that waits as long as a change of its device takes. */
+  read(path: string, lock?: number): Promise<string>
   /** Loads a kernel module. */
   load(modprobe: string, module: string): Promise<void>
   /** Resets a device through VFIO. */
   reset(address: string, kind: 'function' | 'hot'): Promise<void>
-  /** Does somebody have this group, or a device of it, open? Asks without touching a device. */
-  isOpen(group: number): boolean
+  /**
+   * Does somebody have this device's group, or a device of it, open? Asks without touching a device.
+   * @throws VfioError `ERR_VFIO_IN_USE` where that cannot be told
+   */
+  isOpen(group: number, device: string): boolean
+  /** Does not wait any more for what has not been answered: the program can end before it. */
+  leave(): void
+  /** Nothing more is to be done. */
+  close(): void
 }
-
-// The write alone may wait for the device; handing over the rest would take longer than doing it.
-const writeText: (file: number, text: string) => Promise<unknown> = promisify(write)
 
 /** What a failed write to sysfs was about, for the table of hints: the file's name. */
 const requestOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
 
-export const runningKernel: KernelAccess = {
-  async write(path, text) {
-    try {
-      // Opened without O_CREAT: a file that sysfs does not have must not come to be elsewhere.
-      const file = openSync(path, constants.O_WRONLY)
-      try {
-        await writeText(file, text)
-      } finally {
-        closeSync(file)
-      }
-    } catch (error) {
-      throw systemError(error, requestOf(path), path)
-    }
-  },
+/** The running kernel, with what a test has in place of some of it. */
+export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
+  const running: KernelAccess = new RunningKernel()
+  const has = <K extends keyof KernelAccess>(name: K) =>
+    (other[name] === undefined ? running : other) as Pick<KernelAccess, K>
+  return {
+    write: (path, text, lock) => has('write').write(path, text, lock),
+    read: (path, lock) => has('read').read(path, lock),
+    load: (modprobe, module) => has('load').load(modprobe, module),
+    reset: (address, kind) => has('reset').reset(address, kind),
+    isOpen: (group, device) => has('isOpen').isOpen(group, device),
+    leave: () => has('leave').leave(),
+    close: () => has('close').close(),
+  }
+}
 
-  load(modprobe, module) {
+/** What the kernel is asked to do by one assignment, release or recovery. */
+export class RunningKernel implements KernelAccess {
+  /** Waits for the next question. */
+  #idle: Writer | null = null
+  readonly #busy = new Set<{ leave(): void }>()
+
+  write(path: string, text: string, lock?: number): Promise<void> {
+    return this.#ask('write', path, (writer) => writer.write(path, text, lock))
+  }
+
+  read(path: string, lock?: number): Promise<string> {
+    return this.#ask('read', path, (writer) => writer.read(path, lock))
+  }
+
+  async #ask<T>(syscall: string, path: string, ask: (writer: Writer) => Promise<T>): Promise<T> {
+    const writer = this.#idle ?? (await Writer.start())
+    this.#idle = null
+    this.#busy.add(writer)
+    try {
+      const answer = await ask(writer)
+      // One that was left meanwhile has been replaced.
+      if (this.#busy.has(writer) && this.#idle === null) this.#idle = writer
+      else writer.close()
+      return answer
+    } catch (error) {
+      const isAnswer = typeof (error as NodeJS.ErrnoException).errno === 'number'
+      if (isAnswer && this.#busy.has(writer) && this.#idle === null) this.#idle = writer
+      else writer.close()
+      throw systemError(error, requestOf(path), path, syscall)
+    } finally {
+      this.#busy.delete(writer)
+    }
+  }
+
+  leave(): void {
+    for (const each of this.#busy) each.leave()
+    this.#busy.clear()
+  }
+
+  close(): void {
+    this.#idle?.close()
+    this.#idle = null
+  }
+
+  load(modprobe: string, module: string): Promise<void> {
     return new Promise((resolve, reject) => {
-      const child = spawn(modprobe, ['--', module], { stdio: ['ignore', 'ignore', 'pipe'], env: {} })
+      // In a session of its own: Ctrl-C is for this program to answer.
+      const child = spawn(modprobe, ['--', module], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env: {},
+        detached: true,
+      })
+      const loading = {
+        leave() {
+          child.unref()
+          child.stderr.destroy()
+        },
+      }
+      this.#busy.add(loading)
+      child.on('close', () => this.#busy.delete(loading))
       let said = ''
       child.stderr.on('data', (chunk: Buffer) => {
         said += chunk.toString()
       })
-      child.on('error', (error) => reject(systemError(error, 'modprobe', modprobe)))
+      child.on('error', (error) => reject(systemError(error, 'modprobe', modprobe, 'spawn')))
       child.on('close', (status) => {
         if (status === 0) resolve()
         else {
@@ -59,34 +122,23 @@ export const runningKernel: KernelAccess = {
         }
       })
     })
-  },
+  }
 
-  async reset(address, kind) {
+  async reset(address: string, kind: 'function' | 'hot'): Promise<void> {
     await resetDevice(new Host().snapshot({ brief: true, around: [address] }), address, {
       hot: kind === 'hot',
     })
-  },
+  }
 
-  isOpen(group) {
-    // Without an IOMMU the group's file has another name.
-    return isBusy(group, false) || isBusy(group, true)
-  },
-}
-
-function isBusy(group: number, noIommu: boolean): boolean {
-  try {
-    openGroup(group, noIommu)[Symbol.dispose]()
-    return false
-  } catch (error) {
-    // No node: nothing of the group is bound to VFIO, so nobody can have it open.
-    return error instanceof VfioSystemError && error.code === 'EBUSY'
+  isOpen(group: number, device: string): boolean {
+    return isGroupOpen(group, device)
   }
 }
 
-function systemError(error: unknown, request: string, path: string): unknown {
-  const { errno, syscall } = error as NodeJS.ErrnoException
-  if (typeof errno !== 'number') return error
-  return new VfioSystemError({ errno: -errno, syscall: syscall ?? 'write', request, path }, { cause: error })
+function systemError(error: unknown, request: string, path: string, syscall = 'write'): unknown {
+  const { errno } = error as NodeJS.ErrnoException
+  if (typeof errno !== 'number' || error instanceof VfioError) return error
+  return new VfioSystemError({ errno: -errno, syscall, request, path }, { cause: error })
 }
 
 /** The default for how long the kernel may take for one change, in milliseconds. */
@@ -95,32 +147,43 @@ export const DEADLINE = 30_000
 /** Timers count in 31 bits, and take a longer time for none at all. */
 const LONGEST = 2 ** 31 - 1
 
+/** How much longer the kernel may take for what it is at when a program was told to stop, in milliseconds. */
+export const GRACE = 5000
+
 /**
- * Waits for a change no longer than this. The change itself cannot be called back: it goes on in the kernel.
+ * Waits for a change no longer than this, and for a few seconds once `signal` is aborted. The change itself cannot be
+ * called back: it goes on in the kernel.
  * @throws VfioError `ERR_VFIO_TIMEOUT`
  */
 export async function withDeadline<T>(
   work: Promise<T>,
   milliseconds: number,
   what: () => string,
+  signal?: AbortSignal,
 ): Promise<T> {
+  const began = performance.now()
   let timer: NodeJS.Timeout | undefined
+  let onAbort = () => {}
   const deadline = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(
-      () => {
-        reject(
-          new VfioError(
-            'ERR_VFIO_TIMEOUT',
-            `the kernel has not answered for ${milliseconds / 1000} s: ${what()}`,
-          ),
-        )
-      },
-      Math.min(milliseconds, LONGEST),
-    )
+    const late = () => {
+      const seconds = Math.round((performance.now() - began) / 10) / 100
+      const waited = signal?.aborted ? seconds : milliseconds / 1000
+      reject(new VfioError('ERR_VFIO_TIMEOUT', `the kernel has not answered for ${waited} s: ${what()}`))
+    }
+    const wait = (limit: number) => {
+      timer = setTimeout(late, Math.min(limit, LONGEST))
+    }
+    onAbort = () => {
+      clearTimeout(timer)
+      wait(Math.min(GRACE, Math.max(0, milliseconds - (performance.now() - began))))
+    }
+    wait(milliseconds)
+    signal?.addEventListener('abort', onAbort)
   })
   try {
     return await Promise.race([work, deadline])
   } finally {
     clearTimeout(timer)
+    signal?.removeEventListener('abort', onAbort)
   }
 }

@@ -81,10 +81,14 @@ export interface Plan {
     readonly address: string
     readonly driver: string | null
     readonly override: string | null
+    /** Vendor and device, as `lspci -n` writes them: another device may come to the same address. */
+    readonly ids: string
   }[]
   /** The ids that are added to the driver, as `vendor device`. */
   readonly ids: readonly string[]
   readonly paths: HostPaths
+  /** What was wished: `assign` plans once more when nobody else can change the devices. */
+  readonly options: PlanOptions
 }
 
 /**
@@ -99,6 +103,10 @@ export function planAssignment(
 ): Plan {
   return new Planner(seen, addresses, options).plan()
 }
+
+/** As `lspci -n` writes them. */
+export const idsOf = (vendor: number, device: number) => `${hex(vendor)}:${hex(device)}`
+const hex = (value: number) => value.toString(16).padStart(4, '0')
 
 class Planner {
   readonly #seen: Snapshot
@@ -139,6 +147,7 @@ class Planner {
       basis: this.#basis(devices),
       ids,
       paths: this.#seen.host.paths,
+      options: this.#options,
     }
   }
 
@@ -314,7 +323,6 @@ class Planner {
         'ids may fit devices that were not looked at: plan on a snapshot of the whole host, without around',
       )
     }
-    const hex = (value: number) => value.toString(16).padStart(4, '0')
     const ids = new Map<string, PlannedDevice>()
     for (const device of devices) {
       const { vendor, device: id } = this.#seen.device(device.address)
@@ -386,8 +394,8 @@ class Planner {
     const groups = new Set(devices.map(({ group }) => group))
     const members = [...groups].flatMap((group) => this.#seen.group(group).members)
     return [...new Set([...members, ...this.#grabbed.map(({ address }) => address)])].map((address) => {
-      const { driver, driverOverride: override } = this.#seen.device(address)
-      return { address, driver, override }
+      const { driver, driverOverride: override, vendor, device } = this.#seen.device(address)
+      return { address, driver, override, ids: idsOf(vendor, device) }
     })
   }
 }

@@ -1,15 +1,17 @@
 import { VfioError } from '../errors.js'
-import { linkName, readText } from '../sysfs/files.js'
+import { linkName } from '../sysfs/files.js'
 import { Changes } from './changes.js'
+import { type GroupLock, lockGroups } from './group-lock.js'
 import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
+import { isAlive } from './program.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
 /** An assignment as the journal knows it, and as the host has it. */
 export interface AssignmentStatus extends JournalRecord {
-  /** The program that made it still runs. */
-  readonly alive: boolean
+  /** The program that made it still runs; `null` where that cannot be seen from here. */
+  readonly alive: boolean | null
   /** Written before the last boot, which undid everything that it speaks of. */
   readonly stale: boolean
   /** Devices that are not bound as the record says, a sentence each. */
@@ -30,16 +32,11 @@ export async function status(
   const boot = bootId()
   const assignments = records.map((record) => ({
     ...record,
-    alive: isAlive(record),
+    alive: record.bootId === boot && isAlive(record),
     stale: record.bootId !== boot,
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
   return { assignments, bad }
-}
-
-/** A pid is used again one day: the name has to fit too. */
-function isAlive({ pid, program }: JournalRecord): boolean {
-  return readText(`/proc/${pid}/comm`) === program
 }
 
 function deviations({ devices, sysfs }: JournalRecord): string[] {
@@ -59,7 +56,7 @@ export interface RecoveryReport {
   readonly recovered: readonly string[]
   /** Devices of records from before the last boot, which are gone now. */
   readonly stale: readonly string[]
-  /** Records that another program works on at this moment. */
+  /** Records that another program works on at this moment, or that still wait for the kernel: a warning tells which. */
   readonly busy: readonly string[]
   readonly bad: readonly BadRecord[]
   /** What did not go as it should and kept nothing from being given back. */
@@ -78,24 +75,35 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   const busy: string[] = []
   const failures: string[] = []
   const warnings: string[] = []
-  for (const { id, devices } of records) {
-    const lock = await lockOrNull(
-      journal,
-      devices.map(({ group }) => group),
-    )
-    if (lock === null) {
-      busy.push(id)
+  for (const known of records) {
+    options.signal?.throwIfAborted()
+    const { id } = known
+    const lock = lockOr(known)
+    if (lock instanceof VfioError) {
+      if (known.state === 'assigned') continue
+      if (lock.code !== 'ERR_VFIO_LOCKED') failures.push(lock.message)
+      else {
+        busy.push(id)
+        warnings.push(`${id} is left alone: ${lock.message}`)
+      }
       continue
     }
-    await using _held = lock
+    using _held = lock
     // Read again under the lock: its program may have ended in good order meanwhile.
-    const record = (await journal.read()).records.find((known) => known.id === id)
+    const record = (await journal.read()).records.find((one) => one.id === id)
     if (!record || (record.state === 'assigned' && record.bootId === bootId())) continue
-    const changes = new Changes(record.sysfs, options)
+    using changes = new Changes(record.sysfs, options, lock)
     if (record.bootId !== bootId()) {
       await journal.remove(id)
       changes.done('removed the record of an earlier boot')
       stale.push(...record.devices.map(({ address }) => address))
+      continue
+    }
+    if (record.lock !== undefined && record.lock !== lock.place && isAlive(record) !== false) {
+      busy.push(id)
+      warnings.push(
+        `${id} is left alone: ${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
+      )
       continue
     }
     const addresses = record.devices.map(({ address }) => address)
@@ -105,7 +113,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
     failures.push(...left)
     if (left.length === 0) recovered.push(...record.devices.map(({ address }) => address))
   }
-  await journal.sweep()
+  journal.sweep()
   if (failures.length > 0) {
     throw new VfioError(
       'ERR_VFIO_NOT_RESTORED',
@@ -115,11 +123,14 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   return { recovered, stale, busy, bad, warnings }
 }
 
-async function lockOrNull(journal: Journal, groups: number[]) {
+function lockOr({ sysfs, devices }: JournalRecord): GroupLock | VfioError {
   try {
-    return await journal.lock(groups)
+    return lockGroups(
+      sysfs,
+      devices.map(({ group }) => group),
+    )
   } catch (error) {
-    if (error instanceof VfioError && error.code === 'ERR_VFIO_LOCKED') return null
+    if (error instanceof VfioError) return error
     throw error
   }
 }

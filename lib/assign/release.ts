@@ -4,13 +4,17 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { revokeAll } from './grant.js'
-import { bootId, Journal, type JournalRecord, programName } from './journal.js'
+import { lockGroups } from './group-lock.js'
+import { bootId, Journal, type JournalRecord } from './journal.js'
+import { thisProgram } from './program.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
 import { settle } from './settle.js'
 
 export interface ReleaseOptions extends ChangeOptions, RestoreOptions {
   readonly journal?: string | undefined
+  /** Aborts between two assignments: each is given back as a whole. */
+  readonly signal?: AbortSignal | undefined
 }
 
 /** What a release did. */
@@ -49,6 +53,10 @@ export async function release(
   const reports: ReleaseReport[] = []
   const errors: unknown[] = []
   for (const record of wanted) {
+    if (options.signal?.aborted) {
+      errors.push(options.signal.reason)
+      break
+    }
     try {
       reports.push(await releaseRecord(record, options))
     } catch (error) {
@@ -73,16 +81,19 @@ function together(errors: readonly unknown[]): unknown {
 
 /** Gives back one assignment. @internal */
 export async function releaseRecord(
-  known: Pick<JournalRecord, 'id' | 'since' | 'devices'>,
+  known: Pick<JournalRecord, 'id' | 'since' | 'devices' | 'sysfs'>,
   options: ReleaseOptions,
 ): Promise<ReleaseReport> {
   const { id } = known
   const journal = new Journal(options.journal)
-  await using _lock = await journal.lock(known.devices.map(({ group }) => group))
+  using lock = lockGroups(
+    known.sysfs,
+    known.devices.map(({ group }) => group),
+  )
   // Meanwhile another program may have released it, or even assigned it anew.
   const record = await find(journal, known)
   const released = record.devices.map(({ address }) => address)
-  const changes = new Changes(record.sysfs, options)
+  using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
     await journal.remove(id)
     changes.done('removed the record of an earlier boot')
@@ -92,8 +103,8 @@ export async function releaseRecord(
   const releasing: JournalRecord = {
     ...record,
     state: 'releasing',
-    pid: process.pid,
-    program: programName(),
+    ...thisProgram(),
+    lock: lock.place,
   }
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
@@ -141,7 +152,7 @@ async function find(
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
 async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise<void> {
   for (const { address, group } of devices) {
-    if (isVfioDriver(changes.driver(address)) && changes.kernel.isOpen(group))
+    if (isVfioDriver(changes.driver(address)) && changes.isOpen(address, group))
       throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
     // Somebody else may be unbinding it this very moment: then this waits, and not for ever.
     await changes.state(address)

@@ -87,7 +87,7 @@ async function takeFromVfio(
   if (now.driver !== driver) {
     throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
   }
-  if (changes.kernel.isOpen(group)) throw new Error(changes.openSentence(address, group))
+  if (changes.isOpen(address, group)) throw new Error(changes.openSentence(address, group))
   await changes.write(`${changes.device(address)}/driver/unbind`, address)
   changes.expectDriver(address, null)
   return true

@@ -3,6 +3,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
+import { isAbandoned, isOurDraft } from './drafts.js'
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants
 
@@ -116,22 +117,43 @@ export class SafeDirectory {
     }
   }
 
+  /** Takes away the drafts of a file that a crash left: those that nobody writes. */
+  async sweep(name: string): Promise<void> {
+    for (const one of await this.names()) {
+      if (!one.endsWith(draftEnd(name)) || !isDraftOf(one, name)) continue
+      // What is no draft, or not ours to take away, is left alone.
+      await this.#sweepDraft(one).catch(() => {})
+    }
+  }
+
+  async #sweepDraft(name: string): Promise<void> {
+    const file = await open(this.#name(name), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+    try {
+      if ((await file.stat()).isFile() && isAbandoned(file.fd)) await rm(this.#name(name), { force: true })
+    } finally {
+      await file.close()
+    }
+  }
+
   /** Writes a file whole: whoever reads it, also after a crash, sees the old one or the new one. */
   async write(name: string, { text, mode, uid, gid }: SafeFile): Promise<void> {
+    await this.sweep(name)
     // Its end keeps it out of what is read by suffix, and tells a sweep what a crash left.
-    const draft = this.#name(`.${randomBytes(6).toString('hex')}-${name}.new`)
+    const draft = this.#name(`.${randomBytes(6).toString('hex')}${draftEnd(name)}`)
     try {
       const file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
       try {
+        // Swept away between being made and being locked: the next one has another name.
+        if (!isOurDraft(file.fd)) return await this.write(name, { text, mode, uid, gid })
         await file.writeFile(text, BYTES)
         const facts = await file.stat()
         if (facts.uid !== uid || facts.gid !== gid) await file.chown(uid, gid)
         await file.chmod(mode)
         await file.sync()
+        await rename(draft, this.#name(name))
       } finally {
         await file.close()
       }
-      await rename(draft, this.#name(name))
       await this.#handle.sync()
     } catch (error) {
       await rm(draft, { force: true }).catch(() => {})
@@ -165,6 +187,10 @@ export class SafeDirectory {
     return `/proc/self/fd/${this.#handle.fd}/${name}`
   }
 }
+
+const draftEnd = (name: string) => `-${name}.new`
+const isDraftOf = (draft: string, name: string) =>
+  /^\.[0-9a-f]{12}$/.test(draft.slice(0, -draftEnd(name).length))
 
 async function openDirectory(path: string, shown: string, flags: number): Promise<FileHandle> {
   try {

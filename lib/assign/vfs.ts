@@ -1,19 +1,17 @@
 import { VfioError } from '../errors.js'
 import { below, linkName, readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { Journal, type Lock } from './journal.js'
-import { DEADLINE, type KernelAccess, runningKernel, withDeadline } from './kernel.js'
+import { type GroupLock, lockGroups } from './group-lock.js'
+import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
 import { planVfs, type VfsPlan } from './vfs-plan.js'
 
 export interface VfsOptions {
   /** In place of `/sys`. */
   readonly sysfs?: string | undefined
-  /** Where the locks of groups are; default `/run/vfio`. */
-  readonly journal?: string | undefined
   /** How long the kernel may take for one write, in milliseconds; default 30,000. */
   readonly deadline?: number | undefined
   /** @internal Tests put a host of their own here. */
-  readonly kernel?: KernelAccess | undefined
+  readonly kernel?: Partial<KernelAccess> | undefined
 }
 
 /** The virtual functions of a device, as they are now. */
@@ -45,8 +43,13 @@ export async function setVfs(
   if (blocker) throw new VfioError(blocker.code, plan.blockers.map(({ reason }) => reason).join('; '))
   const directory = `${sysfs}/bus/pci/devices/${plan.address}`
   if (plan.writes.length > 0) {
-    await using _lock = await lockAll(seen, plan.address, options)
-    await withoutAutoprobe(directory, options, plan)
+    using lock = lockAll(seen, plan.address, options)
+    const kernel = kernelWith(options.kernel)
+    try {
+      await withoutAutoprobe(directory, { ...options, kernel }, plan, lock)
+    } finally {
+      kernel.close()
+    }
   }
   const now = readText(`${directory}/sriov_numvfs`)
   if (now === null || Number(now) !== count) {
@@ -59,32 +62,35 @@ export async function setVfs(
 }
 
 /** Keeps other programs from taking or opening one of the functions while they come and go. */
-async function lockAll(
-  seen: Snapshot,
-  address: string,
-  { journal, sysfs = '/sys' }: VfsOptions,
-): Promise<Lock> {
+function lockAll(seen: Snapshot, address: string, { sysfs = '/sys' }: VfsOptions): GroupLock {
   const { sriov } = seen.device(address)
   const functions = [address, ...(sriov?.role === 'pf' ? sriov.vfs : [])].map((one) => seen.device(one))
-  const lock = await new Journal(journal).lock(functions.flatMap(({ group }) => group ?? []))
+  const lock = lockGroups(
+    sysfs,
+    functions.flatMap(({ group }) => group ?? []),
+  )
   const changed = functions.find(
     ({ address: one, driver }) => linkName(`${sysfs}/bus/pci/devices/${one}/driver`) !== driver,
   )
   if (!changed) return lock
-  await lock.release()
+  lock[Symbol.dispose]()
   throw new VfioError('ERR_VFIO_HOST_CHANGED', `${changed.address} got another driver just now: look again`)
 }
 
 /** Writes the numbers while the kernel offers no new function to a driver; then it may again, if it could before. */
 async function withoutAutoprobe(
   directory: string,
-  { deadline = DEADLINE, kernel = runningKernel }: VfsOptions,
+  { deadline = DEADLINE, kernel }: Omit<VfsOptions, 'kernel'> & { kernel: KernelAccess },
   { writes, from }: VfsPlan,
+  lock: GroupLock,
 ): Promise<void> {
   const write = (file: string, text: string) => {
     const path = `${directory}/${file}`
-    asked = kernel.write(path, `${text}\n`)
-    return withDeadline(asked, deadline, () => `writing ${text} to ${path}`)
+    asked = kernel.write(path, `${text}\n`, lock.descriptor)
+    return withDeadline(asked, deadline, () => {
+      kernel.leave()
+      return `writing ${text} to ${path}`
+    })
   }
   let asked: Promise<void> = Promise.resolve()
   const file = 'sriov_drivers_autoprobe'

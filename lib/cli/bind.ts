@@ -1,4 +1,5 @@
 import {
+  type Assignment,
   type AssignOptions,
   assign,
   type Plan,
@@ -9,6 +10,7 @@ import {
 } from '../index.js'
 import { forced } from './force.js'
 import { answer, colour, note, wrap } from './output.js'
+import { stoppable } from './signals.js'
 import { NOT_READY } from './status.js'
 
 export interface BindOptions {
@@ -35,15 +37,27 @@ export async function bind(
     return plan.blockers.length > 0 ? NOT_READY : 0
   }
   for (const warning of warnings(plan)) note(`vfio: ${warning}`)
-  const { devices, record } = await assign(plan, assignOptions(options))
-  answer({ devices, record }, options.json, (done) =>
+  return await stoppable('putting back what was done', async (signal) => {
+    const assignment = await assign(plan, { ...assignOptions(options), signal })
+    if (signal.aborted) {
+      // It came behind the last step: a person who stops it wants nothing of it.
+      await assignment.release()
+      throw signal.reason
+    }
+    const { devices, record } = assignment
+    print(plan, { devices, record }, options)
+    return 0
+  })
+}
+
+function print(plan: Plan, bound: Pick<Assignment, 'devices' | 'record'>, options: BindOptions): void {
+  answer(bound, options.json, (done) =>
     done.record === null
       ? `${plan.addresses.join(', ')}: bound to VFIO already${plan.steps.length > 0 ? ', and reset' : ', nothing was changed'}\n`
       : done.devices
           .map(({ address, group, driver }) => `${address} is bound to ${driver}, group ${group}\n`)
           .join(''),
   )
-  return 0
 }
 
 function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOptions {

@@ -8,6 +8,7 @@ import {
   VfioError,
 } from '../index.js'
 import { answer, colour, note, wrap } from './output.js'
+import { stoppable } from './signals.js'
 import { NOT_READY } from './status.js'
 
 const NOTHING_ASSIGNED = 'Nothing is assigned.\n'
@@ -31,21 +32,23 @@ export async function giveBack(addresses: readonly string[], options: GiveBackOp
   if ((options.all === true) === addresses.length > 0) {
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'name the devices to release, or give --all, and not both')
   }
-  const report = await release(options.all ? 'all' : addresses, releaseOptions(options))
-  for (const warning of report.warnings) note(`vfio: ${warning}`)
-  answer(
-    report,
-    options.json,
-    ({ released }) => released.map((address) => `${address} was given back\n`).join('') || NOTHING_ASSIGNED,
-  )
-  return 0
+  return await stoppable('finishing what is being given back', async (signal) => {
+    const report = await release(options.all ? 'all' : addresses, { ...releaseOptions(options), signal })
+    for (const warning of report.warnings) note(`vfio: ${warning}`)
+    answer(
+      report,
+      options.json,
+      ({ released }) => released.map((address) => `${address} was given back\n`).join('') || NOTHING_ASSIGNED,
+    )
+    return 0
+  })
 }
 
 /** `vfio status`: what is assigned by whom, and what is half done. Exit status 1 where something wants `recover`. */
 export async function showStatus({ journal, json = false }: GiveBackOptions): Promise<number> {
   const found = await status({ journal })
   const isUnfinished = found.assignments.some(
-    ({ state, alive }) => state === 'broken' || (state !== 'assigned' && !alive),
+    ({ state, alive }) => state === 'broken' || (state !== 'assigned' && alive !== true),
   )
   answer(found, json, renderStatus)
   for (const { path, reason } of found.bad)
@@ -59,7 +62,8 @@ function renderStatus({ assignments, bad }: JournalStatus): string {
   for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of assignments) {
     const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
     lines.push(`${names}  ${state === 'assigned' ? colour.good(state) : colour.bad(state)}`)
-    lines.push(wrap(`by ${program}, pid ${pid}${alive ? '' : ' (ended)'}, since ${since}`, 2))
+    const how = alive === null ? ' (not to be seen from here)' : alive ? '' : ' (ended)'
+    lines.push(wrap(`by ${program}, pid ${pid}${how}, since ${since}`, 2))
     for (const line of [...deviations, ...failures]) lines.push(wrap(line, 4, '  ! '))
     if (stale)
       lines.push(wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2))
@@ -69,12 +73,14 @@ function renderStatus({ assignments, bad }: JournalStatus): string {
 
 /** `vfio recover`: puts in order what a crash left half done. */
 export async function putInOrder(options: GiveBackOptions): Promise<number> {
-  const report = await recover(releaseOptions(options))
-  answer(report, options.json, renderRecovery)
-  for (const warning of report.warnings) note(`vfio: ${warning}`)
-  for (const { path, reason } of report.bad)
-    note(`vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`)
-  return report.bad.length > 0 ? NOT_READY : 0
+  return await stoppable('finishing what is being put in order', async (signal) => {
+    const report = await recover({ ...releaseOptions(options), signal })
+    answer(report, options.json, renderRecovery)
+    for (const warning of report.warnings) note(`vfio: ${warning}`)
+    for (const { path, reason } of report.bad)
+      note(`vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`)
+    return report.bad.length + report.busy.length > 0 ? NOT_READY : 0
+  })
 }
 
 function renderRecovery({ recovered, stale, busy }: RecoveryReport): string {

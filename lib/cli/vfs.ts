@@ -1,9 +1,9 @@
 import { type Snapshot, setVfs, VfioError, type VfsReport } from '../index.js'
 import { answer } from './output.js'
+import { stoppable } from './signals.js'
 
 export interface VfsCommandOptions {
   readonly timeout?: number
-  readonly journal?: string
   readonly json?: boolean
 }
 
@@ -12,7 +12,7 @@ export async function vfs(
   seen: Snapshot,
   address: string,
   count: string,
-  { timeout, journal, json = false }: VfsCommandOptions,
+  { timeout, json = false }: VfsCommandOptions,
 ): Promise<number> {
   if (!/^\d{1,5}$/.test(count)) {
     throw new VfioError(
@@ -21,9 +21,10 @@ export async function vfs(
     )
   }
   const deadline = timeout === undefined ? undefined : timeout * 1000
-  const report = await setVfs(seen, address, Number(count), { deadline, journal })
-  answer(report, json, render)
-  return 0
+  return await stoppable('finishing what was begun', async () => {
+    answer(await setVfs(seen, address, Number(count), { deadline }), json, render)
+    return 0
+  })
 }
 
 function render({ address, from, to, vfs: made }: VfsReport): string {

@@ -60,6 +60,20 @@ export interface Binding {
   memoryCopyIn(memory: number, offset: number, from: ArrayBufferView): void
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
+  /** `F_OFD_SETLK` of `fcntl(2)` for one byte of an open file: as {@link tryLock}, and the file is open for writing. */
+  tryLockByte(descriptor: number, offset: number): boolean
+  /**
+   * A process of its own for calls on files that the kernel may keep waiting for ever (`fork(2)`). On the socket it
+   * answers in words of 32 bits, first with 0 when it is ready; it ends when nobody has the socket any more.
+   */
+  startWriter(): { readonly pid: number; readonly socket: number }
+  /**
+   * Asks it for one read or write of a file: the answer is a negated errno, or how many bytes follow. It keeps the
+   * descriptor `lock` open until then. Ask the next when it has answered.
+   */
+  askWriter(socket: number, write: boolean, path: string, text: string, lock: number | undefined): void
+  /** Takes the end of such a process, once its socket is closed (`waitpid(2)`). */
+  reapWriter(pid: number): void
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
   findUser(name: string): Promise<{ readonly uid: number; readonly gid: number } | null>
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */

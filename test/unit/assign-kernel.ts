@@ -72,6 +72,15 @@ export class SimulatedKernel {
     })
   }
 
+  async read(path: string): Promise<string> {
+    await new Promise<void>((resolve) => setImmediate(resolve))
+    try {
+      return readFileSync(path, 'utf8')
+    } catch {
+      throw failed(ENOENT, basename(path), path)
+    }
+  }
+
   isOpen(group: number): boolean {
     return this.open.has(group)
   }

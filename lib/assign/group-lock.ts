@@ -1,0 +1,113 @@
+import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
+import { VfioError, VfioSystemError } from '../errors.js'
+import { binding } from '../native/load.js'
+import { listNames, readText } from '../sysfs/files.js'
+
+/**
+ * The file whose bytes are the locks of groups: it is there wherever PCI is, stays when devices go, and root alone can
+ * open it, so nobody else can keep root off. All mount, PID and user namespaces that see this sysfs share its locks.
+ */
+const fileOf = (sysfs: string) => `${sysfs}/bus/pci/rescan`
+
+/** The locks of some groups, until they are let go, or until this process and what it left in the kernel have ended. */
+export class GroupLock {
+  /** Whoever has this descriptor has the locks. */
+  readonly descriptor: number
+  /** Tells apart the lock files of different file systems, as `device:inode`. */
+  readonly place: string
+  #isOpen = true
+
+  constructor(descriptor: number, place: string) {
+    this.descriptor = descriptor
+    this.place = place
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#isOpen) return
+    this.#isOpen = false
+    closeSync(this.descriptor)
+  }
+}
+
+/**
+ * Locks groups against every other program that changes devices, whatever journal it has; the kernel takes the locks back
+ * from a program that dies.
+ * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
+ * @throws VfioSystemError where the lock cannot be asked for
+ */
+export function lockGroups(sysfs: string, groups: Iterable<number>): GroupLock {
+  const path = fileOf(sysfs)
+  const file = open(path)
+  const facts = fstatSync(file)
+  const lock = new GroupLock(file, `${facts.dev}:${facts.ino}`)
+  try {
+    for (const group of new Set(groups)) {
+      if (!binding().tryLockByte(file, group)) throw locked(path, facts, group)
+    }
+    return lock
+  } catch (error) {
+    lock[Symbol.dispose]()
+    throw error
+  }
+}
+
+function open(path: string): number {
+  try {
+    return openSync(path, constants.O_WRONLY)
+  } catch (error) {
+    const { errno = 0 } = error as NodeJS.ErrnoException
+    throw new VfioSystemError({ errno: -errno, syscall: 'open', request: 'lock', path }, { cause: error })
+  }
+}
+
+interface Holder {
+  readonly pid: string
+  readonly name: string
+  readonly command: string
+}
+
+function locked(path: string, facts: Stats, group: number): VfioError {
+  const holders = holdersOf(path, facts, group)
+  // A program that works has its writer too; a writer alone was left behind.
+  const [program] = holders.filter(({ name }) => name !== WRITER)
+  const [left] = program ? [] : holders
+  const who = [program ?? left].map((one) => one && ` (${one.name}, pid ${one.pid})`).join('')
+  const rest = left
+    ? `what it wrote to ${left.command.split(' ')[1] ?? 'sysfs'} is still in the kernel${since(left.pid)}; free the device there, and "vfio recover" puts it in order afterwards`
+    : 'wait until it is done'
+  return new VfioError(
+    'ERR_VFIO_LOCKED',
+    `another program is changing group ${group} right now${who}: ${rest}`,
+  )
+}
+
+/** The name of what {@link Writer} starts. */
+const WRITER = 'vfio-write'
+
+/** Who has the byte of a group locked, as far as it can be seen. */
+function holdersOf(path: string, { ino }: Stats, group: number): Holder[] {
+  const isLock = new RegExp(`^lock:.* OFDLCK .*:${ino} ${group} ${group}$`, 'm')
+  const pids = listNames('/proc').filter((name) => /^\d+$/.test(name))
+  return pids.flatMap((pid) => {
+    const ours = listNames(`/proc/${pid}/fd`).filter((fd) => isLink(`/proc/${pid}/fd/${fd}`, path))
+    if (!ours.some((fd) => isLock.test(readText(`/proc/${pid}/fdinfo/${fd}`) ?? ''))) return []
+    const command = (readText(`/proc/${pid}/cmdline`) ?? '').replaceAll('\0', ' ').trim()
+    return { pid, name: readText(`/proc/${pid}/comm`) ?? 'a program', command }
+  })
+}
+
+function isLink(link: string, path: string): boolean {
+  try {
+    return readlinkSync(link).endsWith(path)
+  } catch {
+    return false
+  }
+}
+
+/** Times of processes are in hundredths of a second since the boot. */
+function since(pid: string): string {
+  const start = Number(/^.*\) (?:\S+ ){19}(\d+)/s.exec(readText(`/proc/${pid}/stat`) ?? '')?.[1])
+  const uptime = Number.parseFloat(readText('/proc/uptime') ?? '')
+  const began = new Date(Date.now() - (uptime - start / 100) * 1000)
+  return Number.isNaN(began.getTime()) ? '' : ` since ${began.toISOString().slice(0, 19)}Z`
+}

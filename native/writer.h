@@ -1,0 +1,19 @@
+#pragma once
+
+#include <napi.h>
+
+namespace vfio {
+
+/**
+ * startWriter() -> {pid, socket}: a process of its own for calls on files that the kernel may keep waiting for
+ * ever. It holds nothing of this one: no descriptor, no shared memory, no terminal. It answers on the socket,
+ * first with a word of 0 when it is ready, and ends when nobody has the other end any more.
+ */
+Napi::Value StartWriter(const Napi::CallbackInfo& info);
+// askWriter(socket, write, path, text, lock): one read or write of a file. The process keeps `lock` open until
+// it is done; it answers with a word: a negated errno, or how many bytes follow.
+Napi::Value AskWriter(const Napi::CallbackInfo& info);
+// reapWriter(pid): takes the end of a process that closed its socket.
+Napi::Value ReapWriter(const Napi::CallbackInfo& info);
+
+}  // namespace vfio
