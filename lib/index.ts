@@ -66,6 +66,8 @@ export {
   status,
 } from './assign/recover.js'
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
+export { type RescanOptions, type RescanReport, rescanDevice } from './assign/rescan.js'
+export { type ResetMethodOptions, type ResetMethodReport, resetByMethod } from './assign/reset-method.js'
 export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
 export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'

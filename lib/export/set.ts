@@ -4,6 +4,7 @@ import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { lockedMemory, memoryBars } from './memlock.js'
 
 /** One function on its way into a guest. */
 export interface ExportFunction {
@@ -75,4 +76,24 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
   return notes
+}
+
+/** What the process that opens devices is charged for, a sentence; none without the guest's memory. */
+export function memoryNotes(
+  seen: Snapshot,
+  slots: readonly ExportSlot[],
+  {
+    memory,
+    iommufd = false,
+  }: { readonly memory?: number | undefined; readonly iommufd?: boolean | undefined },
+): string[] {
+  if (memory === undefined) return []
+  const devices = slots.flatMap(({ functions }) => functions).map(({ address }) => seen.device(address))
+  const { bytes, arithmetic } = lockedMemory({
+    memory,
+    iommufd,
+    bars: memoryBars(devices),
+    user: 'the same user',
+  })
+  return [`it needs a limit on locked memory of ${bytes} bytes: ${arithmetic}; root needs none`]
 }
