@@ -3,6 +3,7 @@
 // --- verdicts (JUDGE)
 export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'

@@ -97,7 +97,7 @@ function checkLine(seen: Snapshot, line: BootLine, wanted: ReadonlyMap<string, s
     .filter((device) => device.address === line.address || ids.some((id) => fits(id, device)))
     .map(({ address }) => address)
   const takes = driver !== null && (isVfioDriver(driver) || driver === 'pci-stub' || line.address !== null)
-  const differs = takes && devices.some((address) => wanted.get(address) !== driver)
+  const differs = takes && !line.isOurs && devices.some((address) => wanted.get(address) !== driver)
   return { source, text, devices, differs }
 }
 

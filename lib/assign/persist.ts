@@ -75,7 +75,12 @@ async function apply(
   const changes: Change[] = []
   for (const place of PLACES) {
     const { path } = place
-    const present = await readIn(root, path)
+    // A shared file that nothing of ours goes to may be whatever it likes.
+    const isShared = place.kind === 'block' && !wanted.has(path)
+    const present = await readIn(root, path).catch((error: unknown) => {
+      if (isShared && error instanceof VfioError && error.code === 'ERR_VFIO_BAD_FILE') return null
+      throw error
+    })
     changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
   }
   for (const change of changes) if (change.action !== 'keep') await perform(root, change)

@@ -9,7 +9,7 @@ export interface PersistedDevice {
   readonly driver: string
 }
 
-/** A line of the boot configuration, not of this package, that has a say in which driver gets which device. */
+/** A line of the boot configuration that has a say in which driver gets which device. */
 export interface BootLine {
   /** The file, or `kernel command line`. */
   readonly source: string
@@ -19,6 +19,8 @@ export interface BootLine {
   /** As the driver takes them. */
   readonly ids: readonly string[]
   readonly address: string | null
+  /** It is ours: what else has the ids was told when it was written. */
+  readonly isOurs: boolean
 }
 
 /** What the files of a host say about its next boot. */
@@ -63,6 +65,10 @@ export function readPersistence({ root = '/' }: RootTree = {}): PersistedFacts {
     devices,
     problems,
     others: [
+      ...read(MODPROBE_FILE.slice(1))
+        .flatMap((text) => modprobeLine({ source: MODPROBE_FILE, text }))
+        .filter(({ ids }) => ids.length > 0)
+        .map((own) => ({ ...own, isOurs: true })),
       ...inDirectories(MODPROBE_DIRECTORIES, '.conf', MODPROBE_FILE).flatMap(modprobeLine),
       ...MODULE_LISTS.flatMap((path) =>
         read(path).flatMap((text) => moduleListLine({ source: `/${path}`, text })),
@@ -85,6 +91,7 @@ const line = ({ source, text }: Line, rest: Partial<BootLine>): BootLine => ({
   driver: null,
   ids: [],
   address: null,
+  isOurs: false,
   ...rest,
 })
 

@@ -17,6 +17,8 @@ export interface BootContent {
 interface MadeFrom {
   /** The end of a sentence: where /etc comes from. */
   readonly source: string
+  /** Where the kernel command line comes from. */
+  readonly place: string
   /** What the configuration gets. */
   configuration(content: BootContent): Omit<ByHand, 'why'>[]
   /** The command that makes the system anew. */
@@ -104,31 +106,37 @@ const asFiles = ({ files }: BootContent) => files.map(({ path, content }) => ({ 
 export const MADE_FROM: Readonly<Partial<Record<Initramfs, MadeFrom>>> = {
   nixos: {
     source: 'NixOS makes /etc from its configuration',
+    place: '/etc/nixos/configuration.nix',
     configuration: nixos,
     rebuild: 'nixos-rebuild boot',
   },
   guix: {
     source: 'Guix makes /etc from its configuration',
+    place: '/etc/config.scm',
     configuration: guix,
     rebuild: 'guix system reconfigure /etc/config.scm',
   },
   talos: {
     source: 'Talos makes /etc from its machine configuration',
+    place: 'the machine configuration',
     configuration: talos,
     rebuild: 'talosctl apply-config',
   },
   ignition: {
     source: 'this system is set up by Ignition, and its initramfs belongs to its image',
+    place: 'the Butane configuration',
     configuration: butane,
     rebuild: null,
   },
   image: {
     source: 'this system is an image, and its initramfs belongs to it',
+    place: 'what the image is made from',
     configuration: asFiles,
     rebuild: null,
   },
   volatile: {
     source: '/etc is read-only here, or in memory, and made anew at each boot',
+    place: 'the kernel command line of what is booted',
     configuration: asFiles,
     rebuild: null,
   },

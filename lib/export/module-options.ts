@@ -15,11 +15,13 @@ interface Known {
   /** Since which kernel there is it; without, since VFIO. */
   readonly since?: readonly [major: number, minor: number]
   readonly isNumber?: boolean
+  /** The module that has it where the kernel lacks the other. */
+  readonly orElse?: 'iommufd'
   /** The end of a sentence: what it costs. */
   readonly risk: string
 }
 
-/** `drivers/vfio/vfio_main.c`, `vfio_iommu_type1.c`, `pci/vfio_pci.c`. */
+/** `drivers/vfio/vfio_main.c`, `vfio_iommu_type1.c`, `pci/vfio_pci.c`: what each is for and since when. */
 const KNOWN: Readonly<Record<string, Known>> = {
   disable_idle_d3: {
     module: 'vfio_pci',
@@ -45,6 +47,7 @@ const KNOWN: Readonly<Record<string, Known>> = {
   },
   allow_unsafe_interrupts: {
     module: 'vfio_iommu_type1',
+    orElse: 'iommufd',
     risk: 'a device may forge interrupts of the host and of other guests, so whoever drives it is trusted like root',
   },
   disable_hugepages: {
@@ -84,7 +87,7 @@ export function moduleOptions(
       throw refuse(`${JSON.stringify(text.slice(0, 60))} is no option: expected NAME=VALUE`)
     if (name === 'ids') throw refuse('ids are not given as an option: name the devices, with --by ids')
     const known = Object.hasOwn(KNOWN, name) ? KNOWN[name] : undefined
-    const module = known?.module ?? moduleWith(seen, name)
+    const module = known ? moduleOf(seen, known) : moduleWith(seen, name)
     checkValue(name, value, known)
     checkThere(seen, name, module, known)
     if (known) warnings.push(`${name}=${value}: ${known.risk}`)
@@ -98,6 +101,13 @@ export function moduleOptions(
 }
 
 const refuse = (message: string) => new VfioError('ERR_VFIO_BAD_ARGUMENT', message)
+
+/** A kernel without containers has what they would have in iommufd (`drivers/iommu/iommufd/device.c`). */
+function moduleOf({ host }: Snapshot, { module, orElse }: Known): string {
+  const isThere = (state: string | undefined) => state !== 'missing' && state !== 'unknown'
+  if (orElse === undefined || host.modules.vfio_iommu_type1 !== 'missing') return module
+  return isThere(host.modules[orElse]) ? orElse : module
+}
 
 /** Another kernel may have parameters that nobody has heard of here. */
 function moduleWith(seen: Snapshot, name: string): string {

@@ -246,13 +246,18 @@ class Planner {
           why: `${option.module} is built into this kernel and reads no file`,
         })),
     ].filter(({ parameter }) => !asked.has(parameter))
-    return adviseCommandLine(this.#options.bootLoader ?? UNKNOWN_LOADER, [...add, ...builtin], remove)
+    const made = MADE_FROM[this.#initramfs]
+    // Entries of a boot loader are made anew as well.
+    const loader: BootLoader = made
+      ? { name: 'unknown', path: made.place, command: made.rebuild }
+      : (this.#options.bootLoader ?? UNKNOWN_LOADER)
+    return adviseCommandLine(loader, [...add, ...builtin], remove)
   }
 
   #warn(builtinDrivers: readonly string[]): void {
     const warnings = this.#warnings
     const devices = this.#devices.map(({ device }) => device)
-    if (this.#by === 'ids') warnings.push(...withoutVariant(devices))
+    if (this.#by === 'ids') warnings.push(...withoutVariant(this.#seen, devices))
     for (const module of builtinDrivers) {
       warnings.push(
         `${module} is built into the kernel and takes its devices before any file is read: bind them with "vfio bind" after boot`,
@@ -346,13 +351,13 @@ function grabbedBy(seen: Snapshot, named: readonly PciDevice[]): { device: PciDe
     .map((device) => ({ device, ids: idOf(device) }))
 }
 
-const withoutVariant = (devices: readonly PciDevice[]) =>
+const withoutVariant = (seen: Snapshot, devices: readonly PciDevice[]) =>
   devices.flatMap((device) => {
     const variant = variantOf(device)
     return variant === undefined
       ? []
       : [
-          `${device.address} has the variant driver ${variant}, which ids cannot give it: use --by address for that`,
+          `${device.address} has the variant driver ${driverOfModule(seen, variant).name}, which ids cannot give it: use --by address for that`,
         ]
   })
 

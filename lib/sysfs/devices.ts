@@ -43,7 +43,7 @@ export interface PciDevice {
   readonly driverOverride: string | null
   /** Kernel modules that say they drive this device. */
   readonly modules: readonly string[]
-  /** VFIO variant drivers for this device, more capable than vfio-pci. */
+  /** VFIO variant drivers for this device, more capable than vfio-pci, by the names of their modules. */
   readonly variantDrivers: readonly string[]
   readonly modalias: string | null
   readonly headerType: 'normal' | 'bridge' | 'cardbus' | 'unknown'

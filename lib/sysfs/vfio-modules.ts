@@ -12,7 +12,7 @@ const PCI = 'pci:'
 
 /** The modules around VFIO that are loaded or built in, by name with `_`. */
 export function readVfioModules(sysfs: string): Readonly<Record<string, LoadedModule>> {
-  const names = listNames(`${sysfs}/module`).filter((name) => name.includes('vfio'))
+  const names = listNames(`${sysfs}/module`).filter((name) => name.includes('vfio') || name === 'iommufd')
   return Object.fromEntries(
     names.sort().map((name) => {
       const drivers = listNames(`${sysfs}/module/${name}/drivers`).filter((driver) => driver.startsWith(PCI))

@@ -325,6 +325,16 @@ describe('the kernel command line', () => {
       })
     }
 
+    it('of iommufd, where the kernel has no containers', () => {
+      const modules = {
+        vfio: { state: 'loaded' },
+        vfio_pci: { state: 'loaded' },
+        iommufd: { state: 'loaded', parameters: { allow_unsafe_interrupts: 'N' } },
+      } as const
+      const { files } = withOption('allow_unsafe_interrupts', { modules })
+      assert.match(files[0]?.content ?? '', /^options iommufd allow_unsafe_interrupts=1$/m)
+    })
+
     it('that only this kernel has', () => {
       const vfio_pci = { state: 'loaded', parameters: { ids: '', new_parameter: '0' } } as const
       const modules = { ...READY_MODULES, vfio_pci }

@@ -311,7 +311,10 @@ describe('the initramfs', () => {
         [{ 'etc/os-release': 'ID=flatcar' }, /should_exist:\n {4}- intel_iommu=on/],
       ] as const) {
         const initramfs = detectInitramfs({ root: rootWith(files) })
-        assert.match(planPersistence(seen, ['01:00.0'], { initramfs }).byHand[0]?.content ?? '', has)
+        const { byHand, commandLine } = planPersistence(seen, ['01:00.0'], { initramfs })
+        assert.match(byHand[0]?.content ?? '', has)
+        // Not into the entries of a boot loader, which are made anew as well.
+        assert.match(commandLine?.how ?? '', /^add intel_iommu=on to .*config/i)
       }
     })
   })

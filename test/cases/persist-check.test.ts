@@ -156,6 +156,24 @@ describe('persist --check', () => {
     assert.match(problems.join('\n'), /changed by hand/)
   })
 
+  it('tells what else our own ids fit, as it did when they were written', async () => {
+    const root = temporaryDirectory()
+    mkdirSync(`${root}/etc`)
+    const before = new Host(makeHost({ devices: [GPU, TWIN] })).snapshot()
+    await writePersistence(planPersistence(before, ['01:00.0'], { by: 'ids' }), { root })
+    const bound = makeHost({
+      devices: [
+        { ...GPU, driver: 'vfio-pci' },
+        { ...TWIN, driver: 'vfio-pci' },
+      ],
+    })
+    const { ok, others } = checkPersistence(new Host(bound).snapshot(), readPersistence({ root }))
+    assert.deepEqual(
+      [ok, others.map(({ source, devices }) => [source, devices])],
+      [true, [['/etc/modprobe.d/vfio-persist.conf', ['0000:01:00.0', '0000:02:00.0']]]],
+    )
+  })
+
   it('is not content with nothing', () => {
     const root = temporaryDirectory()
     const check = checkPersistence(

@@ -260,6 +260,13 @@ describe('persist', () => {
       assert.equal(get(MODULES), 'first\n# List of modules\nloop\nlast\n')
     })
 
+    it('beside a shared file of another tool that is a link, which nothing of ours goes to', async () => {
+      symlinkSync('/nowhere', `${root}/etc/mkinitcpio.conf`)
+      const { written } = await writePersistence(plan(), { root })
+      assert.equal(written.length, 3)
+      await removePersistence({ root })
+    })
+
     const FOREIGN: readonly [string, () => void][] = [
       ['a file of somebody else', () => put(MODPROBE, 'options vfio-pci ids=1:2\n')],
       ['a directory', () => mkdirSync(root + MODPROBE)],
