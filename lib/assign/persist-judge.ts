@@ -74,7 +74,7 @@ export function judgePersistence(
 const LOSS: Readonly<Record<HostUse['kind'], string>> = {
   mount: 'the next boot would not have that file system, and does not come up where it needs it',
   swap: 'the next boot would not have that swap space',
-  holder: 'the next boot would not have that disk, and does not come up where it needs it',
+  holder: 'the next boot would be without it, and does not come up where it needs it',
   network: 'after the next boot the host cannot be reached that way',
   display: 'the next boot would show nothing on that screen',
   other: 'the next boot would be without it',

@@ -66,7 +66,7 @@ function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOpt
     ...(group !== undefined && { group }),
     ...(ids !== undefined && { ids }),
     ...(reset !== undefined && { reset }),
-    force: forced(force),
+    ...(force !== undefined && { force: forced(force) }),
   }
 }
 

@@ -44,7 +44,7 @@ export interface PersistOptions {
   readonly builtin?: ReadonlySet<string> | undefined
   /** Parameters for VFIO's modules, as `NAME=VALUE`. */
   readonly moduleOptions?: readonly string[] | undefined
-  /** The host's `modprobe`; default is the one by which the kernel loads modules. */
+  /** Where the host has `modprobe`; without it the shell that needs it looks for it. */
   readonly modprobe?: string | undefined
 }
 
@@ -212,7 +212,7 @@ class Planner {
         )
         return first.length > 0 ? `softdep ${module} pre: ${first.join(' ')}` : []
       })
-    const modprobe = this.#options.modprobe ?? this.#seen.host.modprobe
+    const modprobe = this.#options.modprobe ?? 'modprobe'
     const binding =
       this.#by === 'ids'
         ? modular.map(([module]) => `options ${module} ids=${this.#ids().join(',')}`)

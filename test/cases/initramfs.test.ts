@@ -391,5 +391,8 @@ describe('the initramfs', () => {
       const [file] = planPersistence(seen, ['01:00.0'], { modprobe }).files
       assert.ok(file?.content.includes(`; ${path} --ignore-install vfio-pci`))
     }
+    // Who does not say where it is leaves it to the shell to look for it.
+    const [file] = planPersistence(new Host(makeHost(GPU)).snapshot(), ['01:00.0']).files
+    assert.ok(file?.content.includes('; modprobe --ignore-install vfio-pci'))
   })
 })
