@@ -1,6 +1,7 @@
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { whyUnreachable } from './answering.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { isBridge } from './topology.js'
@@ -51,7 +52,14 @@ export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
 
 function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   const affected = new Set([bare.address, ...bare.toBind])
-  return { ...bare, uses: [...affected].flatMap((address) => assessUses(seen, address)) }
+  const uses = [...affected].flatMap((address) => assessUses(seen, address))
+  // Uses take no part in the verdict; what it takes to get there must not read as advice.
+  const vital = uses.find((use) => use.vital)
+  return {
+    ...bare,
+    reason: vital ? `${bare.reason}, and the host would not survive that: ${vital.what}` : bare.reason,
+    uses,
+  }
 }
 
 /** The same with the viability of the device's group known, for who judges many. @internal */
@@ -84,13 +92,18 @@ const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBi
 function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict {
   const { address } = device
   const group = seen.group(viability.group)
-  const obstacle = obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+  const obstacle =
+    whyUnreachable(seen, device) ?? obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
-  if (!isVfioDriver(device.driver)) toBind.push(address)
+  if (!isWithVfio(device)) toBind.push(address)
   for (const member of viability.members) {
     if (!member.blocks || member.address === address) continue
     const other = group.members.includes(member.address) ? seen.device(member.address) : null
+    // What its own driver makes goes when that driver does, and is not there to be bound.
+    if (other && makersOf(seen, other).includes(address)) continue
+    const loss = other && lossThrough(seen, device, other)
+    if (loss) return blocked(loss)
     const hindrance = other ? obstacleToBinding(seen, other) : member.reason
     // A blocking bridge has its cure in its own reason: it cannot be bound, only unbound.
     if (hindrance) return blocked(other && isBridge(other) ? member.reason : hindrance)
@@ -121,16 +134,43 @@ export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
 }
 
+/** The functions whose drivers make the bus that a device is on, the nearest first. @internal */
+export function makersOf(seen: Snapshot, device: PciDevice): string[] {
+  const makers: string[] = []
+  for (let at = device.madeBy; at !== null && !makers.includes(at); ) {
+    makers.push(at)
+    at = seen.has(at) ? seen.device(at).madeBy : null
+  }
+  return makers
+}
+
+/** Why another member of the group cannot be taken along: the device that was asked for would go with its driver. */
+function lossThrough(seen: Snapshot, device: PciDevice, other: PciDevice): string | null {
+  const { address } = device
+  if (makersOf(seen, device).includes(other.address)) {
+    return `${address} is behind ${other.address}, whose driver ${other.driver} makes its bus, and shares group ${device.group} with it: without that driver ${address} is gone. Give away ${other.address} as a whole, with all that is behind it, or let the firmware take this slot from it (for Intel VMD: switch VMD off there)`
+  }
+  if (device.sriov?.role === 'vf' && device.sriov.pf === other.address) {
+    return `${address} is a virtual function of ${other.address} and shares group ${device.group} with it: VFIO does not take ${other.address} as long as it has virtual functions, and without its driver ${other.driver} they have no network, disk or display to offer. Only a slot whose ports isolate (ACS) puts them into groups of their own`
+  }
+  return null
+}
+
 /** Why vfio-pci would refuse to bind a device; `null` where it is bound already or nothing is in the way. */
 function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
   const { address } = device
-  if (isVfioDriver(device.driver)) return null
+  if (isWithVfio(device)) return null
+  const unreachable = whyUnreachable(seen, device)
+  if (unreachable) return unreachable
   if (isBridge(device)) {
     return `${address} is a bridge: VFIO takes only endpoints, and a bridge stays with the host`
   }
   if (device.sriov?.role === 'pf' && device.sriov.numVfs > 0) {
     const vfs = device.sriov.numVfs === 1 ? '1 virtual function' : `${device.sriov.numVfs} virtual functions`
-    return `${address} has ${vfs} enabled, and vfio-pci refuses it with them: set its sriov_numvfs to 0 first`
+    return `${address} has ${vfs} enabled, and vfio-pci refuses it with them: take them away first, if nobody needs them ("vfio vfs ${address} 0")`
+  }
+  if (device.vgpuType === 0) {
+    return `${address} is a virtual function of NVIDIA's vGPU without a profile: give it one (an id of nvidia/creatable_vgpu_types into nvidia/current_vgpu_type in its directory), and its driver hands it to VFIO as it is`
   }
   if (isDenylisted(device) && seen.host.denylistDisabled !== true) {
     return `${address} is on vfio-pci's denylist, since user space could hang the host with it: only the module parameter disable_denylist=1 lifts that`

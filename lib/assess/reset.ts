@@ -1,7 +1,8 @@
 import { busOf } from '../sysfs/address.js'
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { whyUnreachable } from './answering.js'
 import { hasDeviceSpecificReset, lacksBusReset, lacksFlr, lacksPmReset } from './quirks.js'
 import { isBridge, Topology } from './topology.js'
 
@@ -76,6 +77,8 @@ function assessFunctionReset(
 ): ResetCapability['function'] {
   const { address } = device
   const none = (reason: string) => ({ supported: false, methods: NONE, reason })
+  const unreachable = whyUnreachable(seen, device)
+  if (unreachable) return none(`no reset of ${address} is promised: ${unreachable}`)
   if (!device.resettable) return none(`${address} has no way to be reset by itself: the kernel found none`)
   if (device.resetMethods?.length === 0) {
     return none(
@@ -137,6 +140,7 @@ function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevic
   const bridge = topology.bridgeOf(device)
   const bySlot = hasSlotReset(device) && !isOneOfSeveral(device)
   if (!bridge) return bySlot ? null : 'it is on a root bus, which cannot be reset'
+  if (whyUnreachable(seen, bridge)) return `the bridge ${bridge.address} does not answer`
   const neighbours = topology.onSameBus(device)
   if (!bySlot && neighbours.length > 1) return `it shares its bus with ${addresses(neighbours, device)}`
   return deadLink(seen, bridge, neighbours)
@@ -235,7 +239,8 @@ function workOutReach(
     affected: Object.freeze(hits.map(({ device: { address, group } }) => Object.freeze({ address, group }))),
     owned,
     unresettable: findUnresettable(topology, bridge, hit),
-    failure: (bridge && deadLink(seen, bridge, bus)) ?? mixesVirtual(seen, hits),
+    failure:
+      (bridge && (whyUnreachable(seen, bridge) ?? deadLink(seen, bridge, bus))) ?? mixesVirtual(seen, hits),
   }
 }
 
@@ -270,7 +275,7 @@ function hitOf(device: PciDevice): Hit {
   if (isBridge(device)) unowned = blocker(`${address} is a bridge, which VFIO cannot own`)
   else if (group === null) unowned = blocker(`${address} is in no IOMMU group`)
   else if (driver === null) unowned = blocker(`${address} is not bound to a driver: bind it to vfio-pci too`)
-  else if (!isVfioDriver(driver)) {
+  else if (!isWithVfio(device)) {
     unowned = blocker(`${address} is bound to ${driver}: bind it to vfio-pci too`)
   }
   return { device, unowned, foreign }
@@ -290,6 +295,9 @@ function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): 
     blockers: NONE,
     reason,
   })
+  const unreachable = whyUnreachable(seen, device)
+  if (unreachable)
+    return none(`no hot reset of ${address} is promised: VFIO has to open it first, and ${unreachable}`)
   const bridge = topology.bridgeOf(device)
   if (!bridge && !hasSlotReset(device)) {
     return none(

@@ -17,10 +17,12 @@ export class Topology {
 
   readonly #byAddress = new Map<string, PciDevice>()
   readonly #byBus = new Map<string, PciDevice[]>()
+  readonly #makers = new Set<string>()
 
   private constructor(seen: Snapshot) {
     for (const device of seen.devices) {
       this.#byAddress.set(device.address, device)
+      if (device.madeBy !== null) this.#makers.add(device.madeBy)
       const bus = busOf(device.address)
       const neighbours = this.#byBus.get(bus)
       if (neighbours) neighbours.push(device)
@@ -31,6 +33,11 @@ export class Topology {
   /** All functions on the bus of this one, itself included. */
   onSameBus(device: PciDevice): readonly PciDevice[] {
     return this.#byBus.get(busOf(device.address)) ?? NOTHING
+  }
+
+  /** Does the driver of this function make root buses of its own? */
+  isMaker(address: string): boolean {
+    return this.#makers.has(address)
   }
 
   /** The functions directly below a bridge. */

@@ -1,18 +1,26 @@
-import type { PciDevice } from '../sysfs/devices.js'
-import type { UseFacts } from '../sysfs/use.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { isKernelSince } from '../sysfs/kernel.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import type { Finding } from './uses.js'
 import { several } from './uses-text.js'
 
 const FRAME_BUFFER = 'frame buffer device'
 
 /** What a device shows: the console of the host, a picture on a screen, the boot display. */
-export function displayUses({ display, consoles }: UseFacts, { address, bootVga }: PciDevice): Finding[] {
+export function displayUses(seen: Snapshot, device: PciDevice): Finding[] {
+  const { address, bootVga } = device
+  const { display, consoles } = seen.use
   const findings: Finding[] = []
   const add = (severity: Finding['severity'], what: string) =>
     findings.push({ kind: 'display', what, severity })
+  const held = memoryUses(seen, device)
+  findings.push(...held)
   const frames = display.frameBuffers
-    // What the firmware set up is on the boot display.
-    .filter(({ functions }) => functions.includes(address) || (functions.length === 0 && bootVga))
+    // What the firmware set up is on the boot display, or where its memory lies.
+    .filter(
+      ({ functions }) =>
+        functions.includes(address) || (functions.length === 0 && (bootVga || held.length > 0)),
+    )
     .map(({ name }) => name)
   const first = display.frameBuffers.map(({ name }) => name).sort(byNumber)[0]
   for (const name of frames) {
@@ -32,6 +40,44 @@ export function displayUses({ display, consoles }: UseFacts, { address, bootVga 
     add('warns', `it shows a picture at ${several(screens.map(({ connector }) => connector))}`)
   }
   if (bootVga && findings.length === 0) add('warns', 'it is the boot display')
+  return findings
+}
+
+/** What frame buffers that the firmware left are called: by `sysfb`, by the drivers of fbdev and those of DRM. */
+const FIRMWARE_FRAME_BUFFER =
+  /^(?:bootfb|(?:efi|vesa|simple|of)(?:fb|drm)|(?:efi|vesa|simple)-framebuffer.*)$/i
+
+const hex = (value: number) => `0x${value.toString(16)}`
+
+/**
+ * Who holds memory that VFIO has to have for itself (`vfio_pci_core_mmap` → `pci_request_selected_regions`). Since 6.0 vfio-pci
+ * takes frame buffers of the firmware off a device of class 0300 when it binds (`vfio_pci_vga_init`), and off no other.
+ */
+function memoryUses({ use, host }: Snapshot, device: PciDevice): Finding[] {
+  const findings: Finding[] = []
+  for (const { function: owner, bar, name, start, end } of use.memory.held) {
+    if (owner !== device.address || !FIRMWARE_FRAME_BUFFER.test(name)) continue
+    const where = `the firmware's frame buffer (${name}) holds ${hex(start)}–${hex(end)} of its BAR ${bar}`
+    const isVga = device.class >>> 8 === 0x0300
+    const frees = isVga && isKernelSince(host.kernel, 6, 0) && !isWithVfio(device)
+    const driver = /drm$/i.test(name)
+      ? 'initcall_blacklist=simpledrm_platform_driver_init'
+      : 'initcall_blacklist=sysfb_init'
+    findings.push(
+      frees
+        ? { kind: 'display', severity: 'warns', what: `${where}, until vfio-pci binds and takes it off` }
+        : {
+            kind: 'display',
+            severity: 'blocks',
+            what: `${where}, and a guest would find that BAR taken: unbind simple-framebuffer.0 (or efi-framebuffer.0) from its platform driver, or boot with ${driver}`,
+          },
+    )
+  }
+  const isDisplay = device.class >>> 16 === 0x03
+  if (isDisplay && use.memory.complete === false) {
+    const what = "whether the firmware's frame buffer holds its memory could not be seen: root sees it"
+    findings.push({ kind: 'display', severity: 'warns', what })
+  }
   return findings
 }
 

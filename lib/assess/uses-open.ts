@@ -5,16 +5,25 @@ import type { Finding } from './uses.js'
 import { holders } from './uses-text.js'
 
 /** Nodes of the device that processes have open: of graphics, sound, serial ports, USB devices, … */
-export function nodeUses({ nodes, processes }: UseFacts, { address }: PciDevice): Finding[] {
+export function nodeUses({ nodes, processes }: UseFacts, { address, driver }: PciDevice): Finding[] {
   return nodes.flatMap(({ node, functions }) => {
     const openers = functions.includes(address) ? processes.open.filter((file) => file.node === node) : []
     if (openers.length === 0) return []
     const kind = /^(dri\/|nvidia\d)/.test(node) ? 'display' : 'holder'
     // A desktop has every keyboard open, and gives it up without harm.
     const severity = node.startsWith('input/') ? 'warns' : 'blocks'
-    return [{ kind, what: `/dev/${node} is open in ${holders(openers)}`, severity }]
+    const hangs = waitsForClose(node, driver)
+    return [{ kind, what: `/dev/${node} is open in ${holders(openers)}`, severity, ...(hangs && { hangs }) }]
   })
 }
+
+/**
+ * Does a driver's unbinding wait for the last close of such a node, without telling those who have it open? That of
+ * NVIDIA's own driver (`nv_pci_remove_helper` in its sources), of I2C adapters (`i2c_del_adapter`) and of DVB devices
+ * (`dvb_frontend_stop`, `dvb_dmxdev_release`) does.
+ */
+const waitsForClose = (node: string, driver: string | null) =>
+  /^(nvidia\d|i2c-|dvb\/)/.test(node) || (driver === 'nvidia' && node.startsWith('dri/'))
 
 /** Who has the device or its group open through VFIO. */
 export function vfioUses(
@@ -33,6 +42,7 @@ export function vfioUses(
   const pids = new Set([...byGroup, ...byNode].map(({ pid }) => pid))
   const nameless = open.filter((file) => file.function === address && !pids.has(file.pid))
   if (nameless.length > 0) findings.push(blocks(`it is open through VFIO in ${holders(nameless)}`))
+  // A driver of its own that gives devices to VFIO has them enabled for itself.
   if (findings.length > 0 || !isVfioDriver(device.driver) || !enabled.includes(address)) return findings
 
   const candidates = open.filter(

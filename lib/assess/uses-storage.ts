@@ -70,21 +70,28 @@ export class Storage {
 
   #usesOf(block: BlockDevice, lead: string): Finding[] {
     const findings: Finding[] = []
-    const blocks = (kind: Finding['kind'], what: string) => findings.push({ kind, what, severity: 'blocks' })
+    const blocks = (kind: Finding['kind'], what: string, vital = false) =>
+      findings.push({ kind, what, severity: 'blocks', ...(vital && { vital }) })
     const mounts = this.#mountsOf(block)
-    if (mounts.length > 0)
-      blocks('mount', `${lead} ${block.btrfs === null ? 'is' : 'belongs to the btrfs'} ${mounted(mounts)}`)
-    else if (block.btrfs !== null)
+    if (mounts.length > 0) {
+      const what = `${lead} ${block.btrfs === null ? 'is' : 'belongs to the btrfs'} ${mounted(mounts)}`
+      blocks('mount', what, mounts.some(isVital))
+    } else if (block.btrfs !== null)
       blocks('mount', `${lead} belongs to a live btrfs that no mount table in sight shows`)
     else if (block.fileSystem !== null) {
       blocks('mount', `${lead} holds a live ${block.fileSystem} that no mount table in sight shows`)
     }
     for (const { path, kind } of this.#use.swaps) {
-      if (kind === 'device' && namesOf(block).includes(path)) blocks('swap', `${lead} is swap space in use`)
+      if (kind === 'device' && namesOf(block).includes(path))
+        blocks('swap', `${lead} is swap space in use`, true)
       const below = kind === 'file' ? this.#mountBelow(path) : undefined
-      if (below && mounts.includes(below)) blocks('swap', `${lead} carries the swap file ${path}`)
+      if (below && mounts.includes(below)) blocks('swap', `${lead} carries the swap file ${path}`, true)
     }
-    if (block.zfsPool !== null) blocks('holder', `${lead} belongs to the imported ZFS pool ${block.zfsPool}`)
+    if (block.zfsPool !== null) {
+      const isOfPool = ({ type, source }: Mount) => type === 'zfs' && source.split('/')[0] === block.zfsPool
+      const vital = this.#use.mounts.some((mount) => isOfPool(mount) && isVital(mount))
+      blocks('holder', `${lead} belongs to the imported ZFS pool ${block.zfsPool}`, vital)
+    }
     const held = this.#above.get(block.name)?.some(({ partOf }) => partOf !== block.name)
     if (block.bcache && !held) blocks('holder', `${lead} is registered as a bcache`)
     const openers = this.#openers.get(block.node) ?? []
@@ -118,7 +125,8 @@ export class Storage {
     const mounts = all.filter(({ source }) => tag === null || source === tag)
     const name = `the ${type} share${tag === null ? '' : ` "${tag}"`}`
     if (mounts.length > 0) {
-      return [{ kind: 'mount', what: `${name} is ${mounted(mounts)}`, severity: 'blocks' }]
+      const what = `${name} is ${mounted(mounts)}`
+      return [{ kind: 'mount', what, severity: 'blocks', ...(mounts.some(isVital) && { vital: true }) }]
     }
     const inSight = new Set(all.map(({ number }) => number)).size
     if (type !== '9p' || this.#use.shares9p <= inSight) return []
@@ -137,6 +145,12 @@ function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
 /** The device mapper has its links by name below `/dev/mapper`. */
 const namesOf = ({ node, label, name }: BlockDevice) =>
   label === name ? [`/dev/${node}`] : [`/dev/${node}`, `/dev/mapper/${label}`]
+
+/** Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. */
+const VITAL = /^\/(?:(?:usr|etc|var|boot|nix|gnu|sysroot|ostree|overlay|run\/rootfsbase)(?:\/.*)?)?$/
+
+/** A mount namespace of another program is no host; that of the first process is. */
+const isVital = ({ point, seenBy }: Mount) => VITAL.test(point) && (seenBy === null || seenBy.pid === 1)
 
 function mounted(mounts: readonly Mount[]): string {
   const [{ seenBy = null } = {}] = mounts

@@ -15,6 +15,10 @@ export interface HostUse {
   readonly what: string
   /** `blocks`: taking the device away does harm. `warns`: to be known. */
   readonly severity: 'blocks' | 'warns'
+  /** The host itself runs on it: no sentence offers to take it. */
+  readonly vital?: true
+  /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
+  readonly hangs?: true
 }
 
 /** A use before it is tied to an address. @internal */
@@ -42,7 +46,7 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
   const findings = [
     ...storage.usesOf(device.address),
     ...network.usesOf(device.address),
-    ...displayUses(seen.use, device),
+    ...displayUses(seen, device),
     ...nodeUses(seen.use, device),
     ...vfioUses(seen.use, device),
     ...dependentUses(seen, device),
@@ -50,11 +54,10 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
   const unseen = findings.some(({ severity }) => severity === 'blocks')
     ? []
     : unseenUses(seen, storage, device)
-  return [...findings, ...unseen].map(({ kind, what, severity }) => ({
+  return [...findings, ...unseen].map(({ what, ...rest }) => ({
     address: device.address,
-    kind,
+    ...rest,
     what: printable(what),
-    severity,
   }))
 }
 

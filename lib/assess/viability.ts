@@ -1,7 +1,9 @@
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { isBridge } from './topology.js'
+import { NO_USE } from '../sysfs/use.js'
+import { isBridge, Topology } from './topology.js'
+import { assessUses } from './uses.js'
 
 /** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
 export type ViabilityRule = 'dma-ownership' | 'driver-allowlist'
@@ -37,7 +39,7 @@ export function assessViability(seen: Snapshot, group: number): Viability {
   const { members, others } = seen.group(group)
   const rule = viabilityRule(seen)
   const judged = [
-    ...members.map((address) => judge(seen.device(address), rule)),
+    ...members.map((address) => judge(seen, seen.device(address), rule)),
     ...others.map(({ name, driver }) => judgeOther(name, driver)),
   ]
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
@@ -46,11 +48,14 @@ export function assessViability(seen: Snapshot, group: number): Viability {
 /** Drivers besides VFIO's own that leave DMA to others (`.driver_managed_dma`). */
 const MANAGED_DMA = new Set(['pci-stub', 'pcieport'])
 
-function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
+function judge(seen: Snapshot, device: PciDevice, rule: ViabilityRule): ViabilityMember {
   const { address, driver } = device
   const member = (blocks: boolean, reason: string) => ({ address, driver, blocks, reason })
   if (driver === null) return member(false, `${address} has no driver, so nothing on the host uses it`)
   if (isVfioDriver(driver)) return member(false, `${address} is bound to ${driver}, a VFIO driver`)
+  if (isWithVfio(device)) {
+    return member(false, `${address} is bound to ${driver}, which has given it to VFIO itself`)
+  }
   if (rule === 'dma-ownership') {
     if (MANAGED_DMA.has(driver)) {
       return member(false, `${address} is bound to ${driver}, which does no DMA of its own`)
@@ -59,7 +64,7 @@ function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
       true,
       isBridge(device)
         ? `${address} is a bridge bound to ${driver}, which claims DMA for the host: unbind it from ${driver}, a bridge works without a driver`
-        : `${address} is bound to ${driver}, which claims DMA for the host: bind it to vfio-pci, or unbind it`,
+        : `${address} is bound to ${driver}, which claims DMA for the host: ${cureFor(seen, device)}`,
     )
   }
   if (driver === 'pci-stub')
@@ -67,10 +72,21 @@ function judge(device: PciDevice, rule: ViabilityRule): ViabilityMember {
   if (isBridge(device)) {
     return member(false, `${address} is a bridge, and this kernel lets bridges stay with ${driver}`)
   }
-  return member(
-    true,
-    `${address} is bound to ${driver}, which is no VFIO driver: bind it to vfio-pci, or unbind it`,
-  )
+  return member(true, `${address} is bound to ${driver}, which is no VFIO driver: ${cureFor(seen, device)}`)
+}
+
+/** How a member stops to block, unless something goes with its driver that nobody asked to lose. */
+function cureFor(seen: Snapshot, device: PciDevice): string {
+  const { address, driver, sriov } = device
+  if (Topology.of(seen).isMaker(address)) {
+    return `without ${driver} all that is behind it is gone, so it goes as a whole or not at all`
+  }
+  if (sriov?.role === 'pf' && sriov.numVfs > 0) {
+    return `it has virtual functions, which go with ${driver}: there is no way while they are needed`
+  }
+  // Who surveys a large host has not looked at uses.
+  const vital = seen.use === NO_USE ? undefined : assessUses(seen, address).find((use) => use.vital)
+  return vital ? `the host would not survive its loss (${vital.what})` : 'bind it to vfio-pci, or unbind it'
 }
 
 function judgeOther(name: string, driver: string | null): ViabilityMember {

@@ -2,7 +2,7 @@ import { constants } from 'node:fs'
 import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isWithVfio } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { fileError } from './safe-files.js'
 
@@ -27,9 +27,9 @@ export interface NodeState extends Ownership {
  * @throws VfioError `ERR_VFIO_NO_GROUP`; `ERR_VFIO_BAD_NODE` where it is not bound to VFIO, and so has none
  */
 export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): string[] {
-  const { address, group, driver, vfioDevice } = device
+  const { address, group, vfioDevice } = device
   if (group === null) throw new VfioError('ERR_VFIO_NO_GROUP', `${address} is in no IOMMU group`)
-  if (!isVfioDriver(driver)) {
+  if (!isWithVfio(device)) {
     throw new VfioError(
       'ERR_VFIO_BAD_NODE',
       `${address} has no node to be opened by, since it is not bound to VFIO: run "vfio bind ${address}" first`,

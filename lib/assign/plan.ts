@@ -1,10 +1,10 @@
-import { assess } from '../assess/assessment.js'
+import { assess, makersOf } from '../assess/assessment.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
@@ -164,12 +164,15 @@ class Planner {
   /** What was asked for, and with `group` all that shares a group with it. */
   #chosen(): PciDevice[] {
     const chosen = new Set(this.#asked.filter((device) => device.group !== null && !isBridge(device)))
+    const asked = new Set(this.#asked.map(({ address }) => address))
     if (this.#options.group) {
       for (const { group } of this.#asked) {
         if (group === null) continue
         for (const address of this.#seen.group(group).members) {
           const member = this.#seen.device(address)
-          if (!isBridge(member)) chosen.add(member)
+          // What the driver of one that goes has made goes with it.
+          const vanishes = makersOf(this.#seen, member).some((maker) => asked.has(maker))
+          if (!isBridge(member) && !vanishes) chosen.add(member)
         }
       }
     }
@@ -179,7 +182,7 @@ class Planner {
   #planDevice(device: PciDevice): PlannedDevice {
     const { address, group, driver, driverOverride } = device
     const target =
-      isVfioDriver(driver) && driver !== null && this.#isAutomatic() ? driver : this.#driverFor(device)
+      isWithVfio(device) && driver !== null && this.#isAutomatic() ? driver : this.#driverFor(device)
     return {
       address,
       // Only devices with a group are chosen.
@@ -216,7 +219,14 @@ class Planner {
     const bound = new Set(devices.map(({ address }) => address))
     for (const { address } of this.#asked) {
       const missing = assess(this.#seen, address).toBind.filter((member) => !bound.has(member))
-      if (missing.length > 0) {
+      const vital = missing.flatMap((member) => assessUses(this.#seen, member)).find((use) => use.vital)
+      if (vital) {
+        this.#block(
+          address,
+          'ERR_VFIO_INCOMPLETE_GROUP',
+          `${address} shares its group with ${vital.address}, which the host cannot do without (${vital.what}): it stays too`,
+        )
+      } else if (missing.length > 0) {
         this.#block(
           address,
           'ERR_VFIO_INCOMPLETE_GROUP',
@@ -230,7 +240,14 @@ class Planner {
     const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
     for (const use of uses) {
       if (use.severity === 'warns') continue
-      if (use.kind === 'vfio') {
+      if (use.hangs) {
+        const { driver } = this.#seen.device(use.address)
+        this.#block(
+          use.address,
+          'ERR_VFIO_IN_USE',
+          `${use.what}: end that first, since ${driver} lets the device go only then, and its unbinding would hang until it does${stopsFor(driver)}`,
+        )
+      } else if (use.kind === 'vfio') {
         this.#block(
           use.address,
           'ERR_VFIO_IN_USE',
@@ -240,7 +257,9 @@ class Planner {
         this.#block(
           use.address,
           'ERR_VFIO_IN_USE',
-          `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
+          use.vital
+            ? `${use.what}: the host cannot do without it, so it has to stay`
+            : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
         )
       }
     }
@@ -376,12 +395,14 @@ class Planner {
       })),
       this.#seen.use,
     )
+    // What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail.
+    const ours = devices.filter(({ driver }) => isVfioDriver(driver))
     const { resets, without } = chooseResets(
       after,
-      devices.map(({ address }) => address),
+      ours.map(({ address }) => address),
     )
     for (const { address, reason } of without) {
-      this.#warnings.push(`${address} keeps its state, since nothing resets it: ${reason}`)
+      this.#warnings.push(`${address} ${reason}`)
     }
     for (const { address, kind, why } of resets) {
       const { group } = this.#seen.device(address)
@@ -399,3 +420,9 @@ class Planner {
     })
   }
 }
+
+/** What keeps a driver's devices open, besides the program that is seen. */
+const stopsFor = (driver: string | null) =>
+  driver === 'nvidia'
+    ? ' (the display manager, nvidia-persistenced, CUDA programs; then "modprobe -r nvidia_drm nvidia_modeset nvidia_uvm")'
+    : ''

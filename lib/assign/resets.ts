@@ -28,12 +28,20 @@ export function chooseResets(
     const token = tokenToOpen(bound, bound.device(address))
     const isOurs = hot.affected.every((affected) => ours.has(affected.address))
     // Resetting it takes opening it, and nobody here knows the token.
-    if (token !== '') without.push({ address, reason: `${alone.reason}${token}` })
+    if (token !== '') without.push({ address, reason: `is not reset here, as that takes opening it${token}` })
     else if (alone.supported) resets.push({ address, kind: 'function', why: alone.reason })
     else if (hot.supported && isOurs) {
       resets.push({ address, kind: 'hot', why: hot.reason })
       for (const affected of hot.affected) hit.add(affected.address)
-    } else without.push({ address, reason: `${alone.reason}; ${hot.reason}` })
+    } else {
+      const why = hot.supported
+        ? `a hot reset would hit ${hot.affected
+            .map((one) => one.address)
+            .filter((one) => !ours.has(one))
+            .join(', ')} too, which was not named`
+        : hot.reason
+      without.push({ address, reason: `keeps its state, since nothing resets it: ${alone.reason}; ${why}` })
+    }
   }
   return { resets, without }
 }

@@ -1,5 +1,6 @@
 import { VfioError } from '../errors.js'
 import { type AddressParts, splitAddress } from '../sysfs/address.js'
+import { isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
@@ -45,7 +46,12 @@ export function exportLibvirt(
   options: LibvirtOptions = {},
 ): LibvirtExport {
   const machine = parseMachine(options.machine ?? (options.zpci ? 's390-ccw-virtio' : 'q35'))
-  const managed = options.managed ?? true
+  // Its own driver has given such a device to VFIO, and libvirt would take it from that.
+  const isOwn = (address: string) => {
+    const { vfioRegistered, driver } = seen.device(address)
+    return vfioRegistered && !isVfioDriver(driver)
+  }
+  const managedOf = (address: string) => options.managed ?? !isOwn(address)
   // An s390 guest sees every zPCI function as a device of its own.
   const slots = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
   if (options.zpci && machine.kind !== 'zpci') {
@@ -65,16 +71,24 @@ export function exportLibvirt(
         ...(at ? pciAttributes({ ...at, function: fn }) : []),
         ...(at && functions.length > 1 && fn === 0 ? ["multifunction='on'"] : []),
       ]
-      devices.push({ address, xml: hostdev(address, { managed, iommufd: options.iommufd, guest, zpci }) })
+      devices.push({
+        address,
+        xml: hostdev(address, {
+          managed: managedOf(address),
+          iommufd: options.iommufd,
+          guest,
+          zpci,
+        }),
+      })
     }
   }
   return {
     format: 'libvirt',
     machine: machine.name,
-    managed,
+    managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: notReady(seen, slots, managed),
+    notes: notReady(seen, slots, options.managed ?? true),
   }
 }
 

@@ -1,4 +1,5 @@
 import { assess } from '../assess/assessment.js'
+import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
@@ -70,12 +71,24 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
     .map(({ address }) => assess(seen, address))
     .filter(({ verdict }) => verdict !== 'ready')
   const blocked = assessments.filter(({ verdict }) => verdict === 'blocked')
-  const toBind = new Set(assessments.flatMap((assessment) => assessment.toBind))
   const notes = blocked.map(({ reason }) => reason)
+  // Where it would take what the host runs on, the reason says so, and no command is offered.
+  const vital = assessments.filter(({ uses }) => uses.some((use) => use.vital))
+  notes.push(...vital.map(({ reason }) => reason))
+  const toBind = new Set(
+    assessments
+      .filter((assessment) => !vital.includes(assessment))
+      .flatMap((assessment) => assessment.toBind),
+  )
+  const addresses = slots.flatMap(({ functions }) => functions.map(({ address }) => address))
+  const warnings = [
+    ...containerWarnings(seen),
+    ...addresses.flatMap((address) => guestWarnings(seen, address)),
+  ]
   if (toBind.size > 0 && !binds) {
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
-  return notes
+  return [...notes, ...warnings]
 }
 
 /** What the process that opens devices is charged for, a sentence; none without the guest's memory. */

@@ -172,6 +172,18 @@ const byte = (config: Uint8Array, at: number) => config[at] ?? 0
 const word = (config: Uint8Array, at: number) => byte(config, at) | (byte(config, at + 1) << 8)
 const dword = (config: Uint8Array, at: number) => (word(config, at) | (word(config, at + 2) << 16)) >>> 0
 
+/** What everybody may read, in bytes. */
+const HEADER = 64
+
+/**
+ * A read that nothing answers is all ones (`PCI_ERROR_RESPONSE`). The ids of a virtual function are ones too, and the rest
+ * is not. `null` where too little could be read to tell.
+ */
+export function doesAnswer(config: Uint8Array): boolean | null {
+  const seen = config.subarray(0, HEADER)
+  return seen.length < 16 ? null : seen.some((value) => value !== 0xff)
+}
+
 /** Reads the header; bytes that are missing count as zero. `null` where not even the ids are there. */
 export function readHeader(config: Uint8Array): ConfigHeader | null {
   if (config.length < 16) return null
@@ -256,6 +268,7 @@ function noCapabilities(readable: number, complete: boolean): Capabilities {
 
 /** Walks both capability lists. Total: any bytes give a value, and a list that loops or leaves the space ends. */
 export function readCapabilities(config: Uint8Array): Capabilities {
+  if (doesAnswer(config) === false) return noCapabilities(config.length, false)
   const standard = walkStandard(config)
   const complete = config.length >= 256 || (config.length >= 64 && (word(config, 0x06) & 0x10) === 0)
   if (standard.length === 0) return noCapabilities(config.length, complete)

@@ -1,6 +1,6 @@
 import { constants } from 'node:os'
 import { busOf, compareAddresses, isAddress, slotOf } from './address.js'
-import { type Capabilities, type ConfigHeader, readCapabilities, readHeader } from './config.js'
+import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
 import { type Batch, readBatch } from './tree.js'
@@ -65,9 +65,29 @@ export interface PciDevice {
   readonly resettable: boolean
   readonly bars: readonly Bar[]
   readonly capabilities: Capabilities
-  /** Name of the VFIO character device below `/dev/vfio/devices`, where bound on a kernel that has them. */
+  /**
+   * A driver has registered it with VFIO: `vfio-dev/` below it (since 6.1), or a vGPU profile of NVIDIA's driver. Proves
+   * what the driver's name lets guess: see {@link isWithVfio}.
+   */
+  readonly vfioRegistered: boolean
+  /** Name of the VFIO character device below `/dev/vfio/devices`, where the kernel has made one; its node may be absent. */
   readonly vfioDevice: string | null
+  /** A virtual function of NVIDIA's vGPU: the id of its profile, 0 for none yet. `null` for anything else. */
+  readonly vgpuType: number | null
+  /**
+   * Whether its config space answers. `false`: all that everybody may read of it is ones, as where there is no device
+   * or one that sleeps too deep. `null`: it could not be read.
+   */
+  readonly answers: boolean | null
+  /** `power_state` as the kernel last set it: `D0`, `D3hot`, `D3cold`, …; `null` where it is not published or not looked at. */
+  readonly powerState: string | null
+  /** The function of another domain whose driver makes the root bus of this one (Intel VMD), `null` for a bus of the platform. */
+  readonly madeBy: string | null
 }
+
+/** Is a device with VFIO: by what its driver did, or on kernels that do not tell by the driver's name? */
+export const isWithVfio = ({ driver, vfioRegistered }: Pick<PciDevice, 'driver' | 'vfioRegistered'>) =>
+  vfioRegistered || isVfioDriver(driver)
 
 /** What looking at devices needs besides their directory. */
 export interface DeviceContext {
@@ -81,7 +101,7 @@ export interface DeviceContext {
 
 // Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
 const BRIEF_FILES = ['modalias', 'config', 'reset_method']
-const FILES = [...BRIEF_FILES, 'resource', 'driver_override', 'numa_node']
+const FILES = [...BRIEF_FILES, 'resource', 'driver_override', 'numa_node', 'power_state']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
@@ -131,11 +151,17 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
   if (context.brief) readDecisiveConfig(root, drafts, publishes)
   const details = readDetails(root, drafts, publishes, context.brief)
+  const registered = readRegistered(root, drafts)
+  const makers = context.brief ? readMakers(sysfs, drafts) : null
+  const numbers = busesBelow(drafts)
   return drafts.map((draft) => {
     const { address, header } = draft
     const capabilities = readCapabilities(draft.config)
     const detail = details.get(draft)
-    const secondaryBus = header?.secondaryBus ?? null
+    // A bridge that does not answer has lost its bus number, and what is below it has not.
+    const secondaryBus =
+      header?.secondaryBus ?? (draft.answers === false ? (numbers.get(address) ?? null) : null)
+    const vfio = registered.get(draft)
     const candidates = context.aliases.candidates(draft.modalias ?? '')
     return Object.freeze({
       address,
@@ -164,7 +190,12 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       resettable: draft.resetMethods !== null || (detail?.resettable ?? false),
       bars: draft.bars,
       capabilities,
-      vfioDevice: detail?.vfioDevice ?? null,
+      vfioRegistered: vfio !== undefined && (vfio.registered || (vfio.vgpuType ?? 0) > 0),
+      vfioDevice: vfio?.device ?? null,
+      vgpuType: vfio?.vgpuType ?? null,
+      answers: draft.answers,
+      powerState: draft.powerState,
+      madeBy: makers ? (makers.get(address) ?? null) : draft.madeBy,
     })
   })
 }
@@ -182,6 +213,9 @@ interface Draft {
   readonly resetMethods: readonly string[] | null
   readonly bars: readonly Bar[]
   readonly header: ConfigHeader | null
+  readonly answers: boolean | null
+  readonly powerState: string | null
+  readonly madeBy: string | null
   config: Uint8Array
   /** `modalias` had all the numbers, as on a live host. */
   readonly complete: boolean
@@ -203,7 +237,9 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
   const ids = MODALIAS.exec(modalias ?? '')
   const number = (text: string | undefined) => (text === undefined ? null : Number.parseInt(text, 16))
   const config = batch.bytes(row, 'config') ?? NO_CONFIG
-  const header = readHeader(config)
+  const answers = doesAnswer(config)
+  // Ones are no header: they would make a function of any kind of it.
+  const header = answers === false ? null : readHeader(config)
   const methods = batch.text(row, 'reset_method')
   const override = batch.text(row, 'driver_override')
   const numaNode = integer(batch.text(row, 'numa_node'))
@@ -219,6 +255,9 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
       methods === null ? null : Object.freeze(methods.split(' ').filter((method) => method !== '')),
     bars: parseBars(batch.text(row, 'resource') ?? ''),
     header,
+    answers,
+    powerState: batch.text(row, 'power_state'),
+    madeBy: path === null ? null : makerOn(path),
     config,
     complete: ids !== null,
     vendor: number(ids?.[1]) ?? header?.vendor ?? 0,
@@ -229,6 +268,36 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     revision: header?.revision ?? 0,
     modalias,
   }
+}
+
+/** The last function before the last root bus of a path. */
+function makerOn(path: string): string | null {
+  const parts = path.split('/')
+  const root = parts.findLastIndex((part) => ROOT_BUS.test(part))
+  return parts.slice(0, Math.max(root, 0)).findLast((part) => splitAddress(part) !== null) ?? null
+}
+
+const ROOT_BUS = /^pci[0-9a-f]{4,8}:[0-9a-f]{2}$/
+
+/** The kernel numbers the domains that drivers make beyond those of the platform (`vmd_find_free_domain`). */
+const SHORT = 'dddd:bb:dd.f'
+
+/** In brief, where the paths were not read: of those alone that can be behind one. */
+function readMakers(sysfs: string, drafts: readonly Draft[]): ReadonlyMap<string, string | null> {
+  const wide = drafts.map(({ address }) => address).filter((address) => address.length > SHORT.length)
+  if (wide.length === 0) return new Map()
+  const batch = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: wide })
+  return new Map(wide.map((address) => [address, makerOn(batch.text(0, address) ?? '')]))
+}
+
+/** The bus that the functions below a bridge are on, by the paths of these. */
+function busesBelow(drafts: readonly Draft[]): ReadonlyMap<string, number> {
+  const buses = new Map<string, number>()
+  for (const { address, pathParent } of drafts) {
+    const bus = splitAddress(address)?.bus
+    if (typeof pathParent === 'string' && bus !== undefined) buses.set(pathParent, bus)
+  }
+  return buses
 }
 
 const GONE = new Set([
@@ -332,7 +401,9 @@ function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
 
 /** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */
 function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesResetMethods: boolean): void {
-  const some = drafts.filter((draft) => !publishesResetMethods || draft.header?.headerType !== 'normal')
+  const some = drafts.filter(
+    (draft) => draft.answers !== false && (!publishesResetMethods || draft.header?.headerType !== 'normal'),
+  )
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
@@ -346,7 +417,6 @@ interface Detail {
   readonly numVfs: number | null
   readonly bootVga: boolean
   readonly resettable: boolean
-  readonly vfioDevice: string | null
 }
 
 const SRIOV_ID = 0x10
@@ -361,7 +431,6 @@ function readDetails(
   const some = drafts.filter(
     (draft) =>
       draft.class >>> 16 === 0x03 ||
-      isVfioDriver(draft.driver) ||
       (draft.resetMethods === null && !publishesResetMethods) ||
       // In brief the links of the VFs themselves are enough.
       (!brief && mayHaveVfs(draft)),
@@ -374,7 +443,6 @@ function readDetails(
     // Some kernels let readers of the number of VFs wait for as long as a driver is let go.
     {
       files: brief ? ['boot_vga', 'reset'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'],
-      lists: ['vfio-dev'],
     },
   )
   for (const [row, draft] of some.entries()) {
@@ -384,10 +452,37 @@ function readDetails(
       bootVga: batch.text(row, 'boot_vga') === '1',
       // `reset` is write-only: that reading it fails differently says that it exists.
       resettable: batch.errno(row, 'reset') !== constants.errno.ENOENT,
-      vfioDevice: batch.text(row, 'vfio-dev')?.split('\n')[0] || null,
     })
   }
   return details
+}
+
+interface Registered {
+  readonly registered: boolean
+  readonly device: string | null
+  readonly vgpuType: number | null
+}
+
+/** What drivers have made known of the functions that they gave to VFIO; a function without a driver is given to nobody. */
+function readRegistered(root: string, drafts: readonly Draft[]): Map<Draft, Registered> {
+  const some = drafts.filter(({ driver }) => driver !== null && driver !== 'pcieport')
+  const lists = readBatch(
+    root,
+    some.map(({ address }) => address),
+    { lists: ['vfio-dev'], files: ['nvidia/current_vgpu_type'] },
+  )
+  const names = some.map((_draft, row) => lists.text(row, 'vfio-dev')?.split('\n')[0] || null)
+  const made = names.flatMap((name, row) => (name === null ? [] : [`${some[row]?.address}/vfio-dev/${name}`]))
+  const numbers = readBatch(root, made, { files: ['dev'] })
+  const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
+  return new Map(
+    some.map((draft, row) => {
+      const name = names[row] ?? null
+      const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
+      const vgpuType = count(lists.text(row, 'nvidia/current_vgpu_type'))
+      return [draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]
+    }),
+  )
 }
 
 /** Without the privilege to read the extended list, the files have to tell. */

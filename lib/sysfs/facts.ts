@@ -2,6 +2,7 @@ import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
 import { NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
+import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
 import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
 import { type LoadedModule, readVfioModules } from './vfio-modules.js'
@@ -47,6 +48,7 @@ export interface HostFacts {
      */
     readonly interruptRemapping: boolean | null
   }
+  readonly limits: HostLimits
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
   /** What modules around VFIO say of themselves, while they are loaded or built in. */
   readonly vfioModules: Readonly<Record<string, LoadedModule>>
@@ -118,6 +120,11 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
         isKernelSince(kernel, 6, 3),
       ),
     },
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
     modules: readModuleStates(paths),
     vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),

@@ -1,8 +1,9 @@
-import { isVfioDriver, type PciDevice } from './devices.js'
+import { isWithVfio, type PciDevice } from './devices.js'
 import type { HostPaths } from './facts.js'
 import { readBatch } from './tree.js'
 import { type BlockDevice, readBlockDevices } from './use-block.js'
 import { type DisplayFacts, readDisplay } from './use-display.js'
+import { type MemoryFacts, NO_MEMORY, readMemory } from './use-memory.js'
 import { type Mount, readMounts, readSwaps, type Swap } from './use-mounts.js'
 import { type NetworkFacts, readNetwork } from './use-network.js'
 import { type DeviceNode, type KernelConsole, readNodes } from './use-nodes.js'
@@ -20,6 +21,8 @@ export interface UseFacts {
   readonly shares9p: number
   readonly network: NetworkFacts
   readonly display: DisplayFacts
+  /** Who holds the memory of functions besides their drivers. */
+  readonly memory: MemoryFacts
   readonly nodes: readonly DeviceNode[]
   readonly consoles: readonly KernelConsole[]
   readonly processes: ProcessFacts
@@ -40,6 +43,7 @@ export const NO_USE: UseFacts = deepFreeze({
   shares9p: 0,
   network: { interfaces: [], routes: [], ssh: null },
   display: { frameBuffers: [], terminals: [], screens: [] },
+  memory: NO_MEMORY,
   nodes: [],
   consoles: [],
   processes: NO_PROCESSES,
@@ -67,9 +71,7 @@ export function readUse(paths: HostPaths, devices: readonly PciDevice[]): UseFac
   const names = readNames(sysfs, DIRECTORIES)
   const blocks = readBlockDevices(paths, names['class/block'])
   const { nodes, consoles } = readNodes(sysfs, proc, names['dev/char'], blocks)
-  const drivers = new Set(Array.from(devices, ({ driver }) => driver))
-  const vfioDrivers = new Set([...drivers].filter(isVfioDriver))
-  const bound = devices.filter(({ driver }) => vfioDrivers.has(driver)).map(({ address }) => address)
+  const bound = devices.filter(isWithVfio).map(({ address }) => address)
   const wanted = new Set([...blocks, ...nodes].map(({ node }) => node))
   // Looking into every process is dear: only for what there is to find.
   const processes =
@@ -86,6 +88,7 @@ export function readUse(paths: HostPaths, devices: readonly PciDevice[]): UseFac
       vtconsole: names['class/vtconsole'],
       drm: names['class/drm'],
     }),
+    memory: readMemory(proc, devices),
     nodes,
     consoles,
     processes: processes ?? NO_PROCESSES,

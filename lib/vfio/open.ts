@@ -1,6 +1,6 @@
 import { VfioError } from '../errors.js'
 import { parseAddress } from '../sysfs/address.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
@@ -110,4 +110,4 @@ function bestIommu(container: VfioContainer): ExtensionName & ('type1v2' | 'type
 }
 
 /** Is a device bound to VFIO on the host that was seen? */
-export const isBound = (seen: Snapshot, address: string) => isVfioDriver(seen.device(address).driver)
+export const isBound = (seen: Snapshot, address: string) => isWithVfio(seen.device(address))

@@ -134,7 +134,7 @@ describe('assess', function () {
         capabilities: [{ kind: 'pcie' }, { kind: 'sriov', totalVfs: 63 }],
       }
       const vf: DeviceDescription = { address: '0000:07:10.0', physfn: ADDRESS, group: 6, driver: 'ixgbevf' }
-      isBlocked(judge(pf, [vf]), /0000:07:00\.0 has 1 virtual functions? enabled.*sriov_numvfs/)
+      isBlocked(judge(pf, [vf]), /0000:07:00\.0 has 1 virtual functions? enabled.*vfio vfs/)
       assert.equal(judge(pf).verdict, 'bindable')
       assert.equal(judge({ ...pf, driver: 'vfio-pci' }, [vf]).verdict, 'ready')
       const { verdict } = assess(see({ devices: [{ ...DEVICE, ...pf }, vf] }), '07:10.0')

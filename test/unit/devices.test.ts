@@ -104,7 +104,12 @@ describe('a device', function () {
           },
         ],
         capabilities: null,
+        vfioRegistered: false,
         vfioDevice: null,
+        vgpuType: null,
+        answers: true,
+        powerState: 'D0',
+        madeBy: null,
       },
     )
   })

@@ -35,7 +35,6 @@ describe('a terminal', function () {
           driver: EVIL,
           driverOverride: EVIL,
           group: 5,
-          vfioDevice: EVIL,
           resetMethod: EVIL,
           files: {
             [`net/${EVIL}/operstate`]: 'up\n',
@@ -44,7 +43,7 @@ describe('a terminal', function () {
             uevent: `PCI_CLASS=20000\nPCI_ID=8086:10D3\nMODALIAS=${EVIL.replaceAll('\n', '')}\n`,
           },
         },
-        { address: '0000:01:00.1', driver: 'vfio-pci', group: 5 },
+        { address: '0000:01:00.1', driver: 'vfio-pci', group: 5, vfioDevice: EVIL },
       ],
       groups: { 5: { type: EVIL, others: [{ name: `a${EVIL}`, driver: EVIL }] } },
       slots: [{ name: EVIL, address: '0000:01:00', module: EVIL }],

@@ -293,7 +293,9 @@ describe('uses of storage', () => {
     host.mounts(mountLine('259:0', '/', 'ext4', '/dev/nvme0n1'))
     const { uses, verdict } = assess(host.see(), '0000:03:00.0')
     const what = 'nvme0n1 is mounted at /'
-    assert.deepEqual(uses, [{ address: '0000:03:00.1', kind: 'mount', what, severity: 'blocks' }])
+    assert.deepEqual(uses, [
+      { address: '0000:03:00.1', kind: 'mount', what, severity: 'blocks', vital: true },
+    ])
     assert.equal(verdict, 'bindable')
   })
 })
