@@ -158,7 +158,7 @@ class Transaction {
   /** Since the plan was made somebody may have opened it. */
   #refuseOpen(address: string): void {
     const device = this.#plan.devices.find((planned) => planned.address === address)
-    if (!device || !isVfioDriver(device.former.driver) || !this.#changes.isOpen(address, device.group)) return
+    if (!device || !this.#changes.isWithVfio(address) || !this.#changes.isOpen(address, device.group)) return
     throw new VfioError('ERR_VFIO_IN_USE', this.#changes.openSentence(address, device.group))
   }
 

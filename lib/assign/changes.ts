@@ -1,7 +1,8 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
-import { linkName } from '../sysfs/files.js'
+import { isVfioDriver } from '../sysfs/devices.js'
+import { exists, linkName } from '../sysfs/files.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
@@ -127,6 +128,11 @@ export class Changes {
   /** The device that a write is about, else the file. */
   #subjectOf(path: string, text: string): string {
     return /\/devices\/([^/]+)\//.exec(path)?.[1] ?? (isAddress(text) ? text : path)
+  }
+
+  /** Is it with VFIO: by the name of its driver, or by what its driver has made below it? */
+  isWithVfio(address: string): boolean {
+    return isVfioDriver(this.driver(address)) || exists(`${this.device(address)}/vfio-dev`)
   }
 
   /** Has somebody this device open? @throws VfioError `ERR_VFIO_IN_USE` where that cannot be told */

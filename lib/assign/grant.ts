@@ -78,13 +78,15 @@ async function giveNodes(
     )
   }
   const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, device, open.nodes)
-  const others = await otherGrants(records, device.address)
+  const { nodes: others, damaged } = await otherGrants(records, device.address)
   const before = currentOnly(await records.read(device.address))
   const nodes = open.nodes.map(({ path, state }) => {
     const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
     const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
     // What a grant has made of a node is not how it stood before.
     const former = again?.former ?? shared?.former ?? state
+    // What is somebody's, and by no grant that can be read, may be so by one that cannot.
+    if (damaged && !again && !shared && state.uid !== 0) throw damaged
     const mode = former.mode | 0o600 | (gid === null ? 0 : 0o060)
     const granted = { uid, gid: gid ?? former.gid, mode }
     if (shared && !isSame(shared.granted, granted)) {
@@ -180,7 +182,7 @@ async function takeBack(records: GrantRecords, address: string): Promise<Revocat
   const restored: string[] = []
   const kept: string[] = []
   const changed: string[] = []
-  const others = await otherGrants(records, address)
+  const { nodes: others } = await otherGrants(records, address)
   for (const { path, former, granted, earlier } of currentOnly(record)?.nodes ?? []) {
     await using node = await DeviceNode.open(path)
     const isShared = others.some((other) => other.path === path && other.former.rdev === former.rdev)
@@ -206,10 +208,22 @@ const isBetween = (now: Ownership, states: readonly Ownership[]) =>
 /** Nodes do not outlive a boot: what a record of another one says holds for none of today's. */
 const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)
 
-async function otherGrants(records: GrantRecords, address: string): Promise<GrantedNode[]> {
-  const others = (await records.keys()).filter((key) => key !== address)
-  const read = await Promise.all(others.map((key) => records.read(key)))
-  return read.flatMap((record) => currentOnly(record)?.nodes ?? [])
+/** What else is granted. One record that cannot be read keeps nobody from the others. */
+async function otherGrants(
+  records: GrantRecords,
+  address: string,
+): Promise<{ nodes: GrantedNode[]; damaged: unknown }> {
+  const nodes: GrantedNode[] = []
+  let damaged: unknown = null
+  for (const key of await records.keys()) {
+    if (key === address) continue
+    try {
+      nodes.push(...(currentOnly(await records.read(key))?.nodes ?? []))
+    } catch (error) {
+      damaged = error
+    }
+  }
+  return { nodes, damaged }
 }
 
 const groupOf = ({ nodes }: GrantRecord) => {

@@ -60,6 +60,17 @@ function open(path: string): number {
   }
 }
 
+/** Another program has the lock of a group. */
+export class GroupLocked extends VfioError {
+  /** That program has ended: what it asked the kernel for keeps the lock. */
+  readonly isLeft: boolean
+
+  constructor(message: string, isLeft: boolean) {
+    super('ERR_VFIO_LOCKED', message)
+    this.isLeft = isLeft
+  }
+}
+
 interface Holder {
   readonly pid: string
   readonly name: string
@@ -75,9 +86,9 @@ function locked(path: string, facts: Stats, group: number): VfioError {
   const rest = left
     ? `what it wrote to ${left.command.split(' ')[1] ?? 'sysfs'} is still in the kernel${since(left.pid)}; free the device there, and "vfio recover" puts it in order afterwards`
     : 'wait until it is done'
-  return new VfioError(
-    'ERR_VFIO_LOCKED',
+  return new GroupLocked(
     `another program is changing group ${group} right now${who}: ${rest}`,
+    left !== undefined,
   )
 }
 

@@ -201,6 +201,8 @@ const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
 
 async function readIn(root: string, path: string): Promise<SafeFile | null> {
   await using directory = await SafeDirectory.open(root, directoryOf(path))
+  // Both who writes and who removes look here first.
+  for (const name of [path, backupOf(path)]) await directory?.sweep(nameOf(name))
   // Awaited here: the directory closes when this returns.
   return directory && (await directory.read(nameOf(path)))
 }

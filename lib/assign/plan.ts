@@ -88,7 +88,7 @@ export interface Plan {
   readonly ids: readonly string[]
   readonly paths: HostPaths
   /** What was wished: `assign` plans once more when nobody else can change the devices. */
-  readonly options: PlanOptions
+  readonly options: Required<PlanOptions>
 }
 
 /**
@@ -147,7 +147,13 @@ class Planner {
       basis: this.#basis(devices),
       ids,
       paths: this.#seen.host.paths,
-      options: this.#options,
+      options: {
+        driver: this.#options.driver ?? 'auto',
+        group: this.#options.group ?? false,
+        ids: this.#options.ids ?? false,
+        reset,
+        force: [...(this.#options.force ?? [])],
+      },
     }
   }
 

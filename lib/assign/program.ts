@@ -57,15 +57,14 @@ const FIRST = 'pid:[4026531836]'
 function isAliveBelow({ pid, started, pidNamespace }: Whole): boolean | null {
   if (namespace() !== FIRST) return null
   const pids = listNames('/proc').filter((name) => /^\d+$/.test(name))
-  let isComplete = pids.length > 0
-  for (const one of pids) {
-    const theirs = namespace(one)
-    if (theirs === null && readText(`/proc/${one}/stat`) !== null) isComplete = false
-    if (theirs !== pidNamespace) continue
+  const fitting = pids.filter((one) => {
     const inner = /^NSpid:.*\s(\d+)$/m.exec(readText(`/proc/${one}/status`) ?? '')?.[1]
-    if (Number(inner) === pid && startIn(readText(`/proc/${one}/stat`) ?? '') === started) return true
-  }
-  return isComplete ? false : null
+    return Number(inner) === pid && startIn(readText(`/proc/${one}/stat`) ?? '') === started
+  })
+  const namespaces = fitting.map((one) => namespace(one))
+  if (namespaces.includes(pidNamespace)) return true
+  // Where some are hidden the first one is too.
+  return namespaces.includes(null) || !pids.includes('1') ? null : false
 }
 
 function namespace(pid = 'self'): string | null {

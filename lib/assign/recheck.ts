@@ -60,6 +60,9 @@ function refuseJudgedAnew(plan: Plan): void {
       `since the plan was made this has come up: ${again.blockers.map(({ reason }) => reason).join('; ')}`,
     )
   }
+  const grabbed = new Set(plan.grabbed.map(({ address }) => address))
+  const other = again.grabbed.find(({ address }) => !grabbed.has(address))
+  if (other) throw changed(`${other.address} would be taken along by its ids since the plan was made`)
   // A driver that was loaded meanwhile needs no loading any more, and loading it again does nothing.
   const text = ({ action, path, value }: Step) => `${action} ${value} ${path}`
   const isLoad = ({ action }: Step) => action === 'load'

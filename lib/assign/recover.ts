@@ -1,7 +1,8 @@
+import { setTimeout } from 'node:timers/promises'
 import { VfioError } from '../errors.js'
 import { linkName } from '../sysfs/files.js'
 import { Changes } from './changes.js'
-import { type GroupLock, lockGroups } from './group-lock.js'
+import { type GroupLock, GroupLocked, lockGroups } from './group-lock.js'
 import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
 import { isAlive } from './program.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
@@ -78,7 +79,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   for (const known of records) {
     options.signal?.throwIfAborted()
     const { id } = known
-    const lock = lockOr(known)
+    const lock = await lockOr(known)
     if (lock instanceof VfioError) {
       if (known.state === 'assigned') continue
       if (lock.code !== 'ERR_VFIO_LOCKED') failures.push(lock.message)
@@ -123,14 +124,19 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   return { recovered, stale, busy, bad, warnings }
 }
 
-function lockOr({ sysfs, devices }: JournalRecord): GroupLock | VfioError {
-  try {
-    return lockGroups(
-      sysfs,
-      devices.map(({ group }) => group),
-    )
-  } catch (error) {
-    if (error instanceof VfioError) return error
-    throw error
+/** How long what an ended program left in the kernel may take to end too, in milliseconds: no event tells of it. */
+const ENDING = 1000
+
+async function lockOr({ sysfs, devices }: JournalRecord): Promise<GroupLock | VfioError> {
+  const groups = devices.map(({ group }) => group)
+  for (const began = performance.now(); ; ) {
+    try {
+      return lockGroups(sysfs, groups)
+    } catch (error) {
+      if (!(error instanceof VfioError)) throw error
+      const isEnding = error instanceof GroupLocked && error.isLeft && performance.now() - began < ENDING
+      if (!isEnding) return error
+    }
+    await setTimeout(20)
   }
 }

@@ -1,6 +1,6 @@
 import { VfioError, type VfioErrorCode } from '../errors.js'
 import { expandAddress } from '../sysfs/address.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { revokeAll } from './grant.js'
@@ -152,7 +152,7 @@ async function find(
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
 async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise<void> {
   for (const { address, group } of devices) {
-    if (isVfioDriver(changes.driver(address)) && changes.isOpen(address, group))
+    if (changes.isWithVfio(address) && changes.isOpen(address, group))
       throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
     // Somebody else may be unbinding it this very moment: then this waits, and not for ever.
     await changes.state(address)
@@ -166,7 +166,7 @@ async function resetAll(changes: Changes, record: JournalRecord): Promise<string
     brief: true,
     around,
   })
-  const bound = around.filter((address) => seen.has(address) && isVfioDriver(seen.device(address).driver))
+  const bound = around.filter((address) => seen.has(address) && isWithVfio(seen.device(address)))
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {
     try {

@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { busOf, compareAddresses, isAddress, slotOf } from './address.js'
+import { busOf, compareAddresses, isAddress, slotOf, splitAddress } from './address.js'
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
@@ -274,7 +274,7 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
 function makerOn(path: string): string | null {
   const parts = path.split('/')
   const root = parts.findLastIndex((part) => ROOT_BUS.test(part))
-  return parts.slice(0, Math.max(root, 0)).findLast((part) => splitAddress(part) !== null) ?? null
+  return parts.slice(0, Math.max(root, 0)).findLast(isAddress) ?? null
 }
 
 const ROOT_BUS = /^pci[0-9a-f]{4,8}:[0-9a-f]{2}$/

@@ -100,9 +100,10 @@ describe('planAssignment', () => {
           { address: NVME, group: 10, driver: 'vfio-pci', former: { driver: 'nvme', override: null } },
         ],
         grabbed: [],
-        basis: [{ address: NVME, driver: 'nvme', override: null }],
+        basis: [{ address: NVME, driver: 'nvme', override: null, ids: '144d:a808' }],
         ids: [],
         paths: null,
+        options: { driver: 'auto', group: false, ids: false, reset: 'before-and-after', force: [] },
       },
     )
   })
@@ -286,8 +287,8 @@ describe('planAssignment', () => {
       { address: '0000:04:00.0', group: 31, driver: 'vfio-pci', former: { driver: null, override: null } },
     ])
     assert.deepEqual(ids.basis, [
-      { address: '0000:03:00.0', driver: 'igb', override: null },
-      { address: '0000:04:00.0', driver: null, override: null },
+      { address: '0000:03:00.0', driver: 'igb', override: null, ids: '8086:1533' },
+      { address: '0000:04:00.0', driver: null, override: null, ids: '8086:1533' },
     ])
     assert.deepEqual(ids.ids, ['8086 1533'])
     // Its override would keep the driver away, ids or not.

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import {
   chmodSync,
   chownSync,
@@ -7,6 +8,7 @@ import {
   lstatSync,
   mkdirSync,
   readFileSync,
+  readlinkSync,
   renameSync,
   rmSync,
   symlinkSync,
@@ -74,6 +76,9 @@ describe('journal', function () {
         bootId: '',
         pid: process.pid,
         program: '',
+        started: record.started,
+        pidNamespace: readlinkSync('/proc/self/ns/pid'),
+        lock: record.lock,
         since: '',
         reset: 'none',
         sysfs: '',
@@ -85,6 +90,11 @@ describe('journal', function () {
     assert.equal(record.bootId, readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim())
     assert.equal(record.program, readFileSync('/proc/self/comm', 'utf8').trim())
     assert.ok(Math.abs(Date.parse(record.since) - Date.now()) < 60_000)
+    assert.equal(
+      String(record.started),
+      readFileSync('/proc/self/stat', 'utf8').split(') ')[1]?.split(' ')[19],
+    )
+    assert.match(record.lock ?? '', /^\d+:\d+$/)
   })
 
   describe('reports what is no record, and neither follows nor changes it', () => {
@@ -190,7 +200,9 @@ describe('journal', function () {
     const allowed = (field: string, value: unknown): boolean =>
       (['program', 'since', 'bootId'].includes(field) && typeof value === 'string') ||
       (['ids', 'failures'].includes(field) && Array.isArray(value) && value.length === 0) ||
-      (field === 'pid' && Number.isSafeInteger(value)) ||
+      (['pid', 'started'].includes(field) && Number.isSafeInteger(value)) ||
+      (['started', 'pidNamespace', 'lock'].includes(field) && value === undefined) ||
+      (['pidNamespace', 'lock'].includes(field) && typeof value === 'string') ||
       (field === 'former.driver' && (value === null || value === 'x')) ||
       (field === 'former.override' && (value === null || value === 'x' || value === '../../x')) ||
       (field === 'group' && value === 7) ||
@@ -360,6 +372,50 @@ describe('journal', function () {
     })
   })
 
+  describe('of a program', () => {
+    const aliveOf = async (path: string, journal: string, record: object) => {
+      writeFileSync(path, JSON.stringify(record))
+      return (await status({ journal })).assignments[0]?.alive
+    }
+
+    it('tells one that runs from one that has ended, whoever has its number now', async () => {
+      const { path, journal, record } = await assigned()
+      assert.equal(await aliveOf(path, journal, record), true)
+      // The number and the name alone would fit.
+      assert.equal(await aliveOf(path, journal, { ...record, started: (record.started ?? 0) - 1 }), false)
+      assert.equal(await aliveOf(path, journal, { ...record, pid: 2 ** 22 + 1 }), false)
+      assert.equal(await aliveOf(path, journal, { ...record, bootId: 'an earlier one' }), false)
+      const { started: _started, pidNamespace: _namespace, ...unknown } = record
+      assert.equal(await aliveOf(path, journal, unknown), null)
+    })
+
+    it('of another PID namespace it tells nothing from within, and all from the first', async function () {
+      if (!isRoot) skip(this, 'only root may make a PID namespace')
+      const { path, journal, record } = await assigned()
+      const unshare = ['unshare', '-p', '-f', '--mount-proc']
+      const command = [process.execPath, join(ROOT, 'dist/cli/main.js'), 'status', '--journal', journal]
+      const [program = '', ...args] = [...unshare, ...command]
+      const { status: exit, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8' })
+      assert.equal(exit, 0, stderr)
+      assert.match(stdout, /pid \d+ \(not to be seen from here\)/)
+      const foreign = { ...record, pidNamespace: 'pid:[1]' }
+      const isFirst = readlinkSync('/proc/self/ns/pid') === 'pid:[4026531836]'
+      assert.equal(await aliveOf(path, journal, foreign), isFirst ? false : null)
+    })
+
+    it('recover leaves alone what may still be worked on behind a lock that it cannot see', async () => {
+      const { trees, path, record } = await assigned()
+      const half = { ...record, state: 'assigning', lock: '1:1' }
+      writeFileSync(path, JSON.stringify(half))
+      const kernel = new SimulatedKernel(trees)
+      const report = await recover(using(trees, kernel))
+      assert.deepEqual([report.busy, report.recovered, kernel.calls], [[NVME], [], []])
+      assert.match(report.warnings.join(), /locks its groups in another sysfs, and may still be at it/)
+      writeFileSync(path, JSON.stringify({ ...half, pid: 2 ** 22 + 1 }))
+      assert.deepEqual((await recover(using(trees, kernel))).recovered, [NVME])
+    })
+  })
+
   describe('its directory, its locks and its drafts', () => {
     const refuses = async (trees: HostTrees, plan: Plan, message: RegExp, journal = journalOf(trees)) => {
       const before = photographOf(trees)
@@ -424,23 +480,20 @@ describe('journal', function () {
       }
     })
 
-    it('a link, FIFO or directory in place of a lock is left alone', async () => {
+    it('one in which nothing can be made is told, and not tried for ever', async () => {
       const { trees, plan } = single()
-      const outside = join(temporaryDirectory(), 'precious')
-      writeFileSync(outside, 'precious')
-      const lock = `${journalOf(trees)}/group-10.lock`
-      mkdirSync(journalOf(trees), { mode: 0o700 })
-      symlinkSync(outside, lock)
-      await refuses(trees, plan, /group-10.lock cannot be used \(ELOOP\)/)
-      assert.equal((await rejection(recover(healthy(trees)))).code, 'ERR_VFIO_BAD_JOURNAL')
-      rmSync(lock)
-      mkdirSync(lock)
-      await refuses(trees, plan, /group-10.lock cannot be used \(EISDIR\)/)
-      rmSync(lock, { recursive: true })
-      execFileSync('mkfifo', [lock])
-      await refuses(trees, plan, /group-10.lock cannot be used \(it is not a regular file\)/)
-      rmSync(lock)
-      assert.equal(readFileSync(outside, 'utf8'), 'precious')
+      for (const journal of ['/proc', '/proc/self', '/dev/null']) {
+        await refuses(trees, plan, /^the journal \/.* cannot be used \(/, journal)
+      }
+      const gone = join(temporaryDirectory(), 'gone')
+      const program = `process.chdir('/'); const fs = await import('node:fs')
+        fs.mkdirSync('${gone}'); process.chdir('${gone}'); fs.rmdirSync('${gone}')
+        const { assign } = await import('${join(ROOT, 'dist/index.js')}')
+        await assign(${JSON.stringify(plan)}, { journal: '.' }).catch((error) => console.log(error.code, error.message))`
+      const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+        encoding: 'utf8',
+      })
+      assert.match(stdout, /^ERR_VFIO_BAD_JOURNAL the journal \.\/.* cannot be used/, stderr)
     })
 
     it('a link in place of a draft, or of a record that is written anew, is replaced and not followed', async () => {
@@ -496,13 +549,21 @@ describe('journal', function () {
       assert.equal(existsSync(journalOf(trees)), false)
     })
 
-    it('recover sweeps what a crash left: locks that nobody holds, and drafts', async () => {
+    it('recover sweeps the drafts that a crash left, and none that is being written', async () => {
       const { trees } = single()
       const before = photographOf(trees)
       mkdirSync(journalOf(trees), { mode: 0o700 })
-      writeFileSync(`${journalOf(trees)}/group-10.lock`, 'vfio, pid 1\n')
-      writeFileSync(`${journalOf(trees)}/group-11.lock`, '')
-      writeFileSync(`${journalOf(trees)}/assignment-${NVME}.json.new`, '{')
+      const draft = `${journalOf(trees)}/assignment-${NVME}.json.new`
+      writeFileSync(draft, '{')
+      const writer = spawn('flock', [draft, 'sh', '-c', 'echo held; read line'], {
+        stdio: ['pipe', 'pipe', 'inherit'],
+      })
+      const ended = once(writer, 'close')
+      await once(writer.stdout, 'data')
+      await recover(healthy(trees))
+      assert.equal(readFileSync(draft, 'utf8'), '{')
+      writer.stdin.end('\n')
+      await ended
       await recover(healthy(trees))
       assert.deepEqual(photographOf(trees), before)
     })

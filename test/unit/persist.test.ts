@@ -178,6 +178,29 @@ describe('persist', () => {
     }
   })
 
+  it('takes away the drafts that a crash left, and no other file', async () => {
+    const plan = planPersistence(seen, ['00:03.0'], { initramfs: 'initramfs-tools', builtin: new Set() })
+    const directory = join(root, dirname(MODPROBE))
+    const drafts = ['.0123456789ab-vfio-persist.conf.new', '.0123456789ab-vfio-persist.conf.vfio-backup.new']
+    const others = ['.0123456789ab-other.conf.new', '.x-vfio-persist.conf.new', 'vfio-persist.conf.new']
+    const leave = () => {
+      for (const name of [...drafts, ...others]) writeFileSync(join(directory, name), 'half')
+    }
+    for (const work of [() => writePersistence(plan, { root }), () => removePersistence({ root })]) {
+      leave()
+      await work()
+      const names = readdirSync(directory)
+      assert.deepEqual(
+        drafts.filter((name) => names.includes(name)),
+        [],
+      )
+      assert.deepEqual(
+        others.filter((name) => !names.includes(name)),
+        [],
+      )
+    }
+  })
+
   describe('writes', () => {
     const plan = (addresses = ['00:03.0'], options: PersistOptions = { initramfs: 'initramfs-tools' }) =>
       planPersistence(seen, addresses, options)
