@@ -61,12 +61,6 @@ export function judgePersistence(
     for (const use of blocking) judge(use, `${too}, and ${use.what}`, apart)
     if (blocking.length === 0) warnings.push(`${too}: ${apart}`)
   }
-  for (const { address } of plan.devices) {
-    const above = seen.use.behind[address] ?? []
-    if (above.length === 0) continue
-    const reason = `${address} is behind ${above.join(', ')}, which makes up its domain only when its own driver has it: what has this address at the next boot is not known before, and taking ${above.at(-1)} away takes ${address} too`
-    blockers.push({ address, code: 'ERR_VFIO_NOT_VIABLE', reason })
-  }
   return { devices: plan.devices, blockers, warnings }
 }
 

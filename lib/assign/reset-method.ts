@@ -1,6 +1,6 @@
 import { assessUses, type HostUse } from '../assess/uses.js'
 import { VfioError } from '../errors.js'
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import type { PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type ChangeOptions, Changes } from './changes.js'
@@ -119,6 +119,6 @@ export function refuseUsed(seen: Snapshot, device: PciDevice, force: readonly Ho
 
 /** Since the look somebody may have opened it. @throws VfioError `ERR_VFIO_IN_USE` */
 export function refuseOpen(changes: Changes, { address, group }: PciDevice): void {
-  if (group === null || !isVfioDriver(changes.driver(address)) || !changes.isOpen(address, group)) return
+  if (group === null || !changes.isWithVfio(address) || !changes.isOpen(address, group)) return
   throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
 }

@@ -6,7 +6,7 @@ import { judgePersistence } from '../assign/persist-judge.js'
 import type { Blocker } from '../assign/plan.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { VfioModule } from '../sysfs/facts.js'
 import { Snapshot } from '../sysfs/snapshot.js'
 import { adviseCommandLine, type BootLoader, type CommandLineAdvice } from './boot-loader.js'
@@ -312,10 +312,11 @@ function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[
 }
 
 /** The modules that would take a device at boot. */
-function hostModules({ modules, driver }: PciDevice): readonly string[] {
+function hostModules(device: PciDevice): readonly string[] {
+  const { modules, driver } = device
   const known = modules.filter(isModuleName).map((name) => name.replaceAll('-', '_'))
   // Its module may have another name than the driver, which only the aliases tell.
-  if (known.length > 0 || driver === null || isVfioDriver(driver) || driver === 'pci-stub') return known
+  if (known.length > 0 || driver === null || isWithVfio(device) || driver === 'pci-stub') return known
   return [driver].filter(isModuleName).map((name) => name.replaceAll('-', '_'))
 }
 

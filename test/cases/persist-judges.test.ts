@@ -226,18 +226,24 @@ describe('persist judges like bind', () => {
   it('what is behind Intel VMD, whose domain its own driver makes', () => {
     const vmd = '0000:00:0e.0'
     const child = '10000:e1:00.0'
-    const { trees } = build({
+    const { seen } = build({
       devices: [
         { address: vmd, vendor: 0x8086, device: 0x467f, class: 0x010400, driver: 'vmd', group: 9 },
-        { address: child, below: vmd, ...NVME, group: 9 },
+        { address: child, behind: vmd, ...NVME, group: 9 },
       ],
     })
-    const seen = new Host(trees).snapshot()
-    const plan = planPersistence(seen, [child])
-    assert.match(
-      plan.blockers.map(({ reason }) => reason).join('\n'),
-      /10000:e1:00\.0 is behind 0000:00:0e\.0/,
-    )
+    const reasons = (address: string) =>
+      planPersistence(seen, [address])
+        .blockers.map(({ reason }) => reason)
+        .join('\n')
+    assert.match(reasons(child), /10000:e1:00\.0 is behind 0000:00:0e\.0.*switch VMD off/)
+    assert.match(reasons(vmd), /10000:e1:00\.0.*--force other/)
+  })
+
+  it('what does not answer', () => {
+    const dead = new Uint8Array(256).fill(0xff)
+    const { seen } = build({ devices: [{ address: '0000:09:00.0', driver: 'nvme', group: 2, config: dead }] })
+    assert.equal(planPersistence(seen, ['09:00.0']).blockers[0]?.code, 'ERR_VFIO_NOT_VIABLE')
   })
 
   it('what the module options that come along would allow', () => {
