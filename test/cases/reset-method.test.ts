@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { basename } from 'node:path'
+import { basename, join } from 'node:path'
 import { assign, Host, rescanDevice, resetByMethod, VfioError, VfioSystemError } from 'vfio'
 import { type HostDescription, removeDirectories } from '../fixtures/host.js'
 import { journalOf, planOn, SINGLE, using } from '../unit/assign-hosts.js'
 import { makeKernelHost, SimulatedKernel } from '../unit/assign-kernel.js'
+import { ROOT } from '../unit/support.js'
 
 const ADDRESS = '0000:01:00.0'
 
@@ -218,4 +220,31 @@ describe('rescan', () => {
     )
     await assignment.release()
   })
+})
+
+describe('reset --method and rescan on the command line', function () {
+  this.timeout(60_000)
+  const vfio = (...args: string[]) =>
+    spawnSync(process.execPath, [join(ROOT, 'dist/cli/main.js'), ...args], { encoding: 'utf8' })
+
+  const WRONG: readonly [args: readonly string[], says: RegExp][] = [
+    [['reset', '00:00.0', '--hot', '--method', 'flr'], /cannot be used with/],
+    [['reset', '00:00.0', '--force', 'mount'], /go with --method/],
+    [['reset', 'fe:1f.7', '--method', 'flr'], /no PCI device/],
+    [['reset', '00:00.8', '--method', 'flr'], /not a PCI address/],
+    [['rescan', 'fe:1f.7'], /no PCI device/],
+    [['rescan', 'fe:1f.7', '--force', 'all'], /no PCI device|--force takes one of/],
+    [['persist', '00:00.0', '--force', 'all'], /--force takes one of|no PCI device/],
+    [['persist', '--check', '--remove'], /give it alone/],
+    [['grant', '00:00.0', '--user', 'root', '--containers', '2'], /give that too|no PCI device/],
+    [['grant', '00:00.0', '--user', 'root', '--containers', 'x'], /expected a number/],
+    [['export', 'libvirt', '00:00.0', '--memory', '1G'], /--memory means nothing to libvirt|no PCI device/],
+  ]
+  for (const [args, says] of WRONG) {
+    it(`${args.join(' ')} is one line on standard error, and status 2`, () => {
+      const { status, stdout, stderr } = vfio(...args)
+      assert.deepEqual([status, stdout, stderr.split('\n').length], [2, '', 2], stderr)
+      assert.match(stderr, says)
+    })
+  }
 })
