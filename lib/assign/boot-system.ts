@@ -137,6 +137,8 @@ function builderOf(root: Root): Initramfs {
         : 'initramfs-tools'
     case 'dracut':
       if (root.runs('dracut-rebuild')) return 'dracut-rebuild'
+      if (root.runs('kernel-install') && /^\s*layout=uki\s*$/m.test(root.text('etc/kernel/install.conf')))
+        return 'dracut-uki'
       return root.runs('reinstall-kernels') ? 'reinstall-kernels' : 'dracut'
     case 'mkinitcpio':
       return readsDropIns(root) ? 'mkinitcpio' : 'mkinitcpio-single'
@@ -283,6 +285,7 @@ const UKI_COMMANDS: Readonly<Partial<Record<Initramfs, string>>> = {
   mkinitcpio: 'mkinitcpio -P',
   'mkinitcpio-single': 'mkinitcpio -P',
   dracut: 'dracut --regenerate-all --force',
+  'dracut-uki': 'kernel-install add-all',
 }
 
 function limine(root: Root): BootLoader | null {

@@ -41,6 +41,7 @@ export const INITRAMFS_CHOICES: readonly (Initramfs | 'auto')[] = [
   'initramfs-tools',
   'proxmox',
   'dracut',
+  'dracut-uki',
   'dracut-rebuild',
   'reinstall-kernels',
   'rpm-ostree',

@@ -11,6 +11,7 @@ export type Initramfs =
   | 'initramfs-tools'
   | 'dracut-rebuild'
   | 'reinstall-kernels'
+  | 'dracut-uki'
   | 'dracut'
   | 'mkinitcpio'
   | 'mkinitcpio-single'
@@ -100,6 +101,8 @@ export const INITRAMFS: Readonly<Partial<Record<Initramfs, Tool>>> = {
   // EndeavourOS and others name their images otherwise than dracut does by itself.
   'dracut-rebuild': dracut('dracut-rebuild'),
   'reinstall-kernels': dracut('reinstall-kernels'),
+  // kernel-install(8): with layout=uki the initramfs is a part of the image that it puts together.
+  'dracut-uki': dracut('kernel-install add-all'),
   // rpm-ostree(1): the initramfs of a deployment is its own to build; it reads /etc/dracut.conf.d then.
   'rpm-ostree': dracut('rpm-ostree initramfs --enable'),
   // transactional-update(8): the root file system is read-only, and the next snapshot gets the new one.

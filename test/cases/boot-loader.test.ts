@@ -176,6 +176,19 @@ describe('the kernel command line', () => {
       /mkinitcpio -P$/,
     ],
     [
+      'unified images of dracut',
+      {
+        'efi/EFI/Linux/fedora.efi': '',
+        'etc/kernel/cmdline': '',
+        'etc/kernel/install.conf': 'layout=uki\n',
+        'usr/bin/dracut': '',
+        'usr/bin/kernel-install': '',
+      },
+      'uki',
+      '/etc/kernel/cmdline',
+      /kernel-install add-all$/,
+    ],
+    [
       'a host that boots by systemd-boot, with GRUB left from before',
       {
         [LOADER_INFO]: variable('systemd-boot 255.4-1'),

@@ -97,6 +97,16 @@ describe('the initramfs', () => {
       'reinstall-kernels',
       'reinstall-kernels',
     ],
+    [
+      'a Fedora whose kernels are unified images (kernel-install(8))',
+      {
+        'usr/bin/dracut': '',
+        'usr/bin/kernel-install': '',
+        'etc/kernel/install.conf': 'layout=uki\nuki_generator=ukify\n',
+      },
+      'dracut-uki',
+      'kernel-install add-all',
+    ],
     // ublue-os/hwe#249, ublue-os/bazzite#459: drop-ins for dracut, and rpm-ostree builds it.
     [
       'Fedora Silverblue',
