@@ -60,7 +60,7 @@ class Root {
 /** What is installed is not always what is used: what runs when a kernel is installed decides. */
 interface Builder {
   readonly name: Initramfs
-  readonly program: string
+  readonly isThere: (root: Root) => boolean
   readonly isInUse: (root: Root) => boolean
 }
 
@@ -69,26 +69,29 @@ const hooked = (pattern: RegExp) => (root: Root) =>
     root.names(directory).some((name) => pattern.test(name)),
   )
 
+const runs = (program: string) => (root: Root) => root.runs(program)
+
 const BUILDERS: readonly Builder[] = [
   {
     name: 'initramfs-tools',
-    program: 'mkinitramfs',
+    // dracut brings an update-initramfs of its own on some.
+    isThere: (root) => root.runs('mkinitramfs') || (root.runs('update-initramfs') && !root.runs('dracut')),
     isInUse: (root) => root.has('etc/kernel/postinst.d/initramfs-tools'),
   },
   {
     name: 'dracut',
-    program: 'dracut',
+    isThere: runs('dracut'),
     isInUse: (root) =>
       hooked(/dracut/)(root) || root.names('usr/lib/kernel/install.d').some((name) => /dracut/.test(name)),
   },
   {
     name: 'mkinitcpio',
-    program: 'mkinitcpio',
+    isThere: runs('mkinitcpio'),
     isInUse: (root) =>
       root.names('etc/mkinitcpio.d').some((name) => name.endsWith('.preset')) || hooked(/mkinitcpio/)(root),
   },
-  { name: 'booster', program: 'booster', isInUse: hooked(/booster/) },
-  { name: 'mkinitfs', program: 'mkinitfs', isInUse: (root) => root.has('etc/mkinitfs/mkinitfs.conf') },
+  { name: 'booster', isThere: runs('booster'), isInUse: hooked(/booster/) },
+  { name: 'mkinitfs', isThere: runs('mkinitfs'), isInUse: (root) => root.has('etc/mkinitfs/mkinitfs.conf') },
 ]
 
 /** Where programs of systems that live in memory or on an image leave their traces. */
@@ -100,6 +103,10 @@ const LIVE = [
   'cdrom/casper',
   'etc/unraid-version',
 ]
+
+/** live-boot(7), casper(7), dracut.cmdline(7), archiso. */
+const LIVE_PARAMETER =
+  /(?:^|\s)(?:boot=(?:live|casper)|rd\.live\.image|root=live:\S+|(?:archiso|miso)basedir=\S+)(?:\s|$)/
 
 /**
  * What builds the initramfs of a host, or what the host is made from where nothing that is written to /etc would stay.
@@ -118,12 +125,13 @@ function madeFrom(root: Root): Initramfs | null {
   if (ids.includes('flatcar')) return 'ignition'
   if (root.has('run/ostree-booted')) return root.runs('rpm-ostree') ? 'rpm-ostree' : 'image'
   if (root.runs('transactional-update') && isReadOnly(root, '/')) return 'transactional-update'
-  if (LIVE.some((path) => root.has(path)) || isLostAtBoot(root)) return 'volatile'
+  const isLive = LIVE.some((path) => root.has(path)) || LIVE_PARAMETER.test(root.text('proc/cmdline'))
+  if (isLive || isLostAtBoot(root)) return 'volatile'
   return null
 }
 
 function builderOf(root: Root): Initramfs {
-  const installed = BUILDERS.filter(({ program }) => root.runs(program))
+  const installed = BUILDERS.filter(({ isThere }) => isThere(root))
   // kernel-install(8) asks this file before all hooks.
   const asked = /^\s*initrd_generator=(\S+)/m.exec(root.text('etc/kernel/install.conf'))?.[1]
   const chosen =
@@ -132,9 +140,8 @@ function builderOf(root: Root): Initramfs {
     installed[0]
   switch (chosen?.name) {
     case 'initramfs-tools':
-      return root.has('etc/kernel/proxmox-boot-uuids') && root.runs('proxmox-boot-tool')
-        ? 'proxmox'
-        : 'initramfs-tools'
+      // proxmox-boot-tool keeps its list of partitions there.
+      return root.has('etc/kernel/proxmox-boot-uuids') ? 'proxmox' : 'initramfs-tools'
     case 'dracut':
       if (root.runs('dracut-rebuild')) return 'dracut-rebuild'
       if (root.runs('kernel-install') && /^\s*layout=uki\s*$/m.test(root.text('etc/kernel/install.conf')))
@@ -239,7 +246,7 @@ export function detectBootLoader(tree: RootTree = {}): BootLoader {
 function managed(root: Root): BootLoader | null {
   if (root.has('run/ostree-booted') && root.runs('rpm-ostree'))
     return { name: 'rpm-ostree', path: null, command: null }
-  if (root.has('etc/kernel/proxmox-boot-uuids') && root.runs('proxmox-boot-tool')) {
+  if (root.has('etc/kernel/proxmox-boot-uuids')) {
     const command = 'proxmox-boot-tool refresh'
     return root.has('etc/kernel/cmdline')
       ? { name: 'proxmox-boot-tool', path: '/etc/kernel/cmdline', command }

@@ -86,6 +86,18 @@ describe('the initramfs', () => {
       'dracut --regenerate-all --force',
     ],
     [
+      'Ubuntu with dracut and its own update-initramfs',
+      { 'usr/sbin/update-initramfs': '', 'usr/bin/dracut': '' },
+      'dracut',
+      'dracut --regenerate-all --force',
+    ],
+    [
+      'Debian, by its other program',
+      { 'usr/sbin/update-initramfs': '' },
+      'initramfs-tools',
+      'update-initramfs -u -k all',
+    ],
+    [
       'Debian with initramfs-tools, and dracut-core beside it',
       { 'usr/sbin/mkinitramfs': '', 'usr/bin/dracut': '', 'etc/kernel/postinst.d/initramfs-tools': '' },
       'initramfs-tools',
@@ -193,6 +205,12 @@ describe('the initramfs', () => {
     ['Flatcar', { 'usr/lib/os-release': 'ID=flatcar\nID_LIKE=coreos\n' }, 'ignition', null],
     ['a bootc image without rpm-ostree', { 'run/ostree-booted': '', 'usr/bin/dracut': '' }, 'image', null],
     ['a live Fedora', { 'run/initramfs/live/LiveOS': '', 'usr/bin/dracut': '' }, 'volatile', null],
+    [
+      'a live Debian (live-boot(7))',
+      { 'proc/cmdline': 'BOOT_IMAGE=/live/vmlinuz boot=live components quiet\n', 'usr/sbin/mkinitramfs': '' },
+      'volatile',
+      null,
+    ],
     [
       'a host whose root is in memory, like Unraid',
       { 'proc/mounts': 'rootfs / rootfs rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n', 'usr/bin/dracut': '' },
