@@ -53,6 +53,10 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NO_VECTORS'
   /** No I/O virtual address range of this size is free. */
   | 'ERR_VFIO_NO_IOVA'
+  /** The host, or the control group of the program, has not so much memory to spare. */
+  | 'ERR_VFIO_NO_MEMORY'
+  /** As many objects or memory mappings are open as there may be. */
+  | 'ERR_VFIO_TOO_MANY'
   /** Nothing answers at the address of mapped device memory. */
   | 'ERR_VFIO_MEMORY_DISABLED'
   /** Array buffers over memory of a device are not possible in this runtime. */

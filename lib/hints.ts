@@ -178,6 +178,11 @@ export const HINTS: readonly Hint[] = [
   row('region', 'EPERM', 'the kernel lets nobody write there: the device would get out of its control'),
   row('region', 'EFAULT', 'the kernel could not copy the bytes: the device did not take or give them'),
   row('region', 'ENODEV', 'the device is gone from the bus: close it'),
+  row(
+    'region',
+    'ENOMEM',
+    'the memory of the device cannot be mapped into this process, which has too many mappings or the host too little memory: each access tries it anew',
+  ),
 
   row(
     'VFIO_DEVICE_RESET',
@@ -292,8 +297,25 @@ export const HINTS: readonly Hint[] = [
   ),
   row('hugepages', 'EINVAL', 'offset and size must be multiples of the size of a huge page'),
   row('hugepages', 'ENODEV', 'the processor or the kernel has no huge pages of this size'),
+  row(
+    'hugepages',
+    'ENOSPC',
+    'the host or the control group has no free huge page of this size left, which were reserved for somebody: raise /sys/kernel/mm/hugepages/hugepages-*kB/nr_hugepages or hugetlb.*.max',
+  ),
   row('memory', 'ENOMEM', 'there is no memory left, or the process has too many mappings'),
-  row('memory', 'EBADF', 'the descriptor is not open'),
+  row(
+    'memory',
+    'ENOSPC',
+    'the file system has no space for all of the file, which is sparse: make the file system larger (`mount -o remount,size=` for tmpfs, --shm-size of a container), or the file smaller',
+  ),
+  row('memory', 'EFAULT', 'the file has no space for all of it, or is being cut short: give a memfd'),
+  row(
+    'memory',
+    'EMFILE',
+    'each DmaBuffer has a descriptor, and this process has as many as it may (RLIMIT_NOFILE): close some, take larger ones, or raise `ulimit -n`',
+  ),
+  row('memory', 'EFBIG', 'no file can be so large here: take several smaller ones'),
+  row('memory', 'EBADF', 'the descriptor is not open, or opened with O_PATH'),
   row('memory', 'EACCES', 'the descriptor must be open for reading and writing'),
   row('memory', 'EPERM', 'the file is sealed against writing'),
   row(
@@ -301,7 +323,11 @@ export const HINTS: readonly Hint[] = [
     'ENODEV',
     'this kind of file has no memory to map: give a memfd, or a file of tmpfs or hugetlbfs',
   ),
-  row('memory', 'EINVAL', 'the offset must be a multiple of the page size'),
+  row(
+    'memory',
+    'EINVAL',
+    'the offset must be a multiple of the page size; or the file system cannot take space in advance, nor the kernel without it before 5.14: give a memfd, or a file of tmpfs or hugetlbfs',
+  ),
 
   row(
     'probe',
@@ -346,6 +372,11 @@ export const HINTS: readonly Hint[] = [
   row('file', 'EPERM', 'this user may not: run as root'),
   row('file', 'EROFS', 'the file system is read-only: this host keeps its configuration elsewhere'),
 
+  row(
+    'thread',
+    'EAGAIN',
+    'its user or control group has as many threads as it may: raise `ulimit -u` or pids.max, or wait until calls that run have ended',
+  ),
   row('*', 'EMFILE', 'this process has too many files open: close some, or raise `ulimit -n`'),
   row('*', 'ENFILE', 'the host has too many files open: raise the sysctl fs.file-max'),
   row('*', 'ENOMEM', 'the kernel has no memory for it'),

@@ -1,4 +1,5 @@
 #include <napi.h>
+#include <unistd.h>
 
 #include "account.h"
 #include "container.h"
@@ -22,18 +23,52 @@ namespace {
 // No structure without capabilities is larger.
 constexpr size_t kAnswersSize = 64;
 
-/** The word that tells of losses; where the runtime forbids memory of others there are no mappings, and so
- * none of their losses. */
-napi_value Losses(Napi::Env env) {
+/**
+ * What may take long to close when an environment ends: the last close of a device resets it, that of a group
+ * lets its memory go. A region that is mapped would keep its device open.
+ */
+vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
+  for (const vfio::Resource& memory : handles.TakeAll(vfio::Memory::kTag)) {
+    static_cast<const vfio::Mapping*>(memory.get())->Release();
+  }
+  vfio::Calls::Resources open;
+  for (const napi_type_tag* kind :
+       {&vfio::MigrationData::kTag, &vfio::Device::kTag, &vfio::Group::kTag, &vfio::Container::kTag}) {
+    for (vfio::Resource& resource : handles.TakeAll(*kind)) open.push_back(std::move(resource));
+  }
+  return open;
+}
+
+template <bool on>
+void KeepAlive(const Napi::CallbackInfo& info) {
+  vfio::CallsOf(info.Env()).KeepAlive(on);
+}
+
+/** How long calls stand to the event loop. */
+Napi::Object Loop(Napi::Env env) {
+  Napi::Object loop = Napi::Object::New(env);
+  loop.Set("ref", Napi::Function::New<KeepAlive<true>>(env));
+  loop.Set("unref", Napi::Function::New<KeepAlive<false>>(env));
+  return loop;
+}
+
+/** The words that tell of mappings; where the runtime forbids memory of others there are none to tell of. */
+napi_value MappingCounts(Napi::Env env) {
+  vfio::Mapping::Counts& counts = vfio::Mapping::CountsOfProcess();
   napi_value buffer;
-  const napi_status status = napi_create_external_arraybuffer(env, &vfio::Mapping::Losses(), sizeof(uint32_t),
-                                                              nullptr, nullptr, &buffer);
-  return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof(uint32_t));
+  const napi_status status =
+      napi_create_external_arraybuffer(env, &counts, sizeof counts, nullptr, nullptr, &buffer);
+  return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof counts);
+}
+
+void HandleBusErrors(const Napi::CallbackInfo&) {
+  vfio::Mapping::HandleBusErrors();
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
+  addon->calls = vfio::Calls::Open(env, [handles = addon->handles] { return TakeOpen(*handles); });
   addon->container = vfio::Container::Define(env);
   addon->group = vfio::Group::Define(env);
   addon->device = vfio::Device::Define(env);
@@ -61,7 +96,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Memory::DefineQuick(exports, addon->handles.get());
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
-  exports.Set("losses", Losses(env));
+  exports.Set("loop", Loop(env));
+  exports.Set("mappingCounts", MappingCounts(env));
+  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  exports.Set("handleBusErrors", Napi::Function::New(env, HandleBusErrors));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("tryLockByte", Napi::Function::New(env, vfio::TryLockByte));
   exports.Set("startWriter", Napi::Function::New(env, vfio::StartWriter));

@@ -13,7 +13,14 @@ SharedFd OpenFile(const std::string& path, const char* request) {
 }
 
 Napi::Value CloseLater(Napi::Env env, Resource resource) {
-  return Work::Start(env, "vfio:close", [resource = std::move(resource)] {});
+  try {
+    return Work::Start(env, "vfio:close", [resource = std::move(resource)] {});
+  } catch (const SystemFailure&) {
+    // No thread was to be had, so that it was closed on this one.
+    const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
+    deferred.Resolve(env.Undefined());
+    return deferred.Promise();
+  }
 }
 
 SharedFd AcceptArgument(const Napi::CallbackInfo& info, const napi_type_tag& kind) {

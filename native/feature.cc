@@ -74,7 +74,7 @@ Napi::Value Device::SetMigrationState(const Napi::CallbackInfo& info) {
         if (number >= 0)
           *data = std::make_shared<const Fd>(number, "the migration data of " + device->path());
       },
-      [data](Napi::Env env) { return *data ? MigrationData::Adopt(env, std::move(*data)) : env.Null(); });
+      [data](Napi::Env env) { return *data ? MigrationData::Adopt(env, *data) : env.Null(); });
 }
 
 Napi::Value Device::StartDmaLogging(const Napi::CallbackInfo& info) {

@@ -56,7 +56,8 @@ Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
         const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), request.c_str());
         *opened = std::make_shared<const Fd>(number, name);
       },
-      [opened](Napi::Env env) { return Device::Adopt(env, std::move(*opened)); });
+      // A copy: where there is no environment any more, the last reference goes on a thread.
+      [opened](Napi::Env env) { return Device::Adopt(env, *opened); });
 }
 
 }  // namespace vfio

@@ -5,25 +5,36 @@
 namespace vfio {
 
 uint32_t Handles::Add(const napi_type_tag& kind, Resource resource) {
-  if (free_.empty()) {
-    if (entries_.size() == kMostHandles) throw std::length_error("too many objects of VFIO in this thread");
-    free_.push_back(static_cast<uint32_t>(entries_.size()));
+  if (free_.size() < kResting && entries_.size() < kMostHandles) {
+    free_.push_front(static_cast<uint32_t>(entries_.size()));
     entries_.emplace_back();
   }
-  const uint32_t index = free_.back();
-  free_.pop_back();
+  if (free_.empty()) {
+    throw Refusal("ERR_VFIO_TOO_MANY", "this thread has " + std::to_string(kMostHandles) +
+                                           " objects of VFIO open, and no more at a time: close some");
+  }
+  const uint32_t index = free_.front();
+  free_.pop_front();
   Entry& entry = entries_[index];
   entry.kind = &kind;
   entry.resource = std::move(resource);
   return entry.generation << kIndexBits | index;
 }
 
-void Handles::Remove(uint32_t id) {
+Resource Handles::Remove(uint32_t id) {
   Entry& entry = entries_[IndexOf(id)];
   entry.kind = nullptr;
   entry.generation = (entry.generation + 1) % kGenerations;
-  entry.resource.reset();
   free_.push_back(IndexOf(id));
+  return std::move(entry.resource);
+}
+
+std::vector<Resource> Handles::TakeAll(const napi_type_tag& kind) {
+  std::vector<Resource> taken;
+  for (Entry& entry : entries_) {
+    if (entry.kind == &kind && entry.resource) taken.push_back(std::move(entry.resource));
+  }
+  return taken;
 }
 
 void* Handles::Remember(const QuickCall& call) {

@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -26,22 +27,21 @@ using Resource = std::shared_ptr<const void>;
 class Handles {
  public:
   uint32_t Add(const napi_type_tag& kind, Resource resource);
-  void Remove(uint32_t id);
+  /** Takes the open resources of a kind out: their objects are closed from then on. */
+  std::vector<Resource> TakeAll(const napi_type_tag& kind);
+  /** The number is free again: when the object is closed, whenever its memory is collected. */
+  Resource Remove(uint32_t id);
 
-  /** The resource, empty once it was closed, or ERR_VFIO_BAD_ARGUMENT where there is no such object. */
-  Resource& At(uint32_t id, const napi_type_tag& kind) {
-    const uint32_t index = IndexOf(id);
-    if (index >= entries_.size() || entries_[index].kind != &kind ||
-        entries_[index].generation != GenerationOf(id)) {
-      throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
-    }
-    return entries_[index].resource;
-  }
-  /** The open resource, or ERR_VFIO_CLOSED. */
+  /** The open resource; ERR_VFIO_CLOSED, or ERR_VFIO_BAD_ARGUMENT where there was no such object. */
   const Resource& OpenAt(uint32_t id, const napi_type_tag& kind) {
-    const Resource& resource = At(id, kind);
-    if (!resource) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
-    return resource;
+    const uint32_t index = IndexOf(id);
+    if (index < entries_.size()) {
+      const Entry& entry = entries_[index];
+      const bool is_closed = entry.generation != GenerationOf(id) || (entry.kind == &kind && !entry.resource);
+      if (is_closed) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
+      if (entry.kind == &kind) return entry.resource;
+    }
+    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
   }
 
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
@@ -72,6 +72,8 @@ class Handles {
   static constexpr uint32_t kIndexBits = 18;
   static constexpr uint32_t kGenerations = 1 << 13;
   static constexpr uint32_t kMostHandles = 1 << kIndexBits;
+  // Times the generations it is how many objects come and go before a number is used a second time.
+  static constexpr size_t kResting = 4096;
 
   static constexpr uint32_t IndexOf(uint32_t id) { return id & (kMostHandles - 1); }
   static constexpr uint32_t GenerationOf(uint32_t id) { return id >> kIndexBits; }
@@ -95,7 +97,7 @@ class Handles {
 
   std::vector<std::unique_ptr<Remembered>> remembered_;
   std::vector<Entry> entries_;
-  std::vector<uint32_t> free_;
+  std::deque<uint32_t> free_;
 };
 
 /** The arguments of a quick call after the number of its object. */

@@ -2,8 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 
@@ -14,17 +13,13 @@ namespace {
 
 constexpr const char* kMemory = "memory";
 constexpr const char* kHugePages = "hugepages";
+// HUGETLBFS_MAGIC of <linux/magic.h>.
+constexpr auto kHugePageFiles = 0x958458f6;
 
 int64_t SizeArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
   const int64_t size = CheckedInt64(info.Env(), info[index], name);
   if (size < 0) BadArgument(info.Env(), std::string(name) + " must not be negative");
   return size;
-}
-
-struct stat Stat(const Fd& file) {
-  struct stat status;
-  if (::fstat(file.number(), &status) < 0) throw SystemFailure(errno, "fstat", kMemory, file.path());
-  return status;
 }
 
 }  // namespace
@@ -34,7 +29,7 @@ Napi::FunctionReference MemoryFile::Define(Napi::Env env) {
                                 DefineStatic<&MemoryFile::Create>("create"),
                                 DefineStatic<&MemoryFile::Duplicate>("duplicate"),
                                 DefineMethod<&MemoryFile::Number>("number"),
-                                DefineMethod<&MemoryFile::Size>("size"),
+                                DefineMethod<&MemoryFile::Seal>("seal"),
                                 DefineMethod<&MemoryFile::Map>("map"),
                             });
 }
@@ -68,17 +63,34 @@ Napi::Value MemoryFile::Number(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), fd()->number());
 }
 
-Napi::Value MemoryFile::Size(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(Stat(*fd()).st_size));
+// Whoever has the file cannot take pages away from under a device any more. False where it has no seals.
+Napi::Value MemoryFile::Seal(const Napi::CallbackInfo& info) {
+  const int number = fd()->number();
+  const bool is_sealed =
+      ::fcntl(number, F_ADD_SEALS, F_SEAL_SHRINK) == 0 || (::fcntl(number, F_GET_SEALS) & F_SEAL_SHRINK) != 0;
+  return Napi::Boolean::New(info.Env(), is_sealed);
 }
 
 Napi::Value MemoryFile::Map(const Napi::CallbackInfo& info) {
   const int64_t position = SizeArgument(info, 0, "position");
   const int64_t size = SizeArgument(info, 1, "size");
+  const uint32_t alignment = Uint32Argument(info, 2, "alignment");
   if (size == 0) BadArgument(info.Env(), "size must be above 0");
-  const bool huge = Stat(*fd()).st_blksize > ::sysconf(_SC_PAGESIZE);
-  return Memory::Adopt(info.Env(), std::make_shared<const Mapping>(fd(), huge ? kHugePages : kMemory,
-                                                                   position, static_cast<size_t>(size)));
+  if ((alignment & (alignment - 1)) != 0) BadArgument(info.Env(), "alignment must be a power of two");
+  const SharedFd file = fd();
+  struct statfs system;
+  const bool is_huge =
+      ::fstatfs(file->number(), &system) == 0 && static_cast<uint32_t>(system.f_type) == kHugePageFiles;
+  const int64_t page = is_huge ? system.f_bsize : 1;
+  // The kernel would round a size up here, and not where it is unmapped.
+  if (position % page != 0 || size % page != 0) {
+    BadArgument(info.Env(), "offset and size must be multiples of " + std::to_string(page) +
+                                ", the size of the huge pages of this file");
+  }
+  // Huge pages have places of their own alignment, and no others.
+  return Memory::Adopt(info.Env(), std::make_shared<const Mapping>(
+                                       file, Mapping::Behind::kMemory, is_huge ? kHugePages : kMemory,
+                                       position, static_cast<size_t>(size), is_huge ? 0 : alignment));
 }
 
 }  // namespace vfio

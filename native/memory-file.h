@@ -17,7 +17,7 @@ class MemoryFile : public FdObject<MemoryFile> {
   static Napi::Value Create(const Napi::CallbackInfo& info);
   static Napi::Value Duplicate(const Napi::CallbackInfo& info);
   Napi::Value Number(const Napi::CallbackInfo& info);
-  Napi::Value Size(const Napi::CallbackInfo& info);
+  Napi::Value Seal(const Napi::CallbackInfo& info);
   Napi::Value Map(const Napi::CallbackInfo& info);
 };
 

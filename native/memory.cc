@@ -83,6 +83,7 @@ Napi::FunctionReference Memory::Define(Napi::Env env) {
                                DefineMethod<&Memory::Close>("close"),
                                DefineMethod<&Memory::Lost>("lost"),
                                DefineMethod<&Memory::Restore>("restore"),
+                               DefineMethod<&Memory::Reserve>("reserve"),
                            }));
 }
 
@@ -93,6 +94,7 @@ Napi::Value Memory::Close(const Napi::CallbackInfo& info) {
   Napi::ArrayBuffer buffer = buffer_.Value();
   // One that was transferred is detached already; what it went to reads zeros from now on.
   if (!buffer.IsDetached()) buffer.Detach();
+  buffer_.Reset();
   return info.Env().Undefined();
 }
 
@@ -102,6 +104,11 @@ Napi::Value Memory::Lost(const Napi::CallbackInfo& info) {
 
 Napi::Value Memory::Restore(const Napi::CallbackInfo& info) {
   owned()->Restore();
+  return info.Env().Undefined();
+}
+
+Napi::Value Memory::Reserve(const Napi::CallbackInfo& info) {
+  owned()->Reserve();
   return info.Env().Undefined();
 }
 

@@ -20,6 +20,7 @@ class Memory : public ObjectOf<Memory, Mapping> {
   Napi::Value Close(const Napi::CallbackInfo& info);
   Napi::Value Lost(const Napi::CallbackInfo& info);
   Napi::Value Restore(const Napi::CallbackInfo& info);
+  Napi::Value Reserve(const Napi::CallbackInfo& info);
 
   Napi::Reference<Napi::ArrayBuffer> buffer_;
 };

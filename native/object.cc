@@ -2,6 +2,10 @@
 
 namespace vfio {
 
+Calls& CallsOf(Napi::Env env) {
+  return *env.GetInstanceData<Addon>()->calls;
+}
+
 Object::Object(const Napi::CallbackInfo& info, const ObjectClass& object_class)
     : tag_(*object_class.tag), handles_(info.Env().GetInstanceData<Addon>()->handles) {
   Addon* addon = info.Env().GetInstanceData<Addon>();
@@ -19,7 +23,7 @@ Object::Object(const Napi::CallbackInfo& info, const ObjectClass& object_class)
 }
 
 Object::~Object() {
-  handles_->Remove(id_);
+  Take();
 }
 
 Napi::FunctionReference Object::DefineClass(Napi::Env env, const ObjectClass& object_class,
@@ -76,11 +80,14 @@ Object& Object::From(Napi::Env env, napi_value value, const ObjectClass& object_
 }
 
 const Resource& Object::resource() const {
+  if (closed_) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
   return handles_->OpenAt(id_, tag_);
 }
 
 Resource Object::Take() {
-  return std::move(handles_->At(id_, tag_));
+  if (closed_) return {};
+  closed_ = true;
+  return handles_->Remove(id_);
 }
 
 napi_value Object::Construct(napi_env env, napi_callback_info raw) {

@@ -10,6 +10,7 @@
 #include "handles.h"
 #include "util/arguments.h"
 #include "util/failure.h"
+#include "util/work.h"
 
 namespace vfio {
 
@@ -29,6 +30,7 @@ struct Addon {
   Resource adopted;
   // Shared with every object, since the last of them may go after this.
   const std::shared_ptr<Handles> handles = std::make_shared<Handles>();
+  std::shared_ptr<Calls> calls;
 };
 
 class Object;
@@ -83,6 +85,7 @@ class Object {
   const napi_type_tag& tag_;
   const std::shared_ptr<Handles> handles_;
   uint32_t id_;
+  bool closed_ = false;
 };
 
 /** The same for one class: `T` has a static `kTag`, `kName` and `Class(Addon&)`; `R` is what it stands for.

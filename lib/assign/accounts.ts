@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import { keepAlive } from '../native/alive.js'
 import { binding } from '../native/load.js'
 import { translate } from '../vfio/translate.js'
 
@@ -42,7 +43,7 @@ function idIn(account: string | number): number | null {
 
 async function ask<T>(question: () => Promise<T>): Promise<T> {
   try {
-    return await question()
+    return await keepAlive(question())
   } catch (error) {
     throw translate(error)
   }

@@ -15,8 +15,12 @@ export interface Binding {
     duplicate(descriptor: number): NativeMemoryFile
   }
   readonly Memory: abstract new () => NativeMemory
-  /** One 32-bit word: how often an access of this process found nothing behind memory that was mapped. */
-  readonly losses: ArrayBuffer
+  /** 32-bit words of this process: how often an access found nothing behind device memory, and how many mappings are open. */
+  readonly mappingCounts: ArrayBuffer
+  /** That of this system, in bytes (`sysconf(3)`). */
+  readonly pageSize: number
+  /** Takes SIGBUS back after somebody gave it another handler, who gets what is not ours. Nothing before a first mapping. */
+  handleBusErrors(): void
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
   // Calls that are made often take the number of their object: that is the quickest way to it.
@@ -58,6 +62,8 @@ export interface Binding {
   memoryWrite64(memory: number, offset: number, value: bigint): void
   memoryCopyOut(memory: number, offset: number, into: ArrayBufferView): void
   memoryCopyIn(memory: number, offset: number, from: ArrayBufferView): void
+  /** Whether the event loop goes on as long as a call runs off the main thread: at first it does. */
+  readonly loop: { ref(): void; unref(): void }
   /** `flock(2)` on an open file, exclusive and without waiting: whether the lock was had. Gone when the file is closed. */
   tryLock(descriptor: number): boolean
   /** `F_OFD_SETLK` of `fcntl(2)` for one byte of an open file: as {@link tryLock}, and the file is open for writing. */
@@ -189,19 +195,23 @@ export interface NativePoll extends NativeHandle {
 
 export interface NativeMemoryFile extends NativeHandle {
   number(): number
-  size(): number
-  map(position: number, size: number): NativeMemory
+  /** Lets nobody shrink it from now on: whether its kind of file can be sealed. */
+  seal(): boolean
+  /** At an address of this alignment, a power of two; 0 for any. */
+  map(position: number, size: number, alignment: number): NativeMemory
 }
 
-/** Mapped memory. What is read where nothing answers (`SIGBUS`) is ones. */
+/** Mapped memory. Where nothing answers (`SIGBUS`), that of a device reads ones, and that of a file ends the process. */
 export interface NativeMemory {
   /** What the calls that are made often know it by, in this thread. */
   readonly id: number
   readonly buffer: ArrayBuffer
   /** Did an access find nothing there since it was mapped or restored? */
   lost(): boolean
-  /** Maps it anew where something was lost. */
+  /** Maps it anew where something was lost; where that fails, it stays lost. */
   restore(): void
+  /** Takes what space of its file is not taken yet (`fallocate(2)`, else `madvise(2)`). */
+  reserve(): void
   /** Lets the file go and detaches `buffer`. Idempotent. */
   close(): void
 }

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module'
 import { isAbsolute } from 'node:path'
 import { VfioError } from '../errors.js'
 import type { Binding } from './binding.js'
+import { guardBusErrors } from './bus-errors.js'
 
 const require = createRequire(import.meta.url)
 
@@ -42,8 +43,11 @@ let loaded: Binding | undefined
  * @throws VfioError `ERR_VFIO_ADDON`, with all that was tried and what to do.
  */
 export function binding(): Binding {
-  // A copy, because what the addon filled one by one is a hash table to the compiler, and this is not.
-  loaded ??= { ...load() }
+  if (!loaded) {
+    // A copy, because what the addon filled one by one is a hash table to the compiler, and this is not.
+    loaded = { ...load() }
+    guardBusErrors(loaded)
+  }
   return loaded
 }
 

@@ -1,7 +1,8 @@
 import type { KernelAnswer } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type OpenOptions, openDevice } from './open.js'
+import type { VfioGroup } from './group.js'
+import { type OpenOptions, withOpenDevice } from './open.js'
 
 /**
  * Asks the kernel itself what an assessment predicts: opens group and device, and closes them again.
@@ -14,15 +15,14 @@ export async function askKernel(
   options: Pick<OpenOptions, 'signal' | 'vfToken'> = {},
 ): Promise<KernelAnswer> {
   let viable = false
-  await using opened = await openDevice(address, {
-    ...options,
-    seen,
-    onGroup: (group) => {
-      viable = group.status().viable
-    },
-  })
-  const functionReset = opened.device.info().reset
-  return { viable, functionReset, hotReset: askHotReset(() => opened.device.hotResetInfo().devices) }
+  const onGroup = (group: VfioGroup) => {
+    viable = group.status().viable
+  }
+  return withOpenDevice(address, { ...options, seen, onGroup }, ({ device }) => ({
+    viable,
+    functionReset: device.info().reset,
+    hotReset: askHotReset(() => device.hotResetInfo().devices),
+  }))
 }
 
 type Listed = readonly { readonly address: string; readonly group: number | null }[]

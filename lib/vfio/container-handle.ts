@@ -10,12 +10,19 @@ export interface MappedSpan extends IovaSpan {
   pending: boolean
 }
 
+/** What of an IOMMU decides where something can be mapped. */
+export interface IommuLimits {
+  readonly ranges: readonly IovaSpan[]
+  /** Its smallest page in bytes: addresses and sizes are multiples of it. */
+  readonly page: bigint
+}
+
 /** An open container with what it maps, apart from the object that the program holds. */
 export class ContainerHandle extends Handle<NativeContainer> {
   /** What the IOMMU maps; null until it is asked, and after a group came or went. */
-  ranges: readonly IovaSpan[] | null = null
+  limits: IommuLimits | null = null
   /** Where the next place that is chosen may lie. */
-  next = 4096n
+  next = 0n
   readonly mapped = new IovaMap<MappedSpan>()
 
   /** Takes an address range for a buffer; from then on the buffer cannot be closed. */

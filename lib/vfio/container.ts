@@ -101,6 +101,13 @@ export class VfioContainer extends VfioObject<NativeContainer, ContainerHandle> 
   setIommu(type: IommuTypeName | number): void {
     const index = checkIndex(type, IOMMU_TYPE_NAMES, 'type')
     this.ask((native) => native.setIommu(index))
+    try {
+      // Known before anything is allocated for it.
+      this.handle.limits = null
+      void this.dma.limits
+    } catch {
+      // Asked again by whoever needs it, who gets the error.
+    }
   }
 
   /**

@@ -116,7 +116,10 @@ export interface HotResetInfo {
 }
 
 export interface ResetOptions {
-  /** Aborts the wait. A reset that has begun ends by itself, and `close()` waits for it. */
+  /**
+   * Aborts the wait: the promise rejects at once. A reset that has begun ends by itself, and only the device's `close()` and
+   * later calls on it wait for that; a program that waits for nothing else ends.
+   */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -279,7 +282,10 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
   }
 
   /**
-   * Resets this function alone (`VFIO_DEVICE_RESET`). Takes 100 ms and more, at worst a minute.
+   * Resets this function alone (`VFIO_DEVICE_RESET`). Takes 100 ms and more, at worst a minute, or as long as a device
+   * keeps the kernel waiting. It runs on a thread of its own, and nothing but this device waits for it; a register that is
+   * accessed meanwhile makes the accessing thread wait. A program may end at any time: what of the reset the kernel cannot
+   * interrupt keeps the process listed until it is over, and the devices that it had open are closed after that.
    * @throws VfioSystemError `EINVAL` where the device has no function reset (`info().reset`).
    */
   async reset(options: ResetOptions = {}): Promise<void> {

@@ -6,15 +6,24 @@ import type { IovaSpan } from './iova-map.js'
 const hex = (value: bigint) => `0x${value.toString(16)}`
 export const showSpan = ({ start, end }: IovaSpan) => `${hex(start)}–${hex(end)}`
 
+/** What of a buffer was to be mapped. */
+export interface MappedPart {
+  /** In bytes from the start of the buffer. */
+  readonly offset: number
+  /** Where buffers begin at the least: the system's page, in bytes. */
+  readonly systemPage: number
+}
+
 /** What the refusal of a mapping means with all that is known: the sentence names the mapping, range or limit. */
 export function explainMap(
   error: unknown,
   span: IovaSpan,
+  part: MappedPart,
   info: () => IommuInfo,
   overlapped: () => IovaSpan | undefined,
 ): unknown {
   if (!(error instanceof VfioSystemError)) return error
-  const hint = hintFor(error.code, span, info, overlapped)
+  const hint = hintFor(error.code, span, part, info, overlapped)
   return hint === null ? error : new VfioSystemError({ ...plain(error), hint })
 }
 
@@ -23,6 +32,7 @@ const plain = ({ errno, syscall, request, path }: VfioSystemError) => ({ errno, 
 function hintFor(
   code: string,
   span: IovaSpan,
+  part: MappedPart,
   info: () => IommuInfo,
   overlapped: () => IovaSpan | undefined,
 ): string | null {
@@ -30,21 +40,35 @@ function hintFor(
     const other = overlapped()
     return other ? `${showSpan(span)} overlaps the mapping at ${showSpan(other)}: unmap that first` : null
   }
-  if (code === 'EINVAL') return outsideOrUneven(span, info())
+  if (code === 'EINVAL') return outsideOrUneven(span, part, info())
   if (code === 'ENOSPC') {
     return `the container takes no more mappings (${info().dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`
   }
   return code === 'ENOMEM' ? lockedMemoryHint(span.end - span.start + 1n) : null
 }
 
-function outsideOrUneven(span: IovaSpan, { iovaRanges, pageSizes }: IommuInfo): string | null {
-  const page = pageSizes[0] ?? 4096n
+function outsideOrUneven(
+  span: IovaSpan,
+  { offset, systemPage }: MappedPart,
+  { iovaRanges, pageSizes }: IommuInfo,
+): string | null {
+  const page = pageSizes[0] ?? BigInt(systemPage)
   const size = span.end - span.start + 1n
   if (span.start % page !== 0n || size % page !== 0n) {
-    return `${hex(span.start)} and ${hex(size)} must be multiples of the page size, ${hex(page)}`
+    const cure =
+      size % page !== 0n && page > BigInt(systemPage)
+        ? ': buffers that are allocated after setIommu() have whole pages of the IOMMU'
+        : ''
+    return `${hex(span.start)} and ${hex(size)} must be multiples of the page size, ${hex(page)}${cure}`
+  }
+  if (BigInt(offset) % page !== 0n) {
+    return `the offset in the buffer, ${hex(BigInt(offset))}, must be a multiple of the page size, ${hex(page)}`
   }
   if (iovaRanges && !iovaRanges.some(({ start, end }) => span.start >= start && span.end <= end)) {
     return `${showSpan(span)} is not within what the IOMMU maps: ${iovaRanges.map(showSpan).join(', ')}`
+  }
+  if (page > BigInt(systemPage)) {
+    return `the memory itself must begin at a multiple of the page size of the IOMMU, ${hex(page)}: allocate it after setIommu()`
   }
   return null
 }

@@ -1,3 +1,4 @@
+import { binding } from '../native/load.js'
 import { badArgument, checkOptions, show } from './arguments.js'
 import type { VfioDevice } from './device.js'
 import type { FeatureOptions } from './feature.js'
@@ -10,7 +11,7 @@ export interface DmaLoggingRange {
 
 export interface DmaLoggingOptions extends FeatureOptions {
   readonly ranges: readonly DmaLoggingRange[]
-  /** What a bit of the log should stand for, in bytes: a power of two. 4096 where it is not given. */
+  /** What a bit of the log should stand for, in bytes: a power of two from 4096. The system's page where it is not given. */
   readonly pageSize?: number | bigint | undefined
 }
 
@@ -44,7 +45,7 @@ export class DmaLogging {
    * `E2BIG` for more ranges than the driver takes.
    */
   async start(options: DmaLoggingOptions): Promise<bigint> {
-    const { ranges, pageSize = SMALLEST_PAGE, signal } = checkOptions(options)
+    const { ranges, pageSize = binding().pageSize, signal } = checkOptions(options)
     if (!Array.isArray(ranges) || ranges.length === 0 || ranges.length > MOST_RANGES) {
       throw badArgument(`options.ranges must be an array of 1 to ${MOST_RANGES} ranges, not ${show(ranges)}`)
     }

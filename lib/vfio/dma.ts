@@ -4,16 +4,19 @@ import { binding } from '../native/load.js'
 import { type Page, sharedPage } from '../native/page.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
 import type { VfioContainer } from './container.js'
-import type { MappedSpan } from './container-handle.js'
-import { DmaBuffer } from './dma-buffer.js'
+import type { IommuLimits, MappedSpan } from './container-handle.js'
+import { allocateFor, DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
 import type { IovaSpan } from './iova-map.js'
 import { translate } from './translate.js'
 
 export interface MapOptions {
-  /** Where devices see it, a multiple of the page size; left out: a free place is chosen from the container's ranges. */
+  /**
+   * Where devices see it, a multiple of the smallest page of `iommuInfo().pageSizes`; left out: a free place is chosen from
+   * the container's ranges.
+   */
   readonly iova?: number | bigint | undefined
-  /** What of the buffer, in bytes, multiples of the page size; left out: all of it. */
+  /** What of the buffer, in bytes, multiples of that page too; left out: all of it. */
   readonly offset?: number | undefined
   readonly length?: number | undefined
   /** Whether devices may read and write it; left out: they may. */
@@ -21,7 +24,7 @@ export interface MapOptions {
   readonly write?: boolean | undefined
   /** A place that is chosen lies below 2 to this power: what the device can address. */
   readonly addressBits?: number | undefined
-  /** Aborts the wait; what was mapped meanwhile is unmapped again. */
+  /** Aborts the wait: the promise rejects at once, and what was mapped meanwhile is unmapped again. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -37,10 +40,9 @@ const LARGEST_AT_ONCE = 2 * 2 ** 20
 /** What any IOMMU maps, for kernels that do not say: below the window of message-signalled interrupts. */
 const COMMON_RANGE = { start: 0n, end: 0xfedf_ffffn }
 
-/** The largest alignment that is worth having, by the sizes of pages that IOMMUs have. */
-const ALIGNMENTS = [2n ** 30n, 2n ** 21n]
+/** The sizes of pages that IOMMUs have above the smallest, largest first: a page of 8-byte entries maps the next one. */
+const largePages = (page: bigint) => [page * (page / 8n) ** 2n, page * (page / 8n)]
 
-const PAGE_SIZE = 4096
 const LAST_ADDRESS = 2n ** 64n - 1n
 
 /**
@@ -93,6 +95,7 @@ export class DmaSpace {
         : explainMap(
             error,
             span,
+            { offset, systemPage: binding().pageSize },
             () => this.container.iommuInfo(),
             () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
           )
@@ -130,9 +133,10 @@ export class DmaSpace {
             throw error
           }
           this.#confirm(span)
+          // In the same turn, so that whoever comes next finds the place free.
+          if (signal?.aborted) await this.#unmapNow(span)
         },
-        // Aborted while it ran.
-        { signal, discard: () => this.#unmapNow(span) },
+        { signal },
         this.map,
       )
     } catch (error) {
@@ -202,7 +206,7 @@ export class DmaSpace {
       )
     }
     let bytes = 0n
-    for (const { start, end } of this.#ranges().flatMap(halves))
+    for (const { start, end } of this.limits.ranges.flatMap(halves))
       bytes += await this.unmap(start, end - start + 1n)
     return bytes
   }
@@ -237,21 +241,26 @@ export class DmaSpace {
     handle.give(span)
   }
 
-  /** What may be mapped, asked again when a group has come or gone. */
-  #ranges(): readonly { readonly start: bigint; readonly end: bigint }[] {
+  /** @internal What may be mapped, asked again when a group has come or gone. */
+  get limits(): IommuLimits {
     const { handle } = this.container
-    handle.ranges ??= this.container.iommuInfo().iovaRanges ?? [COMMON_RANGE]
-    return handle.ranges
+    if (handle.limits) return handle.limits
+    const { iovaRanges, pageSizes } = this.container.iommuInfo()
+    const page = pageSizes[0] ?? BigInt(binding().pageSize)
+    allocateFor(page)
+    handle.limits = { ranges: iovaRanges ?? [COMMON_RANGE], page }
+    return handle.limits
   }
 
   #choose(length: number, { addressBits }: MapOptions): bigint {
     const limit = addressBits === undefined ? LAST_ADDRESS : 2n ** BigInt(checkBits(addressBits)) - 1n
     const size = BigInt(length)
     const { mapped, next } = this.container.handle
-    for (const alignment of [...ALIGNMENTS.filter((step) => size >= step), BigInt(PAGE_SIZE)]) {
+    const { ranges, page } = this.limits
+    for (const alignment of [...largePages(page).filter((step) => size >= step), page]) {
       // Behind the last one first, so that many of them are chosen quickly; never address 0, which means "none" to many.
-      for (const lowest of [next, BigInt(PAGE_SIZE)]) {
-        for (const { start, end } of this.#ranges()) {
+      for (const lowest of [next > page ? next : page, page]) {
+        for (const { start, end } of ranges) {
           const from = start > lowest ? start : lowest
           const to = end < limit ? end : limit
           const place = from <= to ? mapped.gap(from, to, size, alignment) : null
@@ -263,7 +272,7 @@ export class DmaSpace {
     }
     throw new VfioError(
       'ERR_VFIO_NO_IOVA',
-      `no ${length} bytes are free${addressBits === undefined ? '' : ` below 2^${addressBits}`} in ${this.#ranges().map(showSpan).join(', ')}: unmap something, or map less`,
+      `no ${length} bytes are free${addressBits === undefined ? '' : ` below 2^${addressBits}`} in ${ranges.map(showSpan).join(', ')}: unmap something, or map less`,
     )
   }
 }
@@ -326,7 +335,7 @@ export class DirtyPages {
 
   /**
    * The pages of a range that were written since they were asked for last. `pageSize` in bytes, one that
-   * `iommuInfo().migration` has; left out: the smallest of them.
+   * `iommuInfo().migration` has; left out: the smallest of them, or of the IOMMU where they are not known.
    * @throws VfioSystemError `EINVAL` while nothing is logged, or where the range cuts a mapping in two
    */
   async bitmap(
@@ -361,7 +370,7 @@ export class DirtyPages {
   }
 
   #smallestPage(): bigint {
-    return this.#space.container.iommuInfo().migration?.pageSizes[0] ?? BigInt(PAGE_SIZE)
+    return this.#space.container.iommuInfo().migration?.pageSizes[0] ?? this.#space.limits.page
   }
 
   #run<T>(work: (native: NativeContainer) => Promise<T>, caller: (...args: never[]) => unknown): Promise<T> {

@@ -37,7 +37,14 @@ export class EventFd extends VfioObject<NativeEventFd> {
 }
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
-const created = (native: NativeEventFd) => new EventFd(new Handle(native, 'eventfd', null))
+const created = (native: NativeEventFd) => new EventFd(new EventFdHandle(native, 'eventfd', null))
+
+class EventFdHandle extends Handle<NativeEventFd> {
+  // Which takes no time.
+  protected override async closeRaw(): Promise<void> {
+    this.raw.closeNow()
+  }
+}
 
 /** The number of an eventfd that the caller owns. */
 export function eventfdNumber(eventfd: EventFd | number, name: string): number {

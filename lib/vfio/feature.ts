@@ -41,7 +41,7 @@ export type FeatureOperation = 'get' | 'set'
 type Caller = (...args: never[]) => unknown
 
 export interface FeatureOptions {
-  /** Aborts the wait. A call that has begun ends by itself, and `close()` waits for it. */
+  /** Aborts the wait: the promise rejects at once. A call that has begun ends by itself, and `close()` waits for it. */
   readonly signal?: AbortSignal | undefined
 }
 

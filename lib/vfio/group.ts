@@ -21,7 +21,7 @@ export interface GroupStatus {
 }
 
 export interface OpenDeviceOptions {
-  /** Aborts the wait; a device that comes back later is closed again. */
+  /** Aborts the wait: the promise rejects at once, and a device that comes back later is closed again. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it. */
   readonly vfToken?: string | undefined
@@ -61,7 +61,10 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     )
   }
 
-  /** Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). */
+  /**
+   * Whether the group is viable and has a container (`VFIO_GROUP_GET_STATUS`). While one of its devices is being opened the
+   * kernel makes this thread wait.
+   */
   status(): GroupStatus {
     let flags: number
     try {
@@ -102,7 +105,7 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
 
   /**
    * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
-   * Opening resets the device.
+   * Opening resets the device, which runs on a thread of its own: see `VfioDevice.reset()` for what ends when.
    * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
@@ -113,10 +116,16 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
     const group = this.handle
     const handle = await group.run(
       async () => {
-        const device = await this.handle.native.openDevice(request, name)
-        return new DeviceHandle(device, `device ${name}`, group)
+        const device = new DeviceHandle(
+          await this.handle.native.openDevice(request, name),
+          `device ${name}`,
+          group,
+        )
+        // Closed meanwhile, so that nobody else would close it.
+        if (group.closed) void device.release()
+        return device
       },
-      { signal, subject: name, discard: (device) => device.release() },
+      { signal, subject: name, discard: (device) => void device.release() },
       this.openDevice,
     )
     return new VfioDevice(handle, name, this)
@@ -166,34 +175,39 @@ class Membership implements Dependent {
     this.#group = group
     this.#container = container
     container.dependents.add(this)
-    container.ranges = null
+    container.limits = null
   }
 
   async release(): Promise<void> {
-    await this.#group.idle()
-    await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    do {
+      await this.#group.idle()
+      await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
+    } while (this.#group.busy)
     this.end()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
-    this.end()
+    if (this.#group.busy) void this.release()
+    else this.end()
   }
 
   /** Leaves the container, unless that has happened. */
   end(): void {
     if (this.#group.membership !== this) return
     this.forget()
+    // The kernel would let this thread wait for it; closing the descriptors settles that.
+    if (this.#group.busy) return
     try {
       this.#group.raw.unsetContainer()
     } catch {
-      // A device that still runs a call holds it; closing the descriptors settles that.
+      // A device that still runs a call holds it; closing the descriptors settles that too.
     }
   }
 
   forget(): void {
     this.#container.dependents.delete(this)
-    this.#container.ranges = null
+    this.#container.limits = null
     this.#group.membership = null
   }
 }

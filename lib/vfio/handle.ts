@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import { keepAlive } from '../native/alive.js'
 import type { NativeHandle } from '../native/binding.js'
 import { SerialQueue } from './queue.js'
 import { call, callSite, translate } from './translate.js'
@@ -46,13 +47,13 @@ export class Handle<N extends NativeHandle> implements Dependent {
    */
   async run<T>(
     work: () => Promise<T>,
-    options: { signal?: AbortSignal | undefined; subject?: string; discard?: (value: T) => Promise<void> },
+    options: { signal?: AbortSignal | undefined; subject?: string; discard?: (value: T) => void },
     caller: (...args: never[]) => unknown,
   ): Promise<T> {
     const site = callSite(caller)
     if (this.closed) throw this.closedError()
     try {
-      return await this.#queue.run(work, options.signal, options.discard)
+      return await keepAlive(this.#queue.run(work, options.signal, options.discard))
     } catch (error) {
       // The reason of an abort belongs to the caller, whatever it is.
       throw options.signal?.aborted && error === options.signal.reason
@@ -129,6 +130,11 @@ export class Handle<N extends NativeHandle> implements Dependent {
   /** What an object does when another thread gets its descriptor. */
   protected beforeSurrender(): void {}
 
+  /** Closes its descriptor, off the main thread: the last close of a device takes as long as a reset. */
+  protected closeRaw(): Promise<void> {
+    return this.raw.close()
+  }
+
   /** What it does when the kernel has let it go. */
   protected afterClose(): void {}
 
@@ -138,10 +144,8 @@ export class Handle<N extends NativeHandle> implements Dependent {
     await this.idle()
     await Promise.all(Array.from(this.dependents, (dependent) => dependent.release()))
     await Promise.allSettled(this.#borrowed)
-    await this.#queue.run(() => {
-      this.beforeClose()
-      return this.raw.close()
-    })
+    this.beforeClose()
+    await this.closeRaw()
     this.afterClose()
     this.parent?.dependents.delete(this)
   }
@@ -177,11 +181,12 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
   }
 
   /**
-   * Closes it, and before it whatever was opened from it. Waits for the call that runs; calls that wait for their turn
-   * are rejected with `ERR_VFIO_CLOSED`. Does nothing when it is closed already.
+   * Closes it, and before it whatever was opened from it. Waits for the call that runs on it, aborted or not, and for
+   * nothing else; calls that wait for their turn are rejected with `ERR_VFIO_CLOSED`. Does nothing when it is closed
+   * already.
    */
   close(): Promise<void> {
-    return this.handle.release()
+    return keepAlive(this.handle.release())
   }
 
   /**
@@ -194,7 +199,7 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
 
   /** Closes it as `close()` does, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
-    return this.handle.release()
+    return this.close()
   }
 
   /** What console.log shows: which one it is, and whether it is open. */

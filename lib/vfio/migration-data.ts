@@ -38,6 +38,7 @@ export class MigrationData extends VfioObject<NativeMigrationData> {
     await this.handle.run(
       async () => {
         for (let done = 0; done < bytes.byteLength; ) {
+          signal?.throwIfAborted()
           const size = Math.min(bytes.byteLength - done, MOST_AT_ONCE)
           const { buffer, byteOffset } = bytes
           done += await this.handle.native.write(buffer as ArrayBuffer, byteOffset + done, size)

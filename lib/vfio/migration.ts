@@ -82,12 +82,15 @@ export class Migration {
     const handle = await device.run(
       async () => {
         const data = await this.#device.handle.native.setMigrationState(number)
-        return data && new Handle(data, `the migration data of ${device.name}`, device)
+        const stream = data && new Handle(data, `the migration data of ${device.name}`, device)
+        // Closed meanwhile, so that nobody else would close it.
+        if (device.closed) void stream?.release()
+        return stream
       },
       {
         signal,
         subject: 'migration-state',
-        discard: async (data) => data?.release(),
+        discard: (data) => void data?.release(),
       },
       this.setState,
     )

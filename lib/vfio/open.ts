@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import { keepAlive } from '../native/alive.js'
 import { parseAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
@@ -28,6 +29,7 @@ export interface OpenedDevice {
 export interface OpenOptions {
   /** A look at the host that has the device; left out: a new one at this host. */
   readonly seen?: Snapshot | undefined
+  /** Aborts the wait: the promise rejects at once. What was opened closes by itself, after a call that still runs. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined
@@ -42,7 +44,7 @@ export interface OpenOptions {
  * stays open then
  */
 export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
-  const { seen = new Host().snapshot({ around: [address] }) } = checkOptions(options)
+  const { seen = new Host().snapshot({ around: [address] }), signal } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
     throw new VfioError(
@@ -53,10 +55,6 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
   const { noIommu } = seen.group(device.group)
   const container = VfioContainer.open()
   let group: VfioGroup | undefined
-  const close = async () => {
-    await group?.close()
-    await container.close()
-  }
   try {
     group = openGroup(device.group, noIommu)
     options.onGroup?.(group)
@@ -65,9 +63,46 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
     const opened = await group.openDevice(device.address, options)
     return whole({ container, group, device: opened })
   } catch (error) {
-    await close()
+    await closeAfter(group ? [group, container] : [container], signal)
     throw error
   }
+}
+
+/** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */
+export async function withOpenDevice<T>(
+  address: string,
+  options: OpenOptions,
+  step: (opened: OpenedDevice) => T | Promise<T>,
+): Promise<T> {
+  const opened = await openDevice(address, options)
+  try {
+    return await step(opened)
+  } finally {
+    await closeAfter([opened.group, opened.container], options.signal)
+  }
+}
+
+/**
+ * Closes what a step has opened, in this order. Waits for that as long as nobody aborts the step: a call may still run, or
+ * the close itself take long. It goes on by itself then.
+ */
+export function closeAfter(
+  objects: readonly (VfioGroup | VfioContainer)[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const closing = (async () => {
+    for (const { handle } of objects) await handle.release()
+  })()
+  return keepAlive(signal ? untilAborted(closing, signal) : closing)
+}
+
+function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => resolve()
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
 }
 
 /**
@@ -97,7 +132,7 @@ function whole(parts: OpenParts): OpenedDevice {
     await parts.group.close()
     await parts.container.close()
   }
-  return { ...parts, close, handOver: () => handOver(parts), [Symbol.asyncDispose]: close }
+  return { ...parts, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
 }
 
 /** Opens a group by its number; those without an IOMMU have a file of another name. */

@@ -1,43 +1,24 @@
-/** libuv has four threads by default: two stay free for files and names, however many devices are reset. */
-const MOST_AT_ONCE = 2
-
-let running = 0
-const ready: SerialQueue[] = []
-
-function startReady(): void {
-  while (running < MOST_AT_ONCE) {
-    const queue = ready.shift()
-    if (!queue) return
-    running++
-    void queue.runFirst().finally(() => {
-      running--
-      startReady()
-    })
-  }
-}
-
 interface Job {
   start(): Promise<void>
   cancel(reason: unknown): void
 }
 
-/** Long calls on one object, one after the other, and few at a time over all objects of this thread. */
+/** Long calls on one object, one after the other. Those on different objects do not wait for each other. */
 export class SerialQueue {
   readonly #jobs: Job[] = []
-  /** From when it waits for its turn among the others until its job has ended. */
-  #busy = false
-  #current: Promise<void> | undefined
+  #runs = false
+  #running: Promise<void> | undefined
 
   /** Does a job run or wait? */
   get busy(): boolean {
-    return this.#busy || this.#jobs.length > 0
+    return this.#runs || this.#jobs.length > 0
   }
 
   /**
-   * Runs `work` when its turn comes. An abort while it waits drops it; an abort while it runs rejects the promise, lets
-   * `work` end by itself, and gives what it brought to `discard`.
+   * Runs `work` when its turn comes. An abort while it waits drops it; an abort while it runs rejects the promise at once,
+   * lets `work` end by itself, and gives what it brought to `discard`, for which the next job does not wait.
    */
-  run<T>(work: () => Promise<T>, signal?: AbortSignal, discard?: (value: T) => Promise<void>): Promise<T> {
+  run<T>(work: () => Promise<T>, signal?: AbortSignal, discard?: (value: T) => void): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (signal?.aborted) {
         reject(signal.reason)
@@ -52,7 +33,7 @@ export class SerialQueue {
         async start() {
           try {
             const value = await work()
-            if (signal?.aborted) await discard?.(value)
+            if (signal?.aborted) discard?.(value)
             else resolve(value)
           } catch (error) {
             reject(error)
@@ -67,7 +48,7 @@ export class SerialQueue {
       }
       signal?.addEventListener('abort', onAbort, { once: true })
       this.#jobs.push(job)
-      this.#offer()
+      this.#next()
     })
   }
 
@@ -78,22 +59,16 @@ export class SerialQueue {
 
   /** When the job that runs now has ended. */
   async idle(): Promise<void> {
-    await this.#current
+    await this.#running
   }
 
-  /** Only for the scheduler above: runs the oldest job, if it was not dropped meanwhile. */
-  async runFirst(): Promise<void> {
-    this.#current = this.#jobs.shift()?.start()
-    await this.#current
-    this.#current = undefined
-    this.#busy = false
-    this.#offer()
-  }
-
-  #offer(): void {
-    if (this.#busy || this.#jobs.length === 0) return
-    this.#busy = true
-    ready.push(this)
-    startReady()
+  #next(): void {
+    const job = this.#runs ? undefined : this.#jobs.shift()
+    if (!job) return
+    this.#runs = true
+    this.#running = job.start().then(() => {
+      this.#runs = false
+      this.#next()
+    })
   }
 }

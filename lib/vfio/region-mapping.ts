@@ -1,6 +1,7 @@
 import type { NativeMemory } from '../native/binding.js'
+import { checkMappings, explainMemory } from './memory-errors.js'
 import type { VfioRegion } from './region.js'
-import { call } from './translate.js'
+import { call, translate } from './translate.js'
 
 /** A part of a region in this process's memory. It comes from `VfioRegion.map()`. */
 export class RegionMapping {
@@ -34,9 +35,13 @@ export class RegionMapping {
     return call(() => this.#memory.lost())
   }
 
-  /** Maps the device anew where something was lost. @throws VfioError `ERR_VFIO_CLOSED` */
+  /**
+   * Maps the device anew where something was lost.
+   * @throws VfioError `ERR_VFIO_CLOSED`
+   * @throws VfioSystemError where the kernel does not map it: it stays lost, and reads ones where it was
+   */
   restore(): void {
-    call(() => this.#memory.restore())
+    restore(this.#memory)
   }
 
   /** Detaches the buffer. Idempotent. */
@@ -57,7 +62,19 @@ export function mapRegion(
   length: number,
 ): RegionMapping {
   const { handle } = region.device
-  const memory = call(() => handle.native.map(position, length))
+  checkMappings()
+  const memory = explained(() => handle.native.map(position, length))
   handle.attach(memory)
   return new RegionMapping(region, memory, offset, length)
+}
+
+/** Maps device memory anew where something of it was lost. */
+export const restore = (memory: NativeMemory): void => explained(() => memory.restore())
+
+function explained<T>(mapping: () => T): T {
+  try {
+    return mapping()
+  } catch (error) {
+    throw explainMemory(translate(error))
+  }
 }

@@ -13,8 +13,6 @@ import type { Windows } from './window.js'
  */
 export type WordOrder = 'single' | 'lo-hi' | 'hi-lo'
 
-const PAGE_SIZE = 4096
-
 /**
  * Every value read from a mapping is stored here: that makes the load of an element happen each time, where
  * the compiler could else drop one whose value nobody uses, or have one for two. `Atomics.load` would promise as much,
@@ -73,7 +71,8 @@ export class VfioRegion {
   /**
    * Reads 8 bits.
    * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` outside of the region, `ERR_VFIO_CLOSED`, `ERR_VFIO_MEMORY_DISABLED`
-   * @throws VfioSystemError `EIO` through the descriptor where the device's decode is off
+   * @throws VfioSystemError `EIO` through the descriptor where the device's decode is off; `mmap` failing where a mapping
+   * that found nothing cannot be made anew yet
    */
   read8(offset: number): number {
     const windows = this.#windows
@@ -191,17 +190,21 @@ export class VfioRegion {
   }
 
   /**
-   * Maps a part of the region, for bulk data: `offset` a multiple of the page size, `length` in bytes; left out: all of
-   * it. The buffer is detached when the mapping or the device is closed. Registers are for the methods above: a typed
-   * array promises no width.
+   * Maps a part of the region, for bulk data: `offset` a multiple of the system's page size, `length` in bytes; left out:
+   * all of it. The buffer is detached when the mapping or the device is closed. Registers are for the methods above: a
+   * typed array promises no width. A listener of SIGBUS on `process` does not hear of accesses
+   * that find nothing here; one that is added on the main thread while only workers have loaded this package takes them,
+   * and must be added before they map something.
    * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where that part may not be mapped, with the parts that may
+   * @throws VfioError `ERR_VFIO_TOO_MANY` near vm.max_map_count
+   * @throws VfioSystemError `ENOMEM` at RLIMIT_AS
    */
   map(options: { offset?: number; length?: number } = {}): RegionMapping {
     if (typeof options !== 'object' || options === null)
       throw badArgument(`options must be an object, not ${show(options)}`)
     this.#checkOpen()
     const { offset = 0 } = options
-    this.#checkOffset(offset, 1, PAGE_SIZE)
+    this.#checkOffset(offset, 1, binding().pageSize)
     const { length = this.size - offset } = options
     if (!Number.isInteger(length) || length <= 0 || length > this.size - offset) {
       throw badArgument(

@@ -2,7 +2,7 @@ import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { VfioGroup } from './group.js'
-import { isBound, type OpenedDevice, openDevice, openGroup } from './open.js'
+import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
 
 /** What a reset did. */
 export interface ResetReport {
@@ -17,6 +17,7 @@ export interface ResetReport {
 export interface ResetDeviceOptions {
   /** Reset the whole slot or bus (`VFIO_DEVICE_PCI_HOT_RESET`), not this function alone. */
   readonly hot?: boolean
+  /** Aborts the wait: the promise rejects at once. A reset that has begun ends by itself, and the device closes then. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -32,8 +33,9 @@ export async function resetDevice(
   address: string,
   { hot = false, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
-  await using opened = await openDevice(address, { seen, signal })
-  return hot ? await resetHot(seen, opened, signal) : await resetFunction(opened, signal)
+  return withOpenDevice(address, { seen, signal }, (opened) =>
+    hot ? resetHot(seen, opened, signal) : resetFunction(opened, signal),
+  )
 }
 
 async function resetFunction(
@@ -80,7 +82,7 @@ async function resetHot(
     const affected = devices.map(({ address }) => address)
     return { address: device.address, method: 'hot', affected, milliseconds }
   } finally {
-    for (const other of others) await other.close()
+    await closeAfter(others, signal)
   }
 }
 

@@ -5,6 +5,7 @@ const NATIVE_CODES: ReadonlySet<unknown> = new Set<VfioErrorCode>([
   'ERR_VFIO_BAD_ARGUMENT',
   'ERR_VFIO_BAD_KERNEL_DATA',
   'ERR_VFIO_NO_EXTERNAL_MEMORY',
+  'ERR_VFIO_TOO_MANY',
 ])
 
 /** Where a call was made; taken before it is queued, because its error is born on no stack at all. */

@@ -3,7 +3,9 @@ import type { NativeDevice, NativeMemory } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import type { MappableArea } from './capabilities.js'
 import type { Handle } from './handle.js'
-import { call, translate } from './translate.js'
+import { checkMappings, explainMemory } from './memory-errors.js'
+import { restore } from './region-mapping.js'
+import { translate } from './translate.js'
 
 /** One window of address space is at most this large; a region that is larger gets several. */
 const LARGEST_WINDOW = 2 ** 30
@@ -12,7 +14,7 @@ const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 /** A mapped piece of a region, seen in each width that a register can have. */
 export interface Window {
-  /** Where it begins in the region, and how long it is, in bytes: multiples of 8. */
+  /** Where it begins in the region, a multiple of the page size, and how long it is, of 8; in bytes. */
   readonly start: number
   readonly length: number
   readonly bytes: Uint8Array
@@ -62,13 +64,17 @@ export class Windows {
     this.#handle = handle
     this.#position = position
     // Typed arrays have the byte order of this machine, and devices have that of PCI.
+    const page = binding().pageSize
     this.#areas = LITTLE_ENDIAN
-      ? areas.map(({ offset, size }) => ({
-          start: Number((offset + 7n) & ~7n),
-          end: Number((offset + size) & ~7n),
-        }))
+      ? areas
+          .map(({ offset, size }) => ({
+            // What lies before it in its page goes through the descriptor.
+            start: Math.ceil(Number(offset) / page) * page,
+            end: Number((offset + size) & ~7n),
+          }))
+          .filter(({ start, end }) => start < end)
       : []
-    this.losses = new Uint32Array(binding().losses)
+    this.losses = new Uint32Array(binding().mappingCounts, 0, 1)
     this.seenLosses = this.losses[0] ?? 0
   }
 
@@ -82,6 +88,7 @@ export class Windows {
     if (this.#handle.closed) throw this.#handle.closedError()
     if (this.#areas.length === 0) return null
     const made = this.#made.find(({ start, length }) => offset >= start && offset + size <= start + length)
+    if (made?.memory?.lost()) restore(made.memory)
     const window = made ?? this.#make(offset, size)
     if (window) this.#use(window)
     return window
@@ -106,12 +113,13 @@ export class Windows {
     if (offset + size > start + length) return null
     const { native } = this.#handle
     try {
+      checkMappings()
       const memory = native.map(this.#position + start, length)
       const window = windowOver(start, length, memory.buffer, memory)
       this.#made.push(window)
       return window
     } catch (error) {
-      const translated = translate(error)
+      const translated = explainMemory(translate(error))
       // The descriptor works there too.
       if (translated instanceof VfioError && translated.code === 'ERR_VFIO_NO_EXTERNAL_MEMORY') return null
       throw translated
@@ -119,13 +127,14 @@ export class Windows {
   }
 
   /**
-   * Was it this access that found nothing? Only called when some access of this process did.
+   * Was it this access that found nothing? Only called when some access of this process did. The next one restores the
+   * window before anything is read from it, and says so each time that this fails.
    * @throws VfioError `ERR_VFIO_MEMORY_DISABLED`
    */
   noticeLoss(memory: NativeMemory | null, region: string): void {
     this.seenLosses = this.losses[0] ?? 0
     if (!memory?.lost()) return
-    call(() => memory.restore())
+    this.#use(NOWHERE)
     throw memoryDisabled(this.#handle.name, region)
   }
 

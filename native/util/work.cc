@@ -1,63 +1,257 @@
 #include "util/work.h"
 
-#include <memory>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "util/failure.h"
 
 namespace vfio {
+namespace {
 
-Work::Work(Napi::Env env, Execute execute, Result result)
-    : deferred_(Napi::Promise::Deferred::New(env)),
-      execute_(std::move(execute)),
-      result_(std::move(result)) {}
+// In milliseconds: longer than a function reset takes, so that a worker seldom leaves something open.
+constexpr uint64_t kGrace = 1000;
+// Enough for the services that know names of accounts, and little where all memory is locked.
+constexpr size_t kStack = 1 << 20;
+
+using Lock = std::lock_guard<std::mutex>;
+
+/** Begins a thread that nobody waits for: 0, or an errno. */
+int StartThread(void* (*body)(void*), void* data) {
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, kStack);
+  // Signals are for the threads of the program; only those of a fault come to whoever made it.
+  sigset_t blocked, former;
+  sigfillset(&blocked);
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
+  pthread_sigmask(SIG_SETMASK, &blocked, &former);
+  pthread_t thread;
+  const int failed = pthread_create(&thread, &attributes, body, data);
+  pthread_sigmask(SIG_SETMASK, &former, nullptr);
+  pthread_attr_destroy(&attributes);
+  return failed;
+}
+
+}  // namespace
+
+struct Calls::Call {
+  std::shared_ptr<Calls> calls;
+  const char* name;
+  Work::Execute execute;
+  Work::Result result;
+  std::exception_ptr failure;
+  // Of JavaScript: only its own thread may touch it.
+  std::optional<Napi::Promise::Deferred> deferred;
+  std::unique_ptr<Napi::AsyncContext> context;
+};
 
 Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result result) {
-  std::unique_ptr<Work> work(new Work(env, std::move(execute), std::move(result)));
-  const Napi::Value promise = work->deferred_.Promise();
-  const napi_value resource_name = Napi::String::New(env, name);
-  NAPI_THROW_IF_FAILED(
-      env, napi_create_async_work(env, nullptr, resource_name, OnPool, OnMain, work.get(), &work->work_),
-      promise);
-  const napi_status queued = napi_queue_async_work(env, work->work_);
-  if (queued != napi_ok) {
-    napi_delete_async_work(env, work->work_);
-    throw Napi::Error::New(env);
+  Calls& calls = CallsOf(env);
+  std::unique_ptr<Calls::Call> call(new Calls::Call);
+  call->calls = calls.shared_from_this();
+  call->name = name;
+  call->execute = std::move(execute);
+  call->result = std::move(result);
+  call->context = std::make_unique<Napi::AsyncContext>(env, name);
+  const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
+  call->deferred = deferred;
+  const int failed = calls.Run(call);
+  if (failed != 0) {
+    // Which frees it: what is thrown tells the caller.
+    deferred.Resolve(env.Undefined());
+    throw SystemFailure(failed, "pthread_create", "thread", std::string("a thread for ") + name);
   }
-  work.release();
-  return promise;
+  return deferred.Promise();
 }
 
 Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute) {
   return Start(env, name, std::move(execute), [](Napi::Env env) { return env.Undefined(); });
 }
 
-void Work::OnPool(napi_env, void* data) {
-  Work* work = static_cast<Work*>(data);
-  try {
-    work->execute_();
-  } catch (...) {
-    work->failure_ = std::current_exception();
-  }
-  // What it captured is let go here: the last reference to a descriptor closes it, and that may take long
-  // too.
-  work->execute_ = nullptr;
+Calls::Calls(Napi::Env env, std::function<Resources()> leftovers)
+    : env_(env), leftovers_(std::move(leftovers)) {}
+
+std::shared_ptr<Calls> Calls::Open(Napi::Env env, std::function<Resources()> leftovers) {
+  std::shared_ptr<Calls> calls(new Calls(env, std::move(leftovers)));
+  if (napi_get_uv_event_loop(env, &calls->loop_) != napi_ok) throw Napi::Error::New(env);
+  const int failed = uv_async_init(calls->loop_, &calls->async_, [](uv_async_t* handle) {
+    static_cast<Calls*>(handle->data)->OnFinished();
+  });
+  if (failed != 0) throw SystemFailure(-failed, "eventfd", "thread", "event loop");
+  calls->async_.data = calls.get();
+  calls->timer_.data = calls.get();
+  calls->UpdateRef();
+  // Until the loop has let the handles go.
+  calls->self_ = calls;
+  // Not a plain hook: the loop needs a turn to close a handle.
+  napi_add_async_cleanup_hook(
+      env, [](napi_async_cleanup_hook_handle, void* calls) { static_cast<Calls*>(calls)->End(); },
+      calls.get(), &calls->hook_);
+  return calls;
 }
 
-void Work::OnMain(napi_env raw_env, napi_status, void* data) {
-  const std::unique_ptr<Work> work(static_cast<Work*>(data));
-  const Napi::Env env(raw_env);
-  const Napi::HandleScope scope(env);
-  napi_delete_async_work(env, work->work_);
-  try {
-    if (work->failure_) std::rethrow_exception(work->failure_);
-    work->deferred_.Resolve(work->result_(env));
-  } catch (...) {
+void Calls::KeepAlive(bool on) {
+  keeps_alive_ = on;
+  UpdateRef();
+}
+
+void Calls::UpdateRef() {
+  const bool on = keeps_alive_ && !pending_.empty();
+  (on ? uv_ref : uv_unref)(reinterpret_cast<uv_handle_t*>(&async_));
+}
+
+/** Gives a call to a thread: 0, or the errno of why there is none, and then it is still the caller's. */
+int Calls::Run(std::unique_ptr<Call>& call) {
+  {
+    const Lock lock(mutex_);
+    running_++;
+    // So that no thread has to find memory for what it brings.
+    finished_.reserve(running_ + finished_.size());
+  }
+  if (call->context) pending_.push_back(call.get());
+  const auto body = [](void* data) -> void* {
+    std::unique_ptr<Call> call(static_cast<Call*>(data));
+    // For ps and top, which show the first 15 characters.
+    ::prctl(PR_SET_NAME, call->name);
     try {
-      work->deferred_.Reject(ToError(env).Value());
-    } catch (const Napi::Error&) {
-      // The environment is going away: nobody is left to be told.
+      if (call->execute) call->execute();
+    } catch (...) {
+      call->failure = std::current_exception();
+    }
+    // Here, because the last reference to a descriptor closes it, and that may take long too.
+    call->execute = nullptr;
+    const std::shared_ptr<Calls> calls = call->calls;
+    calls->Finish(std::move(call));
+    return nullptr;
+  };
+  const int failed = StartThread(body, call.get());
+  if (failed == 0) {
+    call.release();
+    UpdateRef();
+  } else {
+    if (call->context) pending_.pop_back();
+    const Lock lock(mutex_);
+    running_--;
+  }
+  return failed;
+}
+
+/** Of a thread: its call has ended. */
+void Calls::Finish(std::unique_ptr<Call> call) {
+  {
+    const Lock lock(mutex_);
+    if (!ended_ && call->context) {
+      running_--;
+      finished_.push_back(std::move(call));
+      uv_async_send(&async_);
+      return;
     }
   }
+  // Nobody is to be told. Without the lock, because what it brought closes here.
+  call.reset();
+  const Lock lock(mutex_);
+  running_--;
+  if (open_) uv_async_send(&async_);
+}
+
+void Calls::OnFinished() {
+  const std::shared_ptr<Calls> self = shared_from_this();
+  std::vector<std::unique_ptr<Call>> finished;
+  bool is_over;
+  {
+    const Lock lock(mutex_);
+    finished.swap(finished_);
+    finished_.reserve(running_);
+    is_over = ended_ && running_ == 0;
+  }
+  for (std::unique_ptr<Call>& call : finished) Settle(std::move(call));
+  if (is_over) Close();
+}
+
+void Calls::Settle(std::unique_ptr<Call> call) {
+  pending_.erase(std::find(pending_.begin(), pending_.end(), call.get()));
+  UpdateRef();
+  const Napi::HandleScope handles(env_);
+  try {
+    // What waits for the promise runs at the end of the scope.
+    const Napi::CallbackScope scope(env_, *call->context);
+    try {
+      if (call->failure) std::rethrow_exception(call->failure);
+      call->deferred->Resolve(call->result(env_));
+      // What it brought has one owner, before that one hears of it.
+      call->result = nullptr;
+    } catch (...) {
+      call->deferred->Reject(ToError(env_).Value());
+    }
+  } catch (const Napi::Error&) {
+    // The environment is going away: nobody is left to be told.
+    Discard(std::move(call));
+  }
+}
+
+/** Frees what a call brought on a thread: it may be an open device. */
+void Calls::Discard(std::unique_ptr<Call> call) {
+  call->context.reset();
+  Run(call);
+}
+
+void Calls::End() {
+  Resources leftovers = leftovers_();
+  leftovers_ = nullptr;
+  std::vector<std::unique_ptr<Call>> finished;
+  {
+    const Lock lock(mutex_);
+    ended_ = true;
+    finished.swap(finished_);
+    for (Call* call : pending_) call->context.reset();
+    pending_.clear();
+  }
+  for (std::unique_ptr<Call>& call : finished) Discard(std::move(call));
+  for (std::shared_ptr<const void>& leftover : leftovers) {
+    std::unique_ptr<Call> call(new Call);
+    call->calls = shared_from_this();
+    call->name = "vfio:close";
+    call->execute = [leftover = std::move(leftover)] {};
+    Discard(std::move(call));
+  }
+  bool is_over;
+  {
+    const Lock lock(mutex_);
+    is_over = running_ == 0;
+  }
+  // The end of the main thread is that of the process, which closes everything by itself.
+  if (is_over || loop_ == uv_default_loop()) return Close();
+  // Else the time may be the one from before a long computation.
+  uv_update_time(loop_);
+  uv_timer_init(loop_, &timer_);
+  handles_++;
+  uv_timer_start(&timer_, [](uv_timer_t* timer) { static_cast<Calls*>(timer->data)->Close(); }, kGrace, 0);
+}
+
+void Calls::Close() {
+  uv_handle_t* const async = reinterpret_cast<uv_handle_t*>(&async_);
+  if (uv_is_closing(async)) return;
+  {
+    const Lock lock(mutex_);
+    open_ = false;
+  }
+  uv_close(async, OnClosed);
+  if (handles_ > 1) uv_close(reinterpret_cast<uv_handle_t*>(&timer_), OnClosed);
+}
+
+void Calls::OnClosed(uv_handle_t* handle) {
+  Calls* const calls = static_cast<Calls*>(handle->data);
+  if (--calls->handles_ > 0) return;
+  const std::shared_ptr<Calls> self = std::move(calls->self_);
+  // It holds back the end of the environment.
+  napi_remove_async_cleanup_hook(self->hook_);
 }
 
 }  // namespace vfio

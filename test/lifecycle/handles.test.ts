@@ -203,10 +203,10 @@ describe('the number of an object of the addon', function () {
           globalThis.gc?.()
           await new Promise(setImmediate)
         }
-        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_CLOSED')
         const next = addon.Group.open('/dev/vfio/3')
         assert.notEqual(next.id, dropped)
-        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert.equal((await failure(() => addon.groupStatus(dropped))).code, 'ERR_VFIO_CLOSED')
         assert.equal(addon.groupStatus(next.id), 0)
       },
       { flags: ['--expose-gc'] },

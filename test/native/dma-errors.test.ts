@@ -157,7 +157,10 @@ describe('memory that cannot be had', () => {
         buffer.close()
         closeSync(both)
         const gone = await failure(() => DmaBuffer.fromFd(both, { size: 4096 }))
-        assert.match(gone.message, /^fcntl on descriptor \d+ failed with EBADF: the descriptor is not open$/)
+        assert.match(
+          gone.message,
+          /^fcntl on descriptor \d+ failed with EBADF: the descriptor is not open, or opened with O_PATH$/,
+        )
         const nothing = openSync('/dev/null', 'r+')
         assert.equal(
           (await failure(() => DmaBuffer.fromFd(nothing, { size: 4096 }))).code,

@@ -3,13 +3,16 @@
 // A line of the script:  WHAT RETURN WHEN BYTES
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
 //           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
-//           or read, write, mmap, memfd: these fail as the script says, and are the real ones where it says nothing
+//           or read, write, mmap, memfd, fallocate, madvise, mremap: these fail as the script says, and are the real ones where
+//           it says nothing (fallocate that returns 1 pretends); or pagesize: what the system says to the addon that its pages are;
+//           or close: how long the close of a device takes
 //   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
 //           touches memory that is not there
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
 // The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log; what was asked
 // of interrupts and of memory too. What it opens is memory, named after it: a test finds it in /proc/self/fd and fills it.
+// Another file that is below $FAKE_ROOT is opened there.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -150,7 +153,13 @@ int open(const char *path, int flags, ...) {
   va_start(arguments, flags);
   mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
   va_end(arguments);
-  return strncmp(path, "/dev/vfio/", 10) == 0 ? fake_open(path) : real_open(path, flags, mode);
+  if (strncmp(path, "/dev/vfio/", 10) == 0) return fake_open(path);
+  const char *root = getenv("FAKE_ROOT");
+  char other[4096];
+  if (root && path[0] == '/' && snprintf(other, sizeof other, "%s%s", root, path) < (int)sizeof other &&
+      access(other, F_OK) == 0)
+    path = other;
+  return real_open(path, flags, mode);
 }
 
 int open64(const char *path, int flags, ...) {
@@ -164,6 +173,11 @@ int open64(const char *path, int flags, ...) {
 int close(int fd) {
   find_real();
   if (fd >= 0 && fd < MOST_FDS && names[fd]) {
+    const struct line *line = names[fd][0] == '/' ? NULL : answer_to("close");
+    if (line) {
+      say("closing %s\n", names[fd]);
+      wait_for(line->when);
+    }
     say("close %s\n", names[fd]);
     free(names[fd]);
     names[fd] = NULL;
@@ -220,8 +234,62 @@ ssize_t pwrite64(int fd, const void *from, size_t size, off_t position) {
 
 void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t position) {
   // Only memory of files that is shared: the rest is the program's own.
-  if (fd >= 0 && flags & MAP_SHARED && line_count > 0 && fails("mmap")) return MAP_FAILED;
+  if (fd < 0 || !(flags & MAP_SHARED) || line_count == 0) return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
+  if (fails("mmap")) return MAP_FAILED;
+  const struct line *line = answer_to("pagesize");
+  const uintptr_t page = line ? strtoul(line->result, NULL, 10) : 4096;
+  // As a kernel with such pages: files from multiples of one on, at addresses that are multiples of one.
+  if (position % page != 0 || (flags & MAP_FIXED && (uintptr_t)where % page != 0)) {
+    errno = EINVAL;
+    return MAP_FAILED;
+  }
+  if (where == NULL && page > 4096) {
+    void *room = (void *)syscall(SYS_mmap, NULL, size + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    where = (void *)(((uintptr_t)room + page - 1) & ~(page - 1));
+    flags |= MAP_FIXED;
+  }
   return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
+}
+
+int fallocate(int fd, int mode, off_t from, off_t size) {
+  const struct line *line = answer_to("fallocate");
+  int result = line ? atoi(line->result) : 0;
+  if (result < 0) errno = -result;
+  if (result != 0) return result < 0 ? -1 : 0;
+  return (int)syscall(SYS_fallocate, fd, mode, from, size);
+}
+
+int fallocate64(int fd, int mode, off_t from, off_t size) { return fallocate(fd, mode, from, size); }
+
+int madvise(void *where, size_t size, int advice) {
+  // Of those, only the one that fills memory: the rest is the program's own.
+  if (advice == 23 && fails("madvise")) return -1;
+  return (int)syscall(SYS_madvise, where, size, advice);
+}
+
+void *mremap(void *from, size_t old_size, size_t size, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  void *to = flags & MREMAP_FIXED ? va_arg(arguments, void *) : NULL;
+  va_end(arguments);
+  if (flags & MREMAP_FIXED && fails("mremap")) return MAP_FAILED;
+  return (void *)syscall(SYS_mremap, from, old_size, size, flags, to);
+}
+
+/** Whether an address is in the code of the addon: the rest of the program needs the truth. */
+static int is_addon(const void *address) {
+  Dl_info info;
+  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "vfio.node") != NULL;
+}
+
+long sysconf(int name) {
+  static long (*real_sysconf)(int);
+  if (!real_sysconf) real_sysconf = dlsym(RTLD_NEXT, "sysconf");
+  if (name == _SC_PAGESIZE && line_count > 0 && is_addon(__builtin_return_address(0))) {
+    const struct line *line = answer_to("pagesize");
+    if (line) return atol(line->result);
+  }
+  return real_sysconf(name);
 }
 
 void *mmap64(void *where, size_t size, int protection, int flags, int fd, off_t position) {

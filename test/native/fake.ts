@@ -48,12 +48,22 @@ export const IOCTL = {
   write: 'write',
   mmap: 'mmap',
   memfd: 'memfd',
+  /** Of a device. */
+  close: 'close',
+  fallocate: 'fallocate',
+  madvise: 'madvise',
+  mremap: 'mremap',
+  // What the system says that its pages are, in bytes.
+  pageSize: 'pagesize',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
 export interface FakeAnswer {
   call: keyof typeof IOCTL | `open:${string}`
-  /** What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory. */
+  /**
+   * What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory.
+   * `fallocate` that returns 1 takes no space, and says that it did.
+   */
   returns?: number | 'fd' | 'bus'
   /** A delay in milliseconds, or once a program calls `letGo()`. */
   when?: number | 'gate'

@@ -40,7 +40,7 @@ describe('any arguments to the addon', () => {
           const eventfd = invoke(classOf('EventFd'), 'create')
           const poll = invoke(classOf('Poll'), 'open', () => {})
           const file = invoke(classOf('MemoryFile'), 'create', 16 * PAGE, 0)
-          const memory = invoke(file, 'map', 0, 16 * PAGE)
+          const memory = invoke(file, 'map', 0, 16 * PAGE, 0)
           // Half of it is not there.
           const registers = invoke(device, 'map', 0, 32 * PAGE)
           const kvm = invoke(classOf('KvmVfio'), 'create', openSync('/dev/vfio/machine', 'r+'))
@@ -194,7 +194,7 @@ describe('any arguments to the addon', () => {
         const targets: Target[] = []
         /** Those that run on other threads, or make the kernel map memory, take a hundred times as long. */
         const SLOW =
-          /^(open|openDevice|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|create|duplicate|readTree)$/
+          /^(open|openDevice|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|reserve|create|duplicate|readTree)$/
         const SLOWEST = /^find/
         const shareOf = (name: string) => (SLOWEST.test(name) ? 0.001 : SLOW.test(name) ? 0.05 : 1)
         const add = (

@@ -184,32 +184,156 @@ describe('a long call', () => {
     )
   })
 
-  it('runs beside at most one other, so that files and names still have threads', async () => {
-    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, log, logged, letGo }) => {
-      const { readFile } = await import('node:fs/promises')
-      const { group } = openGroup()
-      const names = ['0', '1', '2', '3', '4', '5'].map((fn) => `0000:01:00.${fn}`)
-      const devices = await Promise.all(names.map((name) => group.openDevice(name)))
-      const resets = devices.map((device) => device.reset())
-      const running = () =>
-        log().filter((line) => line.startsWith('begin 11')).length -
-        log().filter((line) => line.startsWith('end 11')).length
-      for (const name of names) {
-        await logged(`begin 11 ${name}`)
-        // The first two run on threads of their own, which begin in any order.
-        if (name === names[0]) continue
-        assert.equal(running(), 2)
+  it('waits for no other object, and leaves the threads for files and names alone', async () => {
+    await withFake(
+      [OPENS, { call: 'reset', when: 'gate' }, { call: 'close', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, vfio }) => {
+        const { readFile } = await import('node:fs/promises')
+        const { lookup } = await import('node:dns/promises')
+        const { group } = openGroup()
+        const names = ['0', '1', '2', '3', '4', '5'].map((fn) => `0000:01:00.${fn}`)
+        const devices = await Promise.all(names.map((name) => group.openDevice(name)))
+        const closing = devices.splice(4).map((device) => device.close())
+        const resets = devices.map((device) => device.reset())
+        for (const name of names.slice(0, 4)) await logged(`begin 11 ${name}`)
+        for (const name of names.slice(4)) await logged(`closing ${name}`)
+        // Of all this nothing ends before the gate opens.
         await readFile('package.json')
+        await lookup('localhost')
+        await vfio.EventFd.create().close()
+        await (await openGroup(2).group.openDevice('0000:02:00.0')).group.status()
+        await openGroup(3).group.close()
+        assert(!log().some((line) => /^(end 11|close 0000)/.test(line)))
+        letGo(6)
+        await Promise.all([...resets, ...closing])
+      },
+      { environment: { UV_THREADPOOL_SIZE: '1' } },
+    )
+  })
+
+  it('that was aborted leaves the next one alone, whatever becomes of what it brought', async () => {
+    await withFake(
+      [{ call: 'openDevice', returns: 'fd', when: 'gate' }, OPENS, { call: 'close', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo, failure }) => {
+        const { group } = openGroup()
+        const controller = new AbortController()
+        const opening = failure(group.openDevice('0000:01:00.0', { signal: controller.signal }))
+        await logged('begin 6 0000:01:00.0')
+        controller.abort()
+        await opening
         letGo()
-      }
-      letGo()
-      await Promise.all(resets)
-      assert.deepEqual(
-        log()
-          .filter((line) => line.startsWith('begin 11'))
-          .sort(),
-        names.map((name) => `begin 11 ${name}`),
+        await logged('closing 0000:01:00.0')
+        const second = await group.openDevice('0000:01:00.1')
+        assert.equal(second.closed, false)
+        const closing = group.close()
+        await logged('closing 0000:01:00.1')
+        assert(!log().some((line) => line.startsWith('close ')))
+        letGo(2)
+        await closing
+        assert.equal(log().at(-1), 'close /dev/vfio/1')
+      },
+    )
+  })
+
+  it('does not keep this thread where a group or container is disposed of', async () => {
+    await withFake(
+      [{ call: 'openDevice', returns: 'fd', when: 'gate' }],
+      async ({ openGroup, log, logged, letGo }) => {
+        const first = openGroup(1)
+        const second = openGroup(2)
+        const opening = [first, second].map(({ group }, i) => group.openDevice(`0000:0${i + 1}:00.0`))
+        await logged('begin 6 0000:01:00.0')
+        await logged('begin 6 0000:02:00.0')
+        first.group[Symbol.dispose]()
+        second.container[Symbol.dispose]()
+        // A kernel makes whoever leaves a container wait for the call that opens a device.
+        assert(!log().some((line) => line.startsWith('begin 5')))
+        letGo(2)
+        const devices = await Promise.all(opening)
+        assert.deepEqual(
+          devices.map((device) => device.closed),
+          [true, true],
+        )
+        await logged('close /dev/vfio/1')
+        await logged('end 5 /dev/vfio/2')
+        assert.deepEqual([second.group.closed, second.group.container], [false, null])
+        await second.group.close()
+        assert.equal(log().filter((line) => line.startsWith('begin 5')).length, 1)
+        assert.equal(log().filter((line) => line.startsWith('close ')).length, 5)
+      },
+    )
+  })
+
+  it('keeps the program alive as long as somebody waits for it', async () => {
+    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, letGo }) => {
+      const device = await openGroup().group.openDevice('0000:01:00.0')
+      // The only other thing that is left to do here, and it keeps nobody.
+      setTimeout(letGo, 50).unref()
+      await device.reset()
+    })
+  })
+
+  it('says so where no thread is to be had, and what is closed then closes all the same', async function () {
+    if (process.getuid?.() !== 0) this.skip()
+    await withFake([OPENS], async ({ openGroup, failure, vfio }) => {
+      const { openSync, readFileSync } = await import('node:fs')
+      const { execFileSync } = await import('node:child_process')
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      const log = openSync(`${process.env.FAKE_VFIO}.log`, 'r')
+      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
+      // The limit is not for root; nobody else has this id.
+      process.setuid?.(65_533)
+      const error = await failure(device.reset())
+      assert(error instanceof vfio.VfioSystemError)
+      assert.match(
+        error.message,
+        /^pthread_create on a thread for vfio:reset failed with EAGAIN: .*ulimit -u.*pids\.max/,
       )
+      await group.close()
+      assert.match(readFileSync(log, 'utf8'), /\nclose 0000:01:00\.0\n(.*\n)*close \/dev\/vfio\/1\n/)
+    })
+  })
+
+  it('goes on in the context of its caller', async () => {
+    await withFake([OPENS, { call: 'reset', when: 5 }], async ({ openGroup }) => {
+      const { AsyncLocalStorage, createHook } = await import('node:async_hooks')
+      const begun: string[] = []
+      const ended: number[] = []
+      const known = new Set<number>()
+      createHook({
+        init(id, type) {
+          if (!type.startsWith('vfio:')) return
+          begun.push(type)
+          known.add(id)
+        },
+        destroy(id) {
+          if (known.has(id)) ended.push(id)
+        },
+      }).enable()
+      const storage = new AsyncLocalStorage<string>()
+      const { group } = openGroup()
+      const names = ['0000:01:00.0', '0000:01:00.1', '0000:01:00.2']
+      const inContext = async (name: string) => {
+        const device = await group.openDevice(name)
+        const seen = [storage.getStore()]
+        await device.reset().then(() => seen.push(storage.getStore()))
+        await new Promise<void>((resolve) => queueMicrotask(resolve))
+        seen.push(storage.getStore())
+        await device.close()
+        return [...seen, storage.getStore()]
+      }
+      const all = await Promise.all(names.map((name) => storage.run(name, () => inContext(name))))
+      assert.deepEqual(
+        all,
+        names.map((name) => [name, name, name, name]),
+      )
+      while (ended.length < begun.length) await new Promise(setImmediate)
+      assert.deepEqual(begun.sort(), [
+        ...names.map(() => 'vfio:close'),
+        ...names.map(() => 'vfio:openDevice'),
+        ...names.map(() => 'vfio:reset'),
+      ])
     })
   })
 

@@ -1,0 +1,68 @@
+import assert from 'node:assert/strict'
+import { makeHost, removeDirectories } from '../fixtures/host.js'
+import { device } from './bytes.js'
+import { type FakeAnswer, OPENS, withFake } from './fake.js'
+
+const INFO: FakeAnswer = { call: 'deviceInfo', bytes: device(20, 3, 9, 5, 0).done() }
+
+describe('a whole step that is aborted', () => {
+  after(removeDirectories)
+
+  const trees = () =>
+    makeHost({ devices: [{ address: '0000:01:00.0', driver: 'vfio-pci', group: 7, resetMethod: 'flr' }] })
+
+  const cases = {
+    openDevice: { held: 'openDevice', line: 'begin 6 0000:01:00.0' },
+    resetDevice: { held: 'reset', line: 'begin 11 0000:01:00.0' },
+    'resetDevice, hot': { held: 'hotReset', line: 'begin 13 0000:01:00.0' },
+  } as const
+  for (const [name, { held, line }] of Object.entries(cases)) {
+    for (const answered of [true, false]) {
+      const outcome = answered
+        ? 'and all of it is closed when the kernel answers'
+        : 'and the program ends though the kernel never answers'
+      it(`(${name}) rejects at once, ${outcome}`, async () => {
+        const opens = held === 'openDevice'
+        await withFake(
+          [...(opens ? [] : [OPENS]), INFO, { call: held, returns: opens ? 'fd' : 0, when: 'gate' }],
+          async ({ vfio, input, log, logged, letGo, failure }) => {
+            const seen = new vfio.Host(input.trees).snapshot()
+            const controller = new AbortController()
+            const { signal } = controller
+            const step = failure(
+              input.name === 'openDevice'
+                ? vfio.openDevice('01:00.0', { seen, signal })
+                : vfio.resetDevice(seen, '01:00.0', { signal, hot: input.name.endsWith('hot') }),
+            )
+            await logged(input.line)
+            controller.abort()
+            assert.equal((await step).name, 'AbortError')
+            const closed = () => log().filter((entry) => entry.startsWith('close '))
+            assert.deepEqual(closed(), [])
+            if (!input.answered) return
+            letGo()
+            await logged('close /dev/vfio/vfio')
+            assert.deepEqual(closed(), ['close 0000:01:00.0', 'close /dev/vfio/7', 'close /dev/vfio/vfio'])
+          },
+          { input: { trees: trees(), name, line, answered } },
+        )
+      })
+    }
+  }
+
+  it('after its work is done waits no longer for the close', async () => {
+    await withFake(
+      [OPENS, INFO, { call: 'hotResetInfo', returns: -19 }, { call: 'close', when: 'gate' }],
+      async ({ vfio, input, logged, log }) => {
+        const seen = new vfio.Host(input.trees).snapshot()
+        const controller = new AbortController()
+        const step = vfio.askKernel(seen, '01:00.0', { signal: controller.signal })
+        await logged('closing 0000:01:00.0')
+        controller.abort()
+        assert.equal((await step).hotReset, 'ENODEV')
+        assert(!log().some((entry) => entry.startsWith('close ')))
+      },
+      { input: { trees: trees() } },
+    )
+  })
+})
