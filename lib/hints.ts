@@ -11,7 +11,7 @@ const DIRECT_REGION =
 /** Every hint of the package, from the kernel's source (drivers/vfio, Linux 5.10 to 6.12). One row, one test. */
 export const HINTS: readonly Hint[] = [
   row('lock', 'EACCES', 'changing devices takes root, or CAP_DAC_OVERRIDE and CAP_SYS_ADMIN'),
-  row('lock', 'EROFS', '/sys is mounted read-only here: run this where it can be written'),
+  row('lock', 'EROFS', 'sysfs is mounted read-only here: run this where it can be written'),
   row('lock', 'ENOENT', 'this host has no PCI bus, or its /sys is not mounted here'),
 
   row('container', 'ENOENT', 'there is no VFIO container here: load the module vfio (`modprobe vfio-pci`)'),

@@ -15,8 +15,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <string>
 
 #include "util/arguments.h"
@@ -42,18 +40,23 @@ struct CommandLine {
 };
 
 CommandLine FindCommandLine() {
-  std::ifstream file("/proc/self/stat");
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const size_t name_end = text.rfind(')');
-  if (name_end == std::string::npos) return {};
-  std::istringstream fields(text.substr(name_end + 1));
-  std::string skipped;
-  // The fields 3 to 47 of proc(5).
-  for (int field = 3; field < 48; field++) fields >> skipped;
-  uintptr_t start = 0;
-  uintptr_t end = 0;
-  fields >> start >> end;
-  if (!fields || start == 0 || end <= start) return {};
+  char text[4096];
+  const int file = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return {};
+  const ssize_t length = read(file, text, sizeof text - 1);
+  close(file);
+  text[length > 0 ? length : 0] = '\0';
+  // A name may have blanks and brackets in it. Behind it are the fields of proc(5) from 3 on; these are 48 and 49.
+  const char* at = strrchr(text, ')');
+  for (int field = 2; at && field < 48; field++) {
+    at = strchr(at, ' ');
+    if (at) at++;
+  }
+  if (!at) return {};
+  char* next = nullptr;
+  const uintptr_t start = strtoull(at, &next, 10);
+  const uintptr_t end = strtoull(next, nullptr, 10);
+  if (start == 0 || end <= start) return {};
   return {reinterpret_cast<char*>(start), end - start};
 }
 

@@ -80,6 +80,8 @@ function refuseJudgedAnew(plan: Plan): void {
 function placesOf({ sysfs, dev, proc, run, modules }: HostPaths) {
   return {
     sysfs,
+    // Names decide nothing.
+    pciIds: '/dev/null',
     ...(dev !== null && { dev }),
     ...(proc !== null && { proc }),
     ...(run !== null && { run }),

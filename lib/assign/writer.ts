@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
+import { translate } from '../vfio/translate.js'
 
 const WORD = 4
 
@@ -34,7 +35,7 @@ export class Writer {
 
   /** Starts one, and waits until it holds nothing of this process any more. */
   static async start(): Promise<Writer> {
-    const writer = new Writer(binding().startWriter())
+    const writer = new Writer(startProcess())
     await new Promise<void>((resolve, reject) => {
       writer.#ready = { resolve, reject }
     })
@@ -68,7 +69,7 @@ export class Writer {
         binding().askWriter(this.#descriptor, write, path, text, lock)
       } catch (error) {
         this.#asked = null
-        reject(error)
+        reject(ended(` before it was asked for ${path}`, error))
       }
     })
   }
@@ -94,10 +95,21 @@ export class Writer {
 
   #end(): void {
     binding().reapWriter(this.#pid)
-    const what = this.#asked ? ` while it was at ${this.#asked.path}` : ''
-    const error = new VfioError('ERR_VFIO_NOT_BOUND', `the process that changes the host was ended${what}`)
+    const error = ended(this.#asked ? ` while it was at ${this.#asked.path}` : '')
     this.#asked?.reject(error)
     this.#asked = null
     this.#ready?.reject(error)
   }
 }
+
+function startProcess(): { pid: number; socket: number } {
+  try {
+    return binding().startWriter()
+  } catch (error) {
+    throw translate(error)
+  }
+}
+
+/** Whether what it was at took effect is not known: whoever asked looks. */
+const ended = (when: string, cause?: unknown) =>
+  new VfioError('ERR_VFIO_NOT_BOUND', `the process that changes the host was ended${when}`, { cause })

@@ -113,7 +113,6 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     .argument('<address>', 'PCI address of the physical function')
     .argument('<count>', 'how many, 0 for none')
     .addOption(timeout())
-    .addOption(journal())
     .addOption(json())
     .action(
       run((address: string, count: string, options: VfsCommandOptions) =>

@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs'
 import { below, exists, readText } from './files.js'
 
 /** Which kernel modules say that they drive a device, from `modules.alias` and `modules.builtin.modinfo`. */
@@ -66,18 +67,37 @@ class AliasIndex {
   }
 }
 
+/** A file that is written anew is another one, or has another time. `null`: not to be told. */
+function stateOf(path: string | null): string | null {
+  if (path === null) return ''
+  try {
+    const facts = statSync(path, { bigint: true, throwIfNoEntry: false })
+    if (!facts) return `${path} is not there`
+    return `${path} ${facts.dev}:${facts.ino} ${facts.size} ${facts.mtimeNs} ${facts.ctimeNs}`
+  } catch {
+    return null
+  }
+}
+
 /** Answers which modules match a modalias. Reads the files once; absent files mean no candidates. */
 export class ModuleAliases {
   readonly #pci = new AliasIndex()
   readonly #vfio = new AliasIndex()
   readonly #answers = new Map<string, ModuleCandidates>()
 
+  /** What was read last, by the files as they were then: they are large, and every look at a host wants them. */
+  static #last: { readonly key: string; readonly aliases: ModuleAliases } | undefined
+
   /** @param directory the kernel's module directory, for instance `/lib/modules/6.12.0-amd64` */
   static read(directory: string | null): ModuleAliases {
-    return new ModuleAliases(
-      readText(below(directory, 'modules.alias')) ?? '',
-      readText(below(directory, 'modules.builtin.modinfo')) ?? '',
-    )
+    const files = ['modules.alias', 'modules.builtin.modinfo'].map((name) => below(directory, name))
+    const states = files.map(stateOf)
+    const key = states.includes(null) ? null : states.join('\n')
+    if (key !== null && ModuleAliases.#last?.key === key) return ModuleAliases.#last.aliases
+    const [aliases = '', builtinInfo = ''] = files.map((path) => readText(path) ?? '')
+    const read = new ModuleAliases(aliases, builtinInfo)
+    if (key !== null) ModuleAliases.#last = { key, aliases: read }
+    return read
   }
 
   constructor(aliases: string, builtinInfo = '') {

@@ -161,6 +161,20 @@ describe('a write to sysfs that never returns', function () {
     await once(stuck.child, 'close')
   })
 
+  it('fails like any other change when the process that makes it is killed', async () => {
+    const stuck = await stuckProgram(FOREVER)
+    const closed = once(stuck.child, 'close')
+    stuck.child.stdin?.end('by itself\n')
+    process.kill(stuck.writer, 'SIGKILL')
+    const said = JSON.parse(await text(present(stuck.child.stdout))) as Record<string, unknown>
+    assert.match(
+      String(said.message),
+      /^the process that changes the host was ended while it was at .*\/unbind; everything was put back$/,
+    )
+    assert.deepEqual(await closed, [0, null])
+    assert.equal(existsSync(journalOf(stuck.trees)), false)
+  })
+
   describe('under the command line', () => {
     /** A device that is assigned, and cannot be unbound. */
     async function assigned(): Promise<{ trees: HostTrees; before: readonly string[]; file: StuckFile }> {

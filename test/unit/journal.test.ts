@@ -482,7 +482,7 @@ describe('journal', function () {
 
     it('one in which nothing can be made is told, and not tried for ever', async () => {
       const { trees, plan } = single()
-      for (const journal of ['/proc', '/proc/self', '/dev/null']) {
+      for (const journal of ['/proc', '/proc/self', '/sys', '/sys/kernel', '/dev/null', '/nonexistent/x']) {
         await refuses(trees, plan, /^the journal \/.* cannot be used \(/, journal)
       }
       const gone = join(temporaryDirectory(), 'gone')
