@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import { Host, openDevice, rescanDevice, resetByMethod } from 'vfio'
+import { Host, openDevice, rescanDevice, resetByMethod, VfioSystemError } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { driverOf, isPresent, put } from './binding.js'
 import { freeAll, refused, returnAll, since, spare } from './spare.js'
@@ -15,20 +15,28 @@ describe(`resets by method and rescans on ${release()}`, function () {
   before(freeAll)
   after(returnAll)
 
-  it('resets each device by each method that the kernel has for it, and leaves all of them', async function () {
+  it('asks the kernel for each method that it tells of, and leaves all of them, whatever it answers', async function () {
     if (!since(5, 15)) skip(this, 'this kernel does not tell its methods')
-    let resets = 0
+    const done: string[] = []
     for (const { address, resetMethods } of spare) {
       for (const method of resetMethods ?? []) {
         const before = methodsOf(address)
         const seen = new Host().snapshot({ around: [address] })
-        const report = await resetByMethod(seen, address, method)
-        assert.deepEqual([report.method, report.methods.join(' ')], [method, before])
+        try {
+          const report = await resetByMethod(seen, address, method)
+          assert.deepEqual([report.method, report.methods.join(' ')], [method, before])
+          done.push(`${address} ${method}`)
+        } catch (error) {
+          // A method that was found when the device was added need not fit it as it stands.
+          assert(
+            error instanceof VfioSystemError && error.code === 'ENOTTY',
+            `${address} ${method}: ${error}`,
+          )
+        }
         assert.equal(methodsOf(address), before, `${address} after ${method}`)
-        resets++
       }
     }
-    assert(resets > 3, `only ${resets} resets`)
+    assert(done.length > 3, `only ${done}`)
   })
 
   it('resets by no method that the kernel has not for it', async () => {
