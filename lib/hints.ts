@@ -346,6 +346,14 @@ export const HINTS: readonly Hint[] = [
   row('remove_id', 'ENODEV', 'these ids were not added with new_id'),
   row('remove_id', 'EINVAL', 'at least a vendor and a device id are needed, in hexadecimal'),
 
+  row('reset_method', 'EINVAL', 'the kernel does not have this method for the device'),
+  row(
+    'reset',
+    'ENOTTY',
+    'the kernel tried its methods for the device, and none of them fits it as it stands',
+  ),
+  row('reset', 'EAGAIN', 'somebody else holds the device right now: try again when that is done'),
+
   row(
     'sriov_numvfs',
     'ENOENT',

@@ -3,6 +3,7 @@
 // --- verdicts (JUDGE)
 export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
@@ -15,6 +16,7 @@ export {
 } from './assess/viability.js'
 // --- what changes the host (CHANGE)
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
+export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './assign/boot-system.js'
 export type { ChangeOptions, Progress } from './assign/changes.js'
 export {
   type Grant,
@@ -30,12 +32,23 @@ export { type BadRecord, JOURNAL, type JournalRecord, type RecordState } from '.
 export type { NodeState, Ownership } from './assign/nodes.js'
 export {
   builtinModules,
-  detectInitramfs,
   type PersistReport,
   type PersistTree,
   removePersistence,
   writePersistence,
 } from './assign/persist.js'
+export {
+  type CheckedDevice,
+  type CheckedLine,
+  checkPersistence,
+  type PersistCheck,
+} from './assign/persist-check.js'
+export {
+  type BootLine,
+  type PersistedDevice,
+  type PersistedFacts,
+  readPersistence,
+} from './assign/persisted.js'
 export {
   type Blocker,
   type FormerState,
@@ -54,10 +67,13 @@ export {
   status,
 } from './assign/recover.js'
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
+export { type RescanOptions, type RescanReport, rescanDevice } from './assign/rescan.js'
+export { type ResetMethodOptions, type ResetMethodReport, resetByMethod } from './assign/reset-method.js'
 export { setVfs, type VfsOptions, type VfsReport } from './assign/vfs.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './assign/vfs-plan.js'
 export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 // --- text for others (HAND ON)
+export type { BootLoader, BootLoaderName, CommandLineAdvice, ParameterReason } from './export/boot-loader.js'
 export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,
@@ -69,6 +85,7 @@ export type { Initramfs } from './export/initramfs.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './export/memlock.js'
 export {
+  type ByHand,
   type PersistBy,
   type PersistFile,
   type PersistOptions,

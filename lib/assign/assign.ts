@@ -1,11 +1,14 @@
 import { resolve } from 'node:path'
 import { assess } from '../assess/assessment.js'
+import { moduleOf } from '../assess/driver-names.js'
 import { VfioError } from '../errors.js'
+import { isVfioDriver } from '../sysfs/devices.js'
+import { listNames } from '../sysfs/files.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { type GroupLock, lockGroups, lockOf } from './group-lock.js'
 import { bootId, Journal, type JournalRecord } from './journal.js'
-import type { Plan, Step } from './plan.js'
+import type { Plan, PlannedDevice, Step } from './plan.js'
 import { thisProgram } from './program.js'
 import { refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
@@ -83,6 +86,8 @@ class Transaction {
   #record: JournalRecord | null
   #step: Step | null = null
   readonly #lock: GroupLock
+  /** Real names of drivers that the plan calls otherwise. */
+  readonly #names = new Map<string, string>()
 
   constructor(plan: Plan, journal: Journal, changes: Changes, lock: GroupLock, options: AssignOptions) {
     this.#plan = plan
@@ -153,16 +158,36 @@ class Transaction {
   }
 
   async #perform({ action, path, value, address, expectDriver }: Step): Promise<void> {
-    if (action === 'load') await this.#changes.load(path, value)
-    else if (action === 'reset') {
+    if (action === 'load') {
+      await this.#changes.load(path, value)
+      await this.#learnName(value)
+    } else if (action === 'reset') {
       if (address !== null) await this.#changes.reset(address, value === 'hot' ? 'hot' : 'function')
     } else if (this.#plan.ids.includes(value)) {
       await this.#addId(path, value)
     } else {
       if (expectDriver === null && address !== null) this.#refuseOpen(address)
-      await this.#changes.write(path, value)
-      if (address !== null && expectDriver !== undefined) this.#changes.expectDriver(address, expectDriver)
+      const isOverride = path.endsWith('/driver_override')
+      await this.#changes.write(path, isOverride ? this.#named(value) : value)
+      if (address !== null && expectDriver !== undefined) {
+        this.#changes.expectDriver(address, expectDriver && this.#named(expectDriver))
+      }
     }
+  }
+
+  /** A driver's name is known once it is there: that of the plan was derived from its module's. */
+  async #learnName(planned: string): Promise<void> {
+    const directory = `${this.#plan.paths.sysfs}/module/${moduleOf(planned)}/drivers`
+    const names = listNames(directory).flatMap((name) => (name.startsWith('pci:') ? name.slice(4) : []))
+    const name = names.find(isVfioDriver) ?? names[0]
+    if (name === undefined || names.includes(planned)) return
+    this.#names.set(planned, name)
+    const rename = (device: PlannedDevice) => ({ ...device, driver: this.#named(device.driver) })
+    if (this.#record) await this.#note({ devices: this.#record.devices.map(rename) })
+  }
+
+  #named(driver: string): string {
+    return this.#names.get(driver) ?? driver
   }
 
   /** Since the plan was made somebody may have opened it. */

@@ -1,6 +1,6 @@
 import { VfioError } from '../errors.js'
-import { lockedMemory, type Memlock } from '../export/memlock.js'
-import { parseAddress } from '../sysfs/address.js'
+import { lockedMemory, type Memlock, memoryBars } from '../export/memlock.js'
+import { chooseAddress, parseAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { SerialQueue } from '../vfio/queue.js'
@@ -27,6 +27,8 @@ export interface GrantOptions extends GrantPlace {
   readonly group?: string | number | undefined
   /** Guest memory in bytes: answers with the limit on locked memory that a VM of it needs. */
   readonly memory?: number | undefined
+  /** Containers that map all of it: 1, or with a virtual IOMMU in the guest one for each group. */
+  readonly containers?: number | undefined
   /** In place of `/dev`. */
   readonly dev?: string | undefined
 }
@@ -76,7 +78,7 @@ async function giveNodes(
       `${ofGroup?.path} is not there although ${device.address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
     )
   }
-  const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, open.nodes)
+  const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, device, open.nodes)
   const { nodes: others, damaged } = await otherGrants(records, device.address)
   const before = currentOnly(await records.read(device.address))
   const nodes = open.nodes.map(({ path, state }) => {
@@ -132,8 +134,10 @@ export interface Revocation {
  * @throws VfioSystemError where the kernel refuses
  */
 export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
-  const full = parseAddress(address)
-  const record = await recordsOf(place).read(full)
+  const records = recordsOf(place)
+  const granted = await records.keys()
+  const full = chooseAddress(address, () => granted)
+  const record = await records.read(full)
   using _lock = lock(place, record ? groupOf(record) : null)
   const [revocation] = await revokeAll([full], place)
   if (revocation) return revocation
@@ -254,7 +258,18 @@ async function openAll(known: readonly KnownNode[]): Promise<AsyncDisposable & {
 }
 
 /** A node of its own means that the device can be opened through iommufd, as new hypervisors do. */
-function memlockOf({ user }: GrantOptions, memory: number, nodes: readonly DeviceNode[]): Memlock {
+function memlockOf(
+  { user, containers }: GrantOptions,
+  memory: number,
+  device: PciDevice,
+  nodes: readonly DeviceNode[],
+): Memlock {
   const iommufd = nodes.some(({ path }) => path.includes('/vfio/devices/'))
-  return lockedMemory({ memory, iommufd, user: String(user) })
+  return lockedMemory({
+    memory,
+    iommufd,
+    bars: memoryBars([device]),
+    user: String(user),
+    ...(containers !== undefined && { containers }),
+  })
 }

@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto'
 import { VfioError } from '../errors.js'
-import { INITRAMFS, type Initramfs } from '../export/initramfs.js'
+import { INITRAMFS, INITRAMFS_FILES } from '../export/initramfs.js'
+import { MADE_FROM } from '../export/made-from.js'
 import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from '../export/persist.js'
-import { exists, readText } from '../sysfs/files.js'
+import { compareAddresses } from '../sysfs/address.js'
+import { readText } from '../sysfs/files.js'
+import { detectInitramfs, type RootTree } from './boot-system.js'
 import { SafeDirectory, type SafeFile } from './safe-files.js'
 
-export interface PersistTree {
-  /** The root of the file tree to write to; default `/`. */
-  readonly root?: string | undefined
-}
+/** The file tree to write to. */
+export type PersistTree = RootTree
 
 /** What was done to the boot configuration. Paths are as in the plan, from the root of the tree. */
 export interface PersistReport {
@@ -23,14 +24,6 @@ export interface PersistReport {
   readonly rebuild: string | null
 }
 
-/** What builds the initramfs of a host: the first of the known ones that is installed. */
-export function detectInitramfs({ root = '/' }: PersistTree = {}): Initramfs {
-  const known = Object.keys(INITRAMFS) as Initramfs[]
-  return (
-    known.find((name) => exists(`${root}${INITRAMFS[name]?.program ?? '//'}`) && INITRAMFS[name]) ?? 'none'
-  )
-}
-
 /** The modules that a kernel has built in. @param directory the kernel's module directory; `null`: not known */
 export function builtinModules(directory: string | null): ReadonlySet<string> {
   const list = directory === null ? null : readText(`${directory}/modules.builtin`)
@@ -41,10 +34,19 @@ export function builtinModules(directory: string | null): ReadonlySet<string> {
 /**
  * Writes the boot configuration of a plan, which replaces what an earlier call wrote. Looks at every file first: nothing
  * is written where one of them is not ours.
- * @throws VfioError `ERR_VFIO_BAD_FILE` where a file is somebody else's, changed by hand, or a symbolic link
+ * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_BAD_FILE` where nothing that is written would stay, or a file is somebody else's, changed by hand, or a symbolic link
  * @throws VfioSystemError where the file system refuses
  */
 export async function writePersistence(plan: PersistPlan, tree: PersistTree = {}): Promise<PersistReport> {
+  const [blocker] = plan.blockers
+  if (blocker) throw new VfioError(blocker.code, plan.blockers.map(({ reason }) => reason).join('; '))
+  const made = MADE_FROM[plan.initramfs]
+  if (made) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_FILE',
+      `nothing is written: ${made.source}; "vfio persist" without --write prints what belongs there`,
+    )
+  }
   return apply(plan.files, plan.addresses, plan.rebuild, tree)
 }
 
@@ -60,7 +62,7 @@ export async function removePersistence(tree: PersistTree = {}): Promise<Persist
 const PLACES: readonly Pick<PersistFile, 'path' | 'kind'>[] = [
   { path: MODPROBE_FILE, kind: 'file' },
   { path: UDEV_FILE, kind: 'file' },
-  ...Object.values(INITRAMFS).flatMap((tool) => (tool ? [{ path: tool.path, kind: tool.kind }] : [])),
+  ...INITRAMFS_FILES,
 ]
 
 async function apply(
@@ -73,7 +75,12 @@ async function apply(
   const changes: Change[] = []
   for (const place of PLACES) {
     const { path } = place
-    const present = await readIn(root, path)
+    // A shared file that nothing of ours goes to may be whatever it likes.
+    const isShared = place.kind === 'block' && !wanted.has(path)
+    const present = await readIn(root, path).catch((error: unknown) => {
+      if (isShared && error instanceof VfioError && error.code === 'ERR_VFIO_BAD_FILE') return null
+      throw error
+    })
     changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
   }
   for (const change of changes) if (change.action !== 'keep') await perform(root, change)
@@ -160,6 +167,32 @@ function findOurs(text: string, path: string, kind: PersistFile['kind']): Ours |
     throw refuse('it was changed by hand since "vfio persist" wrote it; move the change to a file of its own')
   }
   return { before, after, addresses: addresses.split(' ') }
+}
+
+/** The devices that our files in a tree are for, with their drivers; and why a file is not to be trusted. */
+export function persistedIn(read: (path: string) => string | null): {
+  devices: { address: string; driver: string }[]
+  problems: string[]
+} {
+  const devices = new Map<string, string>()
+  const problems: string[] = []
+  for (const { path, kind } of PLACES) {
+    const text = read(path)
+    if (text === null) continue
+    try {
+      // Reading leaves the last line end away.
+      const ours = findOurs(`${text}\n`, path, kind)
+      for (const address of ours?.addresses ?? []) {
+        const rule = text.split('\n').find((line) => line.includes(`KERNEL=="${address}"`))
+        const driver = /driver_override\}="([\w-]+)"/.exec(rule ?? '')?.[1]
+        devices.set(address, driver ?? devices.get(address) ?? 'vfio-pci')
+      }
+    } catch (error) {
+      problems.push((error as Error).message)
+    }
+  }
+  const sorted = [...devices].sort(([a], [b]) => compareAddresses(a, b))
+  return { devices: sorted.map(([address, driver]) => ({ address, driver })), problems }
 }
 
 const backupOf = (path: string) => `${path}.vfio-backup`

@@ -1,5 +1,7 @@
 import { assess, makersOf } from '../assess/assessment.js'
+import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
+import { refusalOf } from '../assess/refusals.js'
 import { isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
@@ -123,8 +125,7 @@ class Planner {
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
     this.#options = options
-    const asked = new Map(addresses.map((address) => [seen.device(address).address, seen.device(address)]))
-    this.#asked = [...asked.values()]
+    this.#asked = [...new Set(addresses.flatMap((address) => seen.devicesAt(address)))]
   }
 
   plan(): Plan {
@@ -228,10 +229,11 @@ class Planner {
           `${wanted} is not a VFIO driver: take vfio-pci or a variant of it`,
         )
       }
-      return wanted
+      return driverOfModule(this.#seen, wanted).name
     }
     // Adding ids works with vfio-pci alone: a variant has its devices built in.
-    return this.#options.ids ? 'vfio-pci' : (device.variantDrivers[0] ?? 'vfio-pci')
+    const [variant = 'vfio-pci'] = this.#options.ids ? [] : device.variantDrivers
+    return driverOfModule(this.#seen, variant).name
   }
 
   /** A group goes as a whole or not at all: names who has to come along. */
@@ -259,31 +261,9 @@ class Planner {
   #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
     const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
     for (const use of uses) {
-      if (use.severity === 'warns') continue
-      if (use.hangs) {
-        const { driver } = this.#seen.device(use.address)
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          `${use.what}: end that first, since ${driver} lets the device go only then, and its unbinding would hang until it does${stopsFor(driver)}`,
-        )
-      } else if (use.kind === 'vfio') {
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          `${use.what}: close it there first, since unbinding it would hang`,
-        )
-      } else if (!this.#options.force?.includes(use.kind)) {
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          use.vital
-            ? `${use.what}: the host cannot do without it, so it has to stay`
-            : use.unknown
-              ? `${use.what}, or accept the risk with --force ${use.kind}`
-              : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
-        )
-      }
+      const { driver } = this.#seen.device(use.address)
+      const reason = refusalOf(use, driver, this.#options.force)
+      if (reason !== null) this.#block(use.address, 'ERR_VFIO_IN_USE', reason)
     }
     return uses
   }
@@ -291,7 +271,7 @@ class Planner {
   #planDriver(driver: string): void {
     const { sysfs, proc } = this.#seen.host.paths
     if (this.#seen.host.drivers.includes(driver)) return
-    const module = driver.replaceAll('-', '_')
+    const module = moduleOf(driver)
     const state = module === 'vfio_pci' ? this.#seen.host.modules.vfio_pci : null
     if (state === 'missing' && this.#seen.host.kernel !== '') {
       this.#block(
@@ -454,9 +434,3 @@ class Planner {
     })
   }
 }
-
-/** What keeps a driver's devices open, besides the program that is seen. */
-const stopsFor = (driver: string | null) =>
-  driver === 'nvidia'
-    ? ' (the display manager, nvidia-persistenced, CUDA programs; then "modprobe -r nvidia_drm nvidia_modeset nvidia_uvm")'
-    : ''

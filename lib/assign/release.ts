@@ -1,5 +1,5 @@
 import { VfioError, type VfioErrorCode } from '../errors.js'
-import { parseAddress } from '../sysfs/address.js'
+import { expandAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
@@ -37,7 +37,8 @@ export async function release(
   const wanted = new Set<JournalRecord>()
   if (addresses === 'all') for (const record of records) wanted.add(record)
   else {
-    for (const address of addresses.map(parseAddress)) {
+    const assigned = () => records.flatMap(({ devices }) => devices.map(({ address }) => address))
+    for (const address of addresses.flatMap((text) => expandAddress(text, assigned))) {
       // An earlier boot may have left one of the same device.
       const holding = records.filter(({ devices }) => devices.some((device) => device.address === address))
       if (holding.length === 0) {

@@ -5,6 +5,9 @@ import { isAsBefore, type JournalRecord } from './journal.js'
 import type { PlannedDevice } from './plan.js'
 import { bySlot } from './slots.js'
 
+/** A device, and how it was before. */
+type Former = Pick<PlannedDevice, 'address' | 'former'>
+
 export interface RestoreOptions {
   /** Removes a device that cannot be bound again and lets the kernel find it anew. */
   readonly rescan?: boolean | undefined
@@ -110,7 +113,7 @@ async function giveBack(changes: Changes, device: PlannedDevice, { rescan }: Res
 }
 
 /** Gives an unbound device its driver and its override. */
-async function bindFormer(changes: Changes, { address, former }: PlannedDevice): Promise<void> {
+async function bindFormer(changes: Changes, { address, former }: Former): Promise<void> {
   const override = async (text: string | null) => {
     if ((await changes.state(address)).override !== text)
       await changes.write(`${changes.device(address)}/driver_override`, text ?? '')
@@ -131,7 +134,8 @@ async function bind(changes: Changes, address: string, driver: string): Promise<
   changes.expectDriver(address, driver)
 }
 
-async function rediscover(changes: Changes, device: PlannedDevice): Promise<void> {
+/** Removes a device, lets the kernel find it anew, and gives it its driver and override back. */
+export async function rediscover(changes: Changes, device: Former): Promise<void> {
   const { address, former } = device
   const wasThere = exists(changes.device(address))
   if (wasThere) await changes.write(`${changes.device(address)}/remove`, '1')

@@ -2,14 +2,13 @@ import {
   type Assignment,
   type AssignOptions,
   assign,
-  type HostUse,
   type Plan,
   type PlanOptions,
   planAssignment,
   type ResetPolicy,
   type Snapshot,
-  VfioError,
 } from '../index.js'
+import { forced } from './force.js'
 import { answer, colour, note, wrap } from './output.js'
 import { stoppable } from './signals.js'
 import { NOT_READY } from './status.js'
@@ -25,15 +24,6 @@ export interface BindOptions {
   readonly journal?: string
   readonly json?: boolean
 }
-
-const KINDS: readonly string[] = [
-  'mount',
-  'swap',
-  'holder',
-  'network',
-  'display',
-  'other',
-] satisfies HostUse['kind'][]
 
 /** `vfio bind`: takes devices from the host and binds them to VFIO, or with `--dry-run` prints how. */
 export async function bind(
@@ -71,17 +61,12 @@ function print(plan: Plan, bound: Pick<Assignment, 'devices' | 'record'>, option
 }
 
 function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOptions {
-  for (const kind of force ?? []) {
-    if (!KINDS.includes(kind)) {
-      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--force takes one of ${KINDS.join(', ')}, not ${kind}`)
-    }
-  }
   return {
     ...(driver !== undefined && { driver }),
     ...(group !== undefined && { group }),
     ...(ids !== undefined && { ids }),
     ...(reset !== undefined && { reset }),
-    ...(force !== undefined && { force: force as HostUse['kind'][] }),
+    ...(force !== undefined && { force: forced(force) }),
   }
 }
 

@@ -21,7 +21,10 @@ interface Options {
 /** `vfio check`: the assessment of a device, or of each assignable member of a group. */
 export async function check(seen: Snapshot, target: string, options: Options): Promise<number> {
   const group = /^group:(.*)$/.exec(target)?.[1]
-  let assessments = group === undefined ? [assess(seen, target)] : assessGroup(seen, groupNumber(group))
+  let assessments =
+    group === undefined
+      ? seen.devicesAt(target).map(({ address }) => assess(seen, address))
+      : assessGroup(seen, groupNumber(group))
   let refusal: VfioSystemError | null = null
   if (options.askKernel) {
     const asked: Assessment[] = []
@@ -33,7 +36,7 @@ export async function check(seen: Snapshot, target: string, options: Options): P
     assessments = asked
   }
   // A device is asked for by itself, and answered by itself.
-  if (options.json && group === undefined) print(toJson(assessments[0]))
+  if (options.json && group === undefined && assessments.length === 1) print(toJson(assessments[0]))
   else
     answer(assessments, options.json, (all) =>
       all.length > 0 ? render(all) : renderNone(seen, target, Number(group)),

@@ -2,6 +2,7 @@ import {
   exportCloudHypervisor,
   exportLibvirt,
   exportQemu,
+  parseSize,
   parseZpci,
   type Snapshot,
   VfioError,
@@ -14,6 +15,7 @@ export interface ExportOptions {
   readonly guestAddress?: string
   readonly zpci?: string
   readonly machine?: string
+  readonly memory?: string
   readonly json?: boolean
 }
 
@@ -34,13 +36,16 @@ export function exportTo(
   refuse(options.managed !== undefined && format !== 'libvirt', '--managed', format)
   refuse(options.zpci !== undefined && format === 'cloud-hypervisor', '--zpci', format)
   refuse(options.machine !== undefined && format === 'cloud-hypervisor', '--machine', format)
+  // libvirt raises the limit of what it starts by itself.
+  refuse(options.memory !== undefined && format === 'libvirt', '--memory', format)
   const zpci = options.zpci === undefined ? undefined : parseZpci(options.zpci)
   const machine = options.machine ?? (zpci ? undefined : MACHINES[process.arch])
   const managed = options.managed === undefined ? undefined : options.managed === 'yes'
+  const memory = options.memory === undefined ? undefined : parseSize(options.memory)
   const exported = {
-    qemu: () => exportQemu(seen, addresses, { iommufd, guestAddress, zpci, machine }),
+    qemu: () => exportQemu(seen, addresses, { iommufd, guestAddress, zpci, machine, memory }),
     libvirt: () => exportLibvirt(seen, addresses, { iommufd, guestAddress, zpci, machine, managed }),
-    'cloud-hypervisor': () => exportCloudHypervisor(seen, addresses, { iommufd, guestAddress }),
+    'cloud-hypervisor': () => exportCloudHypervisor(seen, addresses, { iommufd, guestAddress, memory }),
   }[format]()
   print(options.json ? toJson(exported) : exported.text)
   // Apart from the text, which is pasted or piped.

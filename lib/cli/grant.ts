@@ -1,10 +1,20 @@
-import { type Grant, grant, grantRule, parseSize, type Revocation, revoke, type Snapshot } from '../index.js'
+import {
+  type Grant,
+  grant,
+  grantRule,
+  parseSize,
+  type Revocation,
+  revoke,
+  type Snapshot,
+  VfioError,
+} from '../index.js'
 import { answer, note, print, toJson } from './output.js'
 
 export interface GrantCommandOptions {
   readonly user: string
   readonly group?: string
   readonly memory?: string
+  readonly containers?: number
   readonly udev?: boolean
   readonly journal?: string
   readonly json?: boolean
@@ -18,9 +28,14 @@ export async function grantTo(
 ): Promise<number> {
   const { user, group, udev = false, journal, json = false } = options
   const memory = options.memory === undefined ? undefined : parseSize(options.memory)
+  if (memory === undefined && options.containers !== undefined)
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      '--containers says how often --memory is mapped: give that too',
+    )
   // First of all: a name that cannot stand in a rule is wrong before anything is changed.
   const rule = udev ? grantRule(seen, address, { user, group }) : null
-  const given = await grant(seen, address, { user, group, memory, journal })
+  const given = await grant(seen, address, { user, group, memory, containers: options.containers, journal })
   if (rule === null) answer(given, json, render)
   else if (json) print(toJson({ ...given, rule }))
   else {

@@ -1,4 +1,4 @@
-import { Argument, type Command, Option } from 'commander'
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import { Host, type Snapshot, type SnapshotOptions, VfioError } from '../index.js'
 import { EXPORT_FORMATS, type ExportFormat, type ExportOptions, exportTo } from './export.js'
 import { type GrantCommandOptions, grantTo, revokeFrom } from './grant.js'
@@ -17,6 +17,13 @@ interface Parts {
   ): (...args: A) => Promise<void>
 }
 
+function count(text: string): number {
+  if (/^\d{1,4}$/.test(text) && Number(text) > 0) return Number(text)
+  throw new InvalidArgumentError('expected a number, like 2.')
+}
+
+const collect = (value: string, earlier: string[] = []) => [...earlier, value]
+
 /** Declares the commands that hand devices on: to users, to hypervisors, to the next boot. */
 export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, look, run }: Parts): void {
   vfio
@@ -26,6 +33,12 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     .requiredOption('--user <name>', 'name or uid of the user')
     .option('--group <name>', 'name or gid of a group that may open it too')
     .option('--memory <size>', 'memory of the VM, like 16G: tells the limit on locked memory that it needs')
+    .addOption(
+      new Option(
+        '--containers <count>',
+        'how many containers map that memory: with a virtual IOMMU in the guest one for each group',
+      ).argParser(count),
+    )
     .option('--udev', 'print the udev rule that makes it last')
     .addOption(journal())
     .addOption(json())
@@ -52,6 +65,7 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
     )
     .option('--guest-address <address>', 'where the first device goes in the guest, like 05:00.0')
     .option('--zpci <uid[,fid]>', 's390: ids of the first function')
+    .option('--memory <size>', 'memory of the VM, like 16G: tells the limit on locked memory that it needs')
     .option('--machine <type>', 'machine type of the guest: q35, pc, virt, s390-ccw-virtio')
     .addOption(json())
     .addOption(sysfs())
@@ -72,13 +86,17 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
         INITRAMFS_CHOICES,
       ),
     )
+    .option('--group', 'take every device of their groups')
+    .option('--force <kind>', 'let the next boot do without this kind of use (may be given again)', collect)
+    .option('--option <name=value>', 'a parameter for the modules of VFIO (may be given again)', collect)
     .option('--write', 'write the files')
     .option('--remove', 'take away what was written, and put back what was there')
+    .option('--check', 'after boot: is everything bound as it was persisted? Exit status 0 only then')
     .option('--root <dir>', 'another file tree in place of /')
     .addOption(json())
     .addOption(sysfs())
     .action(
-      run((addresses: string[], options: PersistCommandOptions & { sysfs?: string }) => {
+      run((addresses: string[], options: PersistCommandOptions) => {
         if (options.sysfs !== undefined && options.write && options.root === undefined) {
           throw new VfioError(
             'ERR_VFIO_BAD_ARGUMENT',

@@ -9,7 +9,7 @@ import { declareHandOn } from './hand-on.js'
 import { list } from './list.js'
 import { note, visible } from './output.js'
 import { type GiveBackOptions, giveBack, putInOrder, showStatus } from './release.js'
-import { reset } from './reset.js'
+import { type RescanCommandOptions, type ResetCommandOptions, rescan, reset } from './reset.js'
 import { show } from './show.js'
 import { statusOf, WRONG_USAGE } from './status.js'
 
@@ -22,7 +22,7 @@ const json = () => new Option('--json', 'print what the API returns, as JSON')
 const sysfs = () => new Option('--sysfs <dir>', 'look at another tree in place of /sys')
 
 const journal = () => new Option('--journal <dir>', 'directory of the journal (default: /run/vfio)')
-const rescan = () =>
+const rescanOption = () =>
   new Option('--rescan', 'remove what cannot be bound again, and let the kernel find it anew')
 const timeout = () =>
   new Option('--timeout <seconds>', 'how long the kernel may take for one change (default: 30)').argParser(
@@ -110,13 +110,33 @@ function program(): Command {
     )
   vfio
     .command('reset')
-    .description('reset a device that is bound to VFIO')
+    .description('reset a device that is bound to VFIO, or any that is not in use by a method of the kernel')
     .argument('<address>', 'PCI address, like 59:00.0')
-    .option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO')
+    .addOption(
+      new Option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO').conflicts(
+        'method',
+      ),
+    )
+    .option('--method <name>', 'by this one of the methods that the kernel has for it, like flr or bus')
+    .option('--force <kind>', 'with --method: disturb this kind of use (may be given again)', collect)
+    .addOption(timeout())
     .addOption(json())
     .action(
-      run((address: string, options: Common & { hot?: boolean }) =>
+      run((address: string, options: ResetCommandOptions) =>
         reset(look({}, { around: [address] }), address, options),
+      ),
+    )
+  vfio
+    .command('rescan')
+    .description('remove a device, and let the kernel find it anew')
+    .argument('<address>', 'PCI address, like 59:00.0')
+    .option('--force <kind>', 'disturb this kind of use (may be given again)', collect)
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .action(
+      run((address: string, options: RescanCommandOptions) =>
+        rescan(look({}, { around: [address] }), address, options),
       ),
     )
   vfio
@@ -149,7 +169,7 @@ function program(): Command {
     .description('give devices back to the host, as they were')
     .argument('[address...]', 'PCI addresses')
     .option('--all', 'everything that is assigned')
-    .addOption(rescan())
+    .addOption(rescanOption())
     .addOption(timeout())
     .addOption(journal())
     .addOption(json())
@@ -163,7 +183,7 @@ function program(): Command {
   vfio
     .command('recover')
     .description('put in order what a crash left half done')
-    .addOption(rescan())
+    .addOption(rescanOption())
     .addOption(timeout())
     .addOption(journal())
     .addOption(json())

@@ -1,70 +1,140 @@
 import {
   builtinModules,
+  type CommandLineAdvice,
+  checkPersistence,
+  detectBootLoader,
   detectInitramfs,
+  findModprobe,
   type Host,
   type Initramfs,
   type PersistBy,
+  type PersistCheck,
   type PersistPlan,
   type PersistReport,
   planPersistence,
+  readPersistence,
   removePersistence,
   type Snapshot,
   VfioError,
   writePersistence,
 } from '../index.js'
-import { answer, note, print, toJson } from './output.js'
+import { forced } from './force.js'
+import { answer, colour, note, print, toJson, wrap } from './output.js'
+import { NOT_READY } from './status.js'
 
 export interface PersistCommandOptions {
   readonly by?: PersistBy
+  readonly group?: boolean
+  readonly force?: readonly string[]
+  readonly option?: readonly string[]
   readonly initramfs?: Initramfs | 'auto'
   readonly write?: boolean
   readonly remove?: boolean
+  readonly check?: boolean
   readonly root?: string
+  readonly sysfs?: string
   readonly json?: boolean
 }
 
-export const INITRAMFS_CHOICES = ['auto', 'initramfs-tools', 'dracut', 'mkinitcpio', 'none'] as const
+export const INITRAMFS_CHOICES: readonly (Initramfs | 'auto')[] = [
+  'auto',
+  'initramfs-tools',
+  'proxmox',
+  'dracut',
+  'dracut-uki',
+  'dracut-rebuild',
+  'reinstall-kernels',
+  'rpm-ostree',
+  'transactional-update',
+  'mkinitcpio',
+  'mkinitcpio-single',
+  'booster',
+  'booster-images',
+  'mkinitfs',
+  'nixos',
+  'guix',
+  'talos',
+  'ignition',
+  'image',
+  'volatile',
+  'none',
+]
 
-/** `vfio persist`: prints, writes or takes away what binds devices at boot. */
+/** `vfio persist`: prints, writes or takes away what binds devices at boot, or looks what came of it. */
 export async function persist(
   look: () => Snapshot,
   paths: Host['paths'],
   addresses: readonly string[],
   options: PersistCommandOptions,
 ): Promise<number> {
-  const { root, write = false, remove = false, json = false } = options
-  if (remove) {
-    if (write || addresses.length > 0 || options.by || options.initramfs) {
-      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--remove takes everything away: give it alone')
+  const { root, write = false, json = false } = options
+  const isPlanning =
+    write ||
+    addresses.length > 0 ||
+    [options.by, options.initramfs, options.group, options.force, options.option].some(Boolean)
+  if (options.remove || options.check) {
+    const alone = options.remove ? '--remove takes everything away' : '--check looks at everything'
+    if (isPlanning || (options.remove && options.check))
+      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${alone}: give it alone`)
+    if (options.remove) {
+      answer(await removePersistence({ root }), json, renderReport)
+      return 0
     }
-    const report = await removePersistence({ root })
-    answer(report, json, renderReport)
-    return 0
+    const check = checkPersistence(look(), readPersistence({ root }))
+    answer(check, json, renderCheck)
+    return check.ok ? 0 : NOT_READY
   }
+  // Beside another host's sysfs this machine's root tells nothing of that host.
+  const isKnown = options.sysfs === undefined || root !== undefined
   const wanted = options.initramfs ?? 'auto'
-  const initramfs = wanted === 'auto' ? detectInitramfs({ root }) : wanted
+  const detected = isKnown ? detectInitramfs({ root }) : undefined
   const plan = planPersistence(look(), addresses, {
     by: options.by,
-    initramfs,
+    group: options.group,
+    force: forced(options.force),
+    initramfs: wanted === 'auto' ? detected : wanted,
+    moduleOptions: options.option,
     builtin: builtinModules(paths.modules),
+    ...(isKnown && { bootLoader: detectBootLoader({ root }), modprobe: findModprobe({ root }) }),
   })
-  if (!json) for (const warning of plan.warnings) note(`vfio: ${warning}`)
+  const reasons = plan.blockers.map(({ reason }) => reason)
+  if (!json) {
+    for (const warning of plan.warnings) if (!reasons.includes(warning)) note(`vfio: ${warning}`)
+  }
+  if (reasons.length > 0 && (write || !json)) {
+    if (plan.commandLine) note(`vfio: ${commandLineSentence(plan.commandLine)}`)
+    throw new VfioError(plan.blockers[0]?.code ?? 'ERR_VFIO_NOT_VIABLE', reasons.join('; '))
+  }
   if (!write) {
     // The text of files, which has line ends, is made of checked words alone.
     print(json ? toJson(plan) : renderPlan(plan))
-    return 0
+    return reasons.length > 0 ? NOT_READY : 0
   }
   const report = await writePersistence(plan, { root })
-  answer({ plan, report }, json, (done) => renderReport(done.report))
+  answer({ plan, report }, json, (done) => `${renderReport(done.report)}${renderRest(done.plan)}`)
   return 0
 }
 
-function renderPlan({ files, rebuild }: PersistPlan): string {
-  const parts = files.map(
+function commandLineSentence({ how, add, remove }: CommandLineAdvice): string {
+  const reasons = [...add, ...remove].map(({ parameter, why }) => `${parameter}: ${why}`)
+  return `kernel command line: ${how} (${reasons.join('; ')})`
+}
+
+function renderPlan(plan: PersistPlan): string {
+  const parts = plan.files.map(
     ({ path, content, kind }) => `# ${path}${kind === 'block' ? ' (added to it)' : ''}\n${content}`,
   )
-  if (rebuild) parts.push(`# then: ${rebuild}\n`)
+  for (const { path, content, why } of plan.byHand) parts.push(`# ${path}, by hand: ${why}\n${content}`)
+  if (plan.commandLine) parts.push(`# ${commandLineSentence(plan.commandLine)}\n`)
+  if (plan.rebuild) parts.push(`# then: ${plan.rebuild}\n`)
   return parts.join('\n')
+}
+
+/** What is left to do after everything that can be written was written. */
+function renderRest({ byHand, commandLine }: PersistPlan): string {
+  const lines = byHand.map(({ path, content }) => `By hand, in ${path}: ${content.trim()}`)
+  if (commandLine) lines.push(`Missing on the ${commandLineSentence(commandLine)}`)
+  return lines.map((line) => `${line}\n`).join('')
 }
 
 function renderReport({ written, removed, unchanged, backups, dropped, rebuild }: PersistReport): string {
@@ -80,5 +150,16 @@ function renderReport({ written, removed, unchanged, backups, dropped, rebuild }
       : 'There was nothing to change.\n'
   }
   if (rebuild) lines.push(`Now run: ${rebuild}`)
+  return `${lines.join('\n')}\n`
+}
+
+function renderCheck({ devices, others, problems }: PersistCheck): string {
+  const mark = (good: boolean) => `${good ? colour.good('✓') : colour.bad('✗')} `
+  const lines = devices.map(({ ok, reason }) => wrap(reason, 2, mark(ok)))
+  for (const { source, text, devices: about, differs } of others) {
+    const whom = about.length > 0 ? `, which is about ${about.join(', ')}` : ''
+    lines.push(wrap(`${source} also has: ${text}${whom}`, 2, differs ? mark(false) : '  '))
+  }
+  for (const problem of problems) lines.push(wrap(problem, 2, `${colour.doubtful('!')} `))
   return `${lines.join('\n')}\n`
 }

@@ -3,12 +3,13 @@ import {
   assess,
   type Bar,
   type CapabilityEntry,
+  driverOfModule,
   type IommuGroup,
   type PciDevice,
   type Snapshot,
 } from '../index.js'
 import { renderOne } from './check.js'
-import { answer, wrap } from './output.js'
+import { answer, visible, wrap } from './output.js'
 import { bytes, classCode, deviceName, ids } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
@@ -16,7 +17,8 @@ export function show(seen: Snapshot, address: string, { json = false }: { json?:
   const device = seen.device(address)
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
-  answer({ device, group, assessment }, json, render)
+  const variants = device.variantDrivers.map((module) => driverOfModule(seen, module).name)
+  answer({ device, group, assessment }, json, (shown) => render(shown, variants))
   return 0
 }
 
@@ -26,7 +28,7 @@ interface Shown {
   readonly assessment: Assessment
 }
 
-function render({ device, group, assessment }: Shown): string {
+function render({ device, group, assessment }: Shown, variants: readonly string[]): string {
   const lines: string[] = [deviceName(device)]
   const line = (label: string, text: string | null) => {
     if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))
@@ -38,7 +40,7 @@ function render({ device, group, assessment }: Shown): string {
   line('driver', device.driver ?? 'none')
   line('override', device.driverOverride)
   line('modules', device.modules.join(' '))
-  line('variants', device.variantDrivers.join(' '))
+  line('variants', variants.map(visible).join(' '))
   line('modalias', device.modalias)
   line('header', `${device.headerType}${device.multifunction ? ', multifunction' : ''}`)
   line('below', device.parent ?? 'a root bus')

@@ -2,10 +2,12 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { guestPlaces } from './guest.js'
 import { parseMachine } from './machine.js'
-import { exportSlots, notReady } from './set.js'
+import { exportSlots, memoryNotes, notReady } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface CloudHypervisorOptions {
+  /** Memory of the guest in bytes: the notes tell the limit on locked memory that it needs. */
+  readonly memory?: number | undefined
   /** Open the devices through `/dev/iommu`, on versions that know `--platform iommufd=on`. */
   readonly iommufd?: boolean | undefined
   /** Where the first device goes: the domain is the PCI segment, the bus is 0. */
@@ -31,7 +33,7 @@ export interface CloudHypervisorExport {
 export function exportCloudHypervisor(
   seen: Snapshot,
   addresses: readonly string[],
-  { iommufd = false, guestAddress }: CloudHypervisorOptions = {},
+  { iommufd = false, guestAddress, memory }: CloudHypervisorOptions = {},
 ): CloudHypervisorExport {
   const slots = exportSlots(seen, addresses, { apart: true })
   const functions = slots.flatMap((slot) => slot.functions)
@@ -64,6 +66,6 @@ export function exportCloudHypervisor(
     devices,
     arguments: options.flat(),
     text: shellLines(options),
-    notes: [...apart, ...notReady(seen, slots)],
+    notes: [...apart, ...notReady(seen, slots), ...memoryNotes(seen, slots, { iommufd, memory })],
   }
 }

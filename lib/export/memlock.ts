@@ -1,6 +1,7 @@
 import { VfioError } from '../errors.js'
+import type { PciDevice } from '../sysfs/devices.js'
 
-/** What a hypervisor maps for DMA besides the guest's memory: firmware, video memory, device memory. libvirt gives as much. */
+/** What a hypervisor maps for DMA besides the guest's memory and the devices': firmware, video memory. libvirt gives as much. */
 const HEADROOM = 2 ** 30
 const GIB = 2 ** 30
 
@@ -9,6 +10,8 @@ export interface MemlockOptions {
   readonly memory: number
   /** Containers that map all of it: 1, or with a virtual IOMMU in the guest one for each group. */
   readonly containers?: number
+  /** Memory BARs of the devices in bytes: hypervisors map them too, so that devices reach each other (peer to peer). */
+  readonly bars?: number
   /** Opened through `/dev/iommu`, which counts each page once and by user. */
   readonly iommufd?: boolean
   /** Who starts the VM, as name or number. */
@@ -36,16 +39,26 @@ const gib = (bytes: number) => `${Number((bytes / GIB).toFixed(3))} GiB`
  * container; iommufd charges the user, once however many devices share the memory. CAP_IPC_LOCK exempts, and so root.
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT`
  */
-export function lockedMemory({ memory, containers = 1, iommufd = false, user }: MemlockOptions): Memlock {
+export function lockedMemory({
+  memory,
+  containers = 1,
+  bars = 0,
+  iommufd = false,
+  user,
+}: MemlockOptions): Memlock {
   if (!Number.isSafeInteger(memory) || memory <= 0 || memory > 2 ** 50) {
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'the memory must be a number of bytes from 1 to 2^50')
   }
   if (!Number.isInteger(containers) || containers < 1 || containers > 4096) {
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'the containers must be an integer from 1 to 4096')
   }
+  if (!Number.isSafeInteger(bars) || bars < 0) {
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'the BARs must be a number of bytes')
+  }
   const times = iommufd ? 1 : containers
-  const bytes = times * (memory + HEADROOM)
-  const sum = `${gib(memory)} of guest memory + ${gib(HEADROOM)} for what else the hypervisor maps`
+  const bytes = times * (memory + bars + HEADROOM)
+  const ofDevices = bars > 0 ? ` + ${gib(bars)} of the devices' BARs` : ''
+  const sum = `${gib(memory)} of guest memory${ofDevices} + ${gib(HEADROOM)} for what else the hypervisor maps`
   const arithmetic = iommufd
     ? `${sum} = ${gib(bytes)}; iommufd charges the user once for each page, so add up all VMs of ${user}`
     : `${times === 1 ? sum : `${times} containers × (${sum})`} = ${gib(bytes)}; VFIO charges a process for each container, so a guest with a virtual IOMMU needs it once for each group`
@@ -61,3 +74,10 @@ export function lockedMemory({ memory, containers = 1, iommufd = false, user }: 
     systemd: `LimitMEMLOCK=${kib}K`,
   }
 }
+
+/** The memory BARs of devices in bytes: what a hypervisor maps of them for the other devices. I/O ports it cannot. */
+export const memoryBars = (devices: readonly Pick<PciDevice, 'bars'>[]) =>
+  devices
+    .flatMap(({ bars }) => bars)
+    .filter(({ kind, index }) => kind === 'memory' && index !== 'rom')
+    .reduce((sum, { size }) => sum + size, 0)

@@ -3,10 +3,12 @@ import { type AddressParts, splitAddress } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { type ExportSlot, exportSlots, notReady } from './set.js'
+import { type ExportSlot, exportSlots, memoryNotes, notReady } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface QemuOptions {
+  /** Memory of the guest in bytes: the notes tell the limit on locked memory that it needs. */
+  readonly memory?: number | undefined
   /** Machine type; default `q35`, with `zpci` `s390-ccw-virtio`. */
   readonly machine?: string | undefined
   /** Open the devices through `/dev/iommu` (QEMU 8.2 and newer). */
@@ -69,7 +71,7 @@ export function exportQemu(
     devices: writer.devices,
     arguments: writer.options.flat(),
     text: shellLines(writer.options),
-    notes: notReady(seen, slots),
+    notes: [...notReady(seen, slots), ...memoryNotes(seen, slots, options)],
   }
 }
 

@@ -5,6 +5,7 @@ import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { lockedMemory, memoryBars } from './memlock.js'
 
 /** One function on its way into a guest. */
 export interface ExportFunction {
@@ -32,8 +33,7 @@ export function exportSlots(
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'no device is named: give at least one PCI address')
   }
   const devices = new Map<string, PciDevice>()
-  for (const address of addresses) {
-    const device = seen.device(address)
+  for (const device of addresses.flatMap((address) => seen.devicesAt(address))) {
     if (isBridge(device)) {
       throw new VfioError(
         'ERR_VFIO_BAD_ARGUMENT',
@@ -94,4 +94,24 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
   return [...notes, ...warnings]
+}
+
+/** What the process that opens devices is charged for, a sentence; none without the guest's memory. */
+export function memoryNotes(
+  seen: Snapshot,
+  slots: readonly ExportSlot[],
+  {
+    memory,
+    iommufd = false,
+  }: { readonly memory?: number | undefined; readonly iommufd?: boolean | undefined },
+): string[] {
+  if (memory === undefined) return []
+  const devices = slots.flatMap(({ functions }) => functions).map(({ address }) => seen.device(address))
+  const { bytes, arithmetic } = lockedMemory({
+    memory,
+    iommufd,
+    bars: memoryBars(devices),
+    user: 'the same user',
+  })
+  return [`it needs a limit on locked memory of ${bytes} bytes: ${arithmetic}; root needs none`]
 }

@@ -1,6 +1,15 @@
 import { VfioError } from '../errors.js'
 
-const FULL = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])$/i
+/** What an address is made of; without a function it names a whole device. */
+const FIELDS =
+  /^(?:(?:0x)?([0-9a-f]{1,8}):)?(?:0x)?([0-9a-f]{1,2}):(?:0x)?([01]?[0-9a-f])(?:\.(?:0x)?([0-7]))?$/i
+/** libvirt's node devices: `pci_0000_59_00_0`. */
+const NODE_DEVICE = /^pci_([0-9a-f]{4,8})_([0-9a-f]{2})_([0-9a-f]{2})_([0-7])$/i
+/** As `lshw` (`pci@0000:59:00.0`) and udev's links (`pci-0000:59:00.0`) write it. */
+const PREFIX = /^pci[@-]/i
+/** A value of libvirt's XML. Without `0x` it would be decimal or octal there: only what reads the same in all is taken. */
+const ATTRIBUTE =
+  /(?:^|[\s<])(domain|bus|slot|function)\s*=\s*(["']?)(0x[0-9a-f]{1,8}|[0-7])\2(?=[\s,/>]|$)/gi
 
 /** A PCI address in its parts: domain 0–0xffffffff, bus 0–255, device 0–31, function 0–7. */
 export interface AddressParts {
@@ -10,20 +19,44 @@ export interface AddressParts {
   readonly function: number
 }
 
-/**
- * Takes an address apart, as people type it (`59:00.0`, `0000:59:00.0`) and as sysfs prints it
- * (`10000:e1:00.0` too: a domain may be wider than 16 bits). `null` where it is not an address.
- */
-export function splitAddress(text: string): AddressParts | null {
-  const match = FULL.exec(text)
+/** The parts of what may name a whole device: its function is `null` then. */
+type Named = Omit<AddressParts, 'function'> & { readonly function: number | null }
+
+function readFields(text: string): Named | null {
+  const match = FIELDS.exec(text)
   if (!match) return null
-  const [, domain = '0', bus = '', device = '', fn = ''] = match
+  const [, domain = '0', bus = '', device = '', fn] = match
   return {
     domain: Number.parseInt(domain, 16),
     bus: Number.parseInt(bus, 16),
     device: Number.parseInt(device, 16),
-    function: Number(fn),
+    function: fn === undefined ? null : Number(fn),
   }
+}
+
+function readAttributes(text: string): Named | null {
+  const found = new Map([...text.matchAll(ATTRIBUTE)].map(([, name = '', , value]) => [name, Number(value)]))
+  const [bus, device, fn] = [found.get('bus'), found.get('slot'), found.get('function')]
+  if (bus === undefined || device === undefined || bus > 0xff || device > 0x1f) return null
+  if (fn !== undefined && fn > 7) return null
+  return { domain: found.get('domain') ?? 0, bus, device, function: fn ?? null }
+}
+
+/** Every way in which people and programs write an address. */
+function readNamed(text: string): Named | null {
+  if (text.includes('=')) return readAttributes(text)
+  const name = text.startsWith('/') ? text.replace(/\/+$/, '').replace(/^.*\//, '') : text
+  return readFields(name.replace(NODE_DEVICE, '$1:$2:$3.$4').replace(PREFIX, ''))
+}
+
+/**
+ * Takes an address apart, as people type it (`59:00.0`, `1:0.0`, `0000:59:00.0`), as sysfs prints it
+ * (`10000:e1:00.0` too: a domain may be wider than 16 bits, and a path), and as libvirt does (`pci_0000_59_00_0`,
+ * `0x59`). `null` where it is not the address of one function.
+ */
+export function splitAddress(text: string): AddressParts | null {
+  const named = readNamed(text)
+  return named === null || named.function === null ? null : { ...named, function: named.function }
 }
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
@@ -33,25 +66,62 @@ export function formatAddress(parts: AddressParts): string {
   return `${hex(parts.domain, 4)}:${hex(parts.bus, 2)}:${hex(parts.device, 2)}.${parts.function}`
 }
 
+const SYSFS = /^(?:[0-9a-f]{4}|[1-9a-f][0-9a-f]{4,7}):[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$/
+
 /** Is this an address as sysfs writes it? */
-export function isAddress(name: string): boolean {
-  const parts = splitAddress(name)
-  return parts !== null && formatAddress(parts) === name
-}
+export const isAddress = (name: string) => SYSFS.test(name)
 
 /**
  * The address in sysfs form.
- * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where the text is not a PCI address.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where the text is not the address of one PCI function.
  */
 export function parseAddress(text: string): string {
-  const parts = typeof text === 'string' ? splitAddress(text) : null
-  if (!parts) {
+  const named = typeof text === 'string' ? readNamed(text) : null
+  if (!named) {
     throw new VfioError(
       'ERR_VFIO_BAD_ADDRESS',
       `${quote(text)} is not a PCI address: expected [domain:]bus:device.function in hexadecimal, like 59:00.0 or 0000:59:00.0`,
     )
   }
-  return formatAddress(parts)
+  if (named.function === null) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_ADDRESS',
+      `${quote(text)} names a device, and not which of its functions: expected [domain:]bus:device.function, like ${slotOf(formatAddress({ ...named, function: 0 }))}.0`,
+    )
+  }
+  return formatAddress({ ...named, function: named.function })
+}
+
+/**
+ * The addresses in sysfs form that a text means: one, or where it names a device without a function (`59:00`) all of its
+ * functions that are known.
+ * @param known the addresses that there are, in sysfs form; called only where the text leaves the function open
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS`; `ERR_VFIO_NO_DEVICE` where a device has no function that is known
+ */
+export function expandAddress(text: string, known: () => Iterable<string>): readonly string[] {
+  const named = typeof text === 'string' ? readNamed(text) : null
+  if (named === null || named.function !== null) return [parseAddress(text)]
+  const slot = slotOf(formatAddress({ ...named, function: 0 }))
+  const found = [...known()].filter((address) => slotOf(address) === slot).sort(compareAddresses)
+  if (found.length > 0) return found
+  throw new VfioError(
+    'ERR_VFIO_NO_DEVICE',
+    `there is no PCI device ${slot} on this host: "vfio list" shows those that there are`,
+  )
+}
+
+/**
+ * The one address that a text means.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where it may be several, with all of them; else as {@link expandAddress}
+ */
+export function chooseAddress(text: string, known: () => Iterable<string>): string {
+  const found = expandAddress(text, known)
+  const [first = ''] = found
+  if (found.length === 1) return first
+  throw new VfioError(
+    'ERR_VFIO_BAD_ADDRESS',
+    `${quote(text)} may be any of ${found.join(', ')}: say which, with its function`,
+  )
 }
 
 function quote(value: unknown): string {

@@ -43,7 +43,7 @@ export interface PciDevice {
   readonly driverOverride: string | null
   /** Kernel modules that say they drive this device. */
   readonly modules: readonly string[]
-  /** VFIO variant drivers for this device, more capable than vfio-pci. */
+  /** VFIO variant drivers for this device, more capable than vfio-pci, by the names of their modules. */
   readonly variantDrivers: readonly string[]
   readonly modalias: string | null
   readonly headerType: 'normal' | 'bridge' | 'cardbus' | 'unknown'
@@ -274,7 +274,7 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
 function makerOn(path: string): string | null {
   const parts = path.split('/')
   const root = parts.findLastIndex((part) => ROOT_BUS.test(part))
-  return parts.slice(0, Math.max(root, 0)).findLast((part) => splitAddress(part) !== null) ?? null
+  return parts.slice(0, Math.max(root, 0)).findLast(isAddress) ?? null
 }
 
 const ROOT_BUS = /^pci[0-9a-f]{4,8}:[0-9a-f]{2}$/
@@ -333,7 +333,7 @@ function count(text: string | null): number | null {
 function parentFromPath(path: string): string | null | undefined {
   const parts = path.split('/')
   const above = parts[parts.length - 2] ?? ''
-  if (splitAddress(above)) return above
+  if (isAddress(above)) return above
   return above.startsWith('pci') ? null : undefined
 }
 

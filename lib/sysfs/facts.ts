@@ -6,6 +6,7 @@ import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
 import type { Architecture, PlatformFacts } from './platform.js'
 import { lookFailed, noting, type Unseen } from './unseen.js'
+import { type LoadedModule, readVfioModules } from './vfio-modules.js'
 
 /**
  * Where a kernel module stands: `missing` means that this kernel has no such module at all, `unknown` that it is not
@@ -52,6 +53,8 @@ export interface HostFacts {
   }
   readonly limits: HostLimits
   readonly modules: Readonly<Record<VfioModule, ModuleState>>
+  /** What modules around VFIO say of themselves, while they are loaded or built in. */
+  readonly vfioModules: Readonly<Record<string, LoadedModule>>
   /** Parameter of vfio_iommu_type1; `null` while the module is not there. */
   readonly allowUnsafeInterrupts: boolean | null
   /** The same parameter of iommufd, for devices that are opened by it; `null` while the module is not there. */
@@ -148,6 +151,7 @@ export function readFacts(
         isKernelSince(kernel, 6, 3),
       ),
     },
+    vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),

@@ -1,4 +1,4 @@
-import { compareAddresses, splitAddress } from './address.js'
+import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import { readText } from './files.js'
 import { readBatch } from './tree.js'
@@ -97,9 +97,7 @@ function readOthers(
   if (names.length === 0) return NONE
   const batch = readBatch(directory, names, { links: ['driver'], lists: ['.'] })
   return names.flatMap((name, row) =>
-    splitAddress(name) !== null && batch.errno(row, '.') !== 0
-      ? []
-      : [{ name, driver: batch.linkName(row, 'driver') }],
+    isAddress(name) && batch.errno(row, '.') !== 0 ? [] : [{ name, driver: batch.linkName(row, 'driver') }],
   )
 }
 

@@ -1,4 +1,4 @@
-import { parseAddress } from './address.js'
+import { expandAddress, isAddress } from './address.js'
 import { readDevices } from './devices.js'
 import { type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
@@ -75,11 +75,13 @@ export class Host {
   /**
    * One look at everything. Missing files leave their facts out; what vanishes meanwhile is left out altogether. What
    * could not be looked at is in `unseen`, and blocks what it concerns.
-   * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else; `ERR_VFIO_NO_DEVICE` where that names a
+   * device without a function, and there is none of it
    * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
   snapshot({ brief = false, around }: SnapshotOptions = {}): Snapshot {
-    const wanted = around?.map(parseAddress)
+    const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
+    const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
     const { seen, unseen } = noting(() => {

@@ -1,5 +1,5 @@
 import { VfioError } from '../errors.js'
-import { parseAddress } from './address.js'
+import { chooseAddress, expandAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { HostFacts } from './facts.js'
 import type { IommuGroup } from './groups.js'
@@ -40,24 +40,37 @@ export class Snapshot {
   }
 
   /**
-   * The device at an address, written `59:00.0` or `0000:59:00.0`.
-   * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, or `ERR_VFIO_NO_DEVICE` where there is none
+   * The device at an address, in any of the ways in which addresses are written.
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, also where it may be one of several; `ERR_VFIO_NO_DEVICE` where there is none
    */
   device(address: string): PciDevice {
     // Those who already have an address in full are the many: only the others need parsing.
+    return this.#byAddress.get(address) ?? this.#find(chooseAddress(address, () => this.#byAddress.keys()))
+  }
+
+  /**
+   * The devices at an address: one, or where it leaves the function open (`59:00`) all functions of that device.
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
+   */
+  devicesAt(address: string): readonly PciDevice[] {
     const known = this.#byAddress.get(address)
-    if (known) return known
-    const full = parseAddress(address)
+    if (known) return [known]
+    return expandAddress(address, () => this.#byAddress.keys()).map((full) => this.#find(full))
+  }
+
+  #find(full: string): PciDevice {
     const found = this.#byAddress.get(full)
-    if (!found) {
-      throw new VfioError(
-        'ERR_VFIO_NO_DEVICE',
-        this.isPartial
-          ? `there is no PCI device ${full} in this part of the host: "vfio list" shows those of all of it`
-          : `there is no PCI device ${full} on this host: "vfio list" shows those that there are`,
-      )
-    }
-    return found
+    if (found) return found
+    const where = this.isPartial ? 'in this part of the host' : 'on this host'
+    const shown = this.isPartial ? 'those of all of it' : 'those that there are'
+    // Who leaves the domain out means the first one, which not every host has.
+    const place = full.slice(full.indexOf(':'))
+    const others = [...this.#byAddress.keys()].filter((address) => address.endsWith(place))
+    const hint = others.length > 0 ? ` (in another domain there is ${others.join(', ')})` : ''
+    throw new VfioError(
+      'ERR_VFIO_NO_DEVICE',
+      `there is no PCI device ${full} ${where}${hint}: "vfio list" shows ${shown}`,
+    )
   }
 
   /** Is there a device at this address, in the form of sysfs? */

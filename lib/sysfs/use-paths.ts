@@ -1,4 +1,4 @@
-import { splitAddress } from './address.js'
+import { isAddress } from './address.js'
 import { readBatch } from './tree.js'
 
 /** A thing of the kernel's with its place in sysfs. */
@@ -15,7 +15,7 @@ const NONE: readonly string[] = Object.freeze([])
 /** The PCI functions that a path leads through. */
 export function functionsOn(path: string | null): readonly string[] {
   if (path === null) return NONE
-  const functions = path.split('/').filter((part) => splitAddress(part) !== null)
+  const functions = path.split('/').filter(isAddress)
   return functions.length === 0 ? NONE : functions
 }
 

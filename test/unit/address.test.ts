@@ -16,6 +16,9 @@ describe('parseAddress', function () {
     ['10000:e1:00.0', '10000:e1:00.0'],
     ['00010000:e1:00.0', '10000:e1:00.0'],
     ['ffffffff:00:00.0', 'ffffffff:00:00.0'],
+    ['5:0.0', '0000:05:00.0'],
+    ['000:59:00.0', '0000:59:00.0'],
+    ['0x59:00.0', '0000:59:00.0'],
   ]
   for (const [typed, canonical] of same) {
     it(`reads ${typed} as ${canonical}`, () => assert.equal(parseAddress(typed), canonical))
@@ -26,15 +29,12 @@ describe('parseAddress', function () {
     '59:00',
     '59:00.8',
     '59:20.0',
-    '5:00.0',
     '559:00.0',
-    '000:59:00.0',
     '100000000:59:00.0',
     '59:00.0 ',
     ' 59:00.0',
     '59:00.0\n',
     '59-00.0',
-    '0x59:00.0',
     '５9:00.0',
     'group:7',
     '__proto__',

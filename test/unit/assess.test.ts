@@ -279,7 +279,7 @@ describe('assess', function () {
 
   it('is asked for an address', () => {
     assert.throws(() => assess(see({}), '07:00.0'), { code: 'ERR_VFIO_NO_DEVICE' })
-    assert.throws(() => assess(see({}), '07:00'), { code: 'ERR_VFIO_BAD_ADDRESS' })
+    assert.throws(() => assess(see({}), '07:00.8'), { code: 'ERR_VFIO_BAD_ADDRESS' })
   })
 })
 

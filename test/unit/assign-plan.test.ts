@@ -385,7 +385,7 @@ describe('planAssignment', () => {
     assert.equal(code('0000:01:00.9'), 'ERR_VFIO_BAD_ADDRESS')
     assert.equal(code('../../etc'), 'ERR_VFIO_BAD_ADDRESS')
     assert.equal(code('0000:07:00.0'), 'ERR_VFIO_NO_DEVICE')
-    assert.equal(code('1:00.0'), 'ERR_VFIO_BAD_ADDRESS')
+    assert.equal(code('100:00.0'), 'ERR_VFIO_BAD_ADDRESS')
     assert.equal(code('01:00.0'), 'none')
     assert.deepEqual(planAssignment(seen, []).steps, [])
   })

@@ -393,7 +393,7 @@ describe('the command line', function () {
 
   describe('wrong usage', () => {
     const cases: readonly (readonly [args: readonly string[], says: RegExp])[] = [
-      [['check', '59:00'], /"59:00" is not a PCI address: expected .*59:00\.0/],
+      [['check', '59:00.8'], /"59:00\.8" is not a PCI address: expected .*59:00\.0/],
       [['show', ''], /"" is not a PCI address/],
       [['show', 'a\nb'], /"a\\nb" is not a PCI address/],
       [['check', `${'x'.repeat(5000)}`], /is not a PCI address/],
@@ -447,10 +447,10 @@ describe('the command line', function () {
     })
 
     it('shows the stack with VFIO_DEBUG=1 only', () => {
-      const args = ['check', '59:00', '--sysfs', sysfs]
+      const args = ['check', '59:00.8', '--sysfs', sysfs]
       const { status, stderr } = vfio(args, { VFIO_DEBUG: '1' })
       assert.equal(status, 2)
-      assert.match(stderr, /"59:00" is not a PCI address.*\n +at /)
+      assert.match(stderr, /"59:00\.8" is not a PCI address.*\n +at /)
       assert.match(vfio(args, { VFIO_DEBUG: '' }).stderr, oneLine)
     })
   })

@@ -1,0 +1,90 @@
+import { isBridge } from '../assess/topology.js'
+import type { HostUse } from '../assess/uses.js'
+import { VfioError } from '../errors.js'
+import { exists } from '../sysfs/files.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { type ChangeOptions, Changes } from './changes.js'
+import { lockGroups } from './group-lock.js'
+import { bootId, Journal } from './journal.js'
+import { refuseOpen, refuseUsed } from './reset-method.js'
+import { rediscover } from './restore.js'
+
+export interface RescanOptions extends ChangeOptions {
+  /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never is. */
+  readonly force?: readonly HostUse['kind'][] | undefined
+  readonly signal?: AbortSignal | undefined
+  /** Directory of the journal; default `/run/vfio`. */
+  readonly journal?: string | undefined
+}
+
+/** How a device was found anew. */
+export interface RescanReport {
+  readonly address: string
+  /** The driver that it has now; `null` for none. */
+  readonly driver: string | null
+  /** The one that it had before. */
+  readonly former: string | null
+}
+
+/**
+ * Removes a device and lets the kernel find it anew, which brings back what has stopped answering. An override, and the
+ * driver that it was for, it gets back; else the kernel chooses its driver.
+ * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` for bridges and virtual functions; `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`;
+ * `ERR_VFIO_NOT_RESTORED` where it does not come back
+ * @throws VfioSystemError what the kernel answers
+ */
+export async function rescanDevice(
+  seen: Snapshot,
+  address: string,
+  options: RescanOptions = {},
+): Promise<RescanReport> {
+  const device = seen.device(address)
+  if (isBridge(device)) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `${device.address} is a bridge, and all that is below it would go with it: name the device that is to be found anew`,
+    )
+  }
+  if (device.sriov?.role === 'vf') {
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `${device.address} is a virtual function, which no rescan finds: "vfio vfs ${device.sriov.pf} N" makes them anew`,
+    )
+  }
+  refuseUsed(seen, device, options.force ?? [])
+  const { sysfs } = seen.host.paths
+  using lock = lockGroups(sysfs, device.group === null ? [] : [device.group])
+  await refuseAssigned(device.address, options.journal)
+  using changes = new Changes(sysfs, options, lock, options.signal)
+  refuseOpen(changes, device)
+  const former = await changes.state(device.address)
+  options.signal?.throwIfAborted()
+  // What is removed has to come back: from here on nothing is cut short.
+  changes.finish()
+  if (former.override !== null) {
+    await rediscover(changes, { address: device.address, former })
+  } else {
+    await changes.write(`${changes.device(device.address)}/remove`, '1')
+    await changes.write(changes.bus('rescan'), '1')
+    if (!exists(changes.device(device.address))) {
+      throw new VfioError(
+        'ERR_VFIO_NOT_RESTORED',
+        `${device.address} is gone: the kernel did not find it anew, so switch the host off and on`,
+      )
+    }
+  }
+  return { address: device.address, driver: changes.driver(device.address), former: former.driver }
+}
+
+/** Its record says how it was before, and would not be true any more. */
+async function refuseAssigned(address: string, directory: string | undefined): Promise<void> {
+  const { records } = await new Journal(directory).read()
+  const holding = records.find(
+    (record) => record.bootId === bootId() && record.devices.some((device) => device.address === address),
+  )
+  if (!holding) return
+  throw new VfioError(
+    'ERR_VFIO_IN_USE',
+    `${address} is assigned by ${holding.program} (pid ${holding.pid}): "vfio release ${address} --rescan" gives it back, and finds it anew where that is needed`,
+  )
+}

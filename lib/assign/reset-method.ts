@@ -1,0 +1,120 @@
+import { refusalOf } from '../assess/refusals.js'
+import { assessUses, type HostUse } from '../assess/uses.js'
+import { VfioError } from '../errors.js'
+import type { PciDevice } from '../sysfs/devices.js'
+import { readText } from '../sysfs/files.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { type ChangeOptions, Changes } from './changes.js'
+import { lockGroups } from './group-lock.js'
+
+export interface ResetMethodOptions extends ChangeOptions {
+  /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never is. */
+  readonly force?: readonly HostUse['kind'][] | undefined
+  /** Aborts before the reset; the kernel's own methods are put back then. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** What a reset by one method did. */
+export interface ResetMethodReport {
+  readonly address: string
+  /** The kernel's name for it: `flr`, `af_flr`, `pm`, `bus`, `device_specific`, … */
+  readonly method: string
+  readonly affected: readonly string[]
+  /** How long the kernel took, with saving and restoring config space. */
+  readonly milliseconds: number
+  /** The methods that the kernel has for this device again, in its order. */
+  readonly methods: readonly string[]
+}
+
+/**
+ * Resets a device by one of the methods that the kernel has for it, whatever driver it has: `reset_method` holds that
+ * one alone meanwhile, and is put back whatever happens.
+ * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel has no such method for it (before 5.15 it tells none);
+ * `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`; `ERR_VFIO_NOT_RESTORED` where the methods could not be put back
+ * @throws VfioSystemError what the kernel answers
+ */
+export async function resetByMethod(
+  seen: Snapshot,
+  address: string,
+  method: string,
+  options: ResetMethodOptions = {},
+): Promise<ResetMethodReport> {
+  const device = seen.device(address)
+  const methods = device.resetMethods ?? []
+  if (!methods.includes(method)) throw noMethod(device, method)
+  refuseUsed(seen, device, options.force ?? [])
+  const { sysfs } = seen.host.paths
+  using lock = lockGroups(sysfs, device.group === null ? [] : [device.group])
+  using changes = new Changes(sysfs, options, lock, options.signal)
+  refuseOpen(changes, device)
+  const file = `${changes.device(device.address)}/reset_method`
+  // As it is now: somebody may have changed it since the look.
+  const former = readText(file)?.trim() ?? methods.join(' ')
+  options.signal?.throwIfAborted()
+  let milliseconds: number
+  try {
+    if (former !== method) await changes.write(file, method)
+    options.signal?.throwIfAborted()
+    const start = performance.now()
+    await changes.write(`${changes.device(device.address)}/reset`, '1')
+    milliseconds = Math.round((performance.now() - start) * 10) / 10
+  } catch (error) {
+    changes.finish()
+    await putBack(changes, device.address, file, former, error)
+    throw error
+  }
+  changes.finish()
+  await putBack(changes, device.address, file, former)
+  return {
+    address: device.address,
+    method,
+    affected: [device.address],
+    milliseconds,
+    methods: former.split(/\s+/),
+  }
+}
+
+async function putBack(
+  changes: Changes,
+  address: string,
+  file: string,
+  former: string,
+  cause?: unknown,
+): Promise<void> {
+  try {
+    if (readText(file)?.trim() !== former) await changes.write(file, former)
+  } catch (error) {
+    const first = cause instanceof Error ? `${cause.message}; ` : ''
+    throw new VfioError(
+      'ERR_VFIO_NOT_RESTORED',
+      `${first}the reset methods of ${address} are not as before (${(error as Error).message}): write "${former}" to ${file}`,
+      { cause: cause ?? error },
+    )
+  }
+}
+
+function noMethod({ address, resetMethods }: PciDevice, method: string): VfioError {
+  const has =
+    resetMethods === null
+      ? 'this kernel does not tell its methods, which it does since 5.15'
+      : resetMethods.length === 0
+        ? 'the kernel has none for it'
+        : `the kernel has ${resetMethods.join(', ')} for it`
+  return new VfioError('ERR_VFIO_NO_RESET', `${address} cannot be reset by ${JSON.stringify(method)}: ${has}`)
+}
+
+/**
+ * Who would lose something by a reset, or by taking the device away, is in the way unless it is forced.
+ * @throws VfioError `ERR_VFIO_IN_USE`
+ */
+export function refuseUsed(seen: Snapshot, device: PciDevice, force: readonly HostUse['kind'][]): void {
+  const reasons = assessUses(seen, device.address).flatMap(
+    (use) => refusalOf(use, device.driver, force) ?? [],
+  )
+  if (reasons.length > 0) throw new VfioError('ERR_VFIO_IN_USE', reasons.join('; '))
+}
+
+/** Since the look somebody may have opened it. @throws VfioError `ERR_VFIO_IN_USE` */
+export function refuseOpen(changes: Changes, { address, group }: PciDevice): void {
+  if (changes.isWithVfio(address)) changes.refuseOpen({ address, group })
+}
