@@ -258,9 +258,16 @@ class Planner {
     }
   }
 
+  #isTouched({ former, driver }: PlannedDevice): boolean {
+    return former.driver !== driver || (this.#options.reset ?? 'before-and-after') !== 'none'
+  }
+
   #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
     const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
+    const touched = new Set(devices.filter((device) => this.#isTouched(device)).map(({ address }) => address))
     for (const use of uses) {
+      // What stays as it is needs no look at who has it.
+      if (use.unknown && !touched.has(use.address)) continue
       const { driver } = this.#seen.device(use.address)
       const reason = refusalOf(use, driver, this.#options.force)
       if (reason !== null) this.#block(use.address, 'ERR_VFIO_IN_USE', reason)

@@ -59,16 +59,22 @@ export class Host {
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
     const proc = options.proc ?? own('/proc')
-    const release = noting(() => readRelease(proc))
-    this.#kernel = release.seen
-    this.#unseen = release.unseen
+    const { seen, unseen } = noting(() => {
+      const kernel = readRelease(proc)
+      return {
+        kernel,
+        modules: findModuleDirectory(options.modules ?? own(`/lib/modules/${kernel}`), kernel),
+      }
+    })
+    this.#kernel = seen.kernel
+    this.#unseen = unseen
     this.#pciIds = options.pciIds
     this.paths = Object.freeze({
       sysfs: options.sysfs ?? '/sys',
       dev: options.dev ?? own('/dev'),
       proc,
       run: options.run ?? own('/run'),
-      modules: findModuleDirectory(options.modules ?? own(`/lib/modules/${this.#kernel}`), this.#kernel),
+      modules: seen.modules,
     })
   }
 

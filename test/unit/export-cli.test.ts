@@ -62,7 +62,18 @@ describe('vfio export, persist, grant and vfs', () => {
 
   it('prints the files by default, and writes none', () => {
     const root = temporaryDirectory()
-    const { stdout, stderr } = vfio('persist', '00:03.0', '--by', 'ids', '--root', root, '--sysfs', sysfs)
+    const { stdout, stderr } = vfio(
+      'persist',
+      '00:03.0',
+      '--by',
+      'ids',
+      '--force',
+      'other',
+      '--root',
+      root,
+      '--sysfs',
+      sysfs,
+    )
     assert.match(stdout, /^# \/etc\/modprobe\.d\/vfio-persist\.conf\noptions vfio-pci ids=144d:a808\n/)
     assert.match(stderr, /0000:00:04\.0 has the same ids/)
     assert.deepEqual(readdirSync(root), [])
