@@ -13,6 +13,7 @@
 #include "memory-file.h"
 #include "memory.h"
 #include "migration.h"
+#include "offers.h"
 #include "poll.h"
 #include "region.h"
 #include "tree.h"
@@ -100,6 +101,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("mappingCounts", MappingCounts(env));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
   exports.Set("handleBusErrors", Napi::Function::New(env, HandleBusErrors));
+  exports.Set("offer", Napi::Function::New(env, vfio::Offer));
+  exports.Set("accept", Napi::Function::New(env, vfio::Accept));
   exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
   exports.Set("tryLockByte", Napi::Function::New(env, vfio::TryLockByte));
   exports.Set("startWriter", Napi::Function::New(env, vfio::StartWriter));

@@ -23,13 +23,4 @@ Napi::Value CloseLater(Napi::Env env, Resource resource) {
   }
 }
 
-SharedFd AcceptArgument(const Napi::CallbackInfo& info, const napi_type_tag& kind) {
-  double number;
-  if (napi_get_value_double(info.Env(), info[0], &number) != napi_ok) number = 0;
-  SharedFd given = Accept(kind, number);
-  if (!given)
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "nothing of this kind was handed over, or it was taken already");
-  return given;
-}
-
 }  // namespace vfio

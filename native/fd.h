@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "object.h"
-#include "offers.h"
 #include "util/fd.h"
 #include "util/work.h"
 
@@ -19,9 +18,6 @@ SharedFd OpenFile(const std::string& path, const char* request);
 /** A promise for the end of its close: the last one of a device resets it, which takes long. */
 Napi::Value CloseLater(Napi::Env env, Resource resource);
 
-/** What was offered by the number that is the first argument, or ERR_VFIO_BAD_ARGUMENT. */
-SharedFd AcceptArgument(const Napi::CallbackInfo& info, const napi_type_tag& kind);
-
 /** An object that stands for a descriptor, and closes. */
 template <typename T>
 class FdObject : public ObjectOf<T, Fd> {
@@ -31,12 +27,13 @@ class FdObject : public ObjectOf<T, Fd> {
   /** The open descriptor, or ERR_VFIO_CLOSED. */
   SharedFd fd() const { return this->owned(); }
 
+  /** Leaves the object closed, and the descriptor to the caller. */
+  Resource Give() { return this->Take(); }
+
  protected:
   static Napi::FunctionReference DefineFdClass(Napi::Env env, std::vector<napi_property_descriptor> members) {
     members.push_back(FdObject::template DefineMethod<&FdObject::Close>("close"));
     members.push_back(FdObject::template DefineMethod<&FdObject::CloseNow>("closeNow"));
-    members.push_back(FdObject::template DefineMethod<&FdObject::Offered>("offer"));
-    members.push_back(FdObject::template DefineStatic<&FdObject::Accepted>("accept"));
     return FdObject::DefineClass(env, members);
   }
 
@@ -46,17 +43,6 @@ class FdObject : public ObjectOf<T, Fd> {
   Napi::Value CloseNow(const Napi::CallbackInfo& info) {
     this->Take().reset();
     return info.Env().Undefined();
-  }
-
-  // For another thread; here it is closed from now on.
-  Napi::Value Offered(const Napi::CallbackInfo& info) {
-    const double offer = Offer(T::kTag, fd());
-    this->Take();
-    return Napi::Number::New(info.Env(), offer);
-  }
-
-  static Napi::Value Accepted(const Napi::CallbackInfo& info) {
-    return FdObject::Adopt(info.Env(), AcceptArgument(info, T::kTag));
   }
 };
 

@@ -2,17 +2,15 @@
 
 #include <napi.h>
 
-#include "util/fd.h"
-
 namespace vfio {
 
 /**
- * Descriptors on their way from one thread of this process to another. Each is known by a number that is used
- * once, and stays open until it is accepted.
+ * Open devices on their way from one thread of this process to another, each with its group and container.
+ * All three go and come together. An offer stays open until it is accepted.
  */
-double Offer(const napi_type_tag& kind, SharedFd fd);
-
-/** Empty where there is no such offer of this kind. */
-SharedFd Accept(const napi_type_tag& kind, double number);
+// offer(container, group, device) -> the number to accept it by; the objects are closed here from then on.
+Napi::Value Offer(const Napi::CallbackInfo& info);
+// accept(number) -> [container, group, device], once.
+Napi::Value Accept(const Napi::CallbackInfo& info);
 
 }  // namespace vfio

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -37,6 +38,28 @@ class Descriptor {
   int fd_;
 };
 
+// UTF-8, but a lone surrogate from U+DC80 on stands for a byte that is none (lib/sysfs/bytes.ts).
+std::string Bytes(const Napi::String& text) {
+  std::u16string units = text.Utf16Value();
+  bool plain = true;
+  for (char16_t unit : units) plain = plain && (unit & 0xf800) != 0xd800;
+  if (plain) return text.Utf8Value();
+  std::string out;
+  for (size_t i = 0; i < units.size(); i++) {
+    uint32_t code = units[i];
+    bool paired = (code & 0xfc00) == 0xd800 && i + 1 < units.size() && (units[i + 1] & 0xfc00) == 0xdc00;
+    if (paired) code = 0x10000 + ((code & 0x3ff) << 10) + (units[++i] & 0x3ff);
+    if (code < 0x80 || (code >= 0xdc80 && code <= 0xdcff)) {
+      out.push_back(static_cast<char>(code & 0xff));
+      continue;
+    }
+    int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    out.push_back(static_cast<char>((0xf00 >> (more + 1) & 0xff) | code >> 6 * more));
+    while (more-- > 0) out.push_back(static_cast<char>(0x80 | (code >> 6 * more & 0x3f)));
+  }
+  return out;
+}
+
 std::vector<std::string> Strings(const Napi::Value& value) {
   if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
   Napi::Array array = value.As<Napi::Array>();
@@ -44,7 +67,7 @@ std::vector<std::string> Strings(const Napi::Value& value) {
   for (uint32_t i = 0; i < array.Length(); i++) {
     Napi::Value item = array.Get(i);
     if (!item.IsString()) BadArgument(value.Env(), "expected an array of strings");
-    out.push_back(item.As<Napi::String>().Utf8Value());
+    out.push_back(Bytes(item.As<Napi::String>()));
   }
   return out;
 }
@@ -107,7 +130,7 @@ struct Request {
   std::vector<std::string> directories, files;
   // How much of each file is read, in bytes.
   std::vector<uint32_t> limits;
-  std::vector<std::string> links, lists;
+  std::vector<std::string> links, lists, nodes;
 };
 
 constexpr uint32_t kLargestFile = 1 << 20;
@@ -135,7 +158,7 @@ struct Entry {
   char name[];
 };
 
-// The names in a directory, each followed by a newline.
+// The names in a directory, each followed by a NUL: no other byte is in no name.
 void TakeList(Batch& batch, int directory, const char* name) {
   Descriptor opened(openat(directory, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (opened.get() < 0) return batch.Fail(errno);
@@ -145,7 +168,7 @@ void TakeList(Batch& batch, int directory, const char* name) {
   while ((filled = syscall(SYS_getdents64, opened.get(), buffer, sizeof buffer)) > 0) {
     for (long at = 0; at < filled;) {
       const Entry* entry = reinterpret_cast<const Entry*>(buffer + at);
-      if (entry->name[0] != '.') names.append(entry->name).push_back('\n');
+      if (entry->name[0] != '.') names.append(entry->name).push_back('\0');
       at += entry->length;
     }
   }
@@ -153,8 +176,23 @@ void TakeList(Batch& batch, int directory, const char* name) {
   batch.Add(reinterpret_cast<const uint8_t*>(names.data()), names.size());
 }
 
+// What device is behind a name: `c1:3`, `b259:0`, nothing for a file that is no device. Asks for nothing that
+// a file system would have to fetch from its server, or that FUSE keeps from other users.
+void TakeNode(Batch& batch, int directory, const char* name) {
+  struct statx facts;
+  if (statx(directory, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &facts) != 0)
+    return batch.Fail(errno);
+  std::string text;
+  if (S_ISCHR(facts.stx_mode) || S_ISBLK(facts.stx_mode)) {
+    text = (S_ISCHR(facts.stx_mode) ? "c" : "b") + std::to_string(facts.stx_rdev_major) + ":" +
+           std::to_string(facts.stx_rdev_minor);
+  }
+  batch.Add(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+}
+
 void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t to) {
-  size_t columns = request.files.size() + request.links.size() + request.lists.size();
+  size_t columns = request.files.size() + request.links.size() + request.lists.size() +
+                   request.nodes.size();
   Descriptor base(open(request.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   int base_error = base.get() < 0 ? errno : 0;
   for (size_t row = from; row < to; row++) {
@@ -170,6 +208,7 @@ void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t t
     }
     for (const std::string& link : request.links) TakeLink(batch, directory.get(), link.c_str());
     for (const std::string& list : request.lists) TakeList(batch, directory.get(), list.c_str());
+    for (const std::string& node : request.nodes) TakeNode(batch, directory.get(), node.c_str());
   }
 }
 
@@ -209,8 +248,9 @@ Batch TakeAll(const Request& request) {
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsString()) BadArgument(env, "expected a path");
-  Request request{info[0].As<Napi::String>().Utf8Value(), Strings(info[1]), Strings(info[2]),
-                  Counts(info[3], kLargestFile),          Strings(info[4]), Strings(info[5])};
+  Request request{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
+                  Counts(info[3], kLargestFile),     Strings(info[4]), Strings(info[5]),
+                  Strings(info[6])};
   if (request.limits.size() != request.files.size()) {
     BadArgument(env, "expected a limit for each file");
   }

@@ -14,14 +14,21 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { homedir } from 'node:os'
-import { join, relative } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildEnvironment, headersCache, headersDirectory, headersPackage } from './headers.mjs'
+import { fetchNodes, nodeLines, nodeProgram } from './nodes.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
+
+/** The C programs of the lab's tests: source, output, flags. */
+const PROGRAMS = [
+  ['test/lab/oracle.c', 'build/test/oracle'],
+  ['test/lab/kvm-vm.c', 'build/test/kvm-vm.so', '-shared', '-fPIC'],
+]
 
 /** What is to be made, in order; each is made only when `stale` says so. */
 const STEPS = [
@@ -61,6 +68,11 @@ const STEPS = [
       ),
   },
   {
+    name: () => `fetching Node ${nodeLines.filter((line) => nodeProgram(line) === undefined).join(', ')}`,
+    stale: () => lab && nodeLines.some((line) => nodeProgram(line) === undefined),
+    make: (log) => fetchNodes(log),
+  },
+  {
     name: () => 'building the native addon',
     stale: () => isOlder('addon', ['native', 'binding.gyp'], 'build/Release/vfio.node'),
     // Not `rebuild`, which would take away everything below build/.
@@ -88,6 +100,17 @@ const STEPS = [
         return compiled
       }),
   },
+  // Here and not in the guests that run them, where a compiler takes seconds.
+  ...PROGRAMS.map(([source, output, ...flags]) => ({
+    name: () => `compiling ${source}`,
+    stale: () => lab && isOlder(output.replaceAll('/', '-'), [source], output),
+    make: () =>
+      stamped(output.replaceAll('/', '-'), () => {
+        mkdirSync(join(ROOT, dirname(output)), { recursive: true })
+        const warnings = ['-Wall', '-Wextra', '-Werror']
+        return compile('cc', [...warnings, '-O1', ...flags, '-o', output, source], output)
+      }),
+  })),
 ]
 
 let found

@@ -1,31 +1,68 @@
 import { parseArgs } from 'node:util'
-import { execute, type Outcome } from './test/execute.js'
-import { type Lane, type Step, steps } from './test/steps.js'
+import { changedFiles, touchedSteps } from './test/changed.js'
+import { execute, type Outcome, type Timed } from './test/execute.js'
+import { type Lane, type Step, steps, usualSteps } from './test/steps.js'
 
-const USAGE = `usage: npm test -- [--grep PATTERN] [STEP…]
+const USAGE = `usage: npm test -- [--changed] [--grep PATTERN] [STEP…]
 
 Runs all tests, or those of the steps named; a name stands for all steps that begin with it (\`lab\`, \`lab:6.12\`).
 
-steps: ${steps.map(({ name }) => name).join(', ')}`
+  --changed        only the steps that can see what differs from main, committed or not
+  --grep PATTERN   only tests whose title matches
 
-function selected(names: readonly string[]): Step[] {
+steps: ${usualSteps.map(({ name }) => name).join(', ')}
+by name only (npm run soak): ${steps
+  .filter((step) => !usualSteps.includes(step))
+  .map(({ name }) => name)
+  .join(', ')}`
+
+const PROGRESS_SECONDS = 30
+const LONGEST = 10
+
+function named(names: readonly string[]): Step[] {
   const fits = (name: string, wanted: string) => name === wanted || name.startsWith(`${wanted}:`)
   const unknown = names.filter((wanted) => !steps.some(({ name }) => fits(name, wanted)))
   if (unknown.length > 0) throw new Error(`there is no step ${unknown.join(', ')}\n${USAGE}`)
-  return steps.filter(({ name }) => names.length === 0 || names.some((wanted) => fits(name, wanted)))
+  return steps.filter(({ name }) => names.some((wanted) => fits(name, wanted)))
+}
+
+/** The steps, and those that have to have ended before. */
+function withNeeded(chosen: readonly Step[]): Step[] {
+  const names = new Set(chosen.flatMap(({ name, after = [] }) => [name, ...after]))
+  const wanted = new Map(chosen.map((step) => [step.name, step]))
+  return steps.filter(({ name }) => names.has(name)).map((step) => wanted.get(step.name) ?? step)
 }
 
 async function main(): Promise<boolean> {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { grep: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    options: {
+      changed: { type: 'boolean' },
+      grep: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
   })
   if (values.help) {
     console.log(USAGE)
     return true
   }
-  const chosen = selected(positionals)
-  const running = new Map<string, Promise<Outcome>>()
+  let chosen: readonly Step[] = positionals.length > 0 ? named(positionals) : usualSteps
+  if (values.changed) {
+    const files = changedFiles()
+    const touched = await touchedSteps(files, chosen)
+    console.log(
+      `${files.length} files changed: ${touched.map(({ name }) => name).join(', ') || 'no step sees them'}`,
+    )
+    if (touched.length === 0) return summarize([])
+    chosen = touched
+  }
+  const outcomes = await runAll(withNeeded(chosen), values.grep)
+  return summarize(outcomes) || (values.changed === true && outcomes.length === 0)
+}
+
+async function runAll(chosen: readonly Step[], grep: string | undefined): Promise<Finished[]> {
+  const begun = new Map<string, Promise<Finished>>()
+  const running = new Set<Running>()
   const waiting = [...chosen]
   // Who has come to the end of a lane helps with the other.
   const lane = async (name: Lane) => {
@@ -33,45 +70,83 @@ async function main(): Promise<boolean> {
       const own = waiting.findIndex((each) => each.lane === name)
       const [step] = waiting.splice(Math.max(own, 0), 1)
       if (step === undefined) return
-      await Promise.all((step.after ?? []).map((other) => begun(other)))
-      await begun(step.name)
+      await Promise.all((step.after ?? []).map((other) => begin(other)))
+      await begin(step.name)
     }
   }
   // A step that another waits for may belong to the other lane; it begins where it is asked for first.
-  const begun = (name: string): Promise<Outcome | undefined> => {
+  const begin = (name: string): Promise<Finished | undefined> => {
     const step = chosen.find((each) => each.name === name)
     if (step === undefined) return Promise.resolve(undefined)
-    const outcome = running.get(name) ?? perform(step, values.grep)
-    running.set(name, outcome)
+    const outcome = begun.get(name) ?? perform(step, grep, running)
+    begun.set(name, outcome)
     return outcome
   }
-  await Promise.all([lane('host'), lane('lab')])
-  return summarize(await Promise.all(running.values()))
+  const ticking = setInterval(() => {
+    for (const each of running) console.log(progressOf(each))
+  }, PROGRESS_SECONDS * 1000)
+  try {
+    await Promise.all([lane('host'), lane('lab')])
+    return await Promise.all(begun.values())
+  } finally {
+    clearInterval(ticking)
+  }
 }
 
-async function perform(step: Step, grep: string | undefined): Promise<Outcome> {
-  const start = Date.now()
+interface Running {
+  readonly name: string
+  readonly start: number
+  results: number
+  last: string
+}
+
+interface Finished extends Outcome {
+  readonly step: string
+}
+
+const secondsSince = (start: number) => (performance.now() - start) / 1000
+
+const progressOf = ({ name, start, results, last }: Running) =>
+  `${name}: ${results} results in ${secondsSince(start).toFixed(0)} s${last === '' ? '' : `, last ${last}`}`
+
+async function perform(step: Step, grep: string | undefined, running: Set<Running>): Promise<Finished> {
+  const state: Running = { name: step.name, start: performance.now(), results: 0, last: '' }
+  running.add(state)
   console.log(`${step.name} …`)
-  const outcome = await execute(step, grep)
-  const seconds = ((Date.now() - start) / 1000).toFixed(1)
-  console.log(`${step.name}: ${counts([outcome])} (${seconds} s)`)
-  // What a test prints it prints for people: how many comparisons, how many points.
-  if (outcome.output !== '' && 'directory' in step.work) console.log(indent(outcome.output))
-  for (const { title, reason } of outcome.skipped) console.log(`  skipped: ${title} (${reason})`)
-  for (const { title, detail } of outcome.failed) console.log(`  FAILED: ${title}\n${indent(detail)}`)
-  return outcome
+  const outcome = await execute(step, grep, (results, last) => {
+    Object.assign(state, { results, last })
+  })
+  running.delete(state)
+  const cpu = outcome.cpuSeconds === undefined ? '' : `, ${outcome.cpuSeconds.toFixed(1)} s of processor`
+  // In one piece, so that two steps that end together do not mix.
+  const lines = [
+    `${step.name}: ${counts([outcome])} (${secondsSince(state.start).toFixed(1)} s${cpu})`,
+    // What a test prints it prints for people: how many comparisons, how many points.
+    ...(outcome.output !== '' && 'directory' in step.work ? [indent(outcome.output)] : []),
+    ...outcome.skipped.map(({ title, reason }) => `  skipped: ${title} (${reason})`),
+    ...outcome.failed.map(({ title, detail }) => `  FAILED: ${title}\n${indent(detail)}`),
+  ]
+  console.log(lines.join('\n'))
+  return { ...outcome, step: step.name }
 }
 
-function summarize(outcomes: readonly Outcome[]): boolean {
+function summarize(outcomes: readonly Finished[]): boolean {
+  const tests = outcomes.flatMap(({ step, passed, failed }) =>
+    [...passed, ...failed].map((test: Timed) => ({ ...test, step })),
+  )
+  const longest = tests.toSorted((one, other) => other.seconds - one.seconds).slice(0, LONGEST)
+  if (longest.length > 0) console.log('the longest tests:')
+  for (const { step, title, seconds } of longest) {
+    console.log(`  ${seconds.toFixed(1).padStart(6)} s  ${step}: ${title}`)
+  }
   console.log(counts(outcomes))
-  const ran = outcomes.some(({ passed, failed }) => passed + failed.length > 0)
-  return ran && outcomes.every(({ failed }) => failed.length === 0)
+  return tests.length > 0 && outcomes.every(({ failed }) => failed.length === 0)
 }
 
 function counts(outcomes: readonly Outcome[]): string {
   const sum = (count: (outcome: Outcome) => number) => outcomes.reduce((total, one) => total + count(one), 0)
   return [
-    `${sum(({ passed }) => passed)} passed`,
+    `${sum(({ passed }) => passed.length)} passed`,
     `${sum(({ failed }) => failed.length)} failed`,
     `${sum(({ skipped }) => skipped.length)} skipped`,
   ].join(', ')

@@ -2,9 +2,12 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { whyUnreachable } from './answering.js'
+import { assessIsolation } from './isolation.js'
+import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { isBridge } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
@@ -18,7 +21,9 @@ export interface Assessment {
   readonly reason: string
   /** What has to be bound to a VFIO driver first, this device included. */
   readonly toBind: readonly string[]
-  /** `null` where the device is in no group. */
+  /** Only where it is given away without an IOMMU: its bound group is of that mode, or will be. */
+  readonly noIommu?: true
+  /** `null` where the device is in no group (yet). */
   readonly viability: Viability | null
   readonly reset: ResetCapability
   /** What on this host would lose the device, or one of `toBind`. It takes no part in the verdict. */
@@ -66,13 +71,16 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
 export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
   const { address, group } = device
   const reset = assessReset(seen, address)
-  if (viability === null) {
-    const reason = seen.host.iommu.present
-      ? `${address} is in no IOMMU group: the IOMMU does not cover it`
-      : `${address} is in no IOMMU group: this host has no IOMMU switched on ("vfio doctor" tells what to do)`
-    return { address, group, verdict: 'blocked', reason, toBind: [], viability, reset }
+  if (viability === null) return { address, group, ...judgeAlone(seen, device), viability, reset }
+  const isUnprotected = seen.group(viability.group).noIommu
+  return {
+    address,
+    group,
+    ...judge(seen, device, viability),
+    ...(isUnprotected && { noIommu: true as const }),
+    viability,
+    reset,
   }
-  return { address, group, ...judge(seen, device, viability), viability, reset }
 }
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
@@ -85,15 +93,37 @@ export function assessGroup(seen: Snapshot, group: number): Assessment[] {
     .map((device) => withUses(seen, assessWithin(seen, device, viability)))
 }
 
-type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind'>
+type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind' | 'noIommu'>
 
 const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBind: [] })
+
+/** A function in no group: VFIO may make one for it, or the kernel may look for its group only when it is bound. */
+function judgeAlone(seen: Snapshot, device: PciDevice): Verdict {
+  const { address } = device
+  const obstacle = obstacleToBinding(seen, device)
+  if (obstacle && isBridge(device)) return blocked(obstacle)
+  const found = judgeUngrouped(seen, device)
+  if (found.kind === 'none') return blocked(found.reason)
+  const hindrance = obstacle ?? (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
+  if (hindrance) return blocked(hindrance)
+  const once = `${address} can be given away once it is bound to vfio-pci`
+  const token = tokenToOpen(seen, device)
+  if (found.kind === 'no-iommu') {
+    const reason = `${once}, without an IOMMU: ${NO_IOMMU_RISK}${token}`
+    return { verdict: 'bindable', reason, toBind: [address], noIommu: true }
+  }
+  const reason = `${once}, if an IOMMU covers it: on this kernel its group, and who shares it, is known only then${token}`
+  return { verdict: 'bindable', reason, toBind: [address] }
+}
 
 function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict {
   const { address } = device
   const group = seen.group(viability.group)
   const obstacle =
-    whyUnreachable(seen, device) ?? obstacleToBinding(seen, device) ?? obstacleToOpening(seen, group)
+    obstacleToJudging(seen, device, group) ??
+    whyUnreachable(seen, device) ??
+    obstacleToBinding(seen, device) ??
+    obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
   if (!isWithVfio(device)) toBind.push(address)
@@ -113,7 +143,9 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
   if (toBind.length === 0) {
     return {
       verdict: 'ready',
-      reason: `${address} is bound to ${device.driver} and its group is viable${token}`,
+      reason: group.noIommu
+        ? `${address} is bound to ${device.driver} without an IOMMU: ${NO_IOMMU_RISK}${token}`
+        : `${address} is bound to ${device.driver} and its group is viable${token}`,
       toBind,
     }
   }
@@ -121,9 +153,12 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
   const reason =
     along.length === 0
       ? `${address} can be given away once it is bound to vfio-pci`
-      : `${address} can be given away once all of ${toBind.join(', ')} are bound to vfio-pci: they share group ${group.group}`
+      : `${address} can be given away once ${allBound(toBind)} bound to vfio-pci: they share group ${group.group}`
   return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
 }
+
+const allBound = (addresses: readonly string[]) =>
+  addresses.length === 1 ? `${addresses[0]} is` : `all of ${addresses.join(', ')} are`
 
 /**
  * What else it takes to open a virtual function whose physical function is with vfio-pci (since 5.7; before, it had none);
@@ -132,6 +167,13 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
 export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
+}
+
+/** What could not be looked at may be anything, so nothing is promised. */
+function obstacleToJudging(seen: Snapshot, { address }: PciDevice, group: IommuGroup): string | null {
+  if (seen.unseen.length === 0) return null
+  const about = { addresses: [address, ...group.members], groups: [group.group], host: true }
+  return unseenSentence(`what ${address} depends on`, unseenAbout(seen, seen.unseen, about))
 }
 
 /** The functions whose drivers make the bus that a device is on, the nearest first. @internal */
@@ -185,8 +227,12 @@ function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
   if (direct) {
     return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device, like its RMRR or pre-boot use`
   }
-  if (seen.host.iommu.interruptRemapping === false && seen.host.allowUnsafeInterrupts !== true) {
-    return `this host does not remap interrupts, without which a device could forge them: switch on x2APIC or interrupt remapping in the firmware, or accept the risk with the parameter allow_unsafe_interrupts=1 of vfio_iommu_type1`
-  }
-  return null
+  return obstacleToInterrupts(seen)
+}
+
+/** type1 and iommufd refuse what may forge interrupts, whatever else is well. */
+function obstacleToInterrupts(seen: Snapshot): string | null {
+  const { isolated, accepted, detail, cure } = assessIsolation(seen)
+  if (isolated !== false || accepted) return null
+  return `on this host ${detail}: ${cure}`
 }

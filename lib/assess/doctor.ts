@@ -1,4 +1,9 @@
+import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
+import { assessIsolation } from './isolation.js'
+import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
+import { printable, several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
 
 /** One line of a diagnosis. */
@@ -26,6 +31,7 @@ const fail = (name: string, detail: string, cure: string): Check => ({ name, sta
 export function diagnose(seen: Snapshot): Diagnosis {
   const checks = [
     checkKernel(seen),
+    ...checkContainment(seen),
     checkIommu(seen),
     checkGroups(seen),
     checkInterruptRemapping(seen),
@@ -33,6 +39,7 @@ export function diagnose(seen: Snapshot): Diagnosis {
     checkContainer(seen),
     checkGroupNodes(seen),
     checkMemlock(seen),
+    ...checkView(seen),
   ]
   return { ready: !checks.some((check) => check.status === 'fail'), checks }
 }
@@ -45,91 +52,190 @@ function checkKernel(seen: Snapshot): Check {
   )
 }
 
-function checkIommu({ host, groups }: Snapshot): Check {
+/** In a container the kernel is another's: its devices and nodes have to be handed in. */
+function checkContainment({ host }: Snapshot): Check[] {
+  const { container } = host.platform
+  if (container === null) return []
+  return [
+    warn(
+      'container',
+      `this is a container (${container}): what sysfs shows belongs to the host, and is often not to be written here`,
+      'bind devices and load modules on the host, and hand the nodes in',
+    ),
+  ]
+}
+
+const NOT_COPIED = 'not known: neither class/iommu nor kernel/iommu_groups was copied'
+
+function checkIommu(seen: Snapshot): Check {
+  const { host } = seen
+  const name = 'iommu'
   if (host.iommu.units.length > 0) {
-    return ok('iommu', host.iommu.units.map((unit) => `${unit.kind} (${unit.name})`).join(', '))
+    return ok(name, host.iommu.units.map((unit) => `${unit.kind} (${unit.name})`).join(', '))
   }
-  // Some platforms (s390, POWER) have groups without registering units.
-  if (groups.length > 0) return ok('iommu', 'the platform has IOMMU groups')
-  const off = /\b(?:intel_iommu|amd_iommu|iommu)=off\b/.exec(host.commandLine)?.[0]
-  if (off)
-    return fail('iommu', `the kernel was told to use no IOMMU (${off})`, `remove the kernel parameter ${off}`)
-  // iommu=pt asks for a way to use it, and switches nothing on.
-  const asked = /\b(?:intel_iommu|amd_iommu)=\S+/.exec(host.commandLine)?.[0]
+  // Some platforms (POWER, s390 of old) have groups without registering units.
+  if (host.iommu.present) return ok(name, 'the platform has IOMMU groups')
+  if (!host.iommu.known) return ok(name, NOT_COPIED)
+  const { why, cure } = explainNoIommu(seen)
+  if (isNoIommuMode(seen)) {
+    return warn(name, `${why}; the no-IOMMU mode of VFIO is on: ${NO_IOMMU_RISK}`, `to be safe, ${cure}`)
+  }
+  return fail(name, why, `${cure}${lastResort(seen)}`)
+}
+
+/** The parameter is there only where the kernel was built with the mode (CONFIG_VFIO_NOIOMMU). Under Xen, addresses differ. */
+function lastResort({ host }: Snapshot): string {
+  if (host.noIommuMode !== false || host.platform.xenDom0) return ''
+  return `; as a last resort switch on the no-IOMMU mode (the parameter enable_unsafe_noiommu_mode=1 of vfio), in which ${NO_IOMMU_RISK}`
+}
+
+/** A function that is in no group cannot be bound (`vfio_group_find_or_alloc`), but for two exceptions. */
+function checkGroups(seen: Snapshot): Check {
+  const { devices } = seen
+  const name = 'groups'
+  if (devices.length === 0) {
+    return fail(
+      name,
+      'this host shows no PCI function',
+      'see that it has PCI devices: some virtual machines and containers have none in sight',
+    )
+  }
+  if (!seen.host.iommu.known) return ok(name, NOT_COPIED)
+  const real = seen.groups.filter(({ noIommu }) => !noIommu)
+  const numbers = new Set(real.map(({ group }) => group))
+  const grouped = devices.filter(({ group }) => group !== null && numbers.has(group)).length
+  const hold = `${real.length} IOMMU groups hold ${grouped} of ${devices.length} PCI functions`
+  if (grouped > 0) return ok(name, hold)
+  const ungrouped = devices.filter(({ group }) => group === null)
+  if (ungrouped.some((device) => judgeUngrouped(seen, device).kind === 'when-bound')) {
+    return warn(
+      name,
+      `${hold}; on this kernel a function gets its group only when a driver binds it`,
+      'bind one, and look again',
+    )
+  }
+  if (isNoIommuMode(seen)) {
+    return warn(
+      name,
+      `no PCI function is in a group of an IOMMU: VFIO binds them in its no-IOMMU mode (${seen.groups.length - real.length} are)`,
+      'with an IOMMU they are isolated',
+    )
+  }
+  if (!seen.host.iommu.present) {
+    return fail(name, 'there are no IOMMU groups', 'they appear once an IOMMU is active')
+  }
+  const isTold = Object.values(seen.host.platform.iommuMaps).includes(false)
   return fail(
-    'iommu',
-    asked ? `no IOMMU is active, though the kernel was asked for it (${asked})` : 'no IOMMU is active',
-    asked
-      ? 'switch on VT-d (Intel) or AMD-Vi/IOMMU (AMD) in the firmware setup'
-      : 'switch on VT-d or AMD-Vi in the firmware setup, and on Intel boot with the kernel parameter intel_iommu=on',
+    name,
+    `${hold}: VFIO can take none of them`,
+    isTold
+      ? 'the device tree leads the PCI host bridge to no IOMMU (no iommu-map): only other firmware, or a device tree for hardware that has one there, changes that'
+      : 'the PCI host bridge has to be behind an IOMMU, and the firmware has to say so (IORT, DMAR or IVRS, or iommu-map in the device tree)',
   )
 }
 
-function checkGroups({ groups, devices }: Snapshot): Check {
-  const grouped = devices.filter((device) => device.group !== null).length
-  return groups.length > 0
-    ? ok('groups', `${groups.length} IOMMU groups hold ${grouped} of ${devices.length} PCI functions`)
-    : fail('groups', 'there are no IOMMU groups', 'they appear once an IOMMU is active')
-}
-
-function checkInterruptRemapping({ host }: Snapshot): Check {
+function checkInterruptRemapping(seen: Snapshot): Check {
   const name = 'interrupt remapping'
-  if (host.iommu.interruptRemapping === true) return ok(name, 'interrupts are remapped')
-  if (host.iommu.interruptRemapping === null) {
-    return ok(name, 'this platform isolates interrupts in its own way, which sysfs does not tell')
+  if (!seen.host.iommu.present && seen.host.iommu.known) {
+    return ok(name, 'without an IOMMU it has no meaning')
   }
-  return host.allowUnsafeInterrupts
-    ? warn(
-        name,
-        'interrupts are not remapped, and allow_unsafe_interrupts accepts that a device may forge them',
-        'switch on interrupt remapping (x2APIC) in the firmware setup',
-      )
-    : fail(
-        name,
-        'interrupts are not remapped, so VFIO refuses every device',
-        'switch on interrupt remapping (x2APIC) in the firmware setup, or accept the risk with vfio_iommu_type1.allow_unsafe_interrupts=1',
-      )
+  const { isolated, accepted, detail, cure } = assessIsolation(seen)
+  if (isolated !== false || cure === null) return ok(name, detail)
+  return accepted
+    ? warn(name, `${detail}, which allow_unsafe_interrupts accepts`, cure)
+    : fail(name, `${detail}, and VFIO refuses every device`, cure)
 }
 
-function checkModules({ host }: Snapshot): Check[] {
-  return (['vfio', 'vfio_iommu_type1', 'vfio_pci'] as const).map((module) => {
-    const name = `module ${module}`
+function checkModules(seen: Snapshot): Check[] {
+  const { host } = seen
+  const backend = BACKEND_MODULES[backendOf(host)]
+  return (['vfio', backend, 'vfio_pci'] as const).map((module) => {
     const state = host.modules[module]
+    const name = `module ${module}`
     if (state === 'loaded' || state === 'builtin') return ok(name, state === 'loaded' ? 'loaded' : 'built in')
-    return state === 'loadable'
-      ? fail(name, 'there, and not loaded', 'load it: modprobe vfio-pci')
-      : fail(
-          name,
-          'this kernel does not have it',
-          `install the full module package of the kernel, or build it with CONFIG_${module.toUpperCase()}`,
-        )
+    // The no-IOMMU mode is a backend of its own, in the module vfio (`vfio_noiommu_ops`).
+    if (module === backend && !host.iommu.present && isNoIommuMode(seen)) {
+      return ok(name, 'not loaded, and not needed in the no-IOMMU mode')
+    }
+    return checkAbsentModule(name, module, host)
   })
 }
 
+function checkAbsentModule(name: string, module: VfioModule, host: HostFacts): Check {
+  const { container } = host.platform
+  const where = container === null ? '' : ' on the host'
+  const package_ = `install the full module package of the kernel, or build it with ${KERNEL_OPTIONS[module]}`
+  switch (host.modules[module]) {
+    case 'loadable':
+      return fail(name, 'there, and not loaded', `load it${where}: modprobe vfio-pci`)
+    case 'missing':
+      return fail(name, 'this kernel does not have it', package_)
+    default:
+      if (host.paths.modules === null) return ok(name, 'not loaded; not known whether this kernel has it')
+      return warn(
+        name,
+        `not loaded; not known whether this kernel has it: ${host.paths.modules} has no list of modules`,
+        container === null
+          ? 'reboot where the kernel was updated since the last boot, which takes its modules away'
+          : 'load it on the host: modprobe vfio-pci',
+      )
+  }
+}
+
 function checkContainer({ host }: Snapshot): Check {
+  const name = 'device node'
+  if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
+  const isIommufd = backendOf(host) === 'iommufd'
   const { container, iommu } = host.nodes
-  const node = container ?? iommu
-  if (!node) return fail('device node', '/dev/vfio/vfio is not there', 'load the modules: modprobe vfio-pci')
+  const node = isIommufd ? iommu : (container ?? iommu)
+  const wanted = isIommufd ? '/dev/iommu' : '/dev/vfio/vfio'
+  if (!node) {
+    return fail(
+      name,
+      `${wanted} is not there`,
+      host.platform.container === null
+        ? `load the modules: modprobe ${isIommufd ? 'iommufd vfio-pci' : 'vfio-pci'}`
+        : `start the container with --device ${wanted} and the nodes of its devices (--device ${isIommufd ? '/dev/vfio/devices/vfioN' : '/dev/vfio/N'})`,
+    )
+  }
   return node.accessible
-    ? ok('device node', `${node.path} can be opened`)
+    ? ok(name, `${node.path} can be opened`)
     : fail(
-        'device node',
+        name,
         `you may not open ${node.path}`,
         `run as root, or allow it to all as is usual: chmod 0666 ${node.path}`,
       )
 }
 
 function checkGroupNodes({ host }: Snapshot): Check {
-  const { groups } = host.nodes
-  const closed = groups.filter((node) => !node.accessible)
-  if (groups.length === 0) return ok('group nodes', 'no device is bound to VFIO yet, so there is none')
+  const name = 'group nodes'
+  if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
+  const isIommufd = backendOf(host) === 'iommufd'
+  // iommufd stands in for containers too, where the kernel has groups and no type1 (IOMMUFD_VFIO_CONTAINER).
+  const nodes = isIommufd && host.nodes.devices.length > 0 ? host.nodes.devices : host.nodes.groups
+  const closed = nodes.filter((node) => !node.accessible)
+  if (nodes.length === 0) return ok(name, 'no device is bound to VFIO yet, so there is none')
   const [first] = closed
-  if (!first) return ok('group nodes', `${groups.length} can be opened`)
+  if (!first) return ok(name, `${nodes.length} can be opened`)
   return fail(
-    'group nodes',
+    name,
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
     `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
   )
+}
+
+/** What could not be looked at may be anything. */
+function checkView({ host, unseen }: Snapshot): Check[] {
+  const all = [...unseen, ...host.unseen]
+  return all.length === 0
+    ? []
+    : [
+        fail(
+          'view',
+          `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
+          unseenCure(all),
+        ),
+      ]
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */
@@ -140,7 +246,7 @@ function checkMemlock({ host }: Snapshot): Check {
   if (host.memlock === null) return ok(name, 'the limit is not known')
   const { soft } = host.memlock
   if (soft === null) return ok(name, 'no limit')
-  const size = `${Math.floor(soft / 2 ** 20)} MiB may be locked, which bounds what devices can reach by DMA`
+  const size = `${amount(soft)} may be locked, which bounds what devices can reach by DMA`
   return soft >= LITTLE_LOCKED_MEMORY
     ? ok(name, size)
     : warn(
@@ -148,4 +254,12 @@ function checkMemlock({ host }: Snapshot): Check {
         size,
         'raise it to the memory of the VM and a bit more (ulimit -l, LimitMEMLOCK=); root is exempt',
       )
+}
+
+/** In the largest unit that leaves no more than a rounding behind: 64 KiB are not 0 MiB. */
+function amount(bytes: number): string {
+  if (bytes < 2 ** 10) return `${bytes} bytes`
+  const [size, unit] =
+    bytes < 2 ** 20 ? [2 ** 10, 'KiB'] : bytes < 2 ** 30 ? [2 ** 20, 'MiB'] : [2 ** 30, 'GiB']
+  return `${Math.floor((bytes / size) * 10) / 10} ${unit}`
 }

@@ -1,5 +1,6 @@
 import type { HostFacts } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { hypervisorOf } from './hypervisor.js'
 
 /** One parameter of the kernel command line, as it is written there, and why it should come or go. */
 export interface ParameterAdvice {
@@ -109,8 +110,9 @@ function isIntelOn(host: HostFacts): boolean {
  * Which parameters are missing, and which are in the way. What the trees do not tell is not advised: without the command
  * line nothing is, and in a virtual machine without a virtual IOMMU no parameter helps.
  */
-export function kernelParameters({ host, groups }: Pick<Snapshot, 'host' | 'groups'>): KernelParameters {
-  const isActive = host.iommu.units.length > 0 || groups.some(({ noIommu }) => !noIommu)
+export function kernelParameters(seen: Pick<Snapshot, 'host' | 'devices'>): KernelParameters {
+  const { host } = seen
+  const isActive = host.iommu.present
   if (host.commandLine === '' || host.platform.xenDom0) return { add: [], remove: [] }
   const remove = [
     ...(isActive ? [] : iommuSwitchedOff(host)).map((parameter) => ({
@@ -122,13 +124,13 @@ export function kernelParameters({ host, groups }: Pick<Snapshot, 'host' | 'grou
       why: 'it leaves interrupt remapping off',
     })),
   ]
-  const { cpuVendor, hypervisor, architecture } = host.platform
+  const { cpuVendor, architecture } = host.platform
   const needsIntel =
     !isActive &&
     architecture === 'x86' &&
     cpuVendor !== 'amd' &&
     !isIntelOn(host) &&
-    (hypervisor === null || hasVtd(host))
+    (hypervisorOf(seen) === null || hasVtd(host))
   const why =
     cpuVendor === 'intel'
       ? "many kernels leave Intel's IOMMU off without it"

@@ -5,6 +5,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { whyUnreachable } from './answering.js'
 import { hasDeviceSpecificReset, lacksBusReset, lacksFlr, lacksPmReset } from './quirks.js'
 import { isBridge, Topology } from './topology.js'
+import { unseenSentence } from './unseen.js'
 
 /** A function that a hot reset would hit; `group` is `null` where it is in none. */
 export interface AffectedFunction {
@@ -39,6 +40,8 @@ export function assessReset(seen: Snapshot, address: string): ResetCapability {
   const device = seen.device(address)
   const topology = Topology.of(seen)
   if (isBridge(device)) return forBridge(address)
+  const unseen = unseenSentence(`who shares the resets of ${address}`, seen.unseen)
+  if (unseen !== null) return without(unseen)
   const ofFunction = assessFunctionReset(seen, topology, device)
   const hot = assessHotReset(seen, topology, device)
   return {
@@ -51,7 +54,12 @@ export function assessReset(seen: Snapshot, address: string): ResetCapability {
 const NONE: readonly never[] = Object.freeze([])
 
 function forBridge(address: string): ResetCapability {
-  const reason = `${address} is a bridge, and VFIO opens no bridges: it is reset only as part of what is above it`
+  return without(
+    `${address} is a bridge, and VFIO opens no bridges: it is reset only as part of what is above it`,
+  )
+}
+
+function without(reason: string): ResetCapability {
   return {
     function: { supported: false, methods: NONE, reason },
     hot: { supported: false, affected: NONE, blockers: NONE, reason },

@@ -11,8 +11,12 @@ export class Network {
   readonly #routes = new Map<string, Route[]>()
   /** The interface that carries the caller's SSH connection. */
   readonly #ssh: string | null
+  readonly #isKnown: boolean
+  readonly #sshIsKnown: boolean
 
-  constructor({ network }: UseFacts) {
+  constructor({ network, known }: UseFacts) {
+    this.#isKnown = known.network
+    this.#sshIsKnown = network.sshIsKnown
     this.#byName = new Map(network.interfaces.map((item) => [item.name, item]))
     for (const item of network.interfaces) {
       for (const address of new Set(item.functions)) {
@@ -35,6 +39,19 @@ export class Network {
       }
     }
     return findings
+  }
+
+  /** What may go over the interfaces of a function out of sight. */
+  unknownOf(address: string): Finding[] {
+    const up = (this.#byFunction.get(address) ?? []).filter((item) => item.up || item.uppers.length > 0)
+    if (up.length === 0) return []
+    const names = several(up.map(({ name }) => name))
+    const unknown = (what: string): Finding => ({ kind: 'other', what, severity: 'blocks', unknown: true })
+    if (!this.#isKnown) return [unknown(`what goes over ${names} is not known: this takes /proc/net`)]
+    const blocks = this.usesOf(address).some(({ severity }) => severity === 'blocks')
+    return this.#sshIsKnown || blocks
+      ? []
+      : [unknown(`whether your SSH connection goes over ${names} could not be seen: root sees it`)]
   }
 
   /** Does something go over this interface, or over one above it? */

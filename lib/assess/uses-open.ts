@@ -7,7 +7,9 @@ import { holders } from './uses-text.js'
 /** Nodes of the device that processes have open: of graphics, sound, serial ports, USB devices, … */
 export function nodeUses({ nodes, processes }: UseFacts, { address, driver }: PciDevice): Finding[] {
   return nodes.flatMap(({ node, functions }) => {
-    const openers = functions.includes(address) ? processes.open.filter((file) => file.node === node) : []
+    // Those of VFIO have findings of their own.
+    const isOurs = functions.includes(address) && !node.startsWith('vfio/')
+    const openers = isOurs ? processes.open.filter((file) => file.node === node) : []
     if (openers.length === 0) return []
     const kind = /^(dri\/|nvidia\d)/.test(node) ? 'display' : 'holder'
     // A desktop has every keyboard open, and gives it up without harm.

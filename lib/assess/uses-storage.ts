@@ -82,7 +82,7 @@ export class Storage {
       blocks('mount', `${lead} holds a live ${block.fileSystem} that no mount table in sight shows`)
     }
     for (const { path, kind } of this.#use.swaps) {
-      if (kind === 'device' && namesOf(block).includes(path))
+      if (kind === 'device' && pathsOf(block).includes(path))
         blocks('swap', `${lead} is swap space in use`, true)
       const below = kind === 'file' ? this.#mountBelow(path) : undefined
       if (below && mounts.includes(below)) blocks('swap', `${lead} carries the swap file ${path}`, true)
@@ -102,10 +102,11 @@ export class Storage {
   #mountsOf(block: BlockDevice): Mount[] {
     const names = (block.btrfs ?? [block.name])
       .flatMap((name) => this.#byName.get(name) ?? [])
-      .flatMap(namesOf)
+      .flatMap(pathsOf)
       .map((path) => path.slice('/dev/'.length))
     return this.#use.mounts.filter(
-      ({ number, nodes }) => number === block.number || nodes.some((node) => names.includes(node)),
+      ({ number, nodes }) =>
+        (number !== '' && number === block.number) || nodes.some((node) => names.includes(node)),
     )
   }
 
@@ -143,7 +144,7 @@ function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
 }
 
 /** The device mapper has its links by name below `/dev/mapper`. */
-const namesOf = ({ node, label, name }: BlockDevice) =>
+export const pathsOf = ({ node, label, name }: BlockDevice) =>
   label === name ? [`/dev/${node}`] : [`/dev/${node}`, `/dev/mapper/${label}`]
 
 /** Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. */

@@ -1,3 +1,4 @@
+import type { Unseen } from '../sysfs/unseen.js'
 import type { Process } from '../sysfs/use-processes.js'
 
 /** No host stacks its devices or interfaces higher. */
@@ -16,6 +17,13 @@ export function several(items: readonly string[]): string {
   return all.length > 1 ? `${all.slice(0, -1).join(', ')} and ${last}` : last
 }
 
+/** `/proc/swaps (EACCES)` */
+export const unseenText = ({ path, code }: Unseen) => `${path} (${code})`
+
+/** What to do so that it can be seen. */
+export const unseenCure = (all: readonly Unseen[]) =>
+  all.some(({ code }) => code === 'EACCES' || code === 'EPERM') ? 'run as root' : 'look again'
+
 /** `qemu-system-x86 (pid 4711)`; each process once. */
 export const holders = (processes: readonly Process[]) =>
   several(processes.map(({ pid, command }) => `${command || 'a process'} (pid ${pid})`))
@@ -23,6 +31,6 @@ export const holders = (processes: readonly Process[]) =>
 /** Names that others chose (mount points, processes) must not steer the terminal that they are printed on. */
 export const printable = (text: string) =>
   text.replace(
-    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )

@@ -1,10 +1,11 @@
-import type { PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { isBridge, Topology } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
 import { nodeUses, vfioUses } from './uses-open.js'
-import { Storage } from './uses-storage.js'
+import { pathsOf, Storage } from './uses-storage.js'
 import { printable, several } from './uses-text.js'
 
 /** Something on this host that would lose a device. */
@@ -15,6 +16,8 @@ export interface HostUse {
   readonly what: string
   /** `blocks`: taking the device away does harm. `warns`: to be known. */
   readonly severity: 'blocks' | 'warns'
+  /** Nothing was seen of such a use, and nothing could have been: it may be there. */
+  readonly unknown?: true
   /** The host itself runs on it: no sentence offers to take it. */
   readonly vital?: true
   /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
@@ -36,8 +39,8 @@ function indexOf(seen: Snapshot): { storage: Storage; network: Network } {
 }
 
 /**
- * What on this host would lose the device at an address. An empty answer says that nothing was seen, not that nothing
- * is there: the kernel publishes no users of its own without a block device, and no process of another PID namespace.
+ * What on this host would lose the device at an address. What could not be looked at blocks as `unknown`. An empty answer
+ * still says that nothing was seen, not that nothing is there: the kernel publishes no users of its own without a block device.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assessUses(seen: Snapshot, address: string): HostUse[] {
@@ -51,10 +54,11 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
     ...vfioUses(seen.use, device),
     ...dependentUses(seen, device),
   ]
-  const unseen = findings.some(({ severity }) => severity === 'blocks')
-    ? []
-    : unseenUses(seen, storage, device)
-  return [...findings, ...unseen].map(({ what, ...rest }) => ({
+  const isOpen = findings.some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
+  const unknown = unknownUses(seen, storage, device, isOpen).map(
+    (what): Finding => ({ kind: 'other', what, severity: 'blocks', unknown: true }),
+  )
+  return [...findings, ...network.unknownOf(device.address), ...unknown].map(({ what, ...rest }) => ({
     address: device.address,
     ...rest,
     what: printable(what),
@@ -92,14 +96,61 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
   return [...new Set(below)]
 }
 
-/** Without privilege the files that others have open do not show. */
-function unseenUses({ use }: Snapshot, storage: Storage, { address }: PciDevice): Finding[] {
-  if (use.processes.complete !== false) return []
-  const nodes = [
-    ...storage.disksOf(address),
-    ...use.nodes.filter(({ functions }) => functions.includes(address)),
+/** What may use it out of sight, a sentence each with the cure. */
+function unknownUses(
+  seen: Snapshot,
+  storage: Storage,
+  { address, driver }: PciDevice,
+  isOpenInVfio: boolean,
+): string[] {
+  const { use } = seen
+  if (!use.looked) return ['what the host does with it was not looked at: take a snapshot that is not brief']
+  const sentences: string[] = []
+  const unseen = unseenSentence(
+    'what the host does with it',
+    unseenAbout(seen, use.unseen, { addresses: [address], host: true }),
+  )
+  if (unseen !== null) sentences.push(unseen)
+  const disks = storage.disksOf(address)
+  const shares = use.shares.filter(({ functions }) => functions.includes(address))
+  const carriers = [
+    ...disks.map(({ node }) => `/dev/${node}`),
+    ...shares.map(({ type }) => `the ${type} share`),
   ]
-  if (nodes.length === 0) return []
-  const names = several(nodes.map(({ node }) => `/dev/${node}`))
-  return [{ kind: 'other', what: `who has ${names} open could not be seen: root sees it`, severity: 'warns' }]
+  if (carriers.length > 0 && !use.known.mounts) {
+    sentences.push(`whether ${several(carriers)} is mounted is not known: this takes /proc/self/mountinfo`)
+  }
+  if (disks.length > 0 && !use.known.swaps) {
+    sentences.push(`whether ${several(carriers)} is swapped to is not known: this takes /proc/swaps`)
+  }
+  const names = new Set(seen.use.blocks.flatMap(pathsOf))
+  const strange = use.swaps.filter(({ path, kind }) => kind === 'device' && !names.has(path))
+  if (disks.length > 0 && strange.length > 0) {
+    sentences.push(
+      `${several(strange.map(({ path }) => path))} is swap space in use and the name of no known disk, so it may be on ${several(carriers)}: swapoff it to be sure`,
+    )
+  }
+  const nodes = [...disks, ...use.nodes.filter(({ functions }) => functions.includes(address))]
+  if (isVfioDriver(driver) && !isOpenInVfio && use.processes.complete !== true) {
+    sentences.push(`whether it is open through VFIO could not be seen: ${processCure(seen)}`)
+  } else if (nodes.length > 0 && use.processes.complete !== true) {
+    sentences.push(
+      `who has ${several(nodes.map(({ node }) => `/dev/${node}`))} open could not be seen: ${processCure(seen)}`,
+    )
+  } else if (shares.length > 0 && use.processes.complete !== true) {
+    sentences.push(`who has ${several(carriers)} mounted could not be seen: ${processCure(seen)}`)
+  }
+  if (use.interfacesElsewhere.includes(address)) {
+    sentences.push(
+      'it has a network interface in another network namespace, where its use could not be seen: look from there, or bring it back',
+    )
+  }
+  return sentences
+}
+
+function processCure({ use: { processes } }: Snapshot): string {
+  if (processes.complete === null) return 'this takes /proc with the processes of the host'
+  return processes.isolated
+    ? 'this is a PID namespace of its own, run in that of the host (--pid=host)'
+    : 'root sees it'
 }

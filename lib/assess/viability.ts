@@ -1,8 +1,9 @@
+import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { NO_USE } from '../sysfs/use.js'
 import { isBridge, Topology } from './topology.js'
+import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses } from './uses.js'
 
 /** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
@@ -39,10 +40,26 @@ export function assessViability(seen: Snapshot, group: number): Viability {
   const { members, others } = seen.group(group)
   const rule = viabilityRule(seen)
   const judged = [
-    ...members.map((address) => judge(seen, seen.device(address), rule)),
+    ...members.map((address) => judgeUnseen(seen, address) ?? judge(seen, seen.device(address), rule)),
     ...others.map(({ name, driver }) => judgeOther(name, driver)),
+    ...judgeUnseenGroup(seen, group),
   ]
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
+}
+
+/** A device that could not be seen in full may have any driver. */
+function judgeUnseen(seen: Snapshot, address: string): ViabilityMember | null {
+  // Nearly always, and for thousands of devices.
+  if (seen.unseen.length === 0) return null
+  const reason = unseenSentence(`all of ${address}`, unseenAbout(seen, seen.unseen, { addresses: [address] }))
+  return reason === null ? null : { address, driver: seen.device(address).driver, blocks: true, reason }
+}
+
+function judgeUnseenGroup(seen: Snapshot, group: number): ViabilityMember[] {
+  if (seen.unseen.length === 0) return []
+  const name = `group ${group}`
+  const reason = unseenSentence(`who is in ${name}`, unseenAbout(seen, seen.unseen, { groups: [group] }))
+  return reason === null ? [] : [{ address: name, driver: null, blocks: true, reason }]
 }
 
 /** Drivers besides VFIO's own that leave DMA to others (`.driver_managed_dma`). */
@@ -85,11 +102,15 @@ function cureFor(seen: Snapshot, device: PciDevice): string {
     return `it has virtual functions, which go with ${driver}: there is no way while they are needed`
   }
   // Who surveys a large host has not looked at uses.
-  const vital = seen.use === NO_USE ? undefined : assessUses(seen, address).find((use) => use.vital)
+  const vital = seen.use.looked ? assessUses(seen, address).find((use) => use.vital) : undefined
   return vital ? `the host would not survive its loss (${vital.what})` : 'bind it to vfio-pci, or unbind it'
 }
 
 function judgeOther(name: string, driver: string | null): ViabilityMember {
+  if (isAddress(name)) {
+    const reason = `${name} shares the group and is not among the PCI devices, so it could not be judged: look again`
+    return { address: name, driver, blocks: true, reason }
+  }
   const blocks = driver !== null && !isVfioDriver(driver)
   const reason = blocks
     ? `${name} is no PCI device but shares the group, and is bound to ${driver}: unbind it`

@@ -1,10 +1,12 @@
 import { resolve } from 'node:path'
+import { assess } from '../assess/assessment.js'
 import { moduleOf } from '../assess/driver-names.js'
 import { VfioError } from '../errors.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
+import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
-import { type GroupLock, lockGroups } from './group-lock.js'
+import { type GroupLock, lockGroups, lockOf } from './group-lock.js'
 import { bootId, Journal, type JournalRecord } from './journal.js'
 import type { Plan, PlannedDevice, Step } from './plan.js'
 import { thisProgram } from './program.js'
@@ -66,8 +68,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   refuseBlocked(plan)
   options.signal?.throwIfAborted()
   const journal = new Journal(options.journal)
-  const groups = [...plan.devices, ...plan.grabbed].map(({ group }) => group)
-  using lock = lockGroups(plan.paths.sysfs, groups)
+  using lock = lockGroups(plan.paths.sysfs, [...plan.devices, ...plan.grabbed].map(lockOf))
   await refuseAssigned(plan, journal)
   using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
   await refuseChanged(plan, changes)
@@ -86,12 +87,14 @@ class Transaction {
   #step: Step | null = null
   /** Real names of drivers that the plan calls otherwise. */
   readonly #names = new Map<string, string>()
+  readonly #lock: GroupLock
 
   constructor(plan: Plan, journal: Journal, changes: Changes, lock: GroupLock, options: AssignOptions) {
     this.#plan = plan
     this.#journal = journal
     this.#changes = changes
     this.#signal = options.signal
+    this.#lock = lock
     this.#record = plan.toBind.length > 0 ? newRecord(plan, lock) : null
   }
 
@@ -101,9 +104,12 @@ class Transaction {
       for (const step of this.#plan.steps) {
         this.#signal?.throwIfAborted()
         this.#step = step
+        // A reset opens the group: what it holds has to be known by then.
+        if (step.action === 'reset') await this.#noteGroups()
         await this.#perform(step)
         this.#step = null
       }
+      await this.#noteGroups()
       await this.#note({ state: 'assigned' })
       return this.#record
     } catch (error) {
@@ -120,6 +126,35 @@ class Transaction {
     this.#record = { ...this.#record, ...news }
     await this.#journal.write(this.#record)
     this.#changes.done(`recorded ${this.#record.id} as ${this.#record.state}`)
+  }
+
+  /**
+   * Devices that had no group have one now that they are bound. Others may be in it, whom nobody could see before.
+   * @throws VfioError `ERR_VFIO_NOT_VIABLE`
+   */
+  async #noteGroups(): Promise<void> {
+    const record = this.#record
+    const fresh = record?.devices.filter(({ group }) => group === null) ?? []
+    if (record === null || fresh.length === 0) return
+    const around = fresh.map(({ address }) => address)
+    const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({ around })
+    for (const address of around) {
+      const { verdict, reason } = assess(seen, address)
+      if (verdict === 'ready') continue
+      const { group } = seen.device(address)
+      throw new VfioError(
+        'ERR_VFIO_NOT_VIABLE',
+        group === null
+          ? `${address} is in no group even with VFIO: no IOMMU covers it`
+          : `${address} came into group ${group} when it was bound, which cannot be given away as it is: ${reason}`,
+      )
+    }
+    this.#lock.add(around.flatMap((address) => this.#changes.group(address) ?? []))
+    const devices = record.devices.map((device) => ({
+      ...device,
+      group: this.#changes.group(device.address) ?? device.group,
+    }))
+    await this.#note({ devices })
   }
 
   async #perform({ action, path, value, address, expectDriver }: Step): Promise<void> {
@@ -158,8 +193,7 @@ class Transaction {
   /** Since the plan was made somebody may have opened it. */
   #refuseOpen(address: string): void {
     const device = this.#plan.devices.find((planned) => planned.address === address)
-    if (!device || !this.#changes.isWithVfio(address) || !this.#changes.isOpen(address, device.group)) return
-    throw new VfioError('ERR_VFIO_IN_USE', this.#changes.openSentence(address, device.group))
+    if (device && this.#changes.isWithVfio(address)) this.#changes.refuseOpen(device)
   }
 
   /** An id cannot be asked for afterwards: it is noted before it is added, and forgotten where others had added it. */
@@ -244,8 +278,9 @@ class LiveAssignment implements Assignment {
   #released = false
 
   constructor(plan: Plan, record: JournalRecord | null, options: AssignOptions) {
-    const bound = new Map(record?.devices.map((device) => [device.address, device]))
-    this.devices = plan.devices.map((device) => bound.get(device.address) ?? device)
+    // With the groups and the names of drivers that they have by now.
+    const now = new Map(record?.devices.map((device) => [device.address, device]))
+    this.devices = plan.devices.map((device) => now.get(device.address) ?? device)
     this.record = record
     this.#options = options
   }

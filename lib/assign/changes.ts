@@ -135,15 +135,24 @@ export class Changes {
     return isVfioDriver(this.driver(address)) || exists(`${this.device(address)}/vfio-dev`)
   }
 
-  /** Has somebody this device open? @throws VfioError `ERR_VFIO_IN_USE` where that cannot be told */
-  isOpen(address: string, group: number): boolean {
-    return this.kernel.isOpen(group, this.device(address))
+  /** The group that a device is in now: one that it had not when it was planned, or that went with its driver. */
+  group(address: string): number | null {
+    const name = linkName(`${this.device(address)}/iommu_group`)
+    return name !== null && /^\d{1,9}$/.test(name) ? Number(name) : null
   }
 
-  /** Why a device whose group is open cannot be unbound, with who it is as far as that can be seen. */
-  openSentence(address: string, group: number): string {
+  /**
+   * Unbinding a device that is open blocks in the kernel until it is closed. Says who it is, as far as that can be seen.
+   * @throws VfioError `ERR_VFIO_IN_USE`, also where it cannot be told
+   */
+  refuseOpen({ address, group: known }: { readonly address: string; readonly group: number | null }): void {
+    const group = this.group(address) ?? known
+    if (group === null || !this.kernel.isOpen(group)) return
     const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
-    return `${address} is open, and unbinding it would hang: ${who}; close it there first`
+    throw new VfioError(
+      'ERR_VFIO_IN_USE',
+      `${address} is open, and unbinding it would hang: ${who}; close it there first`,
+    )
   }
 
   /** The end of a sentence: who keeps the kernel waiting, as far as that can be seen. */

@@ -9,7 +9,7 @@ import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } fro
 import { lockGroups } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { bootId, JOURNAL } from './journal.js'
-import { DeviceNode, nodesOf, type Ownership } from './nodes.js'
+import { DeviceNode, type KnownNode, nodesOf, type Ownership } from './nodes.js'
 
 export interface GrantPlace {
   /** Directory of the records; default `/run/vfio`. */
@@ -55,26 +55,27 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const device = seen.device(address)
   const uid = await findUid(options.user)
   const gid = options.group === undefined ? null : await findGid(options.group)
-  const paths = nodesOf(seen, device, options.dev ?? '/dev')
+  const nodes = nodesOf(seen, device, options.dev ?? '/dev')
   const records = recordsOf(options)
   using _lock = lock({ ...options, sysfs: seen.host.paths.sysfs }, device.group)
-  return await exclusively(records, () => giveNodes(device, paths, records, { ...options, uid, gid }))
+  return await exclusively(records, () => giveNodes(device, nodes, records, { ...options, uid, gid }))
 }
 
 type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
 
 async function giveNodes(
   device: PciDevice,
-  paths: readonly string[],
+  known: readonly KnownNode[],
   records: GrantRecords,
   options: Given,
 ): Promise<Grant> {
   const { uid, gid } = options
-  await using open = await openAll(paths)
-  if (!open.nodes.some(({ path }) => path === paths[0] || path === paths[1])) {
+  await using open = await openAll(known)
+  const [ofGroup, next] = known
+  if (!open.nodes.some(({ path }) => path === ofGroup?.path || path === next?.path)) {
     throw new VfioError(
       'ERR_VFIO_BAD_NODE',
-      `${paths[0]} is not there although ${device.address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
+      `${ofGroup?.path} is not there although ${device.address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
     )
   }
   const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, device, open.nodes)
@@ -239,14 +240,14 @@ function lock({ records, sysfs = '/sys' }: GrantPlace, group: number | null): Di
   return lockGroups(sysfs, [group])
 }
 
-async function openAll(paths: readonly string[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {
+async function openAll(known: readonly KnownNode[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {
   const nodes: DeviceNode[] = []
   const close = async () => {
     for (const node of nodes) await node[Symbol.asyncDispose]()
   }
   try {
-    for (const path of paths) {
-      const node = await DeviceNode.open(path)
+    for (const { path, number } of known) {
+      const node = await DeviceNode.open(path, number)
       if (node) nodes.push(node)
     }
   } catch (error) {

@@ -1,6 +1,7 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
+import { splitAddress } from '../sysfs/address.js'
 import { listNames, readText } from '../sysfs/files.js'
 
 /**
@@ -9,17 +10,57 @@ import { listNames, readText } from '../sysfs/files.js'
  */
 const fileOf = (sysfs: string) => `${sysfs}/bus/pci/rescan`
 
+/** A group by its number, or a device that has none yet by its address. */
+type LockSubject = number | string
+
+/** What to lock for a device. */
+export const lockOf = ({
+  address,
+  group,
+}: {
+  readonly address: string
+  readonly group: number | null
+}): LockSubject => group ?? address
+
+/** Devices have the bytes beyond those of groups, which the kernel numbers with 31 bits. */
+const DEVICES = 2 ** 32
+
+/** The byte that stands for a subject. */
+function byteOf(subject: LockSubject): number {
+  if (typeof subject === 'number') return subject
+  const parts = splitAddress(subject)
+  if (parts === null) throw new VfioError('ERR_VFIO_BAD_ADDRESS', `"${subject}" is no PCI address`)
+  const { domain, bus, device, function: fn } = parts
+  return DEVICES + ((domain * 256 + bus) * 32 + device) * 8 + fn
+}
+
 /** The locks of some groups, until they are let go, or until this process and what it left in the kernel have ended. */
 export class GroupLock {
   /** Whoever has this descriptor has the locks. */
   readonly descriptor: number
   /** Tells apart the lock files of different file systems, as `device:inode`. */
   readonly place: string
+  readonly #path: string
+  readonly #facts: Stats
   #isOpen = true
 
-  constructor(descriptor: number, place: string) {
+  constructor(descriptor: number, path: string, facts: Stats) {
     this.descriptor = descriptor
-    this.place = place
+    this.place = `${facts.dev}:${facts.ino}`
+    this.#path = path
+    this.#facts = facts
+  }
+
+  /**
+   * Locks more: groups that came to be on the way.
+   * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
+   */
+  add(subjects: Iterable<LockSubject>): void {
+    for (const subject of new Set(subjects)) {
+      if (!binding().tryLockByte(this.descriptor, byteOf(subject))) {
+        throw locked(this.#path, this.#facts, subject)
+      }
+    }
   }
 
   [Symbol.dispose](): void {
@@ -35,15 +76,12 @@ export class GroupLock {
  * @throws VfioError `ERR_VFIO_LOCKED` where another program has one
  * @throws VfioSystemError where the lock cannot be asked for
  */
-export function lockGroups(sysfs: string, groups: Iterable<number>): GroupLock {
+export function lockGroups(sysfs: string, subjects: Iterable<LockSubject>): GroupLock {
   const path = fileOf(sysfs)
   const file = open(path)
-  const facts = fstatSync(file)
-  const lock = new GroupLock(file, `${facts.dev}:${facts.ino}`)
+  const lock = new GroupLock(file, path, fstatSync(file))
   try {
-    for (const group of new Set(groups)) {
-      if (!binding().tryLockByte(file, group)) throw locked(path, facts, group)
-    }
+    lock.add(subjects)
     return lock
   } catch (error) {
     lock[Symbol.dispose]()
@@ -77,8 +115,9 @@ interface Holder {
   readonly command: string
 }
 
-function locked(path: string, facts: Stats, group: number): VfioError {
-  const holders = holdersOf(path, facts, group)
+function locked(path: string, facts: Stats, subject: LockSubject): VfioError {
+  const holders = holdersOf(path, facts, byteOf(subject))
+  const what = typeof subject === 'number' ? `group ${subject}` : subject
   // A program that works has its writer too; a writer alone was left behind.
   const [program] = holders.filter(({ name }) => name !== WRITER)
   const [left] = program ? [] : holders
@@ -86,18 +125,15 @@ function locked(path: string, facts: Stats, group: number): VfioError {
   const rest = left
     ? `what it wrote to ${left.command.split(' ')[1] ?? 'sysfs'} is still in the kernel${since(left.pid)}; free the device there, and "vfio recover" puts it in order afterwards`
     : 'wait until it is done'
-  return new GroupLocked(
-    `another program is changing group ${group} right now${who}: ${rest}`,
-    left !== undefined,
-  )
+  return new GroupLocked(`another program is changing ${what} right now${who}: ${rest}`, left !== undefined)
 }
 
 /** The name of what {@link Writer} starts. */
 const WRITER = 'vfio-write'
 
 /** Who has the byte of a group locked, as far as it can be seen. */
-function holdersOf(path: string, { ino }: Stats, group: number): Holder[] {
-  const isLock = new RegExp(`^lock:.* OFDLCK .*:${ino} ${group} ${group}$`, 'm')
+function holdersOf(path: string, { ino }: Stats, byte: number): Holder[] {
+  const isLock = new RegExp(`^lock:.* OFDLCK .*:${ino} ${byte} ${byte}$`, 'm')
   const pids = listNames('/proc').filter((name) => /^\d+$/.test(name))
   return pids.flatMap((pid) => {
     const ours = listNames(`/proc/${pid}/fd`).filter((fd) => isLink(`/proc/${pid}/fd/${fd}`, path))

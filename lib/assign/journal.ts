@@ -298,7 +298,10 @@ export function parseRecord(text: string): JournalRecord {
     const device = fields(item, 'a device')
     const former = fields(device.former, 'a former state')
     check(isAddressText(device.address), 'the address of a device')
-    check(Number.isSafeInteger(device.group) && Number(device.group) >= 0, 'the group of a device')
+    check(
+      device.group === null || (Number.isSafeInteger(device.group) && Number(device.group) >= 0),
+      'the group of a device',
+    )
     check(isDriver(device.driver), 'the driver of a device')
     check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
     check(former.override === null || matches(OVERRIDE, former.override), 'the former override of a device')

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { Host } from '../sysfs/host.js'
 import { resetDevice } from '../vfio/reset.js'
-import { isGroupOpen } from './openness.js'
+import { isGroupOpen } from './group-open.js'
 import { Writer } from './writer.js'
 
 /** Everything that this package does to a host goes through here; tests put a host of their own in its place. */
@@ -15,11 +15,8 @@ export interface KernelAccess {
   load(modprobe: string, module: string): Promise<void>
   /** Resets a device through VFIO. */
   reset(address: string, kind: 'function' | 'hot'): Promise<void>
-  /**
-   * Does somebody have this device's group, or a device of it, open? Asks without touching a device.
-   * @throws VfioError `ERR_VFIO_IN_USE` where that cannot be told
-   */
-  isOpen(group: number, device: string): boolean
+  /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
+  isOpen(group: number): boolean
   /** Does not wait any more for what has not been answered: the program can end before it. */
   leave(): void
   /** Nothing more is to be done. */
@@ -39,7 +36,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
     read: (path, lock) => has('read').read(path, lock),
     load: (modprobe, module) => has('load').load(modprobe, module),
     reset: (address, kind) => has('reset').reset(address, kind),
-    isOpen: (group, device) => has('isOpen').isOpen(group, device),
+    isOpen: (group) => has('isOpen').isOpen(group),
     leave: () => has('leave').leave(),
     close: () => has('close').close(),
   }
@@ -124,14 +121,25 @@ export class RunningKernel implements KernelAccess {
     })
   }
 
-  async reset(address: string, kind: 'function' | 'hot'): Promise<void> {
-    await resetDevice(new Host().snapshot({ brief: true, around: [address] }), address, {
-      hot: kind === 'hot',
+  reset(address: string, kind: 'function' | 'hot'): Promise<void> {
+    const stop = new AbortController()
+    const running = { leave: () => stop.abort() }
+    this.#busy.add(running)
+    const seen = new Host().snapshot({ brief: true, around: [address] })
+    const done = resetDevice(seen, address, { hot: kind === 'hot', signal: stop.signal })
+    return new Promise((resolve, reject) => {
+      done
+        .then(
+          () => resolve(),
+          // What was left behind is not answered any more: how it ended is not known.
+          (error) => stop.signal.aborted || reject(error),
+        )
+        .finally(() => this.#busy.delete(running))
     })
   }
 
-  isOpen(group: number, device: string): boolean {
-    return isGroupOpen(group, device)
+  isOpen(group: number): boolean {
+    return isGroupOpen(group)
   }
 }
 

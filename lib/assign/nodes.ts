@@ -3,6 +3,7 @@ import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { isWithVfio } from '../sysfs/devices.js'
+import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { fileError } from './safe-files.js'
 
@@ -21,12 +22,19 @@ export interface NodeState extends Ownership {
   readonly rdev: number
 }
 
+/** A node, and the device that the kernel has behind that name. */
+export interface KnownNode {
+  readonly path: string
+  /** `major:minor`; `null` where the kernel has no such device: then whatever is there is a left-over. */
+  readonly number: string | null
+}
+
 /**
  * The nodes through which a device is opened: that of its group, its own where the kernel has such, and `/dev/iommu`.
  * @param dev in place of `/dev`
  * @throws VfioError `ERR_VFIO_NO_GROUP`; `ERR_VFIO_BAD_NODE` where it is not bound to VFIO, and so has none
  */
-export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): string[] {
+export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): KnownNode[] {
   const { address, group, vfioDevice } = device
   if (group === null) throw new VfioError('ERR_VFIO_NO_GROUP', `${address} is in no IOMMU group`)
   if (!isWithVfio(device)) {
@@ -36,8 +44,25 @@ export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): string[
     )
   }
   const prefix = seen.group(group).noIommu ? 'noiommu-' : ''
-  const own = vfioDevice !== null && /^vfio\d+$/.test(vfioDevice) ? [`${dev}/vfio/devices/${vfioDevice}`] : []
-  return [`${dev}/vfio/${prefix}${group}`, ...own, `${dev}/iommu`]
+  const { sysfs } = seen.host.paths
+  const known = (node: string, directory: string): KnownNode => ({
+    path: `${dev}/${node}`,
+    number: readText(`${sysfs}/${directory}/dev`),
+  })
+  const own =
+    vfioDevice !== null && /^vfio\d+$/.test(vfioDevice)
+      ? [known(`vfio/devices/${vfioDevice}`, `bus/pci/devices/${address}/vfio-dev/${vfioDevice}`)]
+      : []
+  const name = `${prefix}${group}`
+  return [known(`vfio/${name}`, `class/vfio/${name}`), ...own, known('iommu', 'class/misc/iommu')]
+}
+
+/** `major:minor` of a device number as `stat(2)` gives it (`gnu_dev_major`, `gnu_dev_minor`). */
+export function numberOf(rdev: number): string {
+  const bits = BigInt(rdev)
+  const major = ((bits >> 8n) & 0xfffn) | ((bits >> 32n) & 0xfffff000n)
+  const minor = (bits & 0xffn) | ((bits >> 12n) & 0xffffff00n)
+  return `${major}:${minor}`
 }
 
 /** A node that is held by descriptor while it is looked at and changed. */
@@ -53,10 +78,11 @@ export class DeviceNode {
   }
 
   /**
+   * @param number the device that it has to be; without it any
    * @returns `null` where there is nothing of that name
-   * @throws VfioError `ERR_VFIO_BAD_NODE` where it is something else than a character device
+   * @throws VfioError `ERR_VFIO_BAD_NODE` where it is something else than a character device, or another one
    */
-  static async open(path: string): Promise<DeviceNode | null> {
+  static async open(path: string, number?: string | null): Promise<DeviceNode | null> {
     let handle: FileHandle
     try {
       handle = await open(path, O_PATH | constants.O_NOFOLLOW)
@@ -69,6 +95,12 @@ export class DeviceNode {
       if (!facts.isCharacterDevice()) {
         const what = facts.isSymbolicLink() ? 'a symbolic link' : 'no character device'
         throw new VfioError('ERR_VFIO_BAD_NODE', `${path} is ${what}, and is left alone`)
+      }
+      if (number !== undefined && number !== numberOf(facts.rdev)) {
+        throw new VfioError(
+          'ERR_VFIO_BAD_NODE',
+          `${path} is a left-over of another device (${numberOf(facts.rdev)}; the kernel has ${number ?? 'none of that name'}), and is left alone: remove it`,
+        )
       }
       const { uid, gid, mode, rdev } = facts
       return new DeviceNode(handle, path, { uid, gid, mode: mode & 0o7777, rdev })

@@ -1,5 +1,6 @@
 import { assess, makersOf } from '../assess/assessment.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
+import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
@@ -48,7 +49,8 @@ export interface FormerState {
 
 export interface PlannedDevice {
   readonly address: string
-  readonly group: number
+  /** `null` where it gets its group only when VFIO binds it: without an IOMMU, or on ARM before 6.15. */
+  readonly group: number | null
   /** The VFIO driver that it is to be bound to. */
   readonly driver: string
   readonly former: FormerState
@@ -107,6 +109,8 @@ export function planAssignment(
 /** As `lspci -n` writes them. */
 export const idsOf = (vendor: number, device: number) => `${hex(vendor)}:${hex(device)}`
 const hex = (value: number) => value.toString(16).padStart(4, '0')
+/** A group that there is not yet. */
+const NOT_YET = -1
 
 class Planner {
   readonly #seen: Snapshot
@@ -127,6 +131,7 @@ class Planner {
     for (const device of this.#asked) this.#checkDevice(device)
     const devices = this.#chosen().map((device) => this.#planDevice(device))
     this.#checkGroups(devices)
+    this.#warnUnprotected(devices)
     const rebound = devices.filter(({ former, driver }) => former.driver !== driver)
     const uses = this.#checkUses(devices)
     for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
@@ -162,6 +167,14 @@ class Planner {
       this.#blockers.push({ address, reason, code })
   }
 
+  /** It is done on demand, and never without a word. */
+  #warnUnprotected(devices: readonly PlannedDevice[]): void {
+    const unprotected = devices.filter(({ address }) => assess(this.#seen, address).noIommu)
+    if (unprotected.length === 0) return
+    const names = unprotected.map(({ address }) => address).join(', ')
+    this.#warnings.push(`${names}: in the no-IOMMU mode ${NO_IOMMU_RISK}`)
+  }
+
   #checkDevice(device: PciDevice): void {
     const { verdict, reason } = assess(this.#seen, device.address)
     if (verdict === 'blocked') this.#block(device.address, 'ERR_VFIO_NOT_VIABLE', reason)
@@ -169,7 +182,10 @@ class Planner {
 
   /** What was asked for, and with `group` all that shares a group with it. */
   #chosen(): PciDevice[] {
-    const chosen = new Set(this.#asked.filter((device) => device.group !== null && !isBridge(device)))
+    // What is in no group, and will be in none, is named by its blocker alone.
+    const mayBeBound = (device: PciDevice) =>
+      device.group !== null || assess(this.#seen, device.address).verdict !== 'blocked'
+    const chosen = new Set(this.#asked.filter((device) => !isBridge(device) && mayBeBound(device)))
     const asked = new Set(this.#asked.map(({ address }) => address))
     if (this.#options.group) {
       for (const { group } of this.#asked) {
@@ -191,8 +207,7 @@ class Planner {
       isWithVfio(device) && driver !== null && this.#isAutomatic() ? driver : this.#driverFor(device)
     return {
       address,
-      // Only devices with a group are chosen.
-      group: group ?? -1,
+      group,
       driver: target,
       former: { driver, override: driverOverride },
     }
@@ -265,7 +280,9 @@ class Planner {
           'ERR_VFIO_IN_USE',
           use.vital
             ? `${use.what}: the host cannot do without it, so it has to stay`
-            : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
+            : use.unknown
+              ? `${use.what}, or accept the risk with --force ${use.kind}`
+              : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
         )
       }
     }
@@ -382,8 +399,9 @@ class Planner {
     driver: string,
     ids: string,
   ): void {
-    // vfio-pci refuses bridges and what has no group, and another override keeps it away.
-    if (group === null || headerType !== 'normal' || (override !== null && override !== driver)) return
+    // vfio-pci refuses bridges and what can have no group, and another override keeps it away.
+    const isRefused = group === null && assess(this.#seen, address).verdict === 'blocked'
+    if (isRefused || headerType !== 'normal' || (override !== null && override !== driver)) return
     const when = now === null ? 'at once' : `as soon as ${now} lets it go`
     this.#warnings.push(`${address} has the ids ${ids} too, so ${driver} takes it ${when}`)
     if (now === null) this.#grabbed.push({ address, group, driver, former: { driver: null, override } })
@@ -397,9 +415,13 @@ class Planner {
       this.#seen.groups,
       this.#seen.devices.map((device) => ({
         ...device,
+        // Once bound it has a group, whatever its number.
+        group: device.group ?? (drivers.has(device.address) ? NOT_YET : null),
         driver: drivers.get(device.address) ?? device.driver,
       })),
       this.#seen.use,
+      this.#seen.isPartial,
+      this.#seen.unseen,
     )
     // What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail.
     const ours = devices.filter(({ driver }) => isVfioDriver(driver))
@@ -411,15 +433,22 @@ class Planner {
       this.#warnings.push(`${address} ${reason}`)
     }
     for (const { address, kind, why } of resets) {
-      const { group } = this.#seen.device(address)
-      const path = `${this.#seen.host.paths.dev ?? '/dev'}/vfio/${group}`
-      this.#steps.push({ action: 'reset', path, value: kind, address, why })
+      this.#steps.push({ action: 'reset', path: this.#groupNode(address), value: kind, address, why })
     }
+  }
+
+  /** The directory of all groups where the group's number is not known yet. */
+  #groupNode(address: string): string {
+    const directory = `${this.#seen.host.paths.dev ?? '/dev'}/vfio`
+    const { group } = this.#seen.device(address)
+    if (group === null) return directory
+    return `${directory}/${this.#seen.group(group).noIommu ? 'noiommu-' : ''}${group}`
   }
 
   #basis(devices: readonly PlannedDevice[]): Plan['basis'] {
     const groups = new Set(devices.map(({ group }) => group))
-    const members = [...groups].flatMap((group) => this.#seen.group(group).members)
+    const alone = devices.filter(({ group }) => group === null).map(({ address }) => address)
+    const members = [...groups].flatMap((group) => (group === null ? alone : this.#seen.group(group).members))
     return [...new Set([...members, ...this.#grabbed.map(({ address }) => address)])].map((address) => {
       const { driver, driverOverride: override, vendor, device } = this.#seen.device(address)
       return { address, driver, override, ids: idsOf(vendor, device) }

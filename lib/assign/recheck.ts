@@ -37,6 +37,7 @@ async function refuseMoved(plan: Plan, changes: Changes): Promise<void> {
 function refuseNewcomers(plan: Plan): void {
   const known = new Set(plan.basis.map(({ address }) => address))
   for (const group of new Set(plan.devices.map((device) => device.group))) {
+    if (group === null) continue
     const names = listNames(`${plan.paths.sysfs}/kernel/iommu_groups/${group}/devices`)
     const other = names.find((name) => isAddress(name) && !known.has(name))
     if (other !== undefined) throw changed(`${other} has come to group ${group} since the plan was made`)

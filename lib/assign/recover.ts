@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises'
 import { VfioError } from '../errors.js'
 import { linkName } from '../sysfs/files.js'
 import { Changes } from './changes.js'
-import { type GroupLock, GroupLocked, lockGroups } from './group-lock.js'
+import { type GroupLock, GroupLocked, lockGroups, lockOf } from './group-lock.js'
 import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
 import { isAlive } from './program.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
@@ -128,10 +128,9 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
 const ENDING = 1000
 
 async function lockOr({ sysfs, devices }: JournalRecord): Promise<GroupLock | VfioError> {
-  const groups = devices.map(({ group }) => group)
   for (const began = performance.now(); ; ) {
     try {
-      return lockGroups(sysfs, groups)
+      return lockGroups(sysfs, devices.map(lockOf))
     } catch (error) {
       if (!(error instanceof VfioError)) throw error
       const isEnding = error instanceof GroupLocked && error.isLeft && performance.now() - began < ENDING

@@ -4,7 +4,7 @@ import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { revokeAll } from './grant.js'
-import { lockGroups } from './group-lock.js'
+import { lockGroups, lockOf } from './group-lock.js'
 import { bootId, Journal, type JournalRecord } from './journal.js'
 import { thisProgram } from './program.js'
 import { chooseResets } from './resets.js'
@@ -86,10 +86,7 @@ export async function releaseRecord(
 ): Promise<ReleaseReport> {
   const { id } = known
   const journal = new Journal(options.journal)
-  using lock = lockGroups(
-    known.sysfs,
-    known.devices.map(({ group }) => group),
-  )
+  using lock = lockGroups(known.sysfs, known.devices.map(lockOf))
   // Meanwhile another program may have released it, or even assigned it anew.
   const record = await find(journal, known)
   const released = record.devices.map(({ address }) => address)
@@ -151,9 +148,9 @@ async function find(
 
 /** Unbinding a device that is open blocks in the kernel until it is closed. */
 async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise<void> {
-  for (const { address, group } of devices) {
-    if (changes.isWithVfio(address) && changes.isOpen(address, group))
-      throw new VfioError('ERR_VFIO_IN_USE', changes.openSentence(address, group))
+  for (const device of devices) {
+    const { address } = device
+    if (changes.isWithVfio(address)) changes.refuseOpen(device)
     // Somebody else may be unbinding it this very moment: then this waits, and not for ever.
     await changes.state(address)
   }

@@ -52,5 +52,5 @@ function asOneGroup(seen: Snapshot, ours: ReadonlySet<string>): Snapshot {
   const devices = seen.devices.map((device) =>
     first && ours.has(device.address) ? { ...device, group: first.group } : device,
   )
-  return new Snapshot(seen.host, seen.groups, devices, seen.use, seen.isPartial)
+  return new Snapshot(seen.host, seen.groups, devices, seen.use, seen.isPartial, seen.unseen)
 }

@@ -77,10 +77,8 @@ async function removeId(changes: Changes, driver: string, id: string): Promise<v
 }
 
 /** Unbinds a device from the driver that it was assigned to. Is there more to put back? */
-async function takeFromVfio(
-  changes: Changes,
-  { address, group, former, driver }: PlannedDevice,
-): Promise<boolean> {
+async function takeFromVfio(changes: Changes, device: PlannedDevice): Promise<boolean> {
+  const { address, former, driver } = device
   changes.expectAnswered(address)
   if (!exists(changes.device(address))) return true
   const now = await changes.state(address)
@@ -90,7 +88,7 @@ async function takeFromVfio(
   if (now.driver !== driver) {
     throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
   }
-  if (changes.isOpen(address, group)) throw new Error(changes.openSentence(address, group))
+  changes.refuseOpen(device)
   await changes.write(`${changes.device(address)}/driver/unbind`, address)
   changes.expectDriver(address, null)
   return true

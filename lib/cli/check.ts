@@ -37,7 +37,10 @@ export async function check(seen: Snapshot, target: string, options: Options): P
   }
   // A device is asked for by itself, and answered by itself.
   if (options.json && group === undefined && assessments.length === 1) print(toJson(assessments[0]))
-  else answer(assessments, options.json, (all) => render(all, target))
+  else
+    answer(assessments, options.json, (all) =>
+      all.length > 0 ? render(all) : renderNone(seen, target, Number(group)),
+    )
   if (refusal) {
     note(`vfio: the kernel refused: ${refusal.message}`)
     return KERNEL_REFUSED
@@ -64,9 +67,14 @@ async function ask(seen: Snapshot, { address, group }: Assessment): Promise<Kern
   }
 }
 
-function render(assessments: readonly Assessment[], target: string): string {
-  if (assessments.length === 0) return `${target} has no member that could be assigned: only bridges\n`
-  return assessments.map(renderOne).join('\n')
+const render = (assessments: readonly Assessment[]) => assessments.map(renderOne).join('\n')
+
+function renderNone(seen: Snapshot, target: string, number: number): string {
+  const { members, others } = seen.group(number)
+  const names = others.map(({ name }) => name).join(', ')
+  const what =
+    members.length > 0 ? 'only bridges' : names === '' ? 'it is empty' : `no PCI function, only ${names}`
+  return `${target} has no member that could be assigned: ${what}\n`
 }
 
 /** An assessment as a person reads it. */

@@ -39,7 +39,12 @@ function render({ host, groups, devices }: Survey): string {
   if (!host.iommu.present) {
     lines.push(
       '',
-      wrap('No IOMMU is on, so nothing here can be given away: "vfio doctor" tells what to do.', 0),
+      wrap(
+        host.noIommuMode
+          ? 'No IOMMU is on, and the no-IOMMU mode is: what is given away reaches all memory of this host ("vfio doctor").'
+          : 'No IOMMU is on, so nothing here can be given away: "vfio doctor" tells what to do.',
+        0,
+      ),
     )
   }
   return `${lines.join('\n')}\n`

@@ -66,12 +66,17 @@ function number(members: readonly PciDevice[]): ExportFunction[] {
  * @param binds the hypervisor binds them itself
  */
 export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = false): string[] {
-  const assessments = slots
-    .flatMap(({ functions }) => functions)
-    .map(({ address }) => assess(seen, address))
-    .filter(({ verdict }) => verdict !== 'ready')
+  const all = slots.flatMap(({ functions }) => functions).map(({ address }) => assess(seen, address))
+  const assessments = all.filter(({ verdict }) => verdict !== 'ready')
   const blocked = assessments.filter(({ verdict }) => verdict === 'blocked')
   const notes = blocked.map(({ reason }) => reason)
+  const unprotected = all.filter(({ noIommu }) => noIommu).map(({ address }) => address)
+  // `vfio_noiommu_ops` has no mapping calls, which every hypervisor needs.
+  if (unprotected.length > 0) {
+    notes.push(
+      `${unprotected.join(', ')}: in the no-IOMMU mode VFIO gives no device to a VM, so this will not start`,
+    )
+  }
   // Where it would take what the host runs on, the reason says so, and no command is offered.
   const vital = assessments.filter(({ uses }) => uses.some((use) => use.vital))
   notes.push(...vital.map(({ reason }) => reason))

@@ -3,9 +3,9 @@
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
-  readonly Container: { open(path: string): NativeContainer; accept(offer: number): NativeContainer }
-  readonly Group: { open(path: string): NativeGroup; accept(offer: number): NativeGroup }
-  readonly Device: { accept(offer: number): NativeDevice }
+  readonly Container: { open(path: string): NativeContainer }
+  readonly Group: { open(path: string): NativeGroup }
+  readonly Device: abstract new () => NativeDevice
   readonly EventFd: { create(): NativeEventFd }
   readonly Poll: { open(callback: (count: number) => void): NativePoll }
   readonly MemoryFile: {
@@ -21,6 +21,13 @@ export interface Binding {
   readonly pageSize: number
   /** Takes SIGBUS back after somebody gave it another handler, who gets what is not ours. Nothing before a first mapping. */
   handleBusErrors(): void
+  /**
+   * Leaves three descriptors to whoever accepts this number, in any thread of the process, once. The objects are closed
+   * here then; where it fails nothing has changed.
+   */
+  offer(container: NativeContainer, group: NativeGroup, device: NativeDevice): number
+  /** Takes all three, or none of them: after a failure they can still be accepted. */
+  accept(offer: number): [NativeContainer, NativeGroup, NativeDevice]
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
   // Calls that are made often take the number of their object: that is the quickest way to it.
@@ -85,8 +92,9 @@ export interface Binding {
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */
   findGroup(name: string): Promise<number | null>
   /**
-   * Reads the same files, links and lists of names of many directories below `root`, of each file at most as many bytes as its entry in
-   * `limits`.
+   * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
+   * as many bytes as its entry in `limits`. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
+   * `c1:3`, and nothing for what is no device. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
    * start is a negated errno.
    */
@@ -97,6 +105,7 @@ export interface Binding {
     limits: readonly number[],
     links: readonly string[],
     lists: readonly string[],
+    nodes: readonly string[],
   ): { readonly data: Uint8Array; readonly spans: Int32Array }
 }
 
@@ -107,8 +116,6 @@ export interface NativeHandle {
   close(): Promise<void>
   /** Closes at once, or when the work that runs on it ends. Idempotent. */
   closeNow(): void
-  /** Leaves the descriptor to whoever accepts this number, in any thread of the process, once. Closed here. */
-  offer(): number
 }
 
 /**
@@ -175,6 +182,7 @@ export interface NativeKvmVfio extends NativeHandle {
 
 export interface NativeEventFd extends NativeHandle {
   number(): number
+  /** Adds to the counter: from 0 to 2⁵³ - 1. */
   signal(count: number): void
   /** What was added since it was read last; 0 where nothing was. */
   read(): number
@@ -182,8 +190,12 @@ export interface NativeEventFd extends NativeHandle {
 
 /** Tells when one of many eventfds was signalled, until `end()`. */
 export interface NativePoll extends NativeHandle {
-  /** `Float64Array` pairs of key and count, as many as the callback is told. */
+  /**
+   * For each of the eventfds that the callback is told the number of, three words of 32 bits: its key, and what was added to
+   * it since it was read last, low half first. At most 64 at once; the next call overwrites them.
+   */
   readonly batch: ArrayBuffer
+  /** `key`: any 32 bits. */
   add(eventfd: NativeEventFd, key: number): void
   remove(eventfd: NativeEventFd): void
   start(): void

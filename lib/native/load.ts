@@ -88,7 +88,12 @@ function openAddon(path: string): unknown {
 }
 
 function libcName(): 'glibc' | 'musl' {
-  return readFileSync('/proc/self/maps', 'utf8').includes('/ld-musl-') ? 'musl' : 'glibc'
+  try {
+    return readFileSync('/proc/self/maps', 'utf8').includes('/ld-musl-') ? 'musl' : 'glibc'
+  } catch {
+    // Where there is no /proc: what does not fit cannot be loaded, and says so.
+    return 'glibc'
+  }
 }
 
 function reason(error: unknown): string {

@@ -144,9 +144,16 @@ const EXTENDED_NAMES: Record<number, string> = {
   42: '32 GT/s',
   43: 'Alternate protocol',
   44: 'SFI',
+  45: 'Shadow functions',
   46: 'DOE',
+  47: 'Device 3',
   48: 'IDE',
   49: '64 GT/s',
+  50: 'Flit logging',
+  51: 'Flit performance',
+  52: 'Flit error injection',
+  53: 'Streamlined VC',
+  54: 'MMIO register locator',
 }
 
 const PCIE_TYPES: Record<number, string> = {

@@ -442,7 +442,9 @@ function readDetails(
     some.map((draft) => draft.address),
     // Some kernels let readers of the number of VFs wait for as long as a driver is let go.
     {
-      files: brief ? ['boot_vga', 'reset'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga', 'reset'],
+      files: brief ? ['boot_vga'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga'],
+      // It is there only to be written.
+      nodes: ['reset'],
     },
   )
   for (const [row, draft] of some.entries()) {
@@ -450,8 +452,7 @@ function readDetails(
       totalVfs: count(batch.text(row, 'sriov_totalvfs')),
       numVfs: count(batch.text(row, 'sriov_numvfs')),
       bootVga: batch.text(row, 'boot_vga') === '1',
-      // `reset` is write-only: that reading it fails differently says that it exists.
-      resettable: batch.errno(row, 'reset') !== constants.errno.ENOENT,
+      resettable: batch.errno(row, 'reset') === 0,
     })
   }
   return details
@@ -471,7 +472,7 @@ function readRegistered(root: string, drafts: readonly Draft[]): Map<Draft, Regi
     some.map(({ address }) => address),
     { lists: ['vfio-dev'], files: ['nvidia/current_vgpu_type'] },
   )
-  const names = some.map((_draft, row) => lists.text(row, 'vfio-dev')?.split('\n')[0] || null)
+  const names = some.map((_draft, row) => lists.names(row, 'vfio-dev')[0] ?? null)
   const made = names.flatMap((name, row) => (name === null ? [] : [`${some[row]?.address}/vfio-dev/${name}`]))
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
@@ -526,9 +527,7 @@ type Slots = ReadonlyMap<string, { readonly name: string; readonly driver: strin
 /** Slots by `domain:bus:device`. The `module` link says which hot-plug driver serves a slot. */
 function readSlots(sysfs: string): Slots {
   const root = `${sysfs}/bus/pci`
-  const names = (readBatch(root, ['.'], { lists: ['slots'] }).text(0, 'slots') ?? '')
-    .split('\n')
-    .filter(Boolean)
+  const names = readBatch(root, ['.'], { lists: ['slots'] }).names(0, 'slots')
   const batch = readBatch(`${root}/slots`, names, { files: ['address'], links: ['module'] })
   const slots = new Map<string, { name: string; driver: string | null }>()
   for (const [row, name] of names.entries()) {

@@ -1,10 +1,11 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { below, exists, linkName, listNames, readText } from './files.js'
-import { NO_IOMMU_GROUP } from './groups.js'
+import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
-import { type Architecture, type PlatformFacts, readPlatform } from './platform.js'
+import type { Architecture, PlatformFacts } from './platform.js'
+import { lookFailed, noting, type Unseen } from './unseen.js'
 import { type LoadedModule, readVfioModules } from './vfio-modules.js'
 
 /**
@@ -40,6 +41,8 @@ export interface HostFacts {
   readonly iommu: {
     /** Some unit, or some group of one: those of the no-IOMMU mode do not count. */
     readonly present: boolean
+    /** Can `present` be told? Not of a copy that has neither units, nor groups, nor links to them. */
+    readonly known: boolean
     /** `intel-iommu`, `amd-iommu`, `arm-smmu`, … for each hardware unit, in the kernel's naming. */
     readonly units: readonly { readonly name: string; readonly kind: string }[]
     /**
@@ -62,6 +65,8 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
+  /** Which of the drivers, modules, limits and nodes here could not be looked at. */
+  readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
   readonly nodes: {
     readonly container: NodeFacts | null
@@ -94,7 +99,13 @@ export interface HostPaths {
   readonly modules: string | null
 }
 
-export function readFacts(paths: HostPaths, kernel: string): HostFacts {
+/** @param groups those that were found, also by the links of devices alone */
+export function readFacts(
+  paths: HostPaths,
+  kernel: string,
+  platform: PlatformFacts,
+  groups: readonly IommuGroup[],
+): HostFacts {
   const { sysfs, dev, proc } = paths
   const parameter = (module: string, name: string) => {
     const text = readText(`${sysfs}/module/${module}/parameters/${name}`)
@@ -103,16 +114,37 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
     .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
-  const platform = readPlatform(paths, kernel)
-  return Object.freeze({
-    kernel,
-    paths,
+  // No verdict rests on these.
+  const others = noting(() => ({
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
     modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
     platform,
     commandLine: readText(below(proc, 'cmdline')) ?? '',
+    modules: readModuleStates(paths),
+    vfioModules: readVfioModules(sysfs),
+    memlock: readMemlock(proc),
+    limits: readLimits(
+      sysfs,
+      proc,
+      units.map(({ name }) => name),
+    ),
+    nodes: {
+      container: readNode(below(dev, 'vfio/vfio')),
+      iommu: readNode(below(dev, 'iommu')),
+      groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
+      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
+    },
+  }))
+  return Object.freeze({
+    kernel,
+    paths,
+    ...others.seen,
+    unseen: others.unseen,
     iommu: {
-      present: units.length > 0 || hasRealGroup(sysfs),
+      present: units.length > 0 || groups.some(({ noIommu }) => !noIommu) || hasRealGroup(sysfs),
+      // A kernel that can have groups has both directories (`iommu_init`, `iommu_dev_init`); without them it has no VFIO.
+      known:
+        sysfs === '/sys' || groups.length > 0 || IOMMU_DIRECTORIES.some((name) => exists(`${sysfs}/${name}`)),
       units,
       interruptRemapping: readInterruptRemapping(
         platform.architecture,
@@ -120,24 +152,10 @@ export function readFacts(paths: HostPaths, kernel: string): HostFacts {
         isKernelSince(kernel, 6, 3),
       ),
     },
-    limits: readLimits(
-      sysfs,
-      proc,
-      units.map(({ name }) => name),
-    ),
-    modules: readModuleStates(paths),
-    vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),
     denylistDisabled: parameter('vfio_pci', 'disable_denylist'),
-    memlock: readMemlock(proc),
-    nodes: {
-      container: readNode(below(dev, 'vfio/vfio')),
-      iommu: readNode(below(dev, 'iommu')),
-      groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
-      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
-    },
   })
 }
 
@@ -153,6 +171,8 @@ function iommuKind(sysfs: string, name: string): string {
   const known = UNIT_KINDS.find(([pattern]) => pattern.test(name))
   return known?.[1] ?? linkName(`${sysfs}/class/iommu/${name}/device/driver`) ?? name
 }
+
+const IOMMU_DIRECTORIES = ['class/iommu', 'kernel/iommu_groups']
 
 /** Any group of an IOMMU; stops at the first, of thousands. */
 const hasRealGroup = (sysfs: string) =>
@@ -223,7 +243,8 @@ function readNode(path: string | null): NodeFacts | null {
   try {
     const { uid, gid, mode } = statSync(path)
     return { path, uid, gid, mode: mode & 0o7777, accessible: mayOpen(path) }
-  } catch {
+  } catch (error) {
+    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
     return null
   }
 }

@@ -8,52 +8,58 @@ import {
   readlinkSync,
   statSync,
 } from 'node:fs'
+import { decode, encode } from './bytes.js'
+import { type LookingCall, lookFailed } from './unseen.js'
 
 /** A path below a root; `null` where the root is not known. */
 export const below = (root: string | null, path: string) => (root === null ? null : `${root}/${path}`)
 
-/** The bytes of a regular file, `null` where it cannot be read. */
-export function readBytes(path: string | null): Buffer | null {
-  if (path === null) return null
-  let fd = -1
+/** What a look gives; `fallback` where nothing is there. What is no errno is no look that failed. */
+function look<T, F>(call: LookingCall, path: string, fallback: F, work: (path: Buffer) => T): T | F {
   try {
-    // A FIFO or /dev/zero in a hostile tree must neither hang the reader nor feed it for ever.
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
-    return fstatSync(fd).isFile() ? readFileSync(fd) : null
-  } catch {
-    return null
-  } finally {
-    if (fd >= 0) closeSync(fd)
+    return work(encode(path))
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException
+    if (typeof errno !== 'number') throw error
+    lookFailed(call, -errno, path)
+    return fallback
   }
 }
 
-/** The text of a small file, without the white space at its end; `null` where it cannot be read. */
-export const readText = (path: string | null) => readBytes(path)?.toString('utf8').trimEnd() ?? null
+/** The bytes of a regular file, `null` where there is none. */
+export function readBytes(path: string | null, call: LookingCall = 'read'): Buffer | null {
+  if (path === null) return null
+  return look(call, path, null, (name) => {
+    // A FIFO or /dev/zero in a hostile tree must neither hang the reader nor feed it for ever.
+    const fd = openSync(name, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
+    try {
+      return fstatSync(fd).isFile() ? readFileSync(fd) : null
+    } finally {
+      closeSync(fd)
+    }
+  })
+}
 
-/** The names in a directory, in no order; empty where it cannot be read. */
+/** The text of a small file, without the white space at its end; `null` where there is none. */
+export function readText(path: string | null): string | null {
+  const bytes = readBytes(path)
+  return bytes === null ? null : decode(bytes).trimEnd()
+}
+
+/** The names in a directory, in no order; empty where there is none. */
 export function listNames(path: string | null): string[] {
   if (path === null) return []
-  try {
-    return readdirSync(path)
-  } catch {
-    return []
-  }
+  return look('getdents', path, [], (name) => readdirSync(name, 'buffer').map((entry) => decode(entry)))
 }
 
 /** The last component of a link's target, `null` where there is no link. */
 export function linkName(path: string): string | null {
-  try {
-    const target = readlinkSync(path)
+  return look('readlink', path, null, (name) => {
+    const target = decode(readlinkSync(name, 'buffer'))
     return target.slice(target.lastIndexOf('/') + 1)
-  } catch {
-    return null
-  }
+  })
 }
 
 export function exists(path: string): boolean {
-  try {
-    return statSync(path, { throwIfNoEntry: false }) !== undefined
-  } catch {
-    return false
-  }
+  return look('stat', path, false, (name) => statSync(name, { throwIfNoEntry: false }) !== undefined)
 }

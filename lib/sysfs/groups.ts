@@ -1,6 +1,6 @@
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
-import { linkName, readText } from './files.js'
+import { readText } from './files.js'
 import { readBatch } from './tree.js'
 
 /** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
@@ -20,12 +20,13 @@ export interface IommuGroup {
   readonly noIommu: boolean
   /** PCI functions, by address. */
   readonly members: readonly string[]
-  /** Members on other buses than PCI, with their drivers. */
+  /** Members on other buses than PCI, or out of sight there, with their drivers. */
   readonly others: readonly { readonly name: string; readonly driver: string | null }[]
   readonly reservedRegions: readonly ReservedRegion[]
 }
 
 const FILES = ['reserved_regions', 'type']
+const NONE: readonly never[] = Object.freeze([])
 
 /** The name that VFIO gives to a group without an IOMMU; no other group has one (`vfio_noiommu_group_alloc`). */
 export const NO_IOMMU_GROUP = 'vfio-noiommu'
@@ -68,28 +69,36 @@ export function readGroups(
     const reservedRegions = regions.get(text) ?? parseReservedRegions(text)
     regions.set(text, reservedRegions)
     const seen = members.get(group) ?? []
-    const list = batch.text(row, 'devices') ?? ''
+    const list = batch.names(row, 'devices')
     return Object.freeze({
       group,
       type: batch.text(row, 'type'),
       noIommu: isNamed(group, row),
       members: seen.sort(compareAddresses),
-      others: list === seen[0] ? [] : readOthers(root, group, list),
+      others:
+        list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
       reservedRegions,
     })
   })
 }
 
 function listNumbers(root: string): number[] {
-  const names = (readBatch(root, ['.'], { lists: ['.'] }).text(0, '.') ?? '').split('\n')
+  const names = readBatch(root, ['.'], { lists: ['.'] }).names(0, '.')
   return names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
 }
 
-function readOthers(root: string, group: number, list: string): IommuGroup['others'] {
-  return list
-    .split('\n')
-    .filter((name) => name !== '' && !isAddress(name))
-    .map((name) => ({ name, driver: linkName(`${root}/${group}/devices/${name}/driver`) }))
+/** A function that the group names and `bus/pci` did not show is one of them, unless it is gone. */
+function readOthers(
+  directory: string,
+  list: readonly string[],
+  members: readonly string[],
+): IommuGroup['others'] {
+  const names = list.filter((name) => !members.includes(name))
+  if (names.length === 0) return NONE
+  const batch = readBatch(directory, names, { links: ['driver'], lists: ['.'] })
+  return names.flatMap((name, row) =>
+    isAddress(name) && batch.errno(row, '.') !== 0 ? [] : [{ name, driver: batch.linkName(row, 'driver') }],
+  )
 }
 
 /** Lines of `0x<start> 0x<end> <type>`; what does not read like that is left out. */

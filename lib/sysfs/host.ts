@@ -7,7 +7,9 @@ import { isKernelSince } from './kernel.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
+import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
+import { leavingOut, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
 
 /**
@@ -47,14 +49,19 @@ export interface SnapshotOptions {
 export class Host {
   readonly paths: HostPaths
   readonly #kernel: string
+  readonly #unseen: readonly Unseen[]
   readonly #pciIds: string | undefined
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
+  /** A host stays the kind of machine that it is. */
+  #platform: PlatformFacts | undefined
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
     const proc = options.proc ?? own('/proc')
-    this.#kernel = readRelease(proc)
+    const release = noting(() => readRelease(proc))
+    this.#kernel = release.seen
+    this.#unseen = release.unseen
     this.#pciIds = options.pciIds
     this.paths = Object.freeze({
       sysfs: options.sysfs ?? '/sys',
@@ -66,27 +73,38 @@ export class Host {
   }
 
   /**
-   * One look at everything. Unreadable and missing files leave their facts out; what vanishes meanwhile is left out
-   * altogether.
+   * One look at everything. Missing files leave their facts out; what vanishes meanwhile is left out altogether. What
+   * could not be looked at is in `unseen`, and blocks what it concerns.
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else; `ERR_VFIO_NO_DEVICE` where that names a
    * device without a function, and there is none of it
+   * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
   snapshot({ brief = false, around }: SnapshotOptions = {}): Snapshot {
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
-    this.#aliases ??= ModuleAliases.read(this.paths.modules)
-    this.#names ??= PciNames.read(this.#pciIds)
-    const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
-    const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
-    const devices = readDevices(this.paths.sysfs, names, {
-      aliases: this.#aliases,
-      names: this.#names,
-      publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
-      brief,
+    const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
+    const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
+    const { seen, unseen } = noting(() => {
+      const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
+      const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
+      const devices = readDevices(this.paths.sysfs, names, {
+        aliases,
+        names: deviceNames,
+        publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
+        brief,
+      })
+      this.#platform ??= readPlatform(this.paths, this.#kernel)
+      const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
+      return {
+        devices,
+        groups,
+        isPartial: some !== null,
+        facts: readFacts(this.paths, this.#kernel, this.#platform, groups),
+      }
     })
-    const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
-    const use = brief ? undefined : readUse(this.paths, devices)
-    return new Snapshot(readFacts(this.paths, this.#kernel), groups, devices, use, some !== null)
+    const { devices, groups, isPartial, facts } = seen
+    const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
+    return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
   }
 }
 

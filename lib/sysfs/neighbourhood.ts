@@ -29,7 +29,7 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
       found.add(address)
       const path = paths.text(0, address)
       const group = links.linkName(row, 'iommu_group')
-      next.push(...virtualFunctions(sysfs, address, links.text(row, '.') ?? ''))
+      next.push(...virtualFunctions(sysfs, address, links.names(row, '.')))
       const pf = links.linkName(row, 'physfn')
       if (pf !== null) next.push(pf)
       if (paths.errno(0, address) === constants.errno.ENOENT) continue
@@ -70,8 +70,8 @@ function hangingOn(root: string, slot: string): string[] {
 }
 
 /** A PF and its VFs may be different devices of one root bus. */
-function virtualFunctions(sysfs: string, address: string, list: string): string[] {
-  const names = list.split('\n').filter((name) => /^virtfn\d+$/.test(name))
+function virtualFunctions(sysfs: string, address: string, list: readonly string[]): string[] {
+  const names = list.filter((name) => /^virtfn\d+$/.test(name))
   const links = readBatch(`${sysfs}/bus/pci/devices`, [address], { links: names })
   return names.flatMap((name) => links.linkName(0, name) ?? [])
 }
@@ -79,8 +79,7 @@ function virtualFunctions(sysfs: string, address: string, list: string): string[
 /** The names in some directories, with their paths from the same root. */
 function listEach(root: string, directories: readonly string[]): { name: string; path: string }[] {
   const batch = readBatch(root, directories, { lists: ['.'] })
-  return directories.flatMap((directory, row) => {
-    const names = (batch.text(row, '.') ?? '').split('\n')
-    return names.map((name) => ({ name, path: `${directory}/${name}` }))
-  })
+  return directories.flatMap((directory, row) =>
+    batch.names(row, '.').map((name) => ({ name, path: `${directory}/${name}` })),
+  )
 }

@@ -75,7 +75,7 @@ const CPU_FIELDS: readonly [RegExp, Architecture][] = [
   [/^(vendor_id\s*:\s*\w|flags\s*:|cpu family\s*:)/m, 'x86'],
   [/^cpu\s*:\s*POWER|^machine\s*:\s*(PowerNV|CHRP)/m, 'power'],
   [/^isa\s*:\s*rv\d|^hart\s*:/m, 'riscv'],
-  [/^(CPU Family|system type)\s*:.*Loong/m, 'loongarch'],
+  [/^(CPU Family|system type)\s*:.*Loong/im, 'loongarch'],
 ]
 
 const architectureOfCpu = (cpu: string) => CPU_FIELDS.find(([field]) => field.test(cpu))?.[1] ?? null
@@ -223,7 +223,7 @@ function hypervisorOfS390(sysinfo: string): Hypervisor | null {
 function readContainer({ proc, run }: Trees): string | null {
   if (exists(`${run ?? ''}/.containerenv`) && run !== null) return 'podman'
   const root = below(proc, 'self/root')
-  if (root !== null && exists(`${root}/.dockerenv`)) return 'docker'
+  if (root !== null && exists(`${root}/.dockerenv`) && !isInFirstNamespaces(proc)) return 'docker'
   const named =
     readText(below(run, 'systemd/container')) ||
     readText(below(run, 'host/container-manager')) ||
@@ -234,6 +234,15 @@ function readContainer({ proc, run }: Trees): string | null {
   const overlay = /^\S+ \S+ \S+ \S+ \/ .* - overlay \S+ (.*)$/m.exec(mounts)?.[1] ?? ''
   return /\/(containerd|docker|containers\/storage)\//.exec(overlay)?.[1]?.split('/')[0] ?? null
 }
+
+/** The namespaces that the kernel begins with have numbers of their own (`include/linux/proc_ns.h`). */
+const FIRST_NAMESPACES = ['pid:[4026531836]', 'uts:[4026531838]', 'ipc:[4026531839]']
+
+/** A machine that was made from a container's image keeps the file, and is none. */
+const isInFirstNamespaces = (proc: string | null) =>
+  FIRST_NAMESPACES.every(
+    (name) => proc !== null && linkOf(`${proc}/self/ns/${name.slice(0, name.indexOf(':'))}`) === name,
+  )
 
 /** A host bridge with a node in the device tree reaches an IOMMU by its `iommu-map` alone (`of_iommu_configure`). */
 function readIommuMaps(sysfs: string): Readonly<Record<string, boolean>> {

@@ -3,6 +3,7 @@ import { chooseAddress, expandAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { HostFacts } from './facts.js'
 import type { IommuGroup } from './groups.js'
+import type { Unseen } from './unseen.js'
 import { NO_USE, type UseFacts } from './use.js'
 
 /** One look at a host: plain facts that do not change afterwards. What vanished during the look is left out. */
@@ -14,6 +15,8 @@ export class Snapshot {
   readonly use: UseFacts
   /** Only a part of the host was looked at: see `SnapshotOptions.around`. */
   readonly isPartial: boolean
+  /** What verdicts rest on and could not be looked at: whatever it concerns is blocked. */
+  readonly unseen: readonly Unseen[]
   readonly #byAddress: ReadonlyMap<string, PciDevice>
   readonly #byNumber: ReadonlyMap<number, IommuGroup>
 
@@ -23,8 +26,10 @@ export class Snapshot {
     devices: readonly PciDevice[],
     use: UseFacts = NO_USE,
     isPartial = false,
+    unseen: readonly Unseen[] = [],
   ) {
     this.isPartial = isPartial
+    this.unseen = unseen
     this.host = host
     this.use = use
     this.groups = Object.freeze(groups)

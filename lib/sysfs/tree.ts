@@ -1,4 +1,6 @@
 import { binding } from '../native/load.js'
+import { decode } from './bytes.js'
+import { isShortage, type LookingCall, lookFailed } from './unseen.js'
 
 /** What one batch of reads brought: for each directory each file's bytes or link's target. */
 export class Batch {
@@ -18,20 +20,28 @@ export class Batch {
     return column === undefined ? this.#spans.length : 2 * (row * this.#columns.size + column)
   }
 
-  /** The text without surrounding white space, or `null` where it could not be read. */
+  /** The text without white space at its end, or `null` where it could not be read. */
   text(row: number, name: string): string | null {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
     let end = start + (this.#spans[at + 1] ?? 0)
     if (start < 0) return null
     while (end > start && (this.#data[end - 1] ?? 0) <= 0x20) end--
-    return this.#data.toString('latin1', start, end)
+    return decode(this.#data, start, end)
   }
 
   bytes(row: number, name: string): Uint8Array | null {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
     return start < 0 ? null : this.#data.subarray(start, start + (this.#spans[at + 1] ?? 0))
+  }
+
+  /** The names of a list; empty where it could not be read. */
+  names(row: number, name: string): string[] {
+    const at = this.#at(row, name)
+    const start = this.#spans[at] ?? -1
+    const length = this.#spans[at + 1] ?? 0
+    return start < 0 || length === 0 ? [] : decode(this.#data, start, start + length - 1).split('\0')
   }
 
   /** The last component of a link's target: how sysfs names a driver, a group, a function. */
@@ -50,26 +60,46 @@ export class Batch {
 /** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
 const PAGE = 4096
 
+export interface Wanted {
+  readonly files?: readonly string[]
+  readonly links?: readonly string[]
+  readonly lists?: readonly string[]
+  /** Names of which the number of the device behind them is wanted, as `c1:3` or `b259:0`; empty for no device. */
+  readonly nodes?: readonly string[]
+  /** For files of which less than a page is wanted, in bytes. */
+  readonly limits?: Readonly<Record<string, number>>
+  /** The caller asks for the errno of these entries itself. */
+  readonly judged?: readonly string[]
+}
+
 /**
  * Reads the same files and links of many directories in one call: thousands of functions with a dozen
- * attributes each are too many for one JavaScript call apiece.
+ * attributes each are too many for one JavaScript call apiece. What fails is as in {@link lookFailed}.
  */
-export function readBatch(
-  root: string,
-  directories: readonly string[],
-  wanted: {
-    readonly files?: readonly string[]
-    readonly links?: readonly string[]
-    readonly lists?: readonly string[]
-    /** For files of which less than a page is wanted, in bytes. */
-    readonly limits?: Readonly<Record<string, number>>
-  },
-): Batch {
-  const files = wanted.files ?? []
-  const links = wanted.links ?? []
-  const lists = wanted.lists ?? []
-  const columns = new Map([...files, ...links, ...lists].map((name, index) => [name, index]))
+export function readBatch(root: string, directories: readonly string[], wanted: Wanted): Batch {
+  const { files = [], links = [], lists = [], nodes = [] } = wanted
+  const names = [...files, ...links, ...lists, ...nodes]
+  const columns = new Map(names.map((name, index) => [name, index]))
   const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
-  const { data, spans } = binding().readTree(root, directories, files, limits, links, lists)
+  const { data, spans } = binding().readTree(root, directories, files, limits, links, lists, nodes)
+  const callOf = (column: number): LookingCall => {
+    if (column < files.length) return 'read'
+    if (column < files.length + links.length) return 'readlink'
+    return column < files.length + links.length + lists.length ? 'getdents' : 'stat'
+  }
+  for (let at = 0; at < spans.length; at += 2) {
+    const start = spans[at] ?? 0
+    // The errno of nearly all that is not there.
+    if (start >= 0 || start === -2) continue
+    const column = (at / 2) % names.length
+    const name = names[column] ?? ''
+    if (wanted.judged?.includes(name) && !isShortage(-start)) continue
+    const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
+    lookFailed(
+      callOf(column),
+      -start,
+      `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
+    )
+  }
   return new Batch(data, spans, columns)
 }

@@ -56,7 +56,7 @@ export function readBlockDevices(
     const number = batch.text(row, 'dev')
     const backing = batch.text(row, 'loop/backing_file') ?? batch.text(row, 'backing_dev') ?? ''
     const backed = backing.startsWith('/dev/') ? byNode.get(backing.slice(5)) : undefined
-    const slaves = (batch.text(row, 'slaves') ?? '').split('\n').filter((slave) => known.has(slave))
+    const slaves = batch.names(row, 'slaves').filter((slave) => known.has(slave))
     return {
       name,
       label: batch.text(row, 'dm/name') || name,

@@ -1,9 +1,11 @@
-import { below, readText } from './files.js'
+import { asBytes, decodeField } from './bytes.js'
+import { below, readBytes, readText } from './files.js'
+import { noteUnseen } from './unseen.js'
 import type { Process } from './use-processes.js'
 
 /** A mounted file system that may rest on a device (`/proc/<pid>/mountinfo`). */
 export interface Mount {
-  /** `major:minor` of what it is on; major 0 where the file system made it up. */
+  /** `major:minor` of what it is on; major 0 where the file system made it up; empty where the table does not tell. */
   readonly number: string
   readonly point: string
   readonly type: string
@@ -23,23 +25,45 @@ export interface Swap {
 /** File systems without a block device of their own that live on a device all the same. */
 const WITHOUT_NUMBER = new Set(['btrfs', 'bcachefs', 'zfs', '9p', 'virtiofs', 'ubifs'])
 
-/** The kernel writes white space and backslashes in octal, so that a line keeps its fields. */
-export const unescapeOctal = (text: string) =>
-  text.replace(/\\([0-3][0-7]{2})/g, (_all, digits: string) =>
-    String.fromCharCode(Number.parseInt(digits, 8)),
-  )
-
-/** @param others a process of each further mount namespace */
-export function readMounts(proc: string | null, others: readonly Process[]): Mount[] {
-  const own = readText(below(proc, 'self/mountinfo')) ?? ''
+/**
+ * @param others processes of each further view of the mounts
+ * @returns `null`: nothing tells what is mounted
+ */
+export function readMounts(
+  proc: string | null,
+  others: readonly (readonly Process[])[],
+): readonly Mount[] | null {
+  const own = readTable(proc, 'self/mountinfo')
+  if (own === null || proc === null) {
+    // A copy of a host often has but the older table.
+    const old = OLD_TABLES.map((name) => readTable(proc, name)).find((table) => table !== null) ?? null
+    return old === null ? null : parseOldMounts(old, rootNode(proc))
+  }
   // Of a caller in a jail, the first process sees more.
-  const first = readText(below(proc, '1/mountinfo')) ?? ''
+  const first = readTable(proc, '1/mountinfo') ?? ''
   const mounts = parseMounts(own, null)
   if (first !== own) addUnseen(mounts, parseMounts(first, { pid: 1, command: 'init' }))
-  for (const other of others) {
-    addUnseen(mounts, parseMounts(readText(below(proc, `${other.pid}/mountinfo`)) ?? '', other))
+  for (const processes of others) {
+    const seen = readOneOf(proc, processes)
+    if (seen) addUnseen(mounts, parseMounts(seen.table, seen.process))
   }
   return mounts
+}
+
+const readTable = (proc: string | null, path: string) => {
+  const bytes = readBytes(below(proc, path), 'mounts')
+  return bytes === null ? null : asBytes(bytes)
+}
+
+/** A process may end meanwhile while others keep its mounts. */
+function readOneOf(proc: string, processes: readonly Process[]): { table: string; process: Process } | null {
+  for (const process of processes) {
+    const table = readTable(proc, `${process.pid}/mountinfo`)
+    if (table !== null) return { table, process }
+  }
+  // Somebody that came meanwhile may have them still.
+  noteUnseen(`${proc}/${processes[0]?.pid ?? 0}/mountinfo`, 'ESRCH')
+  return null
 }
 
 function addUnseen(mounts: Mount[], more: readonly Mount[]): void {
@@ -60,31 +84,59 @@ function parseMounts(text: string, seenBy: Process | null): Mount[] {
     if (!/^\d+:\d+$/.test(number) || type === '') continue
     if (number.startsWith('0:') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')) continue
     // With a number, the source is only what somebody called it once; the options may name a log device.
-    const named = [
-      number.startsWith('0:') ? source.split(':') : [],
-      options.split(',').map((option) => option.slice(option.indexOf('=') + 1)),
-    ]
-    mounts.push({
-      number,
-      point: unescapeOctal(point),
-      type,
-      source: unescapeOctal(source),
-      nodes: named
-        .flat()
-        .filter((name) => name.startsWith('/dev/'))
-        .map((name) => unescapeOctal(name.slice('/dev/'.length))),
-      seenBy,
-    })
+    const named = [number.startsWith('0:') ? source.split(':') : [], optionsOf(options)]
+    mounts.push({ ...described(point, type, source), number, nodes: nodesOf(named.flat()), seenBy })
   }
   return mounts
 }
 
-export function readSwaps(proc: string | null): Swap[] {
+/** Where `mountinfo` was not copied: the same mounts by their source, without numbers. */
+const OLD_TABLES = ['self/mounts', 'mounts', '1/mounts']
+
+/** A kernel that mounted the root itself calls its device `/dev/root`: the command line has the name. */
+const rootNode = (proc: string | null) =>
+  /(?:^|\s)root=\/dev\/(\S+)/.exec(readText(below(proc, 'cmdline')) ?? '')?.[1] ?? null
+
+/** `/dev/sda2 / ext4 rw,relatime 0 0`: the source is all that tells what it is on. */
+function parseOldMounts(text: string, root: string | null): Mount[] {
+  const mounts: Mount[] = []
+  for (const line of text.split('\n')) {
+    const [source = '', point = '', type = '', options = ''] = line.split(' ')
+    if (type === '' || (!source.startsWith('/dev/') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')))
+      continue
+    const named = nodesOf([...source.split(':'), ...optionsOf(options)])
+    const nodes = named.map((node) => (node === 'root' && root !== null ? root : node))
+    mounts.push({ ...described(point, type, source), number: '', nodes, seenBy: null })
+  }
+  return mounts
+}
+
+const described = (point: string, type: string, source: string) => ({
+  point: decodeField(point),
+  type: decodeField(type),
+  source: decodeField(source),
+})
+
+const optionsOf = (options: string) =>
+  options.split(',').map((option) => option.slice(option.indexOf('=') + 1))
+
+const nodesOf = (names: readonly string[]) =>
+  names.filter((name) => name.startsWith('/dev/')).map((name) => decodeField(name.slice('/dev/'.length)))
+
+/**
+ * @param isWhole the rest of `/proc` is there: a kernel that cannot swap has no such file
+ * @returns `null`: nothing tells where is swapped to
+ */
+export function readSwaps(proc: string | null, isWhole: boolean): readonly Swap[] | null {
+  const table = readTable(proc, 'swaps')
+  if (table === null) return isWhole ? [] : null
   const swaps: Swap[] = []
-  for (const line of (readText(below(proc, 'swaps')) ?? '').split('\n')) {
-    const [path = '', type = ''] = line.split(/\s+/)
-    if (!path.startsWith('/') || (type !== 'partition' && type !== 'file')) continue
-    swaps.push({ path: unescapeOctal(path), kind: type === 'file' ? 'file' : 'device' })
+  for (const line of table.split('\n')) {
+    const [name = '', type = ''] = line.split(/\s+/)
+    if (!name.startsWith('/') || (type !== 'partition' && type !== 'file')) continue
+    // The node may have been removed since.
+    const path = decodeField(name).replace(/ \(deleted\)$/, '')
+    swaps.push({ path, kind: type === 'file' ? 'file' : 'device' })
   }
   return swaps
 }

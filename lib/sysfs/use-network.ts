@@ -1,7 +1,8 @@
 import { SocketAddress } from 'node:net'
-import { endianness } from 'node:os'
+import { constants, endianness } from 'node:os'
 import { below, readText } from './files.js'
 import { readBatch } from './tree.js'
+import { lookFailed } from './unseen.js'
 import { byLength, readPlaces } from './use-paths.js'
 
 /** A network interface in the caller's network namespace. */
@@ -32,6 +33,8 @@ export interface NetworkFacts {
   readonly routes: readonly Route[]
   /** The ends of the SSH connection that the caller came by. */
   readonly ssh: { readonly client: string; readonly server: string } | null
+  /** `false`: a process that the caller came from keeps its environment to itself. */
+  readonly sshIsKnown: boolean
 }
 
 const IFF_UP = 1
@@ -43,13 +46,13 @@ export function readNetwork(sysfs: string, proc: string | null, names: readonly 
   const places = readPlaces(sysfs, 'class/net', names)
   // Without a card on PCI nothing here can be lost with one.
   if (places.every(({ functions }) => functions.length === 0))
-    return { interfaces: [], routes: [], ssh: null }
+    return { interfaces: [], routes: [], ssh: null, sshIsKnown: true }
   const batch = readBatch(`${sysfs}/class/net`, names, { files: ['flags'], links: ['master'], lists: ['.'] })
   const addresses = readAddresses(proc)
   return {
     interfaces: places.map(({ name, functions }, row) => {
-      const uppers = (batch.text(row, '.') ?? '')
-        .split('\n')
+      const uppers = batch
+        .names(row, '.')
         .filter((entry) => entry.startsWith('upper_'))
         .map((entry) => entry.slice('upper_'.length))
         .sort(byLength)
@@ -63,7 +66,7 @@ export function readNetwork(sysfs: string, proc: string | null, names: readonly 
       }
     }),
     routes: [...readRoutes(proc), ...readRoutes6(proc)],
-    ssh: readSsh(proc),
+    ...readSsh(proc),
   }
 }
 
@@ -117,23 +120,40 @@ function toIpv6(digits: string): string | null {
   return new SocketAddress({ address, family: 'ipv6' }).address
 }
 
+const { EACCES, EPERM } = constants.errno
+
+/** As much of an environment as is read, in bytes. */
+const ENVIRONMENT = 2 ** 20
+
 /** No line of ancestors is longer than this. */
 const ANCESTORS = 64
 
 /** `SSH_CONNECTION` of the caller, or of a process that it came from: `sudo` takes it out of the environment. */
-function readSsh(proc: string | null): NetworkFacts['ssh'] {
+function readSsh(proc: string | null): Pick<NetworkFacts, 'ssh' | 'sshIsKnown'> {
   let pid = 'self'
+  let sshIsKnown = true
   for (let step = 0; step < ANCESTORS; step++) {
-    const environment = readText(below(proc, `${pid}/environ`)) ?? ''
-    const value = environment.split('\0').find((entry) => entry.startsWith('SSH_CONNECTION='))
+    const file = 'environ'
+    const environ = readBatch(proc ?? '', [pid], {
+      files: [file],
+      judged: [file],
+      limits: { environ: ENVIRONMENT },
+    })
+    const errno = environ.errno(0, file)
+    if (errno === EACCES || errno === EPERM) sshIsKnown = false
+    else if (errno !== 0) lookFailed('read', errno, `${proc}/${pid}/${file}`)
+    const value = (environ.text(0, file) ?? '')
+      .split('\0')
+      .find((entry) => entry.startsWith('SSH_CONNECTION='))
     const [client = '', , server = ''] = value?.slice('SSH_CONNECTION='.length).split(' ') ?? []
-    if (client !== '' && server !== '') return { client: plain(client), server: plain(server) }
+    if (client !== '' && server !== '')
+      return { ssh: { client: plain(client), server: plain(server) }, sshIsKnown: true }
     const stat = readText(below(proc, `${pid}/stat`)) ?? ''
     const parent = /^\S+ (\d+)/.exec(stat.slice(stat.lastIndexOf(')') + 2))?.[1]
-    if (parent === undefined || parent === '0') return null
+    if (parent === undefined || parent === '0') break
     pid = parent
   }
-  return null
+  return { ssh: null, sshIsKnown }
 }
 
 /** IPv4 in the dress of IPv6, as a server on both sees it. */

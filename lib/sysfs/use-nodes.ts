@@ -2,11 +2,14 @@ import { below, listNames, readText } from './files.js'
 import { readBatch } from './tree.js'
 import type { BlockDevice } from './use-block.js'
 import { readPlaces } from './use-paths.js'
+import type { WantedNode } from './use-processes.js'
 
 /** A character device that a PCI function brings: a DRM node, a sound card, a serial port, … */
 export interface DeviceNode {
   /** Path below `/dev`. */
   readonly node: string
+  /** As `readBatch` gives it: `c226:0`; `null` where it is not known. */
+  readonly number: string | null
   readonly functions: readonly string[]
 }
 
@@ -25,7 +28,7 @@ export function readNodes(
   proc: string | null,
   names: readonly string[],
   blocks: readonly BlockDevice[],
-): { nodes: DeviceNode[]; consoles: KernelConsole[] } {
+): { nodes: DeviceNode[]; consoles: KernelConsole[]; vfio: WantedNode[] } {
   const places = readPlaces(sysfs, 'dev/char', names)
   const onPci = places.filter(({ functions }) => functions.length > 0)
   const batch = readBatch(
@@ -33,9 +36,9 @@ export function readNodes(
     onPci.map(({ name }) => name),
     { files: ['uevent'] },
   )
-  const nodes = onPci.flatMap(({ functions }, row) => {
+  const nodes = onPci.flatMap(({ name, functions }, row) => {
     const node = /^DEVNAME=(.+)$/m.exec(batch.text(row, 'uevent') ?? '')?.[1]
-    return node === undefined ? [] : [{ node, functions }]
+    return node === undefined ? [] : [{ node, number: `c${name}`, functions }]
   })
   const byNumber = new Map(places.map(({ name, functions }) => [name, functions]))
   const known = new Set(nodes.map(({ node }) => node))
@@ -43,7 +46,20 @@ export function readNodes(
     .filter(({ name, functions }) => /^nvme\d+n\d+$/.test(name) && functions.length > 0)
     .map(({ name, functions }) => ({ node: name.replace('nvme', 'ng'), functions }))
     .filter(({ node }) => !known.has(node))
-  return { nodes: [...nodes, ...generic, ...readNvidia(proc)], consoles: readConsoles(proc, byNumber) }
+    .map(({ node, functions }) => {
+      const place = places.find(({ path }) => path?.endsWith(`/${node}`))
+      return { node, number: place === undefined ? null : `c${place.name}`, functions }
+    })
+  // Groups are below no function. Without an IOMMU they have another name.
+  const vfio = places.flatMap(({ name, path }) => {
+    const group = /\/virtual\/vfio\/((?:noiommu-)?\d+)$/.exec(path ?? '')?.[1]
+    return group === undefined ? [] : [{ node: `vfio/${group}`, number: `c${name}` }]
+  })
+  return {
+    nodes: [...nodes, ...generic, ...readNvidia(proc)],
+    consoles: readConsoles(proc, byNumber),
+    vfio,
+  }
 }
 
 /** `ttyS0                -W- (EC  p a)    4:64` */
@@ -59,12 +75,17 @@ function readConsoles(
   })
 }
 
+/** `NV_MAJOR_DEVICE_NUMBER` of NVIDIA's driver. */
+const NVIDIA_MAJOR = 195
+
 /** NVIDIA's own driver registers its nodes past sysfs, and tells their numbers in `/proc`. */
 function readNvidia(proc: string | null): DeviceNode[] {
   const directory = below(proc, 'driver/nvidia/gpus')
   return listNames(directory).flatMap((address) => {
     const text = readText(below(directory, `${address}/information`)) ?? ''
     const minor = /^Device Minor:\s*(\d+)/m.exec(text)?.[1]
-    return minor === undefined ? [] : [{ node: `nvidia${minor}`, functions: [address.toLowerCase()] }]
+    return minor === undefined
+      ? []
+      : [{ node: `nvidia${minor}`, number: `c${NVIDIA_MAJOR}:${minor}`, functions: [address.toLowerCase()] }]
   })
 }

@@ -25,13 +25,7 @@ export const byLength = (a: string, b: string) => a.length - b.length || (a < b 
 /** The names in each of these directories, in order, by one call; empty where there is no such directory. */
 export function readNames<T extends string>(root: string, directories: readonly T[]): Record<T, string[]> {
   const batch = readBatch(root, ['.'], { lists: directories })
-  const entries = directories.map((directory) => [
-    directory,
-    (batch.text(0, directory) ?? '')
-      .split('\n')
-      .filter((name) => name !== '')
-      .sort(byLength),
-  ])
+  const entries = directories.map((directory) => [directory, batch.names(0, directory).sort(byLength)])
   return Object.fromEntries(entries) as Record<T, string[]>
 }
 

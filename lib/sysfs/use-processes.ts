@@ -1,5 +1,8 @@
+import { statfsSync } from 'node:fs'
 import { constants } from 'node:os'
-import { readBatch } from './tree.js'
+import { decode } from './bytes.js'
+import { type Batch, readBatch } from './tree.js'
+import { lookFailed } from './unseen.js'
 import { functionsOn, readNames } from './use-paths.js'
 
 export interface Process {
@@ -17,87 +20,228 @@ export interface OpenFile extends Process {
 }
 
 export interface ProcessFacts {
-  /** `null`: no process was looked at. `false`: some belong to others, and could not be looked into. */
+  /** `null`: no process was looked at. `false`: some could not be looked into, or are out of sight. */
   readonly complete: boolean | null
+  /** Processes of other PID namespaces are out of sight. */
+  readonly isolated: boolean
   readonly open: readonly OpenFile[]
-  /** A process of each mount namespace but the caller's. */
-  readonly namespaces: readonly Process[]
+  /** Processes of each mount namespace but the caller's, and of each jail in one: any of a line shows the same mounts. */
+  readonly namespaces: readonly (readonly Process[])[]
 }
 
-export const NO_PROCESSES: ProcessFacts = { complete: null, open: [], namespaces: [] }
+export const NO_PROCESSES: ProcessFacts = { complete: null, isolated: false, open: [], namespaces: [] }
+
+/** Device nodes that are looked for: what a process has open is known by the device, whatever its path says. */
+export interface WantedNode {
+  /** Path below `/dev`. */
+  readonly node: string
+  /** As `readBatch` gives it: `c511:0`; `null` where it is not known. */
+  readonly number: string | null
+}
 
 const VFIO_DEVICE = 'anon_inode:[vfio-device]'
 const PF_KTHREAD = 0x200000
+/** Of the PID namespace that the kernel starts with: `PROC_PID_INIT_INO` (include/uapi/linux/nsfs.h). */
+const FIRST_PID_NAMESPACE = 'pid:[4026531836]'
+const PROC_SUPER_MAGIC = 0x9fa0
 
-/**
- * Which processes have these nodes open, in one pass; one that ends meanwhile is left out.
- * @param wanted paths below `/dev`; those of VFIO always count
- */
-export function readProcesses(proc: string, wanted: ReadonlySet<string>): ProcessFacts {
+/** Which processes have these nodes open, in one pass; one that ends meanwhile is left out. */
+export function readProcesses(proc: string, wanted: readonly WantedNode[]): ProcessFacts {
   const pids = (readNames(proc, ['.'])['.'] ?? []).filter((name) => /^\d{1,9}$/.test(name))
   if (pids.length === 0) return NO_PROCESSES
-  const batch = readBatch(proc, ['self', ...pids], { files: ['stat'], links: ['ns/mnt'], lists: ['fd'] })
-  const open: OpenFile[] = []
-  const namespaces = new Map<string, Process>()
-  // A process that cannot even be listed (hidepid) is the first one too.
-  let complete = pids.includes('1')
-  const own = batch.text(0, 'ns/mnt')
-  for (const [index, pid] of pids.entries()) {
-    const row = index + 1
-    const { command, isKernelThread } = parseStat(batch.bytes(row, 'stat'))
-    if (isKernelThread) continue
-    const process = { pid: Number(pid), command }
-    const namespace = batch.text(row, 'ns/mnt')
-    if (namespace !== null && namespace !== own && !namespaces.has(namespace)) {
-      namespaces.set(namespace, process)
+  return new ProcessReader(proc, wanted).read(pids)
+}
+
+/** One pass over a process table. */
+class ProcessReader {
+  readonly #proc: string
+  readonly #nodes: OpenNodes
+  readonly #open: OpenFile[] = []
+  readonly #namespaces = new Map<string, Process[]>()
+  #complete = true
+  #own = ''
+
+  constructor(proc: string, wanted: readonly WantedNode[]) {
+    this.#proc = proc
+    this.#nodes = new OpenNodes(proc, wanted, (batch, path, names) => this.#judge(batch, 0, path, names))
+  }
+
+  read(pids: readonly string[]): ProcessFacts {
+    const batch = readBatch(this.#proc, ['self', ...pids], {
+      files: ['stat'],
+      links: VIEW,
+      lists: ['fd'],
+      judged: JUDGED,
+    })
+    this.#own = viewOf(batch, 0)
+    const isolated = this.#isIsolated(pids)
+    for (const [index, pid] of pids.entries()) {
+      const row = index + 1
+      const { command, threads, isZombie, isKernelThread } = parseStat(batch.bytes(row, 'stat'))
+      if (isKernelThread) continue
+      const process = { pid: Number(pid), command }
+      this.#take(batch, row, pid, process)
+      // The first thread may have ended, and others may have files and mounts of their own.
+      if (threads > 1) this.#readThreads(pid, process, isZombie ? [] : batch.names(row, 'fd'))
     }
-    const { EACCES, EPERM } = constants.errno
-    if ([EACCES, EPERM].includes(batch.errno(row, 'fd'))) complete = false
-    const descriptors = batch.text(row, 'fd')
-    if (descriptors) open.push(...readOpenFiles(proc, process, descriptors.split('\n'), wanted))
+    return {
+      complete: this.#complete && !isolated,
+      isolated,
+      open: this.#open,
+      namespaces: [...this.#namespaces.values()],
+    }
   }
-  return { complete, open, namespaces: [...namespaces.values()] }
+
+  /** The first process is in the namespace that its table shows; kernels without such namespaces have no link for it. */
+  #isIsolated(pids: readonly string[]): boolean {
+    const batch = readBatch(this.#proc, ['1'], { links: ['ns/pid'], judged: ['ns/pid'] })
+    this.#judge(batch, 0, '1', ['ns/pid'])
+    // A process that cannot even be listed (hidepid) is the first one too.
+    if (!pids.includes('1')) this.#complete = false
+    const table = batch.text(0, 'ns/pid')
+    return table !== null && table !== FIRST_PID_NAMESPACE
+  }
+
+  #take(batch: Batch, row: number, path: string, process: Process): void {
+    this.#judge(batch, row, path, JUDGED)
+    const view = viewOf(batch, row)
+    if (view !== '' && view !== this.#own)
+      this.#namespaces.set(view, [...(this.#namespaces.get(view) ?? []), process])
+    const descriptors = batch.names(row, 'fd')
+    if (descriptors.length > 0) this.#open.push(...this.#nodes.read(path, process, descriptors))
+  }
+
+  #readThreads(pid: string, process: Process, descriptors: readonly string[]): void {
+    const directory = `${pid}/task`
+    const list = readBatch(this.#proc, [directory], { lists: ['.'], judged: ['.'] })
+    this.#judge(list, 0, directory, ['.'])
+    const threads = list.names(0, '.').filter((name) => name !== pid)
+    if (threads.length === 0) return
+    const root = `${this.#proc}/${directory}`
+    const batch = readBatch(root, threads, { links: VIEW, lists: ['fd'], judged: JUDGED })
+    const seen = new Set([descriptors.join()])
+    for (const [row, thread] of threads.entries()) {
+      this.#judge(batch, row, `${directory}/${thread}`, JUDGED)
+      const view = viewOf(batch, row)
+      if (view !== '' && view !== this.#own && !this.#namespaces.has(view)) {
+        this.#namespaces.set(view, [{ ...process, pid: Number(thread) }])
+      }
+      // Threads share their files unless they were told not to; then the numbers differ sooner or later.
+      const names = batch.names(row, 'fd')
+      if (names.length === 0 || seen.has(names.join())) continue
+      seen.add(names.join())
+      this.#open.push(...this.#nodes.read(`${directory}/${thread}`, process, names))
+    }
+  }
+
+  /** A process of somebody else keeps its secrets, which is no fault; any other failure is one. */
+  #judge(batch: Batch, row: number, path: string, names: readonly string[]): void {
+    for (const name of names) {
+      const errno = batch.errno(row, name)
+      if (errno === EACCES || errno === EPERM) this.#complete = false
+      else if (errno !== 0 && errno !== ENAMETOOLONG)
+        lookFailed('stat', errno, `${this.#proc}/${path}/${name}`)
+    }
+  }
 }
 
-/** `4711 (a name) S …`, the seventh field behind the name is the flags. */
-function parseStat(bytes: Uint8Array | null): { command: string; isKernelThread: boolean } {
-  const stat = Buffer.from(bytes ?? []).toString('utf8')
+const { EACCES, EPERM, ENAMETOOLONG } = constants.errno
+
+/** What says which mounts a process sees. */
+const VIEW = ['ns/mnt', 'root']
+const JUDGED = ['stat', ...VIEW, 'fd']
+
+/** What mounts a process sees: its namespace, and from where. Empty where it is not known, or gone. */
+function viewOf(batch: Batch, row: number): string {
+  const namespace = batch.text(row, 'ns/mnt')
+  // Anybody may make a path that is too long to be told.
+  return namespace === null ? '' : `${namespace} ${batch.text(row, 'root') ?? '…'}`
+}
+
+/** `4711 (a name) S …`: behind the name, the first field is the state, the seventh the flags, the 18th counts threads. */
+function parseStat(bytes: Uint8Array | null) {
+  const stat = decode(bytes ?? new Uint8Array(0))
   const end = stat.lastIndexOf(')')
-  const flags = Number(stat.slice(end + 2).split(' ')[6] ?? 0)
-  return { command: stat.slice(stat.indexOf('(') + 1, end), isKernelThread: (flags & PF_KTHREAD) !== 0 }
-}
-
-function readOpenFiles(
-  proc: string,
-  process: Process,
-  descriptors: readonly string[],
-  wanted: ReadonlySet<string>,
-): OpenFile[] {
-  const batch = readBatch(proc, [`${process.pid}/fd`], { links: descriptors })
-  const nodes = new Set<string>()
-  const devices: string[] = []
-  for (const descriptor of descriptors) {
-    const target = batch.text(0, descriptor)
-    if (target === null) continue
-    if (target === VFIO_DEVICE) devices.push(descriptor)
-    const node = nodeOf(target)
-    if (node !== null && (wanted.has(node) || node.startsWith('vfio/'))) nodes.add(node)
+  const fields = stat.slice(end + 2).split(' ')
+  return {
+    command: stat.slice(stat.indexOf('(') + 1, end),
+    isZombie: fields[0] === 'Z',
+    isKernelThread: (Number(fields[6] ?? 0) & PF_KTHREAD) !== 0,
+    threads: Number(fields[17] ?? 1),
   }
-  return [
-    ...Array.from(nodes, (node) => ({ ...process, node, function: null })),
-    ...readVfioDevices(proc, process, devices),
-  ]
 }
 
-/** The path may start with that of a jail, and end with a remark. */
-function nodeOf(target: string): string | null {
-  const at = target.lastIndexOf('/dev/')
-  return at < 0 ? null : target.slice(at + '/dev/'.length).replace(/ \(deleted\)$/, '')
+/** Takes in what failed of the first row of a batch. */
+type Judge = (batch: Batch, path: string, names: readonly string[]) => void
+
+/** What descriptors lead to. */
+class OpenNodes {
+  readonly #proc: string
+  readonly #byNumber: ReadonlyMap<string, string>
+  readonly #byPath: ReadonlySet<string>
+  /** The links of a copied process table lead into another host, and only their texts tell. */
+  readonly #isLive: boolean
+  readonly #judge: Judge
+
+  constructor(proc: string, wanted: readonly WantedNode[], judge: Judge) {
+    this.#proc = proc
+    this.#judge = judge
+    this.#byNumber = new Map(wanted.flatMap(({ node, number }) => (number === null ? [] : [[number, node]])))
+    this.#byPath = new Set(wanted.map(({ node }) => node))
+    this.#isLive = isProcfs(proc)
+  }
+
+  /** @param path of a process or thread below `/proc` */
+  read(path: string, process: Process, descriptors: readonly string[]): OpenFile[] {
+    const root = `${this.#proc}/${path}`
+    const batch = readBatch(root, ['fd'], { links: descriptors, judged: descriptors })
+    const targets = descriptors.map((descriptor) => batch.text(0, descriptor))
+    const devices = descriptors.filter((_descriptor, index) => targets[index] === VFIO_DEVICE)
+    this.#judge(batch, `${path}/fd`, descriptors)
+    // What has no path is no device: sockets, pipes, anonymous inodes. Anybody may make one that is too long to be told.
+    const files = descriptors.filter((descriptor, index) => {
+      return batch.errno(0, descriptor) === ENAMETOOLONG || targets[index]?.startsWith('/')
+    })
+    const nodes = this.#isLive ? this.#numbered(path, files) : targets.map((target) => this.#named(target))
+    return [
+      ...Array.from(new Set(nodes.filter((node) => node !== null)), (node) => ({
+        ...process,
+        node,
+        function: null,
+      })),
+      ...readVfioDevices(root, process, devices),
+    ]
+  }
+
+  #numbered(path: string, descriptors: readonly string[]): (string | null)[] {
+    if (descriptors.length === 0) return []
+    const batch = readBatch(`${this.#proc}/${path}`, ['fd'], { nodes: descriptors, judged: descriptors })
+    this.#judge(batch, `${path}/fd`, descriptors)
+    return descriptors.map((descriptor) => this.#byNumber.get(batch.text(0, descriptor) ?? '') ?? null)
+  }
+
+  /** The path may start with that of a jail, and end with a remark. */
+  #named(target: string | null): string | null {
+    const at = target?.lastIndexOf('/dev/') ?? -1
+    if (target === null || at < 0) return null
+    const node = target.slice(at + '/dev/'.length).replace(/ \(deleted\)$/, '')
+    return this.#byPath.has(node) || node.startsWith('vfio/') ? node : null
+  }
 }
 
-function readVfioDevices(proc: string, process: Process, descriptors: readonly string[]): OpenFile[] {
+function isProcfs(path: string): boolean {
+  try {
+    return statfsSync(path).type === PROC_SUPER_MAGIC
+  } catch (error) {
+    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
+    return false
+  }
+}
+
+function readVfioDevices(root: string, process: Process, descriptors: readonly string[]): OpenFile[] {
   if (descriptors.length === 0) return []
-  const batch = readBatch(proc, [`${process.pid}/fdinfo`], { files: descriptors })
+  // Without it, whose such a file is stays a guess.
+  const batch = readBatch(root, ['fdinfo'], { files: descriptors })
   const functions = descriptors.map((descriptor) => {
     const path = /^vfio-device-syspath:\s*(.+)$/m.exec(batch.text(0, descriptor) ?? '')?.[1]
     return functionsOn(path ?? null).at(-1) ?? null

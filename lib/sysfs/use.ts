@@ -1,6 +1,8 @@
 import { isWithVfio, type PciDevice } from './devices.js'
 import type { HostPaths } from './facts.js'
-import { readBatch } from './tree.js'
+import { exists } from './files.js'
+import { type Batch, readBatch } from './tree.js'
+import { noting, type Unseen } from './unseen.js'
 import { type BlockDevice, readBlockDevices } from './use-block.js'
 import { type DisplayFacts, readDisplay } from './use-display.js'
 import { type MemoryFacts, NO_MEMORY, readMemory } from './use-memory.js'
@@ -13,7 +15,11 @@ import { readShares, readVirtualDevices, type Share } from './use-shares.js'
 
 /** What the host does with its devices, as the kernel publishes it in sysfs and `/proc`. */
 export interface UseFacts {
+  /** `false`: nothing of this was looked at, as in a brief snapshot. */
+  readonly looked: boolean
   readonly blocks: readonly BlockDevice[]
+  /** What of this could be read at all: where it is `false`, empty says nothing. */
+  readonly known: { readonly mounts: boolean; readonly swaps: boolean; readonly network: boolean }
   readonly mounts: readonly Mount[]
   readonly swaps: readonly Swap[]
   readonly shares: readonly Share[]
@@ -32,16 +38,22 @@ export interface UseFacts {
   readonly enabled: readonly string[]
   /** The functions that the path to a function leads through, where bus numbers do not tell: Intel VMD. */
   readonly behind: Readonly<Record<string, readonly string[]>>
+  /** Functions with network interfaces that are in another network namespace, and so out of sight. */
+  readonly interfacesElsewhere: readonly string[]
+  /** What could not be looked at, of all this. */
+  readonly unseen: readonly Unseen[]
 }
 
-/** A host that does nothing. */
+/** Nothing was looked at. */
 export const NO_USE: UseFacts = deepFreeze({
+  looked: false,
   blocks: [],
+  known: { mounts: false, swaps: false, network: false },
   mounts: [],
   swaps: [],
   shares: [],
   shares9p: 0,
-  network: { interfaces: [], routes: [], ssh: null },
+  network: { interfaces: [], routes: [], ssh: null, sshIsKnown: true },
   display: { frameBuffers: [], terminals: [], screens: [] },
   memory: NO_MEMORY,
   nodes: [],
@@ -50,10 +62,14 @@ export const NO_USE: UseFacts = deepFreeze({
   virtualDevices: [],
   enabled: [],
   behind: {},
+  interfacesElsewhere: [],
+  unseen: [],
 })
 
 const DIRECTORIES = [
+  'bus/auxiliary/devices',
   'bus/mdev/devices',
+  'bus/usb/devices',
   'bus/vdpa/devices',
   'bus/virtio/devices',
   'class/bdi',
@@ -65,24 +81,51 @@ const DIRECTORIES = [
   'dev/char',
 ] as const
 
-/** Looks at what is in use. Total: what is missing or makes no sense leaves its facts out. */
-export function readUse(paths: HostPaths, devices: readonly PciDevice[]): UseFacts {
+/**
+ * Looks at what is in use. Total: what is missing or makes no sense leaves its facts out, and what could not be looked at
+ * is told.
+ * @param kernel its release; empty where `/proc` does not tell even that
+ */
+export function readUse(paths: HostPaths, devices: readonly PciDevice[], kernel: string): UseFacts {
+  const { seen, unseen } = noting(() => readAll(paths, devices, kernel !== ''))
+  return deepFreeze({ ...seen, unseen })
+}
+
+function readAll(
+  paths: HostPaths,
+  devices: readonly PciDevice[],
+  procIsWhole: boolean,
+): Omit<UseFacts, 'unseen'> {
   const { sysfs, proc } = paths
   const names = readNames(sysfs, DIRECTORIES)
   const blocks = readBlockDevices(paths, names['class/block'])
-  const { nodes, consoles } = readNodes(sysfs, proc, names['dev/char'], blocks)
+  const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks)
   const bound = devices.filter(isWithVfio).map(({ address }) => address)
-  const wanted = new Set([...blocks, ...nodes].map(({ node }) => node))
+  const shares = readShares(sysfs, names['bus/virtio/devices'])
+  const wanted = [
+    ...blocks.map(({ node, number }) => ({ node, number: number === null ? null : `b${number}` })),
+    ...nodes,
+    ...vfio,
+  ]
   // Looking into every process is dear: only for what there is to find.
-  const processes =
-    proc === null || (wanted.size === 0 && bound.length === 0) ? null : readProcesses(proc, wanted)
-  return deepFreeze({
+  const isNeeded = blocks.length + nodes.length + bound.length + shares.length > 0
+  const processes = proc !== null && isNeeded ? readProcesses(proc, wanted) : null
+  const mounts = readMounts(proc, processes?.namespaces ?? [])
+  const swaps = readSwaps(proc, procIsWhole)
+  const network = readNetwork(sysfs, proc, names['class/net'])
+  return {
+    looked: true,
     blocks,
-    mounts: readMounts(proc, processes?.namespaces ?? []),
-    swaps: readSwaps(proc),
-    shares: readShares(sysfs, names['bus/virtio/devices']),
+    known: {
+      mounts: mounts !== null,
+      swaps: swaps !== null,
+      network: procIsWhole || (proc !== null && exists(`${proc}/net/route`)),
+    },
+    mounts: mounts ?? [],
+    swaps: swaps ?? [],
+    shares,
     shares9p: names['class/bdi'].filter((name) => name.startsWith('9p')).length,
-    network: readNetwork(sysfs, proc, names['class/net']),
+    network,
     display: readDisplay(sysfs, {
       graphics: names['class/graphics'],
       vtconsole: names['class/vtconsole'],
@@ -95,7 +138,34 @@ export function readUse(paths: HostPaths, devices: readonly PciDevice[]): UseFac
     virtualDevices: readVirtualDevices(sysfs, names['bus/mdev/devices'], names['bus/vdpa/devices']),
     enabled: readEnabled(sysfs, bound),
     behind: readBehind(sysfs, devices),
-  })
+    interfacesElsewhere: readInterfacesElsewhere(sysfs, devices, names),
+  }
+}
+
+const NETWORK_CLASS = 0x02
+const NETWORK_BUSES = ['bus/auxiliary/devices', 'bus/usb/devices', 'bus/virtio/devices'] as const
+
+/** A device keeps its directory `net` while it has interfaces, and those of other network namespaces do not show in it. */
+function readInterfacesElsewhere(
+  sysfs: string,
+  devices: readonly PciDevice[],
+  names: Readonly<Record<(typeof NETWORK_BUSES)[number], readonly string[]>>,
+): string[] {
+  const cards = devices.filter((device) => device.class >>> 16 === NETWORK_CLASS && device.driver !== null)
+  const addresses = cards.map(({ address }) => address)
+  const isEmpty = (batch: Batch, row: number) =>
+    batch.errno(row, 'net') === 0 && batch.names(row, 'net').length === 0
+  const own = readBatch(`${sysfs}/bus/pci/devices`, addresses, { lists: ['net'] })
+  const found = new Set(addresses.filter((_address, row) => isEmpty(own, row)))
+  for (const bus of NETWORK_BUSES) {
+    const batch = readBatch(`${sysfs}/${bus}`, names[bus], { lists: ['net'] })
+    const hidden = names[bus].filter((_name, row) => isEmpty(batch, row))
+    for (const { functions } of readPlaces(sysfs, bus, hidden)) {
+      const address = functions.at(-1)
+      if (address !== undefined) found.add(address)
+    }
+  }
+  return [...found]
 }
 
 /** `enable` counts who asked for the function to be enabled. */

@@ -1,3 +1,6 @@
+import { constants } from 'node:os'
+import type { SystemFailure } from '../errors.js'
+import { scratch } from '../native/answer.js'
 import type { NativeContainer } from '../native/binding.js'
 import type { DmaBuffer } from './dma-buffer.js'
 import { Handle } from './handle.js'
@@ -34,6 +37,21 @@ export class ContainerHandle extends Handle<NativeContainer> {
   /** Does nothing where the container has closed meanwhile. */
   give(span: MappedSpan): void {
     if (this.mapped.delete(span)) span.buffer.count(-1)
+  }
+
+  /** The last group has left, and with it the kernel has unmapped everything. */
+  emptied(): void {
+    for (const span of [...this.mapped]) if (!span.pending) this.give(span)
+  }
+
+  /** Whether it has an IOMMU: where it has none, nothing is mapped. */
+  hasIommu(): boolean {
+    try {
+      this.raw.iommuInfo(scratch)
+      return true
+    } catch (error) {
+      return (error as Partial<SystemFailure>).errno !== constants.errno.EINVAL
+    }
   }
 
   // The kernel has unmapped everything with the container.

@@ -5,7 +5,6 @@ import { checkIndex, checkPath, namesOf } from './arguments.js'
 import { type IommuCapability, iommuCapabilities } from './capabilities.js'
 import { ContainerHandle } from './container-handle.js'
 import { DmaSpace } from './dma.js'
-import type { Offered } from './hand-over.js'
 import { VfioObject } from './handle.js'
 import { call } from './translate.js'
 
@@ -138,14 +137,8 @@ const opened = (native: NativeContainer, path: string) =>
   new VfioContainer(new ContainerHandle(native, `container ${path}`, null))
 
 /** What another thread left to this one. */
-export const acceptContainer = ({ offer, name }: Offered) =>
-  new VfioContainer(
-    new ContainerHandle(
-      call(() => binding().Container.accept(offer)),
-      name,
-      null,
-    ),
-  )
+export const acceptedContainer = (native: NativeContainer, name: string) =>
+  new VfioContainer(new ContainerHandle(native, name, null))
 
 /** The powers of two in a bitmap. */
 function bitsOf(bitmap: bigint): bigint[] {

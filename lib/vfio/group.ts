@@ -1,4 +1,4 @@
-import type { NativeGroup } from '../native/binding.js'
+import type { NativeDevice, NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
@@ -6,7 +6,6 @@ import { VfioContainer } from './container.js'
 import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
-import type { Offered } from './hand-over.js'
 import { type Dependent, Handle, VfioObject } from './handle.js'
 import { call, translate } from './translate.js'
 import { checkVfToken } from './vf-token.js'
@@ -95,12 +94,12 @@ export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
   }
 
   /**
-   * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`).
+   * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`). With the last group all that is mapped there and the choice of the IOMMU go.
    * @throws VfioSystemError `EINVAL` where it has none, `EBUSY` while one of its devices is open.
    */
   unsetContainer(): void {
     this.ask((native) => native.unsetContainer())
-    this.handle.membership?.forget()
+    this.handle.membership?.left()
   }
 
   /**
@@ -137,28 +136,27 @@ const opened = (native: NativeGroup, path: string) =>
   new VfioGroup(new GroupHandle(native, `group ${path}`, null))
 
 /** What another thread left to this one. */
-export function acceptGroup({ offer, name }: Offered, container: VfioContainer): VfioGroup {
-  const group = new VfioGroup(
-    new GroupHandle(
-      call(() => binding().Group.accept(offer)),
-      name,
-      null,
-    ),
-  )
+export function acceptedGroup(native: NativeGroup, name: string, container: VfioContainer): VfioGroup {
+  const group = new VfioGroup(new GroupHandle(native, name, null))
   group.adopt(container)
   return group
 }
 
-export function acceptDevice({ offer, name }: Offered, address: string, group: VfioGroup): VfioDevice {
-  const native = call(() => binding().Device.accept(offer))
-  return new VfioDevice(new DeviceHandle(native, name, group.handle), address, group)
-}
+export const acceptedDevice = (native: NativeDevice, name: string, address: string, group: VfioGroup) =>
+  new VfioDevice(new DeviceHandle(native, name, group.handle), address, group)
 
 class GroupHandle extends Handle<NativeGroup> {
   membership: Membership | null = null
+  /** The kernel would not let it go while it was open. */
+  #stuck: Membership | null = null
 
   protected override beforeClose(): void {
-    this.membership?.end()
+    const { membership } = this
+    if (membership?.end() === false) this.#stuck = membership
+  }
+
+  protected override afterClose(): void {
+    this.#stuck?.settle()
   }
 
   protected override beforeSurrender(): void {
@@ -183,26 +181,55 @@ class Membership implements Dependent {
       await this.#group.idle()
       await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
     } while (this.#group.busy)
-    this.end()
+    if (!this.end()) await this.#closeToo().release()
   }
 
   releaseNow(): void {
     for (const device of this.#group.dependents) device.releaseNow()
     if (this.#group.busy) void this.release()
-    else this.end()
+    else if (!this.end()) this.#closeToo().releaseNow()
   }
 
-  /** Leaves the container, unless that has happened. */
-  end(): void {
-    if (this.#group.membership !== this) return
-    this.forget()
+  /** Open it would be in a container that nobody has. */
+  #closeToo(): GroupHandle {
+    const { name } = this.#group
+    process.emitWarning(
+      `${name} cannot leave its container while a device of it is held elsewhere, and is closed with the container`,
+      'VfioWarning',
+    )
+    return this.#group
+  }
+
+  /**
+   * Leaves the container, unless that has happened; false where the kernel refuses, because somebody else holds a device
+   * (KVM, another process, a call that runs).
+   */
+  end(): boolean {
+    if (this.#group.membership !== this) return true
     // The kernel would let this thread wait for it; closing the descriptors settles that.
-    if (this.#group.busy) return
+    if (this.#group.busy) {
+      this.forget()
+      return false
+    }
     try {
       this.#group.raw.unsetContainer()
+      this.left()
+      return true
     } catch {
-      // A device that still runs a call holds it; closing the descriptors settles that too.
+      this.forget()
+      return false
     }
+  }
+
+  /** The group was closed: was that enough? */
+  settle(): void {
+    if (!this.#container.closed && !this.#container.hasIommu()) this.#container.emptied()
+  }
+
+  /** The kernel has let it go. */
+  left(): void {
+    this.forget()
+    if (this.#container.dependents.size === 0) this.#container.emptied()
   }
 
   forget(): void {

@@ -90,23 +90,23 @@ export class Handle<N extends NativeHandle> implements Dependent {
     return this.#closing
   }
 
-  /**
-   * Gives the open descriptor away instead of closing it: the number by which another thread takes it. What was opened
-   * from it must have gone before.
-   */
-  async surrender(): Promise<number> {
-    if (this.#closing) throw this.closedError()
-    const { promise, resolve } = deferred()
-    this.#closing = promise
-    this.onClosing()
-    this.#queue.cancelWaiting(this.closedError())
-    await this.idle()
+  /** Does a call run or wait, here or on something else that uses this descriptor? */
+  get inUse(): boolean {
+    return this.busy || this.#borrowed.size > 0
+  }
+
+  /** When those have ended. @throws VfioError `ERR_VFIO_CLOSED` where it was closed meanwhile */
+  async settled(): Promise<void> {
+    await this.#queue.run(async () => {})
     await Promise.allSettled(this.#borrowed)
-    const offer = this.raw.offer()
+  }
+
+  /** Closed from now on, and its descriptor left to whoever takes it from `raw`. Nothing uses it, nothing depends on it. */
+  surrender(): void {
+    this.#closing = Promise.resolve()
+    this.onClosing()
     this.beforeSurrender()
     this.parent?.dependents.delete(this)
-    resolve()
-    return offer
   }
 
   releaseNow(): void {
@@ -149,14 +149,6 @@ export class Handle<N extends NativeHandle> implements Dependent {
     this.afterClose()
     this.parent?.dependents.delete(this)
   }
-}
-
-function deferred(): { promise: Promise<void>; resolve: () => void } {
-  let resolve = () => {}
-  const promise = new Promise<void>((settle) => {
-    resolve = settle
-  })
-  return { promise, resolve }
 }
 
 const forgotten = new FinalizationRegistry<Handle<NativeHandle>>((handle) => {

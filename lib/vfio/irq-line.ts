@@ -1,9 +1,8 @@
 import { VfioError } from '../errors.js'
-import type { NativeEventFd } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { sharedPage } from '../native/page.js'
 import type { DeviceHandle } from './device-handle.js'
-import type { IrqPoll, IrqReceiver } from './irq-poll.js'
+import type { IrqPoll, IrqReceiver, IrqSource } from './irq-poll.js'
 import { call, translate } from './translate.js'
 
 const DATA_NONE = 1 << 0
@@ -13,18 +12,25 @@ const ACTION_UNMASK = 1 << 4
 const ACTION_TRIGGER = 1 << 5
 const ACTIONS = { trigger: ACTION_TRIGGER, mask: ACTION_MASK, unmask: ACTION_UNMASK } as const
 
+/**
+ * INTx, MSI and MSI-X have vectors, which stay set up until all of it is turned off. Of ERR and REQ the kernel has an eventfd or
+ * none, and refuses to turn off what has none.
+ */
+const LAST_WITH_VECTORS = 2
+
 /** What an enabled vector signals: an eventfd of ours, which we poll, or one of the caller's. */
-type Target = NativeEventFd | number
+type Target = IrqSource | number
 
 /** Who listens to a line. */
 export interface Listener {
-  receive(vector: number, count: number): void
+  /** `alone`: nobody else receives it. */
+  receive(source: IrqSource, count: number, alone: boolean): void
   end(): void
 }
 
 /**
- * The state of one kind of interrupt. It belongs to the open device; while somebody listens it keeps `owner`, the
- * object that the program holds.
+ * The state of one kind of interrupt: after each call what the kernel has, whatever failed. It belongs to the open device;
+ * while somebody listens it keeps `owner`, the object that the program holds.
  */
 export class IrqLine implements IrqReceiver {
   keepsAlive = true
@@ -36,6 +42,8 @@ export class IrqLine implements IrqReceiver {
   readonly #listeners = new Map<Listener, object>()
   /** How many vectors the kernel has set up, used or not. */
   #allocated = 0
+  /** The eventfd that unmasks. */
+  #resampled: number | null = null
 
   constructor(handle: DeviceHandle, index: number, name: string) {
     this.#handle = handle
@@ -50,44 +58,58 @@ export class IrqLine implements IrqReceiver {
 
   /** Sets all vectors at once; those that are not named stay silent. */
   enable(vectors: readonly number[], own: ReadonlyMap<number, number> | null): void {
-    this.disable()
     const targets = this.#targetsFor(vectors, own)
     const count = Math.max(...vectors) + 1
     const fds = new Int32Array(count).fill(-1)
     for (const [vector, target] of targets) fds[vector] = numberOf(target)
     try {
+      this.disable()
+      // Where this fails the kernel has set up nothing.
       this.#set(0, fds)
     } catch (error) {
-      closeAll(targets.values())
+      this.#close(targets.values())
       throw error
     }
     this.#allocated = count
-    this.#adopt(targets)
+    for (const [vector, target] of targets) this.#targets.set(vector, target)
   }
 
-  /** More vectors, while the others go on. */
+  /** More vectors, while the others go on: all of them or none. */
   add(vectors: readonly number[], own: ReadonlyMap<number, number> | null): void {
-    for (const vector of vectors) {
-      // One of ours that is enabled may have something to deliver.
-      if (typeof (own?.get(vector) ?? this.#targets.get(vector)) === 'object') continue
-      const targets = this.#targetsFor([vector], own)
-      try {
-        this.#set(vector, Int32Array.from(targets.values(), numberOf))
-      } catch (error) {
-        closeAll(targets.values())
-        throw error
+    // One of ours that is enabled may have something to deliver.
+    const wanted = vectors.filter(
+      (vector) => own?.has(vector) || typeof this.#targets.get(vector) !== 'object',
+    )
+    const targets = this.#targetsFor(wanted, own)
+    const before = new Map<number, Target | undefined>()
+    try {
+      for (const [vector, target] of targets) {
+        const old = this.#targets.get(vector)
+        // Where there was none, there is none after a failure.
+        if (old !== undefined) before.set(vector, old)
+        this.#put(vector, target)
+        before.set(vector, old)
       }
-      this.#drop(vector)
-      this.#allocated = Math.max(this.#allocated, vector + 1)
-      this.#adopt(targets)
+    } catch (error) {
+      for (const [vector, target] of [...before].reverse()) this.#putBack(vector, target)
+      this.#close([...targets.values(), ...before.values()])
+      throw error
     }
+    this.#allocated = Math.max(this.#allocated, ...wanted.map((vector) => vector + 1))
+    this.#close(before.values())
   }
 
   remove(vectors: readonly number[]): void {
-    for (const vector of vectors) {
-      if (!this.#targets.has(vector)) continue
-      this.#set(vector, Int32Array.of(-1))
-      this.#drop(vector)
+    const gone = vectors.filter((vector) => this.#targets.has(vector))
+    if (gone.length === 0) return
+    if (this.#index > LAST_WITH_VECTORS && gone.length === this.#targets.size) {
+      this.disable()
+      return
+    }
+    for (const vector of gone) {
+      const target = this.#targets.get(vector)
+      this.#put(vector, undefined)
+      this.#close([target])
     }
   }
 
@@ -97,10 +119,9 @@ export class IrqLine implements IrqReceiver {
   }
 
   disable(): void {
-    if (this.#targets.size === 0 && this.#allocated === 0) return
+    if (this.#allocated === 0) return
     this.signal('trigger', 0, 0)
-    for (const vector of [...this.#targets.keys()]) this.#drop(vector)
-    this.#allocated = 0
+    this.#forget()
   }
 
   /** The kernel does it to `count` vectors from `start`; with none of them `trigger` turns the interrupt off. */
@@ -118,10 +139,29 @@ export class IrqLine implements IrqReceiver {
     }
   }
 
-  /** Unmasks the line each time that this eventfd is signalled; −1 ends that. */
-  resample(eventfd: number): void {
-    const { native } = this.#handle
-    call(() => native.setIrqs(DATA_EVENTFD | ACTION_UNMASK, this.#index, 0, 1, Int32Array.of(eventfd)))
+  /** Unmasks the line each time that this eventfd is signalled; `null` ends that. Turning the interrupt off ends it too. */
+  resample(eventfd: number | null): void {
+    const before = this.#resampled
+    if (before !== null) {
+      // The kernel takes no second one beside it.
+      this.#setResampled(-1)
+      this.#resampled = null
+    }
+    if (eventfd === null) return
+    try {
+      this.#setResampled(eventfd)
+      this.#resampled = eventfd
+    } catch (error) {
+      if (before !== null) {
+        try {
+          this.#setResampled(before)
+          this.#resampled = before
+        } catch {
+          // Then there is none.
+        }
+      }
+      throw error
+    }
   }
 
   listen(listener: Listener, owner: object): void {
@@ -130,33 +170,47 @@ export class IrqLine implements IrqReceiver {
   }
 
   #begin(): void {
-    this.#poll.listen(this.#index, this)
-    const watched: Target[] = []
+    this.#poll.listen(this)
     try {
-      for (const [vector, target] of this.#targets) {
-        this.#watch(vector, target)
-        watched.push(target)
-      }
+      for (const target of this.#targets.values()) if (typeof target === 'object') this.#poll.watch(target)
     } catch (error) {
-      for (const target of watched) this.#unwatch(target)
-      this.#poll.leave(this.#index)
+      this.#end()
       throw error
     }
   }
 
   leave(listener: Listener): void {
-    if (!this.#listeners.delete(listener) || this.#listeners.size > 0) return
-    // What comes now waits in the eventfds for the next who listens.
-    for (const target of this.#targets.values()) this.#unwatch(target)
-    this.#poll.leave(this.#index)
+    if (this.#listeners.delete(listener) && this.#listeners.size === 0) this.#end()
   }
 
-  receive(vector: number, count: number): void {
-    // An earlier listener of the same batch may have turned it off.
-    if (!this.#targets.has(vector)) return
+  /** What comes now waits in the eventfds for the next who listens. */
+  #end(): void {
+    for (const target of this.#targets.values()) if (typeof target === 'object') this.#poll.unwatch(target)
+    this.#poll.leave(this)
+  }
+
+  receive(source: IrqSource, count: number): void {
+    const { size } = this.#listeners
     // The common case without the copy that several need, because they may come and go.
-    if (this.#listeners.size === 1) this.#listeners.keys().next().value?.receive(vector, count)
-    else for (const listener of [...this.#listeners.keys()]) listener.receive(vector, count)
+    if (size === 1) this.#listeners.keys().next().value?.receive(source, count, true)
+    else if (size === 0) {
+      // The last has left at an earlier one of the same batch.
+      this.#poll.unwatch(source)
+      this.giveBack(source, count)
+    } else {
+      for (const listener of [...this.#listeners.keys()])
+        if (this.#listeners.has(listener)) listener.receive(source, count, false)
+    }
+  }
+
+  /** It was read, and nobody has seen it: the next who listens will, as long as the vector is not turned off. */
+  giveBack(source: IrqSource, count: number): void {
+    if (this.#targets.get(source.vector) !== source) return
+    try {
+      source.eventfd.signal(count)
+    } catch {
+      // The counter is full.
+    }
   }
 
   setKeepsAlive(keepsAlive: boolean): void {
@@ -173,44 +227,58 @@ export class IrqLine implements IrqReceiver {
   close(): void {
     for (const listener of [...this.#listeners.keys()]) listener.end()
     this.#listeners.clear()
-    closeAll(this.#targets.values())
-    this.#targets.clear()
+    this.#forget()
   }
 
+  /** It is off. */
+  #forget(): void {
+    const targets = [...this.#targets.values()]
+    this.#targets.clear()
+    this.#allocated = 0
+    this.#resampled = null
+    this.#close(targets)
+  }
+
+  /** Watched already where somebody listens: nothing can fail once the kernel has them. */
   #targetsFor(vectors: readonly number[], own: ReadonlyMap<number, number> | null): Map<number, Target> {
     const targets = new Map<number, Target>()
     try {
       for (const vector of vectors) {
-        targets.set(vector, own?.get(vector) ?? call(() => binding().EventFd.create()))
+        const target = own?.get(vector) ?? this.#poll.open(this, vector)
+        targets.set(vector, target)
+        if (typeof target === 'object' && this.#listeners.size > 0) this.#poll.watch(target)
       }
     } catch (error) {
-      closeAll(targets.values())
+      this.#close(targets.values())
       throw error
     }
     return targets
   }
 
-  #adopt(targets: ReadonlyMap<number, Target>): void {
-    for (const [vector, target] of targets) {
-      this.#targets.set(vector, target)
-      if (this.#listeners.size > 0) this.#watch(vector, target)
+  /** Closes our own among them that are not enabled. */
+  #close(targets: Iterable<Target | undefined>): void {
+    for (const target of targets) {
+      if (typeof target === 'object' && this.#targets.get(target.vector) !== target) this.#poll.drop(target)
     }
   }
 
-  #drop(vector: number): void {
-    const target = this.#targets.get(vector)
-    this.#targets.delete(vector)
-    if (target === undefined) return
-    if (this.#listeners.size > 0) this.#unwatch(target)
-    closeAll([target])
+  /** One vector, in the kernel and then here. */
+  #put(vector: number, target: Target | undefined): void {
+    this.#set(vector, Int32Array.of(target === undefined ? -1 : numberOf(target)))
+    if (target === undefined) this.#targets.delete(vector)
+    else this.#targets.set(vector, target)
   }
 
-  #watch(vector: number, target: Target): void {
-    if (typeof target !== 'number') this.#poll.add(target, this.#index, vector)
-  }
-
-  #unwatch(target: Target): void {
-    if (typeof target !== 'number') this.#poll.remove(target)
+  /** As it was, or else off: the kernel lets the old eventfd go before it looks at the new one. */
+  #putBack(vector: number, target: Target | undefined): void {
+    for (const next of [target, undefined]) {
+      try {
+        this.#put(vector, next)
+        return
+      } catch {
+        // A device that takes neither is gone.
+      }
+    }
   }
 
   #set(start: number, fds: Int32Array): void {
@@ -224,11 +292,11 @@ export class IrqLine implements IrqReceiver {
       )
     }
   }
+
+  #setResampled(eventfd: number): void {
+    const { native } = this.#handle
+    call(() => native.setIrqs(DATA_EVENTFD | ACTION_UNMASK, this.#index, 0, 1, Int32Array.of(eventfd)))
+  }
 }
 
-const numberOf = (target: Target) => (typeof target === 'number' ? target : target.number())
-
-/** Closes our own among them. */
-function closeAll(targets: Iterable<Target>): void {
-  for (const target of targets) if (typeof target !== 'number') target.closeNow()
-}
+const numberOf = (target: Target) => (typeof target === 'number' ? target : target.eventfd.number())

@@ -4,56 +4,95 @@ import { call } from './translate.js'
 
 /** Who gets the interrupts of one kind. */
 export interface IrqReceiver {
-  receive(vector: number, count: number): void
+  receive(source: IrqSource, count: number): void
   /** Keeps the process from ending while it listens. */
   readonly keepsAlive: boolean
 }
 
-const VECTOR_BITS = 16
+/** An eventfd of ours that a vector signals, from when it is enabled until it is turned off: enabled anew it is another. */
+export interface IrqSource {
+  readonly line: IrqReceiver
+  readonly vector: number
+  readonly eventfd: NativeEventFd
+  /** What the poll handle calls it. */
+  readonly key: number
+  /** Does the poll handle watch it? */
+  watched: boolean
+}
+
 /** What one eventfd takes in a batch. */
 const WORDS = 3
 
 /** The one poll handle of a device, over the eventfds of all of its interrupts that somebody listens to. */
 export class IrqPoll {
-  readonly #receivers = new Map<number, IrqReceiver>()
+  readonly #sources = new Map<number, IrqSource>()
+  readonly #listening = new Set<IrqReceiver>()
   #native: NativePoll | null = null
   /** For each eventfd its key and its count, low and high half. */
   #batch = new Uint32Array(0)
+  #lastKey = 0
+
+  /** An eventfd for a vector, not watched yet. */
+  open(line: IrqReceiver, vector: number): IrqSource {
+    const eventfd = call(() => binding().EventFd.create())
+    do this.#lastKey = (this.#lastKey + 1) >>> 0
+    while (this.#sources.has(this.#lastKey))
+    const source = { line, vector, eventfd, key: this.#lastKey, watched: false }
+    this.#sources.set(source.key, source)
+    return source
+  }
+
+  /** The vector is off: what it signalled and nobody has heard is gone. */
+  drop(source: IrqSource): void {
+    this.unwatch(source)
+    this.#sources.delete(source.key)
+    source.eventfd.closeNow()
+  }
 
   /** Begins to listen for an interrupt kind. */
-  listen(index: number, receiver: IrqReceiver): void {
+  listen(line: IrqReceiver): void {
     if (this.#native === null) {
       this.#native = call(() => binding().Poll.open((count) => this.#deliver(count)))
       this.#batch = new Uint32Array(this.#native.batch)
     }
-    this.#receivers.set(index, receiver)
-    this.#native.start()
+    const native = this.#native
+    call(() => native.start())
+    this.#listening.add(line)
     this.updateRef()
   }
 
-  /** Ends that; its eventfds are taken out before. */
-  leave(index: number): void {
-    this.#receivers.delete(index)
-    if (this.#receivers.size === 0) this.#native?.stop()
+  /** Ends that. */
+  leave(line: IrqReceiver): void {
+    this.#listening.delete(line)
+    if (this.#listening.size === 0) this.#native?.stop()
     this.updateRef()
   }
 
-  add(eventfd: NativeEventFd, index: number, vector: number): void {
-    call(() => this.#native?.add(eventfd, index * 2 ** VECTOR_BITS + vector))
+  watch(source: IrqSource): void {
+    if (source.watched) return
+    call(() => this.#native?.add(source.eventfd, source.key))
+    source.watched = true
   }
 
-  remove(eventfd: NativeEventFd): void {
-    call(() => this.#native?.remove(eventfd))
+  /** Where the kernel refuses, it stays watched: its line gives back what comes meanwhile. */
+  unwatch(source: IrqSource): void {
+    if (!source.watched) return
+    try {
+      this.#native?.remove(source.eventfd)
+      source.watched = false
+    } catch {
+      // Closing the eventfd ends it at the latest.
+    }
   }
 
   updateRef(): void {
-    const keepsAlive = [...this.#receivers.values()].some((receiver) => receiver.keepsAlive)
+    const keepsAlive = [...this.#listening].some((line) => line.keepsAlive)
     if (keepsAlive) this.#native?.ref()
     else this.#native?.unref()
   }
 
   close(): void {
-    this.#receivers.clear()
+    this.#listening.clear()
     this.#native?.end()
     this.#native?.closeNow()
     this.#native = null
@@ -63,10 +102,10 @@ export class IrqPoll {
     // Else a copy, because a callback may wait for the next batch in a loop of its own.
     const batch = count === 1 ? this.#batch : this.#batch.slice(0, WORDS * count)
     for (let i = 0; i < WORDS * count; i += WORDS) {
-      const key = batch[i] ?? 0
+      // Not there any more where a listener to an earlier one of the batch has turned it off.
+      const source = this.#sources.get(batch[i] ?? 0)
       const high = batch[i + 2] ?? 0
-      const times = (batch[i + 1] ?? 0) + (high === 0 ? 0 : high * 2 ** 32)
-      this.#receivers.get(key >>> VECTOR_BITS)?.receive(key & (2 ** VECTOR_BITS - 1), times)
+      source?.line.receive(source, (batch[i + 1] ?? 0) + (high === 0 ? 0 : high * 2 ** 32))
     }
   }
 }

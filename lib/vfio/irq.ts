@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import { VfioError } from '../errors.js'
 import { badArgument, checkInteger, checkOptions, show } from './arguments.js'
 import type { IrqInfo, VfioDevice } from './device.js'
@@ -17,7 +18,8 @@ export interface IrqOptions {
 
 /**
  * One kind of interrupt of an open device (`VFIO_DEVICE_SET_IRQS`). INTx, MSI and MSI-X exclude each other. What an
- * enabled vector signals while nobody listens is counted, and delivered to the first who does.
+ * enabled vector signals while nobody listens is counted, and delivered to the first who does; what nobody has heard when
+ * the vector is turned off is gone. After a call that failed it is as `vectors` says.
  */
 export class VfioIrq {
   readonly index: number
@@ -43,8 +45,8 @@ export class VfioIrq {
   }
 
   /**
-   * Enables the interrupt with exactly these vectors; one that is enabled already is turned off first. MSI and MSI-X need
-   * `busMaster` in the command register.
+   * Enables the interrupt with exactly these vectors; one that is enabled already is turned off first, and stays off where the
+   * kernel refuses. MSI and MSI-X need `busMaster` in the command register.
    * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel has not so many, `ERR_VFIO_BAD_ARGUMENT`
    * @throws VfioSystemError `EINVAL` while another kind is enabled
    */
@@ -58,7 +60,8 @@ export class VfioIrq {
 
   /**
    * Enables more vectors while the others go on: any that the kernel has set up, up to the highest that `enable()` had;
-   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5). One that is off is enabled with them.
+   * and higher ones where `info.noresize` is false (MSI-X since Linux 6.5). One that is off is enabled with them. Adds all
+   * of them, or none where one fails.
    * @throws VfioError `ERR_VFIO_NO_VECTORS` where the kernel cannot add one
    */
   add(vectors: readonly number[] | ReadonlyMap<number, EventFd | number>): void {
@@ -82,7 +85,7 @@ export class VfioIrq {
     this.#line.add(wanted, own)
   }
 
-  /** Turns single vectors off; those that are off already are left so. */
+  /** Turns single vectors off; those that are off already are left so. The kernel keeps what it has set up for them. */
   remove(vectors: readonly number[]): void {
     this.#checkOpen()
     this.#line.remove(this.#vectors({ vectors }, null, []))
@@ -109,22 +112,31 @@ export class VfioIrq {
     this.#signal('trigger', vector)
   }
 
-  /** Unmasks INTx whenever this eventfd is signalled (KVM's resample); `null` ends that. It must stay open meanwhile. */
+  /**
+   * Unmasks INTx whenever this eventfd is signalled (KVM's resample), in the place of another; `null` ends that, and turning
+   * the interrupt off too. It must stay open meanwhile.
+   */
   resample(eventfd: EventFd | number | null): void {
     this.#checkOpen()
-    this.#line.resample(eventfd === null ? -1 : eventfdNumber(eventfd, 'eventfd'))
+    this.#line.resample(eventfd === null ? null : eventfdNumber(eventfd, 'eventfd'))
   }
 
-  /** Calls back for each delivery, until it is disposed of or the device closes. It keeps the process alive, see {@link unref}. */
+  /**
+   * Calls back for each delivery, until it is disposed of or the device closes, in the async context of this call. Whatever
+   * callbacks do, others get what comes: what one throws becomes an `uncaughtException`, one that another has disposed of is
+   * called no more, and one that is added is called from the next delivery on. It keeps the process alive, see {@link unref}.
+   */
   onEvent(callback: (event: IrqEvent) => void): Disposable {
     this.#checkOpen()
     if (typeof callback !== 'function')
       throw badArgument(`callback must be a function, not ${show(callback)}`)
     const line = this.#line
+    // Else it would run in the context of whoever listened first to anything of the device.
+    const context = new AsyncResource('VfioInterrupt')
     const listener: Listener = {
-      receive(vector, count) {
+      receive({ vector }, count) {
         try {
-          callback({ vector, count })
+          context.runInAsyncScope(callback, undefined, { vector, count })
         } catch (error) {
           // The program's own failure, and none of the other listeners'.
           queueMicrotask(() => {
@@ -140,14 +152,20 @@ export class VfioIrq {
 
   /**
    * The deliveries as an iteration: it ends when the device closes or the loop is left, and throws the reason of `signal`.
+   * What came for it alone, and it had not read when it was left, goes to who listens next.
    */
   events(options: { signal?: AbortSignal | undefined } = {}): AsyncIterableIterator<IrqEvent> {
     const { signal } = checkOptions(options)
     this.#checkOpen()
     signal?.throwIfAborted()
     const line = this.#line
-    const events = new IrqEvents(() => line.leave(events), signal)
-    line.listen(events, this)
+    const events = new IrqEvents(line, signal)
+    try {
+      line.listen(events, this)
+    } catch (error) {
+      events.end()
+      throw error
+    }
     return events
   }
 

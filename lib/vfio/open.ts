@@ -1,14 +1,14 @@
+import { assess } from '../assess/assessment.js'
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
-import { parseAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { badArgument, checkOptions, show } from './arguments.js'
-import { acceptContainer, type ExtensionName, VfioContainer } from './container.js'
+import { checkOptions } from './arguments.js'
+import { type ExtensionName, VfioContainer } from './container.js'
 import type { VfioDevice } from './device.js'
-import { acceptDevice, acceptGroup, VfioGroup } from './group.js'
-import { type HandedDevice, handOver, type OpenParts } from './hand-over.js'
+import { VfioGroup } from './group.js'
+import { type HandedDevice, handOver, type OpenParts, takeOver } from './hand-over.js'
 
 /** A device with all that it took to open it. Closing it closes the device, then its group, then the container. */
 export interface OpenedDevice {
@@ -18,9 +18,11 @@ export interface OpenedDevice {
   close(): Promise<void>
   /**
    * Leaves the open device to another thread of this process, which takes it with {@link receiveDevice}; here all of it
-   * is closed from then on. What is handed over and never received stays open until the process ends.
+   * is closed from then on. Waits for the calls that run or wait. What is handed over stays open until somebody receives
+   * it and closes it, or the process ends; whoever has the value can do that, in this thread too.
    * @throws VfioError `ERR_VFIO_IN_USE` while an interrupt is enabled, memory is mapped, or something else was opened
-   * from its group or container
+   * from the device, its group or container; `ERR_VFIO_CLOSED` where a part of it is closed, or was while this waited.
+   * Nothing has changed then
    */
   handOver(): Promise<HandedDevice>
   [Symbol.asyncDispose](): Promise<void>
@@ -47,9 +49,12 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
   const { seen = new Host().snapshot({ around: [address] }), signal } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
+    const { verdict, reason } = assess(seen, device.address)
     throw new VfioError(
       'ERR_VFIO_NO_GROUP',
-      `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`,
+      verdict === 'blocked'
+        ? `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`
+        : `${device.address} is in no group until it is bound to VFIO ("vfio bind ${device.address}"): ${reason}`,
     )
   }
   const { noIommu } = seen.group(device.group)
@@ -63,7 +68,8 @@ export async function openDevice(address: string, options: OpenOptions = {}): Pr
     const opened = await group.openDevice(device.address, options)
     return whole({ container, group, device: opened })
   } catch (error) {
-    await closeAfter(group ? [group, container] : [container], signal)
+    // What was wrong first is what the caller has to know.
+    await closeAfter(group ? [group, container] : [container], signal).catch(() => {})
     throw error
   }
 }
@@ -90,9 +96,7 @@ export function closeAfter(
   objects: readonly (VfioGroup | VfioContainer)[],
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const closing = (async () => {
-    for (const { handle } of objects) await handle.release()
-  })()
+  const closing = releaseAll(objects)
   return keepAlive(signal ? untilAborted(closing, signal) : closing)
 }
 
@@ -106,33 +110,24 @@ function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
 }
 
 /**
- * Takes over a device that another thread of this process handed over.
+ * Takes over a device that a thread of this process handed over: another one, or the same, to have it back where nobody
+ * came for it. All of it or nothing: what fails leaves it there for the right call.
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it was taken already, or comes from another process
  */
-export function receiveDevice(handed: HandedDevice): OpenedDevice {
-  const { address, container: ofContainer, group: ofGroup, device: ofDevice } = checkHanded(handed)
-  const container = acceptContainer(ofContainer)
-  const group = acceptGroup(ofGroup, container)
-  return whole({ container, group, device: acceptDevice(ofDevice, address, group) })
-}
-
-function checkHanded(handed: HandedDevice): HandedDevice {
-  if (typeof handed !== 'object' || handed === null)
-    throw badArgument(`expected what handOver() gave, not ${show(handed)}`)
-  const offers: unknown[] = [handed.container, handed.group, handed.device]
-  for (const offer of offers) {
-    if (typeof offer !== 'object' || offer === null)
-      throw badArgument(`expected what handOver() gave, without ${show(offer)}`)
-  }
-  return { ...handed, address: parseAddress(handed.address) }
-}
+export const receiveDevice = (handed: HandedDevice): OpenedDevice => whole(takeOver(handed))
 
 function whole(parts: OpenParts): OpenedDevice {
-  const close = async () => {
-    await parts.group.close()
-    await parts.container.close()
-  }
+  const close = () => keepAlive(releaseAll([parts.group, parts.container]))
   return { ...parts, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
+}
+
+/** One after the other, each of them whatever became of those before. */
+async function releaseAll([first, ...others]: readonly (VfioGroup | VfioContainer)[]): Promise<void> {
+  try {
+    await first?.handle.release()
+  } finally {
+    if (others.length > 0) await releaseAll(others)
+  }
 }
 
 /** Opens a group by its number; those without an IOMMU have a file of another name. */

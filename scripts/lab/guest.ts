@@ -49,6 +49,8 @@ export interface GuestResult {
   readonly failure: string | null
   /** From the start of QEMU until the command could run. */
   readonly bootSeconds: number
+  /** Processor time of the whole guest. */
+  readonly cpuSeconds: number
 }
 
 /** Boots a VFIO guest that sees this machine's files, runs a command in it, and takes it down. */
@@ -72,10 +74,10 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
     signal: options.signal,
   })
   options.signal?.throwIfAborted()
-  const { outcome, bootSeconds } = result
-  if (outcome.kind === 'exited') return { status: outcome.status, failure: null, bootSeconds }
+  const { outcome, bootSeconds, cpuSeconds } = result
+  if (outcome.kind === 'exited') return { status: outcome.status, failure: null, bootSeconds, cpuSeconds }
   const status = outcome.kind === 'timeout' ? TIMED_OUT : GUEST_FAILED
-  return { status, failure: failureText(result, kernel, options.timeoutSeconds), bootSeconds }
+  return { status, failure: failureText(result, kernel, options.timeoutSeconds), bootSeconds, cpuSeconds }
 }
 
 function failureText(

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable, type Writable } from 'node:stream'
@@ -52,6 +52,8 @@ export interface MachineResult {
   readonly outcome: Outcome
   /** 0 when it never came up. */
   readonly bootSeconds: number
+  /** Processor time of QEMU: what the guest took, however busy the machine was. */
+  readonly cpuSeconds: number
   /** The console's last lines, and what QEMU itself said. */
   readonly console: string
 }
@@ -85,10 +87,12 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   const lines: string[] = []
   let outcome: Outcome = { kind: 'died' }
   let bootSeconds = 0
+  let cpuSeconds = 0
   let timer: NodeJS.Timeout | undefined
 
   const finish = (reason: Outcome) => {
     if (outcome.kind === 'died') outcome = reason
+    cpuSeconds = processorTime(child.pid)
     child.kill('SIGKILL')
   }
   const limit = (seconds: number | undefined, kind: 'timeout' | 'boot-timeout') => {
@@ -151,7 +155,7 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
     terminal?.off('resize', resize)
     streams.stdin?.unpipe(input)
   }
-  return { outcome, bootSeconds, console: lines.join('\n') }
+  return { outcome, bootSeconds, cpuSeconds, console: lines.join('\n') }
 }
 
 function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: MachineOptions): string[] {
@@ -231,6 +235,19 @@ function printable(line: string): string {
       // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is removed
       .replace(/[\u0000-\u0008\u000b-\u001f]/g, '')
   )
+}
+
+/** The user and system time of a process so far, in seconds; proc_pid_stat(5). */
+function processorTime(pid: number | undefined): number {
+  const CLOCK_TICKS = 100
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ')
+    return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS
+  } catch {
+    return 0
+  }
 }
 
 /** The path of a program, or an error that names the Debian package that has it. */

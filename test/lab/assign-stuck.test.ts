@@ -116,10 +116,7 @@ describe(`nothing hangs and nothing is lost on ${kernelRelease()}`, function () 
         `mount -t tmpfs none /dev/vfio && exec node dist/cli/main.js release ${address()} --timeout 3`,
       )
       assert.equal(status, 1, said)
-      assert.match(
-        said,
-        /^vfio: whether .* is open cannot be told \(\/dev\/vfio\/\d+: ENOENT\), and unbinding/,
-      )
+      assert.match(said, /^vfio: whether group \d+ is open in a program cannot be told, and unbinding/)
       assert.deepEqual(hostState(), held)
       await holder.end()
       assert.deepEqual((await release([address()])).released, [address()])

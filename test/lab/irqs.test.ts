@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { closeSync, openSync, readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import { EventFd, type VfioIrq } from 'vfio'
+import fc from 'fast-check'
+import { EventFd, type VfioDevice, VfioError, type VfioIrq } from 'vfio'
 import { choose, freeAll, hasMsix, isAlone, isEdu, open, refused, returnAll, since, spare } from './spare.js'
 
 const EDU = { raise: 0x60, status: 0x24, acknowledge: 0x64 }
@@ -15,6 +17,49 @@ async function seen(irq: VfioIrq, vectors: readonly number[]): Promise<Map<numbe
     if (missing.size === 0) break
   }
   return counts
+}
+
+const KINDS = ['intx', 'msi', 'msix', 'err', 'req'] as const
+type Kind = (typeof KINDS)[number]
+
+/** The vectors of each kind that the kernel has a handler for. */
+function handled(address: string): Record<'intx' | 'msi' | 'msix', number[]> {
+  const found = { intx: [] as number[], msi: [] as number[], msix: [] as number[] }
+  const text = readFileSync('/proc/interrupts', 'utf8')
+  for (const [, kind, vector = '0', where] of text.matchAll(/vfio-(intx|msix?)(?:\[(\d+)\])?\(([^)]+)\)/g))
+    if (where === address) found[kind as keyof typeof found].push(Number(vector))
+  for (const vectors of Object.values(found)) vectors.sort((a, b) => a - b)
+  return found
+}
+
+/** ERR and REQ have no handler, and cannot be triggered without an eventfd. */
+function hasTrigger(irq: VfioIrq): boolean {
+  try {
+    irq.trigger()
+    return true
+  } catch (error) {
+    assert.equal((error as VfioError).code, 'EINVAL')
+    return false
+  }
+}
+
+function kindsOf(device: VfioDevice): [Kind, VfioIrq][] {
+  return KINDS.flatMap((kind): [Kind, VfioIrq][] => {
+    try {
+      return device.irqInfo(kind).count > 0 ? [[kind, device.irq(kind)]] : []
+    } catch {
+      // ERR, where it is not PCI Express.
+      return []
+    }
+  })
+}
+
+function checkState(device: VfioDevice, after: string): void {
+  const kernel = handled(device.address)
+  for (const [kind, irq] of kindsOf(device)) {
+    const expected = kind === 'err' || kind === 'req' ? (hasTrigger(irq) ? [0] : []) : kernel[kind]
+    assert.deepEqual(irq.vectors, expected, `${kind} after ${after}`)
+  }
 }
 
 describe(`interrupts on ${release()}`, function () {
@@ -218,6 +263,107 @@ describe(`interrupts on ${release()}`, function () {
       assert.equal((await seen(irq, [0])).get(0), 1, name)
       irq.disable()
     }
+  })
+
+  it('of every kind are turned off and on again, by whatever call', async () => {
+    for (const { address } of [edu, rich]) {
+      await using opened = await open(address)
+      const { device } = opened
+      for (const [kind, irq] of kindsOf(device)) {
+        for (const off of [() => irq.disable(), () => irq.remove([0])]) {
+          irq.enable()
+          checkState(device, `${kind} was enabled`)
+          off()
+          checkState(device, `${kind} was turned off`)
+          irq.disable()
+          irq.add([0])
+          checkState(device, `${kind} was added`)
+          off()
+          irq.disable()
+          checkState(device, `${kind} was turned off again`)
+        }
+      }
+      await refused(() => device.irq('req').enable({ eventfds: new Map([[0, 0x7fffffff]]) }), 'EBADF')
+      device.irq('req').disable()
+      checkState(device, 'req was refused')
+    }
+  })
+
+  it('are on and off as the kernel has them after every call, whatever was refused', async () => {
+    const SEED = 20_261_125
+    const plain = openSync('/dev/null', 'r')
+    const vector = fc.nat(7)
+    const eventfd = fc.constantFrom('own' as const, 'plain' as const, 'closed' as const)
+    const step = fc.record({
+      kind: fc.constantFrom(...KINDS),
+      do: fc.constantFrom('enable' as const, 'add' as const, 'remove' as const, 'disable' as const),
+      vectors: fc.uniqueArray(vector, { minLength: 1, maxLength: 3 }),
+      given: fc.option(fc.tuple(vector, eventfd)),
+    })
+    let refusals = 0
+    for (const { address } of [edu, rich]) {
+      await using opened = await open(address)
+      const { device } = opened
+      using own = EventFd.create()
+      const numbers = { own: own.fd, plain, closed: 0x7fffffff }
+      const kinds = new Map(kindsOf(device))
+      const property = fc.property(fc.array(step, { minLength: 1, maxLength: 15 }), (steps) => {
+        for (const each of steps) {
+          const irq = kinds.get(each.kind)
+          if (!irq) continue
+          const vectors = [...new Set(each.vectors.map((vector) => vector % irq.info.count))]
+          const eventfds = new Map(
+            each.given ? [[each.given[0] % irq.info.count, numbers[each.given[1]]] as const] : [],
+          )
+          try {
+            if (each.do === 'enable') irq.enable({ vectors, eventfds })
+            else if (each.do === 'add') irq.add(eventfds.size > 0 ? eventfds : vectors)
+            else if (each.do === 'remove') irq.remove(vectors)
+            else irq.disable()
+          } catch (error) {
+            refusals++
+            assert(error instanceof VfioError, String(error))
+            assert(each.do === 'enable' || each.do === 'add', `${each.do} of ${each.kind}: ${error}`)
+          }
+          checkState(device, JSON.stringify(each))
+        }
+        for (const irq of kinds.values()) irq.disable()
+        checkState(device, 'the end')
+      })
+      fc.assert(property, { seed: SEED, numRuns: 60 })
+    }
+    closeSync(plain)
+    assert(refusals > 20, `only ${refusals} calls were refused`)
+  })
+
+  it('by INTx are unmasked by one eventfd after another', async () => {
+    await using opened = await open(edu.address)
+    const { device } = opened
+    const bar = device.region('bar0')
+    const intx = device.irq('intx')
+    using first = EventFd.create()
+    using second = EventFd.create()
+    intx.enable()
+    for (const resample of [first, second, first]) {
+      intx.resample(resample)
+      await refused(() => intx.resample(0x7fffffff), 'EBADF')
+      bar.write32(EDU.raise, 1)
+      await seen(intx, [0])
+      bar.write32(EDU.acknowledge, 1)
+      resample.signal()
+      bar.write32(EDU.raise, 1)
+      await seen(intx, [0])
+      bar.write32(EDU.acknowledge, 1)
+      intx.unmask()
+    }
+    intx.resample(null)
+    intx.resample(null)
+    // Turning it off ends it too.
+    intx.resample(first)
+    intx.disable()
+    intx.enable()
+    intx.resample(first)
+    intx.disable()
   })
 
   it('of two devices come each to its own', async () => {

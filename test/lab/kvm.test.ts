@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync } from 'node:fs'
-import { release, tmpdir } from 'node:os'
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Host } from 'vfio'
@@ -16,14 +16,11 @@ const PROGRAM = fileURLToPath(new URL('kvm-program.js', import.meta.url))
 
 describe(`a KVM machine on ${release()}`, function () {
   this.timeout(120_000)
-  let preload: string
+  const preload = join(process.cwd(), 'build/test/kvm-vm.so')
 
   before(function () {
     load(['kvm_amd', 'kvm_intel'])
     if (!existsSync('/dev/kvm')) skip(this, 'the processor of this guest cannot run machines')
-    preload = join(mkdtempSync(join(tmpdir(), 'vfio-kvm-')), 'kvm-vm.so')
-    const source = join(process.cwd(), 'test/lab/kvm-vm.c')
-    execFileSync('cc', ['-shared', '-fPIC', '-Wall', '-Wextra', '-Werror', '-O1', '-o', preload, source])
   })
 
   it('is told of groups and devices, and forgets them before they close', () => {

@@ -1,6 +1,4 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /** What the kernel said of one device: `ok` or an errno name for each call; a call that was not reached is absent. */
@@ -20,12 +18,8 @@ export interface Answer {
 
 /** The C program beside this file, compiled; it knows nothing of the library. */
 export class Oracle {
-  readonly #program = join(mkdtempSync(join(tmpdir(), 'vfio-oracle-')), 'oracle')
-
-  constructor() {
-    const source = join(process.cwd(), 'test/lab/oracle.c')
-    execFileSync('cc', ['-Wall', '-Wextra', '-Werror', '-O1', '-o', this.#program, source])
-  }
+  /** Compiled by the set-up, because a compiler takes seconds where the processor is emulated. */
+  readonly #program = join(process.cwd(), 'build/test/oracle')
 
   /** Opens, and so resets, each device; with `hot` does a hot reset by the descriptor of its own group as well. */
   ask(questions: readonly { readonly group: number; readonly address: string }[], hot = true): Answer[] {

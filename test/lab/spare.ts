@@ -31,7 +31,7 @@ export function choose(what: string, fits: (device: PciDevice) => boolean): PciD
 
 /** Binds all of a device's group that has to be, and opens it. */
 export function open(address: string, vfToken?: string): Promise<OpenedDevice> {
-  for (const one of assess(new Host().snapshot(), address).toBind) put(one, 'vfio-pci')
+  for (const one of assess(new Host().snapshot({ around: [address] }), address).toBind) put(one, 'vfio-pci')
   return openDevice(address, vfToken === undefined ? {} : { vfToken })
 }
 

@@ -7,15 +7,30 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   writeFileSync,
 } from 'node:fs'
-import { assess, assessUses, Host, type HostUse, openDevice, type PciDevice, type Snapshot } from 'vfio'
+import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
+import {
+  assess,
+  assessUses,
+  assign,
+  Host,
+  type HostUse,
+  openDevice,
+  type PciDevice,
+  planAssignment,
+  type Snapshot,
+} from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { driverOf, load, put } from './binding.js'
 
 const host = new Host()
 const POINT = '/run/lab/uses'
+/** The root of the package. */
+const ROOT = dirname(createRequire(import.meta.url).resolve('vfio/package.json'))
 
 const run = (program: string, ...args: string[]) =>
   execFileSync(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -31,7 +46,7 @@ const usesOf = (address: string) => lines(assessUses(host.snapshot(), address))
 
 /** Waits until the kernel has made something of a device that it was given back. */
 async function until<T>(what: string, look: () => T | undefined): Promise<T> {
-  for (const end = Date.now() + 20_000; Date.now() < end; ) {
+  for (const end = Date.now() + 200_000; Date.now() < end; ) {
     const found = look()
     if (found !== undefined) return found
     await new Promise((resolve) => setTimeout(resolve, 20))
@@ -337,6 +352,18 @@ describe('what this guest uses', () => {
       assert.deepEqual(usesOf(card.address), [`warns network: ${name} is up, without an address`])
     })
 
+    it('refuses one whose interface is in another network namespace', async () => {
+      const child = spawn('unshare', ['-n', 'sleep', '1000'], { stdio: 'ignore' })
+      const own = readlinkSync('/proc/self/ns/net')
+      const pid = String(child.pid)
+      await until('a namespace', () => (readlinkSync(`/proc/${pid}/ns/net`) === own ? undefined : true))
+      ip('link', 'set', name, 'netns', pid)
+      const uses = usesOf(card.address)
+      run('nsenter', '-t', pid, '-n', 'ip', 'link', 'set', name, 'netns', String(process.pid))
+      child.kill('SIGKILL')
+      assert.match(uses.join(), /^blocks other: it has a network interface in another network namespace/)
+    })
+
     it('refuses one with an address, and with the default route', () => {
       ip('link', 'set', name, 'up')
       ip('addr', 'add', '192.168.7.2/24', 'dev', name)
@@ -408,6 +435,48 @@ describe('what this guest uses', () => {
         opened++
       }
       assert.ok(opened > 0)
+    })
+
+    it('is not released where the node that tells whether it is open is out of sight, or another one', async () => {
+      const [device] = candidates()
+      assert(device && device.group !== null)
+      const { address, group } = device
+      const journal = '/run/lab/views'
+      const assignment = await assign(planAssignment(host.snapshot(), [address]), { journal })
+      const program = `
+        import { release } from 'vfio'
+        const [, address, journal] = process.argv
+        try {
+          await release([address], { journal })
+          console.log('released')
+        } catch (error) {
+          console.log(error.code, error.message)
+        }`
+      const releaseWhere = (view: string) =>
+        execFileSync(
+          'unshare',
+          [
+            '-m',
+            'sh',
+            '-c',
+            `${view}; exec "$0" "$@"`,
+            process.execPath,
+            '--input-type=module',
+            '-e',
+            program,
+            address,
+            journal,
+          ],
+          { cwd: ROOT, encoding: 'utf8' },
+        )
+      const empty = 'mount -t tmpfs none /dev/vfio'
+      const refusal = new RegExp(`^ERR_VFIO_BAD_NODE .*/dev/vfio/${group} is`)
+      assert.match(releaseWhere(empty), refusal)
+      assert.match(releaseWhere(`${empty}; echo > /dev/vfio/${group}`), refusal)
+      assert.match(releaseWhere(`${empty}; mknod /dev/vfio/${group} c 1 3`), refusal)
+      assert.equal(driverOf(address), 'vfio-pci')
+      await assignment.release()
+      assert.notEqual(driverOf(address), 'vfio-pci')
     })
 
     it('names another process that has the group open, and leaves the verdict as it is', async () => {

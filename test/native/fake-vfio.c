@@ -3,16 +3,22 @@
 // A line of the script:  WHAT RETURN WHEN BYTES
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
 //           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
-//           or read, write, mmap, memfd, fallocate, madvise, mremap: these fail as the script says, and are the real ones where
-//           it says nothing (fallocate that returns 1 pretends); or pagesize: what the system says to the addon that its pages are;
+//           or read, write, mmap, memfd, fallocate, madvise, mremap, eventfd, epoll_create, epoll_ctl: these fail as the script
+//           says, and are the real ones where it says nothing (fallocate that returns 1 pretends); eventfd and epoll only where
+//           the addon calls them; or pagesize: what the system says to the addon that its pages are;
 //           or close: how long the close of a device takes
 //   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
-//           touches memory that is not there
+//           touches memory that is not there; "model": what the model answers
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
 //   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
 // The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log; what was asked
 // of interrupts and of memory too. What it opens is memory, named after it: a test finds it in /proc/self/fd and fills it.
 // Another file that is below $FAKE_ROOT is opened there.
+//
+// With $FAKE_VFIO_MODEL there is a model of the kernel behind the script (model.h). A program then can open two files more:
+//   /dev/vfio/.state                    what the model has, as JSON
+//   /dev/vfio/.fail WHAT ERRNO SKIP     empty; from then on one call of this kind fails, after SKIP more of them. WHAT "*" is
+//                                       any open, ioctl, eventfd, epoll_create and epoll_ctl
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,11 +30,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "fake-vfio/model.h"
 
 #define MOST_LINES 256
 #define MOST_FDS 65536
@@ -106,6 +116,29 @@ static struct line *answer_to(const char *what) {
   return found;
 }
 
+/** A failure that the program has asked for. */
+struct failure {
+  char what[32];
+  int error, skip;
+};
+static struct failure failures[8];
+static int failure_count;
+
+/** The errno of a failure whose turn it is, else 0. */
+static int failure_of(const char *what, int is_any) {
+  int error = 0;
+  pthread_mutex_lock(&lock);
+  for (int i = 0; i < failure_count && !error; i++) {
+    struct failure *each = &failures[i];
+    if (strcmp(each->what, what) != 0 && !(is_any && strcmp(each->what, "*") == 0)) continue;
+    if (each->skip-- > 0) continue;
+    error = each->error;
+    *each = failures[--failure_count];
+  }
+  pthread_mutex_unlock(&lock);
+  return error;
+}
+
 static int new_fd(const char *name) {
   char memory[200];
   snprintf(memory, sizeof memory, "fake-vfio:%s", name);
@@ -138,11 +171,54 @@ static int finish(const struct line *line, const char *name) {
   return -1;
 }
 
+static int is_model(const struct line *line) { return model_is_on() && (!line || strcmp(line->result, "model") == 0); }
+
+static int model_open(const char *path) {
+  pthread_mutex_lock(&lock);
+  int result = model_may_open(path);
+  if (result == 0 && (result = new_fd(path)) >= 0) model_opened(result, path);
+  pthread_mutex_unlock(&lock);
+  if (result >= 0) return result;
+  errno = -result;
+  return -1;
+}
+
+/** A file to be read once that has the state of the model, or nothing where it orders a failure. */
+static int control(const char *path) {
+  int fd = syscall(SYS_memfd_create, "control", MFD_CLOEXEC);
+  pthread_mutex_lock(&lock);
+  struct failure *next = &failures[failure_count];
+  if (strcmp(path, "/dev/vfio/.state") == 0) {
+    char *text;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    fprintf(out, "{\"pending\":%d,\"model\":", failure_count);
+    model_dump(out);
+    fputs("}", out);
+    fclose(out);
+    if (write(fd, text, size) < 0) abort();
+    lseek(fd, 0, SEEK_SET);
+    free(text);
+  } else if (strcmp(path, "/dev/vfio/.fail") == 0) {
+    failure_count = 0;
+  } else if (failure_count < 8 &&
+             sscanf(path, "/dev/vfio/.fail %31s %d %d", next->what, &next->error, &next->skip) == 3) {
+    failure_count++;
+  } else {
+    abort();
+  }
+  pthread_mutex_unlock(&lock);
+  return fd;
+}
+
 static int fake_open(const char *path) {
+  if (model_is_on() && strncmp(path, "/dev/vfio/.", 11) == 0) return control(path);
   char what[64];
   snprintf(what, sizeof what, "open:%s", strrchr(path, '/') + 1);
-  const struct line *line = answer_to(what);
-  int result = line ? finish(line, path) : new_fd(path);
+  const int error = failure_of(what, 1);
+  const struct line *line = error ? NULL : answer_to(what);
+  int result = error ? -1 : is_model(line) ? model_open(path) : line ? finish(line, path) : new_fd(path);
+  if (error) errno = error;
   say("open %s %s\n", path, result < 0 ? "failed" : "ok");
   return result;
 }
@@ -181,6 +257,11 @@ int close(int fd) {
     say("close %s\n", names[fd]);
     free(names[fd]);
     names[fd] = NULL;
+    if (model_is_on()) {
+      pthread_mutex_lock(&lock);
+      model_closed(fd);
+      pthread_mutex_unlock(&lock);
+    }
   }
   return real_close(fd);
 }
@@ -214,6 +295,36 @@ static int fails(const char *what) {
   int result = line ? atoi(line->result) : 0;
   if (result < 0) errno = -result;
   return result < 0;
+}
+
+/** Whether an address is in the code of the addon: the rest of the program needs the truth, and libuv aborts without epoll. */
+static int is_addon(const void *address) {
+  Dl_info info;
+  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "vfio.node") != NULL;
+}
+
+/** Whether this call of the addon fails, now. */
+static int addon_fails(const char *what, const void *caller) {
+  if (!is_addon(caller)) return 0;
+  const int error = failure_of(what, 1);
+  if (!error) return fails(what);
+  errno = error;
+  return 1;
+}
+
+int eventfd(unsigned initial, int flags) {
+  if (addon_fails("eventfd", __builtin_return_address(0))) return -1;
+  return (int)syscall(SYS_eventfd2, initial, flags);
+}
+
+int epoll_create1(int flags) {
+  if (addon_fails("epoll_create", __builtin_return_address(0))) return -1;
+  return (int)syscall(SYS_epoll_create1, flags);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+  if (addon_fails("epoll_ctl", __builtin_return_address(0))) return -1;
+  return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
 }
 
 ssize_t pread(int fd, void *into, size_t size, off_t position) {
@@ -274,12 +385,6 @@ void *mremap(void *from, size_t old_size, size_t size, int flags, ...) {
   va_end(arguments);
   if (flags & MREMAP_FIXED && fails("mremap")) return MAP_FAILED;
   return (void *)syscall(SYS_mremap, from, old_size, size, flags, to);
-}
-
-/** Whether an address is in the code of the addon: the rest of the program needs the truth. */
-static int is_addon(const void *address) {
-  Dl_info info;
-  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "vfio.node") != NULL;
 }
 
 long sysconf(int name) {
@@ -357,7 +462,8 @@ int ioctl(int fd, unsigned long request, ...) {
     say_bytes("ranges", (void *)(uintptr_t)((uint64_t *)words)[3], 16 * words[4]);
   // The name of a device that is to be opened, else what the call is made on.
   snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
-  struct line *line = answer_to(what);
+  const int failed = failure_of(what, 1);
+  struct line *line = failed ? NULL : answer_to(what);
   say("begin %d %s\n", number, name);
   // Only structures: others are called with a number.
   if (number == 10 || number == 13 || number == 14 || number == 17) tell(what, argument);
@@ -374,7 +480,21 @@ int ioctl(int fd, unsigned long request, ...) {
       memcpy(argument, line->bytes, line->size < room ? line->size : room);
     }
   }
-  int result = finish(line, name);
+  int result;
+  if (failed) {
+    result = -1;
+    errno = failed;
+  } else if (is_model(line)) {
+    pthread_mutex_lock(&lock);
+    result = model_ioctl(fd, number, argument, new_fd);
+    pthread_mutex_unlock(&lock);
+    if (result < 0) {
+      errno = -result;
+      result = -1;
+    }
+  } else {
+    result = finish(line, name);
+  }
   int error = errno;
   say("end %d %s\n", number, name);
   errno = error;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -55,16 +55,20 @@ export const IOCTL = {
   mremap: 'mremap',
   // What the system says that its pages are, in bytes.
   pageSize: 'pagesize',
+  // The same, where the addon calls them.
+  eventfd: 'eventfd',
+  epollCreate: 'epoll_create',
+  epollCtl: 'epoll_ctl',
 } as const
 
 /** One answer of the fake kernel. The answers to one call come in turn, and the last one goes on. */
 export interface FakeAnswer {
   call: keyof typeof IOCTL | `open:${string}`
   /**
-   * What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory.
-   * `fallocate` that returns 1 takes no space, and says that it did.
+   * What the call returns; negative: an errno; `fd`: a new device; `bus`: a bus error outside of the addon's memory;
+   * `model`: what the model answers. `fallocate` that returns 1 takes no space, and says that it did.
    */
-  returns?: number | 'fd' | 'bus'
+  returns?: number | 'fd' | 'bus' | 'model'
   /** A delay in milliseconds, or once a program calls `letGo()`. */
   when?: number | 'gate'
   bytes?: Uint8Array
@@ -72,6 +76,45 @@ export interface FakeAnswer {
 
 /** Opening a device works. */
 export const OPENS: FakeAnswer = { call: 'openDevice', returns: 'fd' }
+
+/** What the model of the kernel is like (test/native/fake-vfio/model.h). */
+export interface Machine {
+  linux?: '5.10' | '6.12'
+  /** How many vectors the device has of each kind. */
+  intx?: number
+  msi?: number
+  msix?: number
+  err?: number
+  req?: number
+  /** How many vectors of MSI and MSI-X the host has to give. */
+  available?: number
+  /** How many mappings a container takes. */
+  mappings?: number
+  pageSize?: number
+}
+
+/** What the model has. Eventfds are told by their number, -1 for none. */
+export interface ModelState {
+  /** How many of the failures that were asked for have not come. */
+  pending: number
+  model: {
+    containers: { name: string; open: number; users: number; iommu: number; mappings: [string, number][] }[]
+    groups: { name: string; open: number; users: number; inContainer: 0 | 1 }[]
+    devices: {
+      name: string
+      open: number
+      /** The index of INTx, MSI or MSI-X, whichever is enabled; else -1. */
+      type: number
+      contexts: number
+      /** Those that have an eventfd, with it. */
+      vectors: [number, number][]
+      err: number
+      req: number
+      unmask: number
+      masked: 0 | 1
+    }[]
+  }
+}
 
 /** What a program in a child process gets. It must use nothing else from around it, save `assert`. */
 export interface Program<Input> {
@@ -87,6 +130,12 @@ export interface Program<Input> {
   logged(line: string, count?: number): Promise<void>
   /** Lets calls end that wait at the gate. */
   letGo(count?: number): void
+  /** What the model has. */
+  state(): ModelState
+  /** Lets one call fail, after `skip` more of its kind; `*` stands for all opens, ioctls and what the addon does with eventfds. */
+  failNext(call: FakeAnswer['call'] | '*', errno: number, skip?: number): void
+  /** Takes that back where it has not come. */
+  failNoMore(): void
   /** A group in a container with an IOMMU. */
   openGroup(number?: number): { container: Vfio.VfioContainer; group: Vfio.VfioGroup }
   /** What a promise was rejected with, or what a function threw. */
@@ -98,6 +147,7 @@ import assert from 'node:assert/strict'
 import * as fs from 'node:fs'
 import * as vfio from 'vfio'
 const script = process.env.FAKE_VFIO
+const IOCTL = ${JSON.stringify(IOCTL)}
 const log = () => fs.readFileSync(script + '.log', 'utf8').split('\\n').filter(Boolean)
 const asked = () => log().filter((line) => line.startsWith('asked ')).map((line) => line.slice(6))
 const memoryOf = (name) => {
@@ -113,6 +163,11 @@ const logged = async (line, count = 1) => {
   while (log().filter((entry) => entry === line).length < count) await new Promise(setImmediate)
 }
 const letGo = (count = 1) => fs.writeFileSync(script + '.gate', 'x'.repeat(count))
+const state = () => JSON.parse(fs.readFileSync('/dev/vfio/.state', 'utf8'))
+const failNext = (call, errno, skip = 0) => {
+  fs.readFileSync('/dev/vfio/.fail ' + (IOCTL[call] ?? call) + ' ' + errno + ' ' + skip)
+}
+const failNoMore = () => void fs.readFileSync('/dev/vfio/.fail')
 const openGroup = (number = 1) => {
   const container = vfio.VfioContainer.open()
   const group = vfio.VfioGroup.open(number)
@@ -138,7 +193,7 @@ export interface Outcome {
   stderr: string
 }
 
-const DEADLINE_MS = 25_000
+const DEADLINE_MS = 100_000
 
 let shim: string | undefined
 
@@ -146,6 +201,8 @@ function shimPath(): string {
   if (!shim) {
     mkdirSync(join(ROOT, 'build/test'), { recursive: true })
     const output = join(ROOT, 'build/test/fake-vfio.so')
+    // Put in its place whole: another suite may load it meanwhile.
+    const scratch = `${output}.${process.pid}`
     execFileSync('cc', [
       '-shared',
       '-fPIC',
@@ -153,11 +210,13 @@ function shimPath(): string {
       '-Wall',
       '-Wextra',
       '-o',
-      output,
+      scratch,
       join(ROOT, 'test/native/fake-vfio.c'),
+      ...['model', 'irqs', 'type1'].map((part) => join(ROOT, `test/native/fake-vfio/${part}.c`)),
       '-ldl',
       '-lpthread',
     ])
+    renameSync(scratch, output)
     shim = output
   }
   return shim
@@ -172,8 +231,18 @@ function scriptOf(answers: readonly FakeAnswer[]): string {
     .join('')
 }
 
+function modelOf({ linux = '6.12', pageSize = 4096, ...machine }: Machine): string {
+  const [major, minor] = linux.split('.').map(Number)
+  const { intx = 1, msi = 4, msix = 16, err = 1, req = 1, available = 64, mappings = 65535 } = machine
+  return [(major ?? 0) * 100 + (minor ?? 0), intx, msi, msix, err, req, available, mappings, pageSize].join(
+    ' ',
+  )
+}
+
 export interface FakeOptions<Input> {
   input?: Input
+  /** Lets a model of the kernel answer what the script says nothing of. */
+  machine?: Machine
   flags?: string[]
   /** Open files that the process gets as descriptors 3, 4, …, for the fake kernel to name. */
   descriptors?: number[]
@@ -186,7 +255,14 @@ export interface FakeOptions<Input> {
 export async function runSource(
   source: string,
   answers: readonly FakeAnswer[],
-  { input, flags = [], descriptors = [], environment, deadline = DEADLINE_MS }: FakeOptions<unknown> = {},
+  {
+    input,
+    machine,
+    flags = [],
+    descriptors = [],
+    environment,
+    deadline = DEADLINE_MS,
+  }: FakeOptions<unknown> = {},
 ): Promise<Outcome> {
   const directory = mkdtempSync(join(tmpdir(), 'fake-vfio-'))
   try {
@@ -199,6 +275,7 @@ export async function runSource(
         ...environment,
         LD_PRELOAD: [process.env.LD_PRELOAD, shimPath()].filter(Boolean).join(':'),
         FAKE_VFIO: script,
+        ...(machine && { FAKE_VFIO_MODEL: modelOf(machine) }),
         FAKE_VFIO_INPUT: JSON.stringify(input ?? null),
       },
       stdio: ['ignore', 'pipe', 'pipe', ...descriptors],
@@ -229,7 +306,7 @@ export async function withFake<Input = null>(
   program: (given: Program<Input>) => unknown,
   options: FakeOptions<Input> = {},
 ): Promise<Outcome> {
-  const source = `await (${program})({ vfio, input, log, asked, memoryOf, logged, letGo, openGroup, failure })`
+  const source = `await (${program})({ vfio, input, log, asked, memoryOf, logged, letGo, state, failNext, failNoMore, openGroup, failure })`
   const outcome = await runSource(source, answers, options)
   assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, outcome.stderr)
   return outcome

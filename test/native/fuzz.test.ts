@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict'
 import { closeSync, openSync } from 'node:fs'
+import { sized } from '../fixtures/size.js'
 import { bytes } from './bytes.js'
 import { OPENS, withFake } from './fake.js'
 
 const SEED = 20_240_611
-const SANITIZED = process.env.VFIO_LIBASAN !== undefined
-/** All of them with a sanitizer that sees what they do, else some. */
-const CALLS = SANITIZED ? 1_000_000 : 100_000
-const DEADLINE_MS = 280_000
+const CALLS = sized(100_000, 1_000_000)
+const DEADLINE_MS = sized(280_000, 1_800_000)
 
 describe('any arguments to the addon', () => {
   it(`give a value or a typed error, never a crash (seed ${SEED}, ${CALLS} calls)`, async function () {
@@ -58,8 +57,11 @@ describe('any arguments to the addon', () => {
         closeAll(closed)
         const objects = await openAll()
         // For whoever takes them.
-        for (const name of ['Container', 'Group', 'Group'])
-          invoke(invoke(classOf(name), 'open', '/dev/vfio/7'), 'offer')
+        const offers: unknown[] = []
+        for (let i = 0; i < 3; i++) {
+          const [container, group, device] = await openAll()
+          offers.push(invoke(addon, 'offer', container, group, device))
+        }
         /** The numbers of all objects, those of a kind most often. */
         const idsOf = (kind: string) => {
           const own = objects.filter((each) => each?.constructor.name.toLowerCase() === kind)
@@ -181,7 +183,8 @@ describe('any arguments to the addon', () => {
           return undefined
         }
         const discard = (value: unknown) => {
-          if (classes.some((name) => value instanceof (classOf(name) as never))) closeAll([value])
+          const values = Array.isArray(value) ? value : [value]
+          closeAll(values.filter((each) => classes.some((name) => each instanceof (classOf(name) as never))))
         }
 
         interface Target {
@@ -211,7 +214,7 @@ describe('any arguments to the addon', () => {
           if (!isClass(name)) {
             // The calls that are made often take the number of an object.
             const kind = /^(group|device|container|memory)/.exec(name)?.[0]
-            add(name, value, [undefined], kind === undefined ? [] : idsOf(kind))
+            add(name, value, [undefined], kind ? idsOf(kind) : name === 'accept' ? offers : [])
             continue
           }
           const type = value as Class

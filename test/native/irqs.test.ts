@@ -62,6 +62,8 @@ describe('an interrupt', () => {
       msix.resample(null)
       assert.deepEqual(asked().slice(seen), [
         `10 flags 0x14 index 2 start 0 count 1 fds ${own.fd}`,
+        // The kernel takes one at a time.
+        '10 flags 0x14 index 2 start 0 count 1 fds -1',
         `10 flags 0x14 index 2 start 0 count 1 fds ${other.fd}`,
         '10 flags 0x14 index 2 start 0 count 1 fds -1',
       ])
@@ -153,6 +155,98 @@ describe('an interrupt', () => {
       assert.deepEqual(msix.vectors, [0])
       assert.equal(asked().length, 4, 'nothing was turned off that was not on')
     })
+  })
+
+  it('stays as it was where descriptors or memory for its eventfds are missing', async () => {
+    await withFake(
+      [],
+      async ({ openGroup, state, failNext, failure }) => {
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        const msix = device.irq('msix')
+        msix.enable({ vectors: [0, 3] })
+        const heard: number[] = []
+        msix.onEvent(({ vector }) => {
+          heard.push(vector)
+        })
+        const before = state().model
+        for (const call of ['eventfd', 'epollCtl'] as const) {
+          for (const skip of [0, 1, 2]) {
+            failNext(call, 24, skip)
+            assert.equal((await failure(() => msix.enable({ vectors: [0, 1, 2] }))).code, 'EMFILE')
+            failNext(call, 24, skip)
+            assert.equal((await failure(() => msix.add([4, 5, 6]))).code, 'EMFILE')
+            assert.deepEqual([state().model, msix.vectors], [before, [0, 3]])
+          }
+        }
+        msix.trigger(3)
+        await new Promise(setImmediate)
+        await new Promise(setImmediate)
+        assert.deepEqual(heard, [3])
+        await device.close()
+      },
+      { machine: {} },
+    )
+  })
+
+  it('has the vectors that it had where one that is added is refused', async () => {
+    await withFake(
+      [],
+      async ({ openGroup, state, failNext, failure, vfio }) => {
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        const msix = device.irq('msix')
+        const own = vfio.EventFd.create()
+        msix.enable({ vectors: [0], eventfds: new Map([[3, own]]) })
+        const before = state().model
+        const twice = new Map([
+          [1, own.fd],
+          [3, 0],
+        ])
+        // Standard input is no eventfd, and the kernel has let the old one go when it sees that.
+        assert.equal((await failure(() => msix.add(twice))).code, 'EINVAL')
+        assert.deepEqual([state().model, msix.vectors], [before, [0, 3]])
+        for (const skip of [0, 1, 2]) {
+          failNext('setIrqs', 5, skip)
+          assert.equal((await failure(() => msix.add([4, 5, 6]))).code, 'EIO')
+          assert.deepEqual([state().model, msix.vectors], [before, [0, 3]])
+        }
+        await device.close()
+        await own.close()
+      },
+      { machine: {} },
+    )
+  })
+
+  it('takes one eventfd to unmask it in the place of another, as the kernel does not', async () => {
+    await withFake(
+      [],
+      async ({ openGroup, state, failure, failNext, vfio }) => {
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        const intx = device.irq('intx')
+        const [first, second] = [vfio.EventFd.create(), vfio.EventFd.create()]
+        const unmask = () => state().model.devices[0]?.unmask
+        intx.resample(null)
+        assert.equal((await failure(() => intx.resample(first))).code, 'EINVAL')
+        intx.enable()
+        for (const eventfd of [first, second, first]) {
+          intx.resample(eventfd)
+          assert.equal(unmask(), eventfd.fd)
+        }
+        assert.equal((await failure(() => intx.resample(9999))).code, 'EBADF')
+        assert.equal(unmask(), first.fd)
+        failNext('setIrqs', 5, 1)
+        assert.equal((await failure(() => intx.resample(second))).code, 'EIO')
+        assert.equal(unmask(), first.fd)
+        intx.resample(null)
+        assert.equal(unmask(), -1)
+        intx.resample(first)
+        intx.enable()
+        assert.equal(unmask(), -1)
+        intx.resample(second)
+        assert.equal(unmask(), second.fd)
+        await device.close()
+      },
+      { machine: {} },
+    )
   })
 
   it('that cannot grow says so, and takes any vectors up to its highest', async () => {

@@ -105,6 +105,24 @@ describe('an open object', () => {
     })
   })
 
+  it('of a container closes a group too that cannot leave it', async () => {
+    await withFake([OPENS, { call: 'unsetContainer', returns: -16 }], async ({ openGroup, log }) => {
+      const warnings: string[] = []
+      process.on('warning', ({ message }) => warnings.push(message))
+      for (const now of [false, true]) {
+        const { container, group } = openGroup()
+        const device = await group.openDevice('0000:01:00.0')
+        if (now) container[Symbol.dispose]()
+        else await container.close()
+        assert.deepEqual([device.closed, group.closed, group.container], [true, true, null])
+      }
+      await new Promise(setImmediate)
+      assert.equal(warnings.length, 2)
+      assert.match(warnings[0] ?? '', /^group \/dev\/vfio\/1 cannot leave its container/)
+      assert.equal(log().filter((line) => line.startsWith('close ')).length, 6)
+    })
+  })
+
   it('leaves its container once only when told to', async () => {
     await withFake([], async ({ openGroup, log }) => {
       const { container, group } = openGroup()

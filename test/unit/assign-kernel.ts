@@ -28,6 +28,15 @@ export type Fault = 'refuse' | 'lie' | 'hang'
 export interface Faults {
   /** Which call fails, counted from 0, and how. */
   readonly at?: (index: number, call: Call) => Fault | null
+  /**
+   * What a function without a group gets when a VFIO driver binds it: one of the no-IOMMU mode, or one of an IOMMU with
+   * whoever else is in it. Without this the driver refuses it, as `vfio_group_find_or_alloc` does.
+   */
+  readonly newGroup?: {
+    readonly number: number
+    readonly noIommu: boolean
+    readonly others?: readonly string[]
+  }
 }
 
 interface Memory {
@@ -199,12 +208,33 @@ export class SimulatedKernel {
   #bind(address: string, driver: string): void {
     const device = realpathSync(this.#bus(`devices/${address}`))
     const directory = realpathSync(this.#bus(`drivers/${driver}`))
+    if (driver.includes('vfio') && !existsSync(`${device}/iommu_group`)) this.#group(address, device)
     symlinkSync(relative(device, directory), `${device}/driver`)
     symlinkSync(relative(directory, device), `${directory}/${address}`)
   }
 
+  #group(address: string, device: string): void {
+    const made = this.#faults.newGroup
+    if (made === undefined) throw failed(EINVAL, 'bind', address)
+    const group = `${this.#trees.sysfs}/kernel/iommu_groups/${made.number}`
+    mkdirSync(`${group}/devices`, { recursive: true })
+    if (made.noIommu) writeFileSync(`${group}/name`, 'vfio-noiommu\n')
+    writeFileSync(`${group}/reserved_regions`, '')
+    for (const member of [address, ...(made.others ?? [])]) {
+      const path = member === address ? device : realpathSync(this.#bus(`devices/${member}`))
+      symlinkSync(relative(path, realpathSync(group)), `${path}/iommu_group`)
+      symlinkSync(relative(realpathSync(`${group}/devices`), path), `${group}/devices/${member}`)
+    }
+  }
+
   #unbind(address: string): void {
     const driver = this.#driverOf(address)
+    // The group of the no-IOMMU mode goes with the driver (`vfio_device_remove_group`), that of an IOMMU stays.
+    const made = this.#faults.newGroup
+    if (made?.noIommu && driver?.includes('vfio')) {
+      rmSync(this.#bus(`devices/${address}/iommu_group`), { force: true })
+      rmSync(`${this.#trees.sysfs}/kernel/iommu_groups/${made.number}`, { recursive: true, force: true })
+    }
     rmSync(this.#bus(`devices/${address}/driver`))
     rmSync(this.#bus(`drivers/${driver}/${address}`))
   }

@@ -133,7 +133,7 @@ describe('the NVMe example', () => {
     const cap = (2n << 48n) | (1n << 37n) | (1n << 32n) | (20n << 24n) | 1023n
     assert.deepEqual(decodeCapabilities(cap), {
       queueEntries: 1024,
-      timeout: 10_000,
+      timeout: 100_000,
       doorbellStride: 8,
       pageSize: 16384,
       blocks: true,

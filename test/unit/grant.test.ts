@@ -20,7 +20,7 @@ import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
 import { type HostDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
-import { SEED, see } from './support.js'
+import { SEED } from './support.js'
 
 const HOST: HostDescription = {
   devices: [
@@ -47,13 +47,31 @@ function makeNode(path: string, minor: number): void {
   execFileSync('mknod', ['-m', '600', path, 'c', '1', String(minor)], { stdio: 'ignore' })
 }
 
+/** A host that has each of the nodes, under the numbers that {@link makeNode} gives them. */
+function seeNodes(): Snapshot {
+  const trees = makeHost(HOST)
+  const directories = [
+    'class/vfio/7',
+    'class/vfio/8',
+    'bus/pci/devices/0000:00:04.0/vfio-dev/vfio0',
+    'bus/pci/devices/0000:00:05.0/vfio-dev/vfio1',
+    'bus/pci/devices/0000:00:05.1/vfio-dev/vfio2',
+    'class/misc/iommu',
+  ]
+  for (const [index, directory] of directories.entries()) {
+    mkdirSync(join(trees.sysfs, directory), { recursive: true })
+    writeFileSync(join(trees.sysfs, directory, 'dev'), `1:${index + 1}\n`)
+  }
+  return new Host(trees).snapshot()
+}
+
 describe('grant', function () {
   this.timeout(60_000)
   let seen: Snapshot
   let dev: string
   let journal: string
   before(() => {
-    seen = see(HOST)
+    seen = seeNodes()
   })
   after(removeDirectories)
 

@@ -113,7 +113,8 @@ describe('the IOMMU', function () {
   })
 
   it('is absent where there is neither', () => {
-    assert.deepEqual(facts({ iommu: 'none' }).iommu, { present: false, units: [], interruptRemapping: false })
+    const { iommu } = facts({ iommu: 'none' })
+    assert.deepEqual(iommu, { present: false, known: true, units: [], interruptRemapping: false })
   })
 
   it('remaps interrupts where the chips say so', () => {
@@ -160,6 +161,7 @@ describe('the facts of a host', function () {
     assert.deepEqual(modules, {
       vfio: 'builtin',
       vfio_iommu_type1: 'loaded',
+      vfio_iommu_spapr_tce: 'missing',
       vfio_pci_core: 'missing',
       vfio_pci: 'loadable',
       vfio_virqfd: 'missing',
@@ -200,6 +202,7 @@ describe('the facts of a host', function () {
         'vfio/vfio': 0o666,
         'vfio/12': 0o600,
         'vfio/noiommu-3': 0o640,
+        'vfio/devices/vfio0': 0o600,
         'vfio/README': 0o644,
         iommu: 0o660,
       },
@@ -215,8 +218,9 @@ describe('the facts of a host', function () {
         { path: 'vfio/noiommu-3', mode: 0o640 },
       ],
     )
+    assert.deepEqual(nodes.devices.map(tail), [{ path: 'vfio/devices/vfio0', mode: 0o600 }])
     const none = facts({ nodes: {} }).nodes
-    assert.deepEqual(none, { container: null, iommu: null, groups: [] })
+    assert.deepEqual(none, { container: null, iommu: null, groups: [], devices: [] })
   })
 
   it('are not those of this machine where another sysfs is looked at', () => {

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { assess, diagnose, Host, type Snapshot, survey } from 'vfio'
 import { type DeviceDescription, type HostTrees, makeHost, removeDirectories } from '../fixtures/host.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
+import { everythingIn } from '../fixtures/tree.js'
 
 const DEVICES: readonly DeviceDescription[] = [
   {
@@ -42,9 +43,7 @@ function judgeAll(trees: HostTrees): Snapshot {
 
 /** All regular files of a tree; links are not followed. */
 function filesOf(directory: string): string[] {
-  return readdirSync(directory, { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => join(entry.parentPath, entry.name))
+  return everythingIn(directory).flatMap(({ path, entry }) => (entry.isFile() ? path : []))
 }
 
 /** Ways to put something unreadable or senseless in the place of a file. */
@@ -111,9 +110,7 @@ describe('a tree where every link is replaced by', function () {
   afterEach(removeDirectories)
 
   const linksOf = (directory: string) =>
-    readdirSync(directory, { recursive: true, withFileTypes: true })
-      .filter((entry) => entry.isSymbolicLink())
-      .map((entry) => join(entry.parentPath, entry.name))
+    everythingIn(directory).flatMap(({ path, entry }) => (entry.isSymbolicLink() ? path : []))
 
   for (const [what, replace] of Object.entries(REPLACEMENTS)) {
     it(`${what} gives no error`, () => {

@@ -11,7 +11,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import fc from 'fast-check'
 import {
   builtinModules,
@@ -24,6 +24,7 @@ import {
   writePersistence,
 } from 'vfio'
 import { type HostDescription, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { everythingIn } from '../fixtures/tree.js'
 import { SEED, see } from './support.js'
 
 const NVME = { vendor: 0x144d, device: 0xa808, class: 0x010802, driver: 'nvme' } as const
@@ -379,7 +380,9 @@ describe('persist', () => {
 
 /** Every file below a directory: kind, mode and content. */
 function picture(root: string): Record<string, string> {
-  const names = readdirSync(root, { recursive: true, encoding: 'utf8' }).sort()
+  const names = everythingIn(root)
+    .map(({ path }) => relative(root, path))
+    .sort()
   return Object.fromEntries(
     names.map((name) => {
       const path = join(root, name)

@@ -252,13 +252,16 @@ describe('uses of storage', () => {
     assert.deepEqual(host.uses(B), [])
   })
 
-  it('says what could not be seen, where nothing else speaks against it', () => {
+  it('refuses what could not be seen, whatever else speaks against it', () => {
     const host = storage()
     host.process({ pid: 20, command: 'sh' })
     host.mounts(mountLine('259:1', '/', 'ext4', '/dev/nvme0n1p1'))
-    assert.deepEqual(host.uses(A), ['blocks mount: nvme0n1p1 is mounted at /'])
+    assert.deepEqual(host.uses(A), [
+      'blocks mount: nvme0n1p1 is mounted at /',
+      'blocks other: who has /dev/nvme0n1 and /dev/ng0n1 open could not be seen: root sees it',
+    ])
     assert.deepEqual(host.uses(B), [
-      'warns other: who has /dev/nvme1n1 and /dev/ng1n1 open could not be seen: root sees it',
+      'blocks other: who has /dev/nvme1n1 and /dev/ng1n1 open could not be seen: root sees it',
     ])
   })
 

@@ -1,0 +1,66 @@
+import { constants } from 'node:os'
+import { getSystemErrorName } from 'node:util'
+import { VfioSystemError } from '../errors.js'
+
+/** A look that failed by an errno that proves nothing: what is there may be anything. */
+export interface Unseen {
+  readonly path: string
+  /** The name of the errno. */
+  readonly code: string
+}
+
+const { EMFILE, ENFILE, ENOMEM, ENOENT, ENOTDIR, ENODEV, ESRCH, EISDIR, EINVAL } = constants.errno
+
+/** What this program or the whole host is short of says nothing about any one file: looking on would see nothing at all. */
+const SHORTAGES: readonly number[] = [EMFILE, ENFILE, ENOMEM]
+
+/**
+ * The errnos that prove absence, by the call that failed: no such name, a process that ended (ESRCH), an attribute whose
+ * device went while it was read (ENODEV), a directory in the place of a file, no link in the place of one (EINVAL).
+ */
+const ABSENCE: Readonly<Record<LookingCall, readonly number[]>> = {
+  read: [ENOENT, ENOTDIR, ESRCH, ENODEV, EISDIR],
+  readlink: [ENOENT, ENOTDIR, ESRCH, EINVAL],
+  getdents: [ENOENT, ENOTDIR, ESRCH],
+  stat: [ENOENT, ENOTDIR, ESRCH],
+  // A process that is ending has no mounts any more.
+  mounts: [ENOENT, ENOTDIR, ESRCH, EINVAL, EISDIR],
+}
+export type LookingCall = 'read' | 'readlink' | 'getdents' | 'stat' | 'mounts'
+
+/** Where failed looks are noted; `null`: nobody takes notes, so they throw. Looking is synchronous, so there is one. */
+let notes: Map<string, Unseen> | null = null
+
+/** Looks, and tells what could not be seen. What is outside of any such look throws instead. */
+export function noting<T>(look: () => T): { readonly seen: T; readonly unseen: readonly Unseen[] } {
+  const outer = notes
+  const own = new Map<string, Unseen>()
+  notes = own
+  try {
+    return { seen: look(), unseen: Object.freeze([...own.values()]) }
+  } finally {
+    notes = outer
+  }
+}
+
+/** For what no answer depends on, like the names of devices: what cannot be seen is left out. */
+export const leavingOut = <T>(look: () => T): T => noting(look).seen
+
+/**
+ * What a failed look means: nothing where the errno proves absence, else it is noted, or thrown where nobody takes notes.
+ * @param errno positive
+ * @throws VfioSystemError
+ */
+export function lookFailed(call: LookingCall, errno: number, path: string): void {
+  if (ABSENCE[call].includes(errno)) return
+  if (notes === null || isShortage(errno))
+    throw new VfioSystemError({ errno, syscall: call === 'mounts' ? 'read' : call, request: 'look', path })
+  notes.set(path, Object.freeze({ path, code: getSystemErrorName(-errno) }))
+}
+
+/** Something else than an errno keeps the kernel's answer from being understood: a note of what, like `EACCES` is one. */
+export function noteUnseen(path: string, code: string): void {
+  notes?.set(path, Object.freeze({ path, code }))
+}
+
+export const isShortage = (errno: number) => SHORTAGES.includes(errno)

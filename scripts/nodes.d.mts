@@ -1,0 +1,2 @@
+export const nodeLines: readonly string[]
+export function nodeProgram(line: string): string | undefined
