@@ -253,7 +253,7 @@ describe('persist judges like bind', () => {
     }
     const { seen } = build(host)
     const plan = (options: PersistOptions) => planPersistence(seen, ['09:00.0'], options)
-    assert.match(plan({}).blockers[0]?.reason ?? '', /does not remap interrupts/)
+    assert.match(plan({}).blockers[0]?.reason ?? '', /interrupts are not remapped/)
     const allowed = plan({ moduleOptions: ['allow_unsafe_interrupts=1'] })
     assert.deepEqual(allowed.blockers, [])
     assert.match(allowed.files[0]?.content ?? '', /^options vfio_iommu_type1 allow_unsafe_interrupts=1$/m)

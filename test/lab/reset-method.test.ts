@@ -21,6 +21,8 @@ describe(`resets by method and rescans on ${release()}`, function () {
     for (const { address, resetMethods } of spare) {
       for (const method of resetMethods ?? []) {
         const before = methodsOf(address)
+        // One that does not fit goes with the first list that is put back.
+        if (!before.split(' ').includes(method)) continue
         const seen = new Host().snapshot({ around: [address] })
         try {
           const report = await resetByMethod(seen, address, method)
