@@ -85,9 +85,9 @@ class Transaction {
   /** `null` where nothing has to be bound: then there is nothing to undo. */
   #record: JournalRecord | null
   #step: Step | null = null
+  readonly #lock: GroupLock
   /** Real names of drivers that the plan calls otherwise. */
   readonly #names = new Map<string, string>()
-  readonly #lock: GroupLock
 
   constructor(plan: Plan, journal: Journal, changes: Changes, lock: GroupLock, options: AssignOptions) {
     this.#plan = plan

@@ -1,6 +1,7 @@
 import { assess, makersOf } from '../assess/assessment.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
+import { refusalOf } from '../assess/refusals.js'
 import { isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
@@ -260,31 +261,9 @@ class Planner {
   #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
     const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
     for (const use of uses) {
-      if (use.severity === 'warns') continue
-      if (use.hangs) {
-        const { driver } = this.#seen.device(use.address)
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          `${use.what}: end that first, since ${driver} lets the device go only then, and its unbinding would hang until it does${stopsFor(driver)}`,
-        )
-      } else if (use.kind === 'vfio') {
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          `${use.what}: close it there first, since unbinding it would hang`,
-        )
-      } else if (!this.#options.force?.includes(use.kind)) {
-        this.#block(
-          use.address,
-          'ERR_VFIO_IN_USE',
-          use.vital
-            ? `${use.what}: the host cannot do without it, so it has to stay`
-            : use.unknown
-              ? `${use.what}, or accept the risk with --force ${use.kind}`
-              : `${use.what}: free it first, or accept the loss with --force ${use.kind}`,
-        )
-      }
+      const { driver } = this.#seen.device(use.address)
+      const reason = refusalOf(use, driver, this.#options.force)
+      if (reason !== null) this.#block(use.address, 'ERR_VFIO_IN_USE', reason)
     }
     return uses
   }
@@ -455,9 +434,3 @@ class Planner {
     })
   }
 }
-
-/** What keeps a driver's devices open, besides the program that is seen. */
-const stopsFor = (driver: string | null) =>
-  driver === 'nvidia'
-    ? ' (the display manager, nvidia-persistenced, CUDA programs; then "modprobe -r nvidia_drm nvidia_modeset nvidia_uvm")'
-    : ''

@@ -1,3 +1,4 @@
+import { refusalOf } from '../assess/refusals.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import { VfioError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
@@ -127,17 +128,13 @@ function noMethod({ address, resetMethods }: PciDevice, method: string): VfioErr
  * @throws VfioError `ERR_VFIO_IN_USE`
  */
 export function refuseUsed(seen: Snapshot, device: PciDevice, force: readonly HostUse['kind'][]): void {
-  const reasons = assessUses(seen, device.address)
-    .filter(({ kind, severity }) => severity === 'blocks' && (kind === 'vfio' || !force.includes(kind)))
-    .map(({ kind, what }) =>
-      kind === 'vfio'
-        ? `${what}: close it there first`
-        : `${what}: free it first, or accept the loss with --force ${kind}`,
-    )
+  const reasons = assessUses(seen, device.address).flatMap(
+    (use) => refusalOf(use, device.driver, force) ?? [],
+  )
   if (reasons.length > 0) throw new VfioError('ERR_VFIO_IN_USE', reasons.join('; '))
 }
 
 /** Since the look somebody may have opened it. @throws VfioError `ERR_VFIO_IN_USE` */
-export function refuseOpen(changes: Changes, device: PciDevice): void {
-  if (changes.isWithVfio(device.address)) changes.refuseOpen(device)
+export function refuseOpen(changes: Changes, { address, group }: PciDevice): void {
+  if (changes.isWithVfio(address)) changes.refuseOpen({ address, group })
 }

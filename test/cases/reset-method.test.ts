@@ -57,6 +57,12 @@ const but = (more: object): HostDescription => ({
   devices: [PORT ?? { address: '' }, { ...(DISK ?? { address: '' }), ...more }],
 })
 
+/** Enabled, as VFIO does it when a device is opened, by a process that is not in sight. */
+const OPEN: HostDescription = {
+  ...but({ driver: 'vfio-pci', files: { enable: '1\n' } }),
+  processes: false,
+}
+
 describe('reset --method', () => {
   after(removeDirectories)
 
@@ -114,6 +120,7 @@ describe('reset --method', () => {
     ['by a method that the kernel has not for it', SINGLE, 'acpi', 'ERR_VFIO_NO_RESET'],
     ['what has none', but({ resetMethod: undefined }), 'flr', 'ERR_VFIO_NO_RESET'],
     ['before 5.15, which tells none', { ...but({}), kernel: '5.10.0' }, 'flr', 'ERR_VFIO_NO_RESET'],
+    ['what is open in VFIO', OPEN, 'flr', 'ERR_VFIO_IN_USE'],
     ['a function whose virtual functions are in use', but({ totalVfs: 2 }), 'none', 'ERR_VFIO_NO_RESET'],
   ]
   for (const [what, host, method, code] of REFUSED) {
@@ -202,6 +209,7 @@ describe('rescan', () => {
       },
       /virtual functions of it.*--force other/,
     ],
+    ['what is open in VFIO', ADDRESS, OPEN, /close it there/],
   ]
   for (const [what, address, host, says] of REFUSED) {
     it(`leaves ${what} alone`, async () => {

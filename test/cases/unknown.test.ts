@@ -173,6 +173,7 @@ describe('what is not known', function () {
     const ATA = `sys/devices/pci0000:00/${DISK}/ata1/block/sda`
     const host = (files: Readonly<Record<string, string>>, commandLine = 'ro'): PlatformDescription => ({
       commandLine,
+      mountTable: false,
       devices: [{ address: DISK, class: 0x010601, group: 6, driver: 'ahci' }],
       files: {
         [`${ATA}/dev`]: '8:0\n',
