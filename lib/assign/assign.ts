@@ -278,7 +278,7 @@ class LiveAssignment implements Assignment {
   #released = false
 
   constructor(plan: Plan, record: JournalRecord | null, options: AssignOptions) {
-    // With the groups that they have by now.
+    // With the groups and the names of drivers that they have by now.
     const now = new Map(record?.devices.map((device) => [device.address, device]))
     this.devices = plan.devices.map((device) => now.get(device.address) ?? device)
     this.record = record

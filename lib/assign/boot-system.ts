@@ -1,6 +1,7 @@
 import type { BootLoader } from '../export/boot-loader.js'
 import type { Initramfs } from '../export/initramfs.js'
 import { exists, listNames, readBytes, readText } from '../sysfs/files.js'
+import { leavingOut } from '../sysfs/unseen.js'
 
 /** A file tree to look at. */
 export interface RootTree {
@@ -113,8 +114,10 @@ const LIVE_PARAMETER =
  * `none` where nothing that is known here does.
  */
 export function detectInitramfs(tree: RootTree = {}): Initramfs {
-  const root = new Root(tree)
-  return madeFrom(root) ?? builderOf(root)
+  return leavingOut(() => {
+    const root = new Root(tree)
+    return madeFrom(root) ?? builderOf(root)
+  })
 }
 
 function madeFrom(root: Root): Initramfs | null {
@@ -215,14 +218,17 @@ function isLostAtBoot(root: Root): boolean {
 }
 
 /** The host's `modprobe` by its path; its name alone where there is none in sight. */
-export const findModprobe = (tree: RootTree = {}): string => new Root(tree).program('modprobe') ?? 'modprobe'
+export const findModprobe = (tree: RootTree = {}): string =>
+  leavingOut(() => new Root(tree).program('modprobe') ?? 'modprobe')
 
 /** What a boot loader that keeps to the Boot Loader Interface says of itself. */
 const LOADER_INFO = 'sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f'
 
 /** What keeps the kernel command line of a host. */
-export function detectBootLoader(tree: RootTree = {}): BootLoader {
-  const root = new Root(tree)
+export const detectBootLoader = (tree: RootTree = {}): BootLoader =>
+  leavingOut(() => loaderOf(new Root(tree)))
+
+function loaderOf(root: Root): BootLoader {
   const running = (root.bytes(LOADER_INFO)?.toString('utf16le') ?? '').toLowerCase()
   const all = [
     managed,

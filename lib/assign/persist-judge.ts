@@ -1,5 +1,5 @@
 import { assessUses, type HostUse } from '../assess/uses.js'
-import type { PciDevice } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Blocker, type PlannedDevice, planAssignment } from './plan.js'
 
@@ -43,7 +43,8 @@ export function judgePersistence(
   const warnings: string[] = []
   const judge = (use: HostUse, what: string, way: string) => {
     if (use.kind === 'vfio') return
-    if (use.severity === 'warns') warnings.push(what)
+    // What is with VFIO now, the host does without already.
+    if (use.severity === 'warns' || isWithVfio(seen.device(use.address))) warnings.push(what)
     else if (force.includes(use.kind))
       warnings.push(`${what}: ${LOSS[use.kind]}, as --force ${use.kind} accepts`)
     else {
@@ -53,11 +54,13 @@ export function judgePersistence(
   }
   for (const use of plan.uses) judge(use, `${use.address}: ${use.what}`, `leave ${use.address} out`)
   for (const { device, ids } of grabbed) {
-    const too = `${device.address} has the same ids (${ids}) and will be bound to vfio-pci too${device.driver ? `, away from ${device.driver}` : ''}`
+    const too = `${device.address} has the same ids (${ids}) and will be bound to vfio-pci too${device.driver === null || isWithVfio(device) ? '' : `, away from ${device.driver}`}`
     const apart = 'use --by address to tell them apart'
-    const blocking = assessUses(seen, device.address).filter(
-      ({ kind, severity }) => severity === 'blocks' && kind !== 'vfio',
-    )
+    const blocking = isWithVfio(device)
+      ? []
+      : assessUses(seen, device.address).filter(
+          ({ kind, severity }) => severity === 'blocks' && kind !== 'vfio',
+        )
     for (const use of blocking) judge(use, `${too}, and ${use.what}`, apart)
     if (blocking.length === 0) warnings.push(`${too}: ${apart}`)
   }

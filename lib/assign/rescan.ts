@@ -4,7 +4,7 @@ import { VfioError } from '../errors.js'
 import { exists } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type ChangeOptions, Changes } from './changes.js'
-import { lockGroups } from './group-lock.js'
+import { lockGroups, lockOf } from './group-lock.js'
 import { bootId, Journal } from './journal.js'
 import { refuseOpen, refuseUsed } from './reset-method.js'
 import { rediscover } from './restore.js'
@@ -53,7 +53,7 @@ export async function rescanDevice(
   }
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
-  using lock = lockGroups(sysfs, device.group === null ? [] : [device.group])
+  using lock = lockGroups(sysfs, [lockOf(device)])
   await refuseAssigned(device.address, options.journal)
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)

@@ -5,7 +5,7 @@ import type { PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type ChangeOptions, Changes } from './changes.js'
-import { lockGroups } from './group-lock.js'
+import { lockGroups, lockOf } from './group-lock.js'
 
 export interface ResetMethodOptions extends ChangeOptions {
   /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never is. */
@@ -22,13 +22,13 @@ export interface ResetMethodReport {
   readonly affected: readonly string[]
   /** How long the kernel took, with saving and restoring config space. */
   readonly milliseconds: number
-  /** The methods that the kernel has for this device again, in its order. */
+  /** The methods that the kernel has for this device again, in its order: all that fit it as it stands. */
   readonly methods: readonly string[]
 }
 
 /**
  * Resets a device by one of the methods that the kernel has for it, whatever driver it has: `reset_method` holds that
- * one alone meanwhile, and is put back whatever happens.
+ * one alone meanwhile, and is put back whatever happens, but for methods that do not fit the device any more.
  * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel has no such method for it (before 5.15 it tells none);
  * `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`; `ERR_VFIO_NOT_RESTORED` where the methods could not be put back
  * @throws VfioSystemError what the kernel answers
@@ -44,7 +44,7 @@ export async function resetByMethod(
   if (!methods.includes(method)) throw noMethod(device, method)
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
-  using lock = lockGroups(sysfs, device.group === null ? [] : [device.group])
+  using lock = lockGroups(sysfs, [lockOf(device)])
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)
   const file = `${changes.device(device.address)}/reset_method`
@@ -70,7 +70,7 @@ export async function resetByMethod(
     method,
     affected: [device.address],
     milliseconds,
-    methods: former.split(/\s+/),
+    methods: (readText(file)?.trim() ?? former).split(/\s+/),
   }
 }
 
@@ -82,7 +82,7 @@ async function putBack(
   cause?: unknown,
 ): Promise<void> {
   try {
-    if (readText(file)?.trim() !== former) await changes.write(file, former)
+    if (readText(file)?.trim() !== former) await writeMethods(changes, file, former)
   } catch (error) {
     const first = cause instanceof Error ? `${cause.message}; ` : ''
     throw new VfioError(
@@ -91,6 +91,26 @@ async function putBack(
       { cause: cause ?? error },
     )
   }
+}
+
+/**
+ * The kernel takes a list only where each method fits the device as it stands (`reset_method_store`), and it may tell of
+ * one that fitted when the device was added alone: that one it does not take back.
+ */
+async function writeMethods(changes: Changes, file: string, methods: string): Promise<void> {
+  const isTaken = async (list: string) => {
+    try {
+      await changes.write(file, list)
+      return true
+    } catch (error) {
+      if ((error as { code?: unknown }).code === 'EINVAL') return false
+      throw error
+    }
+  }
+  if (await isTaken(methods)) return
+  const fitting: string[] = []
+  for (const method of methods.split(/\s+/)) if (await isTaken(method)) fitting.push(method)
+  await changes.write(file, fitting.length > 0 ? fitting.join(' ') : 'default')
 }
 
 function noMethod({ address, resetMethods }: PciDevice, method: string): VfioError {

@@ -1,3 +1,4 @@
+import { BACKEND_MODULES, backendOf } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { kernelParameters } from '../assess/kernel-parameters.js'
 import { isBridge } from '../assess/topology.js'
@@ -331,8 +332,7 @@ const variantOf = (device: PciDevice) => device.variantDrivers.find(isModuleName
  */
 function initramfsModules({ host }: Snapshot): string[] {
   const all = ['vfio_pci', 'vfio', 'vfio_iommu_type1', 'vfio_iommu_spapr_tce', 'vfio_virqfd'] as const
-  const isPower = host.platform.architecture === 'power'
-  const backend = isPower ? 'vfio_iommu_spapr_tce' : 'vfio_iommu_type1'
+  const backend = BACKEND_MODULES[backendOf(host)]
   return all.filter((name) => {
     const state = host.modules[name]
     if (state === 'unknown') return name === 'vfio_pci' || name === 'vfio' || name === backend

@@ -121,6 +121,7 @@ export function readFacts(
     platform,
     commandLine: readText(below(proc, 'cmdline')) ?? '',
     modules: readModuleStates(paths),
+    vfioModules: readVfioModules(sysfs),
     memlock: readMemlock(proc),
     limits: readLimits(
       sysfs,
@@ -151,7 +152,6 @@ export function readFacts(
         isKernelSince(kernel, 6, 3),
       ),
     },
-    vfioModules: readVfioModules(sysfs),
     allowUnsafeInterrupts: parameter('vfio_iommu_type1', 'allow_unsafe_interrupts'),
     iommufdUnsafeInterrupts: parameter('iommufd', 'allow_unsafe_interrupts'),
     noIommuMode: parameter('vfio', 'enable_unsafe_noiommu_mode'),

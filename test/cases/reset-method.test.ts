@@ -16,6 +16,8 @@ class ResettingKernel extends SimulatedKernel {
   failing = false
   /** What the file cannot take any more. */
   stuck: string | null = null
+  /** A method that fitted the device only when it was added. */
+  stale: string | null = null
   onReset = () => {}
 
   override async write(path: string, text: string): Promise<void> {
@@ -25,6 +27,7 @@ class ResettingKernel extends SimulatedKernel {
     const failed = (errno: number) => new VfioSystemError({ errno, syscall: 'write', request: file, path })
     if (file === 'reset_method') {
       if (this.stuck === text.trim()) throw failed(5)
+      if (this.stale !== null && text.split(/\s/).includes(this.stale)) throw failed(22)
       writeFileSync(path, text)
       return
     }
@@ -92,6 +95,15 @@ describe('reset --method', () => {
     kernel.resets.length = 0
     await assert.rejects(resetByMethod(seen, ADDRESS, 'bus', { ...options, signal: stop.signal }))
     assert.deepEqual([kernel.resets, methods()], [[], 'flr bus'])
+  })
+
+  it('puts back those that fit, where the kernel does not take one of its own any more', async () => {
+    const { kernel, seen, methods, options } = prepare()
+    kernel.stale = 'bus'
+    const report = await resetByMethod(seen, ADDRESS, 'flr', options)
+    assert.deepEqual([report.methods, methods()], [['flr'], 'flr'])
+    await assert.rejects(resetByMethod(seen, ADDRESS, 'bus', options), isCode('EINVAL'))
+    assert.equal(methods(), 'flr')
   })
 
   it('says what to write where they cannot be put back', async () => {
@@ -206,6 +218,13 @@ describe('rescan', () => {
       assert.deepEqual(kernel.calls, [])
     })
   }
+
+  it('leaves what is open in VFIO alone', async () => {
+    const { kernel, seen, options } = prepare(but({ driver: 'vfio-pci' }))
+    kernel.open.add(10)
+    await assert.rejects(rescanDevice(seen, ADDRESS, options), isCode('ERR_VFIO_IN_USE'))
+    assert.deepEqual(kernel.calls, [])
+  })
 
   it('leaves what is assigned alone, since its record would not be true any more', async () => {
     const { trees, kernel, options } = prepare()
