@@ -54,7 +54,7 @@ export class Host {
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
   /** A host stays the kind of machine that it is. */
-  #platform: PlatformFacts | undefined
+  #platform: { readonly seen: PlatformFacts; readonly unseen: readonly Unseen[] } | undefined
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -90,6 +90,8 @@ export class Host {
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
+    this.#platform ??= noting(() => readPlatform(this.paths, this.#kernel))
+    const platform = this.#platform
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
       const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
@@ -99,18 +101,21 @@ export class Host {
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
       })
-      this.#platform ??= readPlatform(this.paths, this.#kernel)
       const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
       return {
         devices,
         groups,
         isPartial: some !== null,
-        facts: readFacts(this.paths, this.#kernel, this.#platform, groups),
+        facts: readFacts(this.paths, this.#kernel, platform.seen, groups),
       }
     })
     const { devices, groups, isPartial, facts } = seen
     const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
-    return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    return new Snapshot(facts, groups, devices, use, isPartial, [
+      ...this.#unseen,
+      ...platform.unseen,
+      ...unseen,
+    ])
   }
 }
 
