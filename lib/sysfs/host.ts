@@ -9,7 +9,7 @@ import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
-import { leavingOut, noting, type Unseen } from './unseen.js'
+import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
 
 /**
@@ -99,18 +99,27 @@ export class Host {
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
       })
-      this.#platform ??= readPlatform(this.paths, this.#kernel)
+      const platform = this.#lookAtPlatform()
       const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
       return {
         devices,
         groups,
         isPartial: some !== null,
-        facts: readFacts(this.paths, this.#kernel, this.#platform, groups),
+        facts: readFacts(this.paths, this.#kernel, platform, groups),
       }
     })
     const { devices, groups, isPartial, facts } = seen
     const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
     return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+  }
+
+  /** What could not be seen this time may be seen the next time, and is told until then. */
+  #lookAtPlatform(): PlatformFacts {
+    if (this.#platform) return this.#platform
+    const { seen, unseen } = noting(() => readPlatform(this.paths, this.#kernel))
+    for (const { path, code } of unseen) noteUnseen(path, code)
+    if (unseen.length === 0) this.#platform = seen
+    return seen
   }
 }
 
