@@ -75,12 +75,13 @@ function memoryUses(seen: Snapshot, device: PciDevice): Finding[] {
     )
   }
   const isDisplay = device.class >>> 16 === 0x03
-  if (isDisplay && use.memory.complete !== true && isFrameBufferLost(seen)) {
+  const lost = isDisplay && use.memory.complete !== true ? lostFrameBuffers(seen) : []
+  if (lost.length > 0) {
     const cure = use.memory.complete === null ? 'this takes /proc/iomem' : 'root sees it'
     findings.push({
       kind: 'display',
       severity: 'blocks',
-      what: `whether the firmware's frame buffer, which shows the terminals of the host, is on it could not be seen: ${cure}`,
+      what: `whether the firmware's frame buffer (${several(lost)}) is on it could not be seen, since no device is the boot display: ${cure}`,
       unknown: true,
     })
   } else if (isDisplay && use.memory.complete === false) {
@@ -90,9 +91,10 @@ function memoryUses(seen: Snapshot, device: PciDevice): Finding[] {
   return findings
 }
 
-/** The firmware set up a frame buffer, and nothing says on which device: not even the boot display is known. */
-const isFrameBufferLost = ({ use, devices }: Snapshot) =>
-  use.display.frameBuffers.some(({ functions }) => functions.length === 0) &&
-  !devices.some(({ bootVga }) => bootVga)
+/** Frame buffers that the firmware set up where nothing says on which device: not even the boot display is known. */
+const lostFrameBuffers = ({ use, devices }: Snapshot) =>
+  devices.some(({ bootVga }) => bootVga)
+    ? []
+    : use.display.frameBuffers.filter(({ functions }) => functions.length === 0).map(({ name }) => name)
 
 const byNumber = (a: string, b: string) => a.length - b.length || (a < b ? -1 : 1)
