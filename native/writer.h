@@ -13,7 +13,7 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info);
 // askWriter(socket, write, path, text, lock): one read or write of a file. The process keeps `lock` open until
 // it is done; it answers with a word: a negated errno, or how many bytes follow.
 Napi::Value AskWriter(const Napi::CallbackInfo& info);
-// reapWriter(pid): takes the end of a process that closed its socket.
+// reapWriter(pid): takes the end of a process that closed its socket, without waiting for it.
 Napi::Value ReapWriter(const Napi::CallbackInfo& info);
 
 }  // namespace vfio
