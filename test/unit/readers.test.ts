@@ -36,12 +36,15 @@ const WARNS: DeviceDescription = {
   resetMethod: 'flr',
 }
 
+/** One that the host has, and would have to do without at the next boot. */
+const HELD: DeviceDescription = { address: '0000:02:00.0', class: 0x020000, driver: 'igb', group: 6 }
+
 describe('a reader that is gone', function () {
   this.timeout(60_000)
   let sysfs = ''
   let journal = ''
   before(() => {
-    sysfs = makeHost({ devices: [WARNS] }).sysfs
+    sysfs = makeHost({ devices: [WARNS, HELD] }).sysfs
     journal = temporaryDirectory()
     writeFileSync(join(journal, 'assignment-1.json'), 'no record', { mode: 0o600 })
   })
@@ -55,8 +58,8 @@ describe('a reader that is gone', function () {
     [0, 'list'],
     [0, 'export', 'qemu', '01:00.0'],
     // Beside a copy of /sys alone it is not known who uses it.
-    [0, 'persist', '01:00.0', '--force', 'other'],
-    [1, 'persist', '01:00.0'],
+    [0, 'persist', '02:00.0', '--force', 'other'],
+    [1, 'persist', '02:00.0'],
   ]
   for (const stream of ['stderr', 'stdout'] as const) {
     for (const [status, ...args] of cases) {
