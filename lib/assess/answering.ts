@@ -1,8 +1,8 @@
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
-/** The bridges that a function hangs on, the nearest first. */
-function* bridgesAbove(seen: Snapshot, device: PciDevice): Generator<PciDevice> {
+/** The bridges that a function hangs on, the nearest first. @internal */
+export function* bridgesAbove(seen: Snapshot, device: PciDevice): Generator<PciDevice> {
   const visited = new Set<string>()
   for (let at = device.parent; at !== null && seen.has(at) && !visited.has(at); ) {
     visited.add(at)
@@ -28,11 +28,25 @@ export function whyUnreachable(seen: Snapshot, device: PciDevice): string | null
     top.address === address
       ? `${address} does not answer: its config space reads as all ones${state}`
       : `${address} cannot be reached: the bridge ${top.address} above it does not answer, its config space reads as all ones${state}`
-  return `${what}; ${cureFor(top)}`
+  return `${what}; ${silenceCure(top)}`
 }
 
-/** What wakes a function is tried first, then what finds it anew; power alone brings back what lost its firmware. */
-function cureFor({ address, parent, sriov, powerState }: PciDevice): string {
+/** What is to be brought back on a host, and what comes back with it: the functions below, and virtual functions. */
+export function findSilent(seen: Snapshot): {
+  readonly silent: readonly PciDevice[]
+  readonly below: readonly string[]
+} {
+  const isSilent = ({ answers }: PciDevice) => answers === false
+  const goesWith = (device: PciDevice) =>
+    [...bridgesAbove(seen, device)].some(isSilent) ||
+    (device.sriov?.role === 'vf' && seen.has(device.sriov.pf) && isSilent(seen.device(device.sriov.pf)))
+  const below = seen.devices.filter(goesWith)
+  const silent = seen.devices.filter((device) => isSilent(device) && !goesWith(device))
+  return { silent, below: below.map(({ address }) => address) }
+}
+
+/** What wakes a function is tried first, then what finds it anew; power alone brings back what lost its firmware. @internal */
+export function silenceCure({ address, parent, sriov, powerState }: PciDevice): string {
   const wake = `wake it with "echo on > /sys/bus/pci/devices/${address}/power/control" (and keep vfio-pci from putting it to sleep with its parameter disable_idle_d3=1)`
   if (sriov?.role === 'vf') {
     return `look first at its physical function ${sriov.pf}, and make the virtual functions anew there`

@@ -1,7 +1,7 @@
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { whyUnreachable } from './answering.js'
+import { bridgesAbove, whyUnreachable } from './answering.js'
 import { assessIsolation } from './isolation.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { isDenylisted } from './quirks.js'
@@ -102,7 +102,7 @@ const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBi
 /** A function in no group: VFIO may make one for it, or the kernel may look for its group only when it is bound. */
 function judgeAlone(seen: Snapshot, device: PciDevice): Verdict {
   const { address } = device
-  const obstacle = obstacleToBinding(seen, device)
+  const obstacle = obstacleToJudging(seen, device, null) ?? obstacleToBinding(seen, device)
   if (obstacle && isBridge(device)) return blocked(obstacle)
   const found = judgeUngrouped(seen, device)
   if (found.kind === 'none') return blocked(found.reason)
@@ -172,9 +172,13 @@ export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
 }
 
 /** What could not be looked at may be anything, so nothing is promised. */
-function obstacleToJudging(seen: Snapshot, { address }: PciDevice, group: IommuGroup): string | null {
+function obstacleToJudging(seen: Snapshot, device: PciDevice, group: IommuGroup | null): string | null {
   if (seen.unseen.length === 0) return null
-  const about = { addresses: [address, ...group.members], groups: [group.group], host: true }
+  const { address } = device
+  // A bridge that does not answer lets nothing below it answer.
+  const above = [...bridgesAbove(seen, device)].map((bridge) => bridge.address)
+  const addresses = [address, ...above, ...(group?.members ?? [])]
+  const about = { addresses, groups: group ? [group.group] : [], host: true }
   return unseenSentence(`what ${address} depends on`, unseenAbout(seen, seen.unseen, about))
 }
 

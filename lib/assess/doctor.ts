@@ -1,5 +1,6 @@
 import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { findSilent, silenceCure } from './answering.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { iommuSwitchedOff } from './kernel-parameters.js'
@@ -40,6 +41,7 @@ export function diagnose(seen: Snapshot): Diagnosis {
     checkContainer(seen),
     checkGroupNodes(seen),
     checkMemlock(seen),
+    ...checkAnswering(seen),
     ...checkView(seen),
   ]
   return { ready: !checks.some((check) => check.status === 'fail'), checks }
@@ -226,6 +228,27 @@ function checkGroupNodes({ host }: Snapshot): Check {
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
     `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
   )
+}
+
+/** What does not answer is of no use to anybody, and leaves all others as they are. */
+function checkAnswering(seen: Snapshot): Check[] {
+  const { silent, below } = findSilent(seen)
+  const [first] = silent
+  if (!first) return []
+  const verb = silent.length === 1 ? 'does' : 'do'
+  const lost =
+    below.length === 0
+      ? ''
+      : `; ${several(below)} cannot be reached behind ${silent.length === 1 ? 'it' : 'them'}`
+  return [
+    warn(
+      'devices',
+      `${several(silent.map(({ address }) => address))} ${verb} not answer, config space reads as all ones${lost}`,
+      silent.length === 1
+        ? silenceCure(first)
+        : `${first.address}: ${silenceCure(first)}; "vfio check ADDRESS" tells of the others`,
+    ),
+  ]
 }
 
 /** What could not be looked at may be anything. */

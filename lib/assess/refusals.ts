@@ -11,15 +11,16 @@ export function refusalOf(
   force: readonly HostUse['kind'][] = [],
 ): string | null {
   const { kind, what } = use
+  const how = use.stop === undefined ? '' : ` (${use.stop})`
   if (use.severity === 'warns') return null
   if (use.hangs) {
-    return `${what}: end that first, since ${driver} lets the device go only then, and its unbinding would hang until it does${stopsFor(driver)}`
+    return `${what}: end that first${how}, since ${driver} lets the device go only then, and its unbinding would hang until it does${stopsFor(driver)}`
   }
-  if (kind === 'vfio') return `${what}: close it there first, since unbinding it would hang`
+  if (kind === 'vfio') return `${what}: close it there first${how}, since unbinding it would hang`
   if (force.includes(kind)) return null
   if (use.vital) return `${what}: the host cannot do without it, so it has to stay`
   if (use.unknown) return `${what}, or accept the risk with --force ${kind}`
-  return `${what}: free it first, or accept the loss with --force ${kind}`
+  return `${what}: free it first${how}, or accept the loss with --force ${kind}`
 }
 
 /** What keeps a driver's devices open, besides the program that is seen. */

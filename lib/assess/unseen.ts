@@ -8,9 +8,9 @@ type Subject = { readonly address: string } | { readonly group: number } | 'host
 
 function subjectOf(seen: Snapshot, { path }: Unseen): Subject {
   const inSysfs = path.startsWith(`${seen.host.paths.sysfs}/`) ? path.slice(seen.host.paths.sysfs.length) : ''
-  const address = /^\/bus\/pci\/devices\/([^/]+)/.exec(inSysfs)?.[1]
-  // Whose virtual function it is concerns that one too.
-  if (address !== undefined && isAddress(address)) return path.endsWith('/physfn') ? 'host' : { address }
+  const [, address = '', file] = /^\/bus\/pci\/devices\/([^/]+)(?:\/(.*))?$/.exec(inSysfs) ?? []
+  // Where it lies, and whose virtual function it is, concerns others too.
+  if (isAddress(address)) return file === undefined || file === 'physfn' ? 'host' : { address }
   const group = /^\/kernel\/iommu_groups\/(\d+)(?:\/|$)/.exec(inSysfs)?.[1]
   return group === undefined ? 'host' : { group: Number(group) }
 }

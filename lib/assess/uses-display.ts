@@ -53,7 +53,8 @@ const hex = (value: number) => `0x${value.toString(16)}`
  * Who holds memory that VFIO has to have for itself (`vfio_pci_core_mmap` → `pci_request_selected_regions`). Since 6.0 vfio-pci
  * takes frame buffers of the firmware off a device of class 0300 when it binds (`vfio_pci_vga_init`), and off no other.
  */
-function memoryUses({ use, host }: Snapshot, device: PciDevice): Finding[] {
+function memoryUses(seen: Snapshot, device: PciDevice): Finding[] {
+  const { use, host } = seen
   const findings: Finding[] = []
   for (const { function: owner, bar, name, start, end } of use.memory.held) {
     if (owner !== device.address || !FIRMWARE_FRAME_BUFFER.test(name)) continue
@@ -74,11 +75,26 @@ function memoryUses({ use, host }: Snapshot, device: PciDevice): Finding[] {
     )
   }
   const isDisplay = device.class >>> 16 === 0x03
-  if (isDisplay && use.memory.complete === false) {
+  const lost = isDisplay && use.memory.complete !== true ? lostFrameBuffers(seen) : []
+  if (lost.length > 0) {
+    const cure = use.memory.complete === null ? 'this takes /proc/iomem' : 'root sees it'
+    findings.push({
+      kind: 'display',
+      severity: 'blocks',
+      what: `whether the firmware's frame buffer (${several(lost)}) is on it could not be seen, since no device is the boot display: ${cure}`,
+      unknown: true,
+    })
+  } else if (isDisplay && use.memory.complete === false) {
     const what = "whether the firmware's frame buffer holds its memory could not be seen: root sees it"
     findings.push({ kind: 'display', severity: 'warns', what })
   }
   return findings
 }
+
+/** Frame buffers that the firmware set up where nothing says on which device: not even the boot display is known. */
+const lostFrameBuffers = ({ use, devices }: Snapshot) =>
+  devices.some(({ bootVga }) => bootVga)
+    ? []
+    : use.display.frameBuffers.filter(({ functions }) => functions.length === 0).map(({ name }) => name)
 
 const byNumber = (a: string, b: string) => a.length - b.length || (a < b ? -1 : 1)

@@ -2,7 +2,7 @@ import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { UseFacts } from '../sysfs/use.js'
 import type { OpenFile } from '../sysfs/use-processes.js'
 import type { Finding } from './uses.js'
-import { holders } from './uses-text.js'
+import { holders, stopping } from './uses-text.js'
 
 /** Nodes of the device that processes have open: of graphics, sound, serial ports, USB devices, … */
 export function nodeUses({ nodes, processes }: UseFacts, { address, driver }: PciDevice): Finding[] {
@@ -15,7 +15,8 @@ export function nodeUses({ nodes, processes }: UseFacts, { address, driver }: Pc
     // A desktop has every keyboard open, and gives it up without harm.
     const severity = node.startsWith('input/') ? 'warns' : 'blocks'
     const hangs = waitsForClose(node, driver)
-    return [{ kind, what: `/dev/${node} is open in ${holders(openers)}`, severity, ...(hangs && { hangs }) }]
+    const what = `/dev/${node} is open in ${holders(openers)}`
+    return [{ kind, what, severity, ...(hangs && { hangs }), ...stopping(openers, kind) }]
   })
 }
 
@@ -34,16 +35,21 @@ export function vfioUses(
 ): Finding[] {
   const { address, group, vfioDevice } = device
   const { open, complete } = processes
-  const blocks = (what: string): Finding => ({ kind: 'vfio', what, severity: 'blocks' })
+  const blocks = (what: string, openers: readonly OpenFile[] = []): Finding => ({
+    kind: 'vfio',
+    what,
+    severity: 'blocks',
+    ...stopping(openers, 'vfio'),
+  })
   const at = (...nodes: readonly string[]) => open.filter(({ node }) => node !== null && nodes.includes(node))
   const findings: Finding[] = []
   const byGroup = group === null ? [] : at(`vfio/${group}`, `vfio/noiommu-${group}`)
-  if (byGroup.length > 0) findings.push(blocks(`group ${group} is open in ${holders(byGroup)}`))
+  if (byGroup.length > 0) findings.push(blocks(`group ${group} is open in ${holders(byGroup)}`, byGroup))
   const byNode = vfioDevice === null ? [] : at(`vfio/devices/${vfioDevice}`)
-  if (byNode.length > 0) findings.push(blocks(`${vfioDevice} is open in ${holders(byNode)}`))
+  if (byNode.length > 0) findings.push(blocks(`${vfioDevice} is open in ${holders(byNode)}`, byNode))
   const pids = new Set([...byGroup, ...byNode].map(({ pid }) => pid))
   const nameless = open.filter((file) => file.function === address && !pids.has(file.pid))
-  if (nameless.length > 0) findings.push(blocks(`it is open through VFIO in ${holders(nameless)}`))
+  if (nameless.length > 0) findings.push(blocks(`it is open through VFIO in ${holders(nameless)}`, nameless))
   // A driver of its own that gives devices to VFIO has them enabled for itself.
   if (findings.length > 0 || !isVfioDriver(device.driver) || !enabled.includes(address)) return findings
 

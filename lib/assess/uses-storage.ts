@@ -4,7 +4,7 @@ import type { Mount } from '../sysfs/use-mounts.js'
 import type { OpenFile } from '../sysfs/use-processes.js'
 import type { Share } from '../sysfs/use-shares.js'
 import type { Finding } from './uses.js'
-import { DEEPEST, holders, several } from './uses-text.js'
+import { DEEPEST, holders, several, stopping } from './uses-text.js'
 
 /** What rests on block devices, in both directions. */
 export class Storage {
@@ -117,7 +117,10 @@ export class Storage {
     const held = this.#above.get(block.name)?.some(({ partOf }) => partOf !== block.name)
     if (block.bcache && !held) blocks('holder', `${lead} is registered as a bcache`)
     const openers = this.#openers.get(block.node) ?? []
-    if (openers.length > 0) blocks('holder', `${lead} is open in ${holders(openers)}`)
+    if (openers.length > 0) {
+      const what = `${lead} is open in ${holders(openers)}`
+      findings.push({ kind: 'holder', what, severity: 'blocks', ...stopping(openers, 'holder') })
+    }
     return findings
   }
 

@@ -1,5 +1,7 @@
 import type { Unseen } from '../sysfs/unseen.js'
 import type { Process } from '../sysfs/use-processes.js'
+import { ownerOf, stopCure } from './service.js'
+import type { HostUse } from './uses.js'
 
 /** No host stacks its devices or interfaces higher. */
 export const DEEPEST = 32
@@ -24,9 +26,29 @@ export const unseenText = ({ path, code }: Unseen) => `${path} (${code})`
 export const unseenCure = (all: readonly Unseen[]) =>
   all.some(({ code }) => code === 'EACCES' || code === 'EPERM') ? 'run as root' : 'look again'
 
-/** `qemu-system-x86 (pid 4711)`; each process once. */
+/** `Xorg (pid 4711, service gdm.service)`; each process once. */
 export const holders = (processes: readonly Process[]) =>
-  several(processes.map(({ pid, command }) => `${command || 'a process'} (pid ${pid})`))
+  several(
+    processes.map((process) => {
+      const owner = ownerOf(process)
+      return `${process.command || 'a process'} (pid ${process.pid}${owner ? `, ${owner.text}` : ''})`
+    }),
+  )
+
+/** What ends those who have something open, as far as a command does. */
+export function stopping(processes: readonly Process[], kind: HostUse['kind']): { readonly stop?: string } {
+  const owners = processes.flatMap((process) => ownerOf(process) ?? [])
+  // Those of systemd itself hold devices for a session, and give them up with it.
+  const services = owners.flatMap(({ service }) =>
+    service === null || service.startsWith('systemd-') ? [] : service,
+  )
+  const stop = stopCure(
+    [...new Set(services)],
+    owners.some(({ inSession }) => inSession),
+    kind === 'display',
+  )
+  return stop === null ? {} : { stop }
+}
 
 /** Names that others chose (mount points, processes) must not steer the terminal that they are printed on. */
 export const printable = (text: string) =>

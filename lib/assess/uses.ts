@@ -22,6 +22,8 @@ export interface HostUse {
   readonly vital?: true
   /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
   readonly hangs?: true
+  /** The command that ends those who have it open, where systemd started them: `"systemctl stop gdm.service"`. */
+  readonly stop?: string
 }
 
 /** A use before it is tied to an address. @internal */

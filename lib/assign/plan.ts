@@ -8,7 +8,7 @@ import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
-import { Snapshot } from '../sysfs/snapshot.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
 import { bySlot } from './slots.js'
 
@@ -396,19 +396,14 @@ class Planner {
   /** Judged on the host as it will be, with everything bound. */
   #planResets(devices: readonly PlannedDevice[]): void {
     const drivers = new Map(devices.map(({ address, driver }) => [address, driver]))
-    const after = new Snapshot(
-      this.#seen.host,
-      this.#seen.groups,
-      this.#seen.devices.map((device) => ({
+    const after = this.#seen.with({
+      devices: this.#seen.devices.map((device) => ({
         ...device,
         // Once bound it has a group, whatever its number.
         group: device.group ?? (drivers.has(device.address) ? NOT_YET : null),
         driver: drivers.get(device.address) ?? device.driver,
       })),
-      this.#seen.use,
-      this.#seen.isPartial,
-      this.#seen.unseen,
-    )
+    })
     // What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail.
     const ours = devices.filter(({ driver }) => isVfioDriver(driver))
     const { resets, without } = chooseResets(

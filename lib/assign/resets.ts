@@ -1,6 +1,6 @@
 import { tokenToOpen } from '../assess/assessment.js'
 import { assessReset } from '../assess/reset.js'
-import { Snapshot } from '../sysfs/snapshot.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 
 /** A reset that brings one device, or with `hot` all that share its slot or bus, to a known state. */
 export interface ChosenReset {
@@ -52,5 +52,5 @@ function asOneGroup(seen: Snapshot, ours: ReadonlySet<string>): Snapshot {
   const devices = seen.devices.map((device) =>
     first && ours.has(device.address) ? { ...device, group: first.group } : device,
   )
-  return new Snapshot(seen.host, seen.groups, devices, seen.use, seen.isPartial, seen.unseen)
+  return seen.with({ devices })
 }

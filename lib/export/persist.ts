@@ -1,3 +1,4 @@
+import { assess } from '../assess/assessment.js'
 import { BACKEND_MODULES, backendOf } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { kernelParameters } from '../assess/kernel-parameters.js'
@@ -9,7 +10,7 @@ import { VfioError } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { VfioModule } from '../sysfs/facts.js'
-import { Snapshot } from '../sysfs/snapshot.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import { adviseCommandLine, type BootLoader, type CommandLineAdvice } from './boot-loader.js'
 import { INITRAMFS, type Initramfs } from './initramfs.js'
 import { MADE_FROM } from './made-from.js'
@@ -110,15 +111,9 @@ class Planner {
     this.#initramfs = options.initramfs ?? 'none'
     this.#builtin = options.builtin ?? new Set()
     this.#options = options
-    const wanted = moduleOptions(seen, options.moduleOptions ?? [])
+    const wanted = moduleOptions(seen, withNoIommuMode(seen, addresses, options.moduleOptions ?? []))
     this.#moduleOptions = wanted.options
-    this.#seen = new Snapshot(
-      withOptions(seen, wanted.options),
-      seen.groups,
-      seen.devices,
-      seen.use,
-      seen.isPartial,
-    )
+    this.#seen = seen.with({ host: withOptions(seen, wanted.options) })
     const named = chooseDevices(this.#seen, addresses)
     const judgement = judgePersistence(
       this.#seen,
@@ -295,6 +290,21 @@ class Planner {
           ]
     })
   }
+}
+
+const NO_IOMMU_MODE = 'enable_unsafe_noiommu_mode'
+
+/** What is given away without an IOMMU now is so after boot only in the same mode, unless somebody says otherwise. */
+function withNoIommuMode(
+  seen: Snapshot,
+  addresses: readonly string[],
+  asked: readonly string[],
+): readonly string[] {
+  const isWanted = addresses
+    .flatMap((address) => seen.devicesAt(address))
+    .some(({ address }) => assess(seen, address).noIommu)
+  const isSaid = asked.some((option) => option.split('=')[0] === NO_IOMMU_MODE)
+  return isWanted && !isSaid ? [...asked, `${NO_IOMMU_MODE}=1`] : asked
 }
 
 function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[] {

@@ -52,12 +52,14 @@ export function listNames(path: string | null): string[] {
   return look('getdents', path, [], (name) => readdirSync(name, 'buffer').map((entry) => decode(entry)))
 }
 
+/** Where a link leads, `null` where there is no link. */
+export const linkTarget = (path: string): string | null =>
+  look('readlink', path, null, (name) => decode(readlinkSync(name, 'buffer')))
+
 /** The last component of a link's target, `null` where there is no link. */
 export function linkName(path: string): string | null {
-  return look('readlink', path, null, (name) => {
-    const target = decode(readlinkSync(name, 'buffer'))
-    return target.slice(target.lastIndexOf('/') + 1)
-  })
+  const target = linkTarget(path)
+  return target === null ? null : target.slice(target.lastIndexOf('/') + 1)
 }
 
 export function exists(path: string): boolean {

@@ -9,7 +9,7 @@ import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
-import { leavingOut, noting, type Unseen } from './unseen.js'
+import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
 
 /**
@@ -54,7 +54,7 @@ export class Host {
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
   /** A host stays the kind of machine that it is. */
-  #platform: { readonly seen: PlatformFacts; readonly unseen: readonly Unseen[] } | undefined
+  #platform: PlatformFacts | undefined
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -90,8 +90,6 @@ export class Host {
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
-    this.#platform ??= noting(() => readPlatform(this.paths, this.#kernel))
-    const platform = this.#platform
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
       const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
@@ -101,21 +99,27 @@ export class Host {
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
       })
+      const platform = this.#lookAtPlatform()
       const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
       return {
         devices,
         groups,
         isPartial: some !== null,
-        facts: readFacts(this.paths, this.#kernel, platform.seen, groups),
+        facts: readFacts(this.paths, this.#kernel, platform, groups),
       }
     })
     const { devices, groups, isPartial, facts } = seen
     const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
-    return new Snapshot(facts, groups, devices, use, isPartial, [
-      ...this.#unseen,
-      ...platform.unseen,
-      ...unseen,
-    ])
+    return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+  }
+
+  /** What could not be seen this time may be seen the next time, and is told until then. */
+  #lookAtPlatform(): PlatformFacts {
+    if (this.#platform) return this.#platform
+    const { seen, unseen } = noting(() => readPlatform(this.paths, this.#kernel))
+    for (const { path, code } of unseen) noteUnseen(path, code)
+    if (unseen.length === 0) this.#platform = seen
+    return seen
   }
 }
 

@@ -13,16 +13,18 @@ export interface HostLimits {
 }
 
 export function readLimits(sysfs: string, proc: string | null, units: readonly string[]): HostLimits {
-  const widths = units.flatMap((name) => {
+  const widths = units.map((name) => {
     const text = readText(`${sysfs}/class/iommu/${name}/intel-iommu/cap`)
-    return text !== null && /^[0-9a-f]{1,16}$/i.test(text) ? [maximumWidth(BigInt(`0x${text}`))] : []
+    return text !== null && /^[0-9a-f]{1,16}$/i.test(text) ? maximumWidth(BigInt(`0x${text}`)) : null
   })
+  // One that does not tell may be the narrowest.
+  const known = widths.filter((width) => width !== null)
   const limit = readText(`${sysfs}/module/vfio_iommu_type1/parameters/dma_entry_limit`)
   const bits = /^address sizes\s*:\s*(\d{1,2}) bits physical/m.exec(readText(below(proc, 'cpuinfo')) ?? '')
   return {
     pageSize: pageSizeIn(readBytes(below(proc, 'self/auxv'))),
     processorBits: bits ? Number(bits[1]) : null,
-    iommuBits: widths.length > 0 ? Math.min(...widths) : null,
+    iommuBits: known.length > 0 && known.length === widths.length ? Math.min(...known) : null,
     dmaEntries: limit !== null && /^\d{1,10}$/.test(limit) ? Number(limit) : null,
   }
 }

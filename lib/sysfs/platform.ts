@@ -1,5 +1,4 @@
-import { readlinkSync } from 'node:fs'
-import { below, exists, linkName, listNames, readBytes, readText } from './files.js'
+import { below, exists, linkName, linkTarget, listNames, readBytes, readText } from './files.js'
 import { leavingOut } from './unseen.js'
 
 /** Processor families that differ in how they isolate devices; 32 and 64 bits count as one. */
@@ -243,7 +242,7 @@ const FIRST_NAMESPACES = ['pid:[4026531836]', 'uts:[4026531838]', 'ipc:[40265318
 /** A machine that was made from a container's image keeps the file, and is none. */
 const isInFirstNamespaces = (proc: string | null) =>
   FIRST_NAMESPACES.every(
-    (name) => proc !== null && linkOf(`${proc}/self/ns/${name.slice(0, name.indexOf(':'))}`) === name,
+    (name) => proc !== null && linkTarget(`${proc}/self/ns/${name.slice(0, name.indexOf(':'))}`) === name,
   )
 
 /** A host bridge with a node in the device tree reaches an IOMMU by its `iommu-map` alone (`of_iommu_configure`). */
@@ -251,7 +250,7 @@ function readIommuMaps(sysfs: string): Readonly<Record<string, boolean>> {
   if (!exists(`${sysfs}/firmware/devicetree/base`)) return Object.freeze({})
   const maps: Record<string, boolean> = {}
   for (const name of listNames(`${sysfs}/bus/pci/devices`)) {
-    const [, bridge, bus] = ROOT.exec(linkOf(`${sysfs}/bus/pci/devices/${name}`)) ?? []
+    const [, bridge, bus] = ROOT.exec(linkTarget(`${sysfs}/bus/pci/devices/${name}`) ?? '') ?? []
     if (bridge === undefined || bus === undefined || bus in maps) continue
     const node = `${sysfs}/bus/pci/devices/${bridge}/of_node`
     if (linkName(node) === null && !exists(node)) continue
@@ -263,11 +262,3 @@ function readIommuMaps(sysfs: string): Readonly<Record<string, boolean>> {
 
 /** From `bus/pci/devices`: the directory of the host bridge, and its root bus. */
 const ROOT = /^(.*?)\/pci([0-9a-f]{4,8}:[0-9a-f]{2})\//
-
-function linkOf(path: string): string {
-  try {
-    return readlinkSync(path)
-  } catch {
-    return ''
-  }
-}

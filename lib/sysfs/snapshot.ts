@@ -39,6 +39,11 @@ export class Snapshot {
     Object.freeze(this)
   }
 
+  /** The same look, with another host or other devices in it: all else stays, what could not be seen too. @internal */
+  with({ host = this.host, devices = this.devices }: Partial<Pick<Snapshot, 'host' | 'devices'>>): Snapshot {
+    return new Snapshot(host, this.groups, devices, this.use, this.isPartial, this.unseen)
+  }
+
   /**
    * The device at an address, in any of the ways in which addresses are written.
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, also where it may be one of several; `ERR_VFIO_NO_DEVICE` where there is none

@@ -2,13 +2,15 @@ import { statfsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { decode } from './bytes.js'
 import { type Batch, readBatch } from './tree.js'
-import { lookFailed } from './unseen.js'
+import { leavingOut, lookFailed } from './unseen.js'
 import { functionsOn, readNames } from './use-paths.js'
 
 export interface Process {
   readonly pid: number
   /** The name that the kernel keeps of it: at most 15 bytes, chosen by the process. */
   readonly command: string
+  /** Where it stands among the control groups, as its manager sees them; only of what has a wanted node open. */
+  readonly cgroup?: string
 }
 
 /** A device that a process has open. */
@@ -87,9 +89,23 @@ class ProcessReader {
     return {
       complete: this.#complete && !isolated,
       isolated,
-      open: this.#open,
+      open: this.#withGroups(),
       namespaces: [...this.#namespaces.values()],
     }
+  }
+
+  /** Who they belong to is for people: nothing is decided by it. */
+  #withGroups(): OpenFile[] {
+    const pids = [...new Set(this.#open.map(({ pid }) => String(pid)))]
+    if (pids.length === 0) return []
+    const batch = leavingOut(() => readBatch(this.#proc, pids, { files: ['cgroup'] }))
+    const groups = new Map(
+      pids.map((pid, row) => [Number(pid), controlGroup(batch.text(row, 'cgroup') ?? '')]),
+    )
+    return this.#open.map((file) => {
+      const cgroup = groups.get(file.pid) ?? null
+      return cgroup === null ? file : { ...file, cgroup }
+    })
   }
 
   /** The first process is in the namespace that its table shows; kernels without such namespaces have no link for it. */
@@ -143,6 +159,22 @@ class ProcessReader {
         lookFailed('stat', errno, `${this.#proc}/${path}/${name}`)
     }
   }
+}
+
+/**
+ * The line of the hierarchy that systemd keeps: `1:name=systemd:/…` with version 1, `0::/…` with version 2. Without systemd
+ * any other that leads somewhere (`12:memory:/docker/…`).
+ */
+function controlGroup(text: string): string | null {
+  const lines = text.split('\n').flatMap((line) => {
+    const [, controllers = '', path] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? []
+    return path === undefined || path === '/' ? [] : [{ controllers, path }]
+  })
+  const found =
+    lines.find(({ controllers }) => controllers === 'name=systemd') ??
+    lines.find(({ controllers }) => controllers === '') ??
+    lines[0]
+  return found?.path ?? null
 }
 
 const { EACCES, EPERM, ENAMETOOLONG } = constants.errno

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { assessUses } from 'vfio'
+import { assessUses, planAssignment } from 'vfio'
 import { type DeviceDescription, type HostDescription, removeDirectories } from '../fixtures/host.js'
 import { UsedHost } from '../fixtures/uses.js'
 
@@ -75,6 +75,41 @@ describe('who holds the memory of a display', () => {
       const found = uses({ memory: iomem(name) }, { ...VGA, driver: 'amdgpu' })
       assert.deepEqual(found, { blocks: '', warns: '' })
     }
+  })
+
+  // siderolabs/talos#14356 without /proc/iomem: boot_vga is of class 0300 alone (drivers/pci/pci-sysfs.c).
+  it('may be the frame buffer of the firmware on any display, where nothing says on which', () => {
+    const displays = [
+      { ...VGA, class: 0x038000 },
+      { ...VGA, address: '0000:0b:00.0', group: 26, class: 0x030000, bars: [] },
+    ]
+    const nic: DeviceDescription = { address: '0000:0c:00.0', class: 0x020000, group: 27 }
+    const see = (description: HostDescription) => {
+      const host = new UsedHost({ devices: [...displays, nic], ...description })
+      const frame = 'sys/devices/platform/simple-framebuffer.0/graphics/fb0'
+      host.tree.file(`${frame}/name`, 'simpledrmdrmfb\n')
+      host.tree.linkTo('sys/class/graphics/fb0', frame)
+      return host.see()
+    }
+    const lost = (description: HostDescription) => {
+      const seen = see(description)
+      return seen.devices.flatMap(({ address }) =>
+        assessUses(seen, address).some(({ kind, unknown }) => kind === 'display' && unknown) ? address : [],
+      )
+    }
+    const both = displays.map(({ address }) => address)
+    assert.deepEqual(lost({}), both)
+    assert.deepEqual(lost({ memory: ['00000000-00000000 : PCI Bus 0000:0a'] }), both)
+    assert.deepEqual(lost({ memory: iomem('BOOTFB') }), [])
+    const [first, second] = displays
+    assert.ok(first && second)
+    assert.deepEqual(lost({ devices: [first, { ...second, bootVga: true }] }), [])
+    const { blockers } = planAssignment(see({}), [first.address])
+    assert.match(
+      blockers.map(({ reason }) => reason).join(),
+      /frame buffer \(fb0\).*\/proc\/iomem.*--force display/,
+    )
+    assert.deepEqual(planAssignment(see({}), [first.address], { force: ['display'] }).blockers, [])
   })
 
   // The kernel shows zeros to who has no CAP_SYS_ADMIN (kernel/resource.c, r_show()).

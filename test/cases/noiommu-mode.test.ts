@@ -7,7 +7,10 @@ import {
   exportQemu,
   Host,
   openDevice,
+  type PersistOptions,
+  type PersistPlan,
   planAssignment,
+  planPersistence,
   recover,
   release,
   survey,
@@ -159,6 +162,30 @@ describe('the no-IOMMU mode', function () {
   it('gives no device to a VM, and the export says so (its Kconfig: "not possible with this mode")', () => {
     assert.match(exportQemu(seePlatform(bound), [NIC]).notes.join(), /no device to a VM/)
     assert.match(exportQemu(seePlatform(CLOUD), [NIC]).notes.join(), /no device to a VM/)
+  })
+
+  it('lasts over boot by the parameter of vfio, with the risk said (drivers/vfio/vfio_main.c: vfio_noiommu)', () => {
+    const line = 'options vfio enable_unsafe_noiommu_mode=1'
+    const plan = (host: HostDescription, options: PersistOptions = {}) =>
+      planPersistence(seePlatform(host), [NIC], options)
+    const linesOf = ({ files }: PersistPlan) => files.flatMap(({ content }) => content.split('\n'))
+    for (const host of [CLOUD, bound]) {
+      const made = plan(host)
+      assert.deepEqual(made.blockers, [])
+      assert.equal(linesOf(made).filter((one) => one === line).length, 1)
+      assert.match(made.warnings.join(), /enable_unsafe_noiommu_mode=1: .*all memory of the host/)
+    }
+    // What an IOMMU covers needs no such mode, and who says otherwise is heard.
+    const covered = { ...CLOUD, iommu: 'intel', devices: [{ ...present(ENA), group: 4 }] } as const
+    assert.ok(!linesOf(plan(covered)).includes(line))
+    const off = plan(CLOUD, { moduleOptions: ['enable_unsafe_noiommu_mode=0'] })
+    assert.ok(!linesOf(off).includes(line))
+    // Built in, it reads the kernel command line alone.
+    const vfio = { state: 'builtin', parameters: { enable_unsafe_noiommu_mode: 'Y' } } as const
+    const builtin = plan({ ...CLOUD, modules: { ...MODE_ON, vfio } })
+    assert.ok(!linesOf(builtin).includes(line))
+    const added = builtin.commandLine?.add.map(({ parameter }) => parameter) ?? []
+    assert.ok(added.includes('vfio.enable_unsafe_noiommu_mode=1'))
   })
 
   it('resets by the node of its group, whose name is another', () => {

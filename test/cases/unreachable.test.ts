@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
-import { assess, planAssignment, survey } from 'vfio'
+import { assess, diagnose, planAssignment, survey } from 'vfio'
 import { type DeviceDescription, makeHost, removeDirectories } from '../fixtures/host.js'
+import { checkOf } from '../fixtures/platform.js'
 import { UsedHost } from '../fixtures/uses.js'
 
 /** What a processor reads where nothing answers. */
@@ -41,6 +42,12 @@ function isUnreachable(devices: readonly DeviceDescription[], address: string, w
   assert.deepEqual([surveyed?.verdict, surveyed?.resetScope], ['blocked', 'none'])
   const { blockers } = planAssignment(seen, [address])
   assert.match(blockers.map(({ reason }) => reason).join(), /does not answer/)
+  const { status, detail, cure, ready } = checkOf(seen, 'devices')
+  assert.deepEqual([status, ready], ['warn', true])
+  assert.ok(detail.includes(address))
+  assert.match(detail, /not answer/)
+  // The uppermost is it that has to come back, in each of these hosts.
+  assert.match(cure, /vfio rescan 0000:01:00\.0/)
 }
 
 describe('a device that does not answer', () => {
@@ -129,5 +136,8 @@ describe('a device that does not answer', () => {
     assert.ok(sysfs)
     const seen = new UsedHost({ devices: [PORT, { ...GPU, ...DEAD }, other] }).see()
     assert.equal(assess(seen, other.address).verdict, 'ready')
+    assert.ok(
+      !diagnose(new UsedHost({ devices: [PORT, other] }).see()).checks.some(({ name }) => name === 'devices'),
+    )
   })
 })
