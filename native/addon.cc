@@ -107,6 +107,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("tryLockByte", Napi::Function::New(env, vfio::TryLockByte));
   exports.Set("startWriter", Napi::Function::New(env, vfio::StartWriter));
   exports.Set("askWriter", Napi::Function::New(env, vfio::AskWriter));
+  exports.Set("readWaiting", Napi::Function::New(env, vfio::ReadWaiting));
   exports.Set("reapWriter", Napi::Function::New(env, vfio::ReapWriter));
   exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
   exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));
