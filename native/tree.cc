@@ -19,6 +19,8 @@
 
 namespace vfio {
 
+namespace {
+
 // UTF-8, but a lone surrogate from U+DC80 on stands for a byte that is none (lib/sysfs/bytes.ts).
 std::string Bytes(const Napi::String& text) {
   std::u16string units = text.Utf16Value();
@@ -37,6 +39,20 @@ std::string Bytes(const Napi::String& text) {
     int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
     out.push_back(static_cast<char>((0xf00 >> (more + 1) & 0xff) | code >> 6 * more));
     while (more-- > 0) out.push_back(static_cast<char>(0x80 | (code >> 6 * more & 0x3f)));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::string> Strings(const Napi::Value& value) {
+  if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
+  Napi::Array array = value.As<Napi::Array>();
+  std::vector<std::string> out;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    Napi::Value item = array.Get(i);
+    if (!item.IsString()) BadArgument(value.Env(), "expected an array of strings");
+    out.push_back(Bytes(item.As<Napi::String>()));
   }
   return out;
 }
@@ -60,18 +76,6 @@ class Descriptor {
  private:
   int fd_;
 };
-
-std::vector<std::string> Strings(const Napi::Value& value) {
-  if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
-  Napi::Array array = value.As<Napi::Array>();
-  std::vector<std::string> out;
-  for (uint32_t i = 0; i < array.Length(); i++) {
-    Napi::Value item = array.Get(i);
-    if (!item.IsString()) BadArgument(value.Env(), "expected an array of strings");
-    out.push_back(Bytes(item.As<Napi::String>()));
-  }
-  return out;
-}
 
 std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
   if (!value.IsArray()) BadArgument(value.Env(), "expected an array of counts");

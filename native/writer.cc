@@ -334,18 +334,14 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info) {
 
 Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  if (!info[0].IsArray()) BadArgument(env, "expected an array of paths");
-  const Napi::Array given = info[0].As<Napi::Array>();
+  const std::vector<std::string> paths = Strings(info[0]);
   const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
-  std::vector<std::string> paths;
-  for (uint32_t i = 0; i < given.Length(); i++) {
-    if (!given.Get(i).IsString()) BadArgument(env, "expected an array of paths");
-    paths.push_back(Bytes(given.Get(i).As<Napi::String>()));
-  }
   std::vector<std::string> texts(paths.size());
   std::vector<int32_t> answers(paths.size(), -ETIMEDOUT);
   for (size_t i = given_up.size(); i-- > 0;) {
-    if (waitpid(given_up[i], nullptr, WNOHANG) != 0) given_up.erase(given_up.begin() + static_cast<long>(i));
+    if (waitpid(given_up[i], nullptr, WNOHANG) == 0) continue;
+    given_up[i] = given_up.back();
+    given_up.pop_back();
   }
   try {
     // The one that was not answered is left out, and those behind it are read by another process.
@@ -357,10 +353,13 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   }
   Napi::Array result = Napi::Array::New(env, paths.size());
   for (uint32_t i = 0; i < paths.size(); i++) {
-    if (answers[i] < 0)
+    if (answers[i] < 0) {
       result.Set(i, Napi::Number::New(env, answers[i]));
-    else
-      result.Set(i, Napi::Buffer<char>::Copy(env, texts[i].data(), texts[i].size()));
+      continue;
+    }
+    Napi::Uint8Array text = Napi::Uint8Array::New(env, texts[i].size());
+    memcpy(text.Data(), texts[i].data(), texts[i].size());
+    result.Set(i, text);
   }
   return result;
 }
