@@ -16,12 +16,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "tree.h"
 #include "util/arguments.h"
 #include "util/failure.h"
+#include "util/work.h"
 
 namespace vfio {
 namespace {
@@ -38,6 +40,18 @@ struct Question {
   uint32_t path_length;
   uint32_t text_length;
 };
+
+/** The processes that were started and not reaped yet, with their sockets: no other number is taken for one of them. */
+struct Process {
+  pid_t pid;
+  int socket;
+};
+std::mutex started_lock;
+std::vector<Process>& Started() {
+  // Never destroyed: a worker may outlive the rest.
+  static auto* const started = new std::vector<Process>;
+  return *started;
+}
 
 /** Where the kernel finds the command line of this process. */
 struct CommandLine {
@@ -306,6 +320,12 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
   _exit(0);
 }
 
+void* Reap(void* pid) {
+  while (waitpid(static_cast<pid_t>(reinterpret_cast<intptr_t>(pid)), nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 Napi::Value StartWriter(const Napi::CallbackInfo& info) {
@@ -322,6 +342,10 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info) {
     if (pid < 0) {
       close(ends[0]);
       throw SystemFailure(error, "fork", "writer", kName);
+    }
+    {
+      const std::lock_guard<std::mutex> guard(started_lock);
+      Started().push_back({pid, ends[0]});
     }
     Napi::Object answer = Napi::Object::New(env);
     answer.Set("pid", Napi::Number::New(env, pid));
@@ -367,6 +391,12 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
 Napi::Value AskWriter(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const int socket = DescriptorArgument(info, 0, "socket");
+  {
+    const std::lock_guard<std::mutex> guard(started_lock);
+    bool is_known = false;
+    for (const Process& process : Started()) is_known = is_known || process.socket == socket;
+    if (!is_known) BadArgument(env, "socket is not that of a process that was started");
+  }
   const bool is_write = info[1].ToBoolean();
   const std::string path = TextArgument(info, 2, "path");
   const std::string text = info[3].IsString() ? info[3].As<Napi::String>().Utf8Value() : std::string();
@@ -403,8 +433,20 @@ Napi::Value AskWriter(const Napi::CallbackInfo& info) {
 
 Napi::Value ReapWriter(const Napi::CallbackInfo& info) {
   const pid_t pid = static_cast<pid_t>(Uint32Argument(info, 0, "pid"));
-  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  {
+    const std::lock_guard<std::mutex> guard(started_lock);
+    bool is_known = false;
+    for (Process& process : Started()) {
+      if (process.pid != pid) continue;
+      is_known = true;
+      process = Started().back();
+      Started().pop_back();
+      break;
+    }
+    if (!is_known) BadArgument(info.Env(), "pid is not that of a process that was started");
   }
+  // Its socket closes a moment before it has ended; without a thread it is left to the end of this process.
+  if (waitpid(pid, nullptr, WNOHANG) == 0) StartThread(Reap, reinterpret_cast<void*>(static_cast<intptr_t>(pid)));
   return info.Env().Undefined();
 }
 

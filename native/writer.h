@@ -19,7 +19,7 @@ Napi::Value AskWriter(const Napi::CallbackInfo& info);
  * `patience` milliseconds is left behind (ETIMEDOUT) with its process; behind the third of these so is the rest.
  */
 Napi::Value ReadWaiting(const Napi::CallbackInfo& info);
-// reapWriter(pid): takes the end of a process that closed its socket.
+// reapWriter(pid): takes the end of a process that closed its socket, without waiting for it.
 Napi::Value ReapWriter(const Napi::CallbackInfo& info);
 
 }  // namespace vfio

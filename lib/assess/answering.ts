@@ -23,7 +23,7 @@ export function whyUnreachable(seen: Snapshot, device: PciDevice): string | null
   // The uppermost is the one to be brought back: what is below it cannot answer.
   const top = silent.at(-1)
   if (top === undefined) return null
-  const state = top.powerState === 'D3cold' ? ', and sleeps in D3cold' : ''
+  const state = top.powerState === 'D3cold' ? ', and it sleeps in D3cold' : ''
   const what =
     top.address === address
       ? `${address} does not answer: its config space reads as all ones${state}`

@@ -60,11 +60,13 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
   // Uses take no part in the verdict; what it takes to get there must not read as advice.
   const vital = uses.find((use) => use.vital)
-  return {
-    ...bare,
-    reason: vital ? `${bare.reason}, and the host would not survive that: ${vital.what}` : bare.reason,
-    uses,
-  }
+  if (!vital) return { ...bare, uses }
+  // Of what is blocked only the obstacle was named, and nothing that the host could survive or not.
+  const warning =
+    bare.verdict === 'blocked'
+      ? `; besides, the host could not do without it: ${vital.what}`
+      : `, and the host would not survive that: ${vital.what}`
+  return { ...bare, reason: bare.reason + warning, uses }
 }
 
 /** The same with the viability of the device's group known, for who judges many. @internal */

@@ -2,6 +2,7 @@ import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
 import { assessIsolation } from './isolation.js'
+import { iommuSwitchedOff } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { printable, several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
@@ -83,9 +84,12 @@ function checkIommu(seen: Snapshot): Check {
   return fail(name, why, `${cure}${lastResort(seen)}`)
 }
 
-/** The parameter is there only where the kernel was built with the mode (CONFIG_VFIO_NOIOMMU). Under Xen, addresses differ. */
+/**
+ * The parameter is there only where the kernel was built with the mode (CONFIG_VFIO_NOIOMMU). Under Xen, addresses differ.
+ * Where the kernel was told to leave its IOMMU off, that word of the command line is all there is to mend.
+ */
 function lastResort({ host }: Snapshot): string {
-  if (host.noIommuMode !== false || host.platform.xenDom0) return ''
+  if (host.noIommuMode !== false || host.platform.xenDom0 || iommuSwitchedOff(host).length > 0) return ''
   return `; as a last resort switch on the no-IOMMU mode (the parameter enable_unsafe_noiommu_mode=1 of vfio), in which ${NO_IOMMU_RISK}`
 }
 

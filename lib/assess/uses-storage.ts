@@ -30,6 +30,28 @@ export class Storage {
     return this.#byFunction.get(address) ?? []
   }
 
+  /**
+   * What of a function's disks may belong to a ZFS pool, by their nodes: ZFS has its members without a trace in sysfs or in
+   * processes, and udev alone tells what is on a disk. A pool may be called otherwise than udev remembers.
+   */
+  maybeInPools(address: string): readonly string[] {
+    const mounted = this.#use.mounts.flatMap(({ type, source }) =>
+      type === 'zfs' ? [source.split('/')[0] ?? ''] : [],
+    )
+    const pools = [...new Set([...this.#use.pools, ...mounted])]
+    if (pools.length === 0) return []
+    const isPlaced = (pool: string) => this.#use.blocks.some(({ zfsPool }) => zfsPool === pool)
+    const areAllPlaced = pools.every(isPlaced)
+    const partsOf = ({ name }: BlockDevice) => this.#use.blocks.filter(({ partOf }) => partOf === name)
+    return this.disksOf(address)
+      .flatMap((disk) => (partsOf(disk).length > 0 ? partsOf(disk) : [disk]))
+      .filter(
+        ({ content, zfsPool }) =>
+          content === null || (content === 'zfs_member' && zfsPool === null && !areAllPlaced),
+      )
+      .map(({ node }) => `/dev/${node}`)
+  }
+
   usesOf(address: string): Finding[] {
     const findings: Finding[] = []
     const visited = new Map<string, boolean>()

@@ -74,7 +74,7 @@ function dependentUses(seen: Snapshot, device: PciDevice): Finding[] {
     .filter(({ functions }) => functions.at(-1) === address)
     .map(({ name }) => name)
   const sentences: readonly [names: readonly string[], sentence: string][] = [
-    [below, `there hangs on it: ${several(below)}`],
+    [below, `other functions hang on it: ${several(below)}`],
     [vfs, `there are virtual functions of it: ${several(vfs)}`],
     [virtual, `there are virtual devices on it: ${several(virtual)}`],
   ]
@@ -122,6 +122,12 @@ function unknownUses(
   }
   if (disks.length > 0 && !use.known.swaps) {
     sentences.push(`whether ${several(carriers)} is swapped to is not known: this takes /proc/swaps`)
+  }
+  const pooled = storage.maybeInPools(address)
+  if (pooled.length > 0) {
+    sentences.push(
+      `whether ${several(pooled)} belongs to a ZFS pool that is imported is not known, since udev does not tell: see "zpool status"`,
+    )
   }
   const names = new Set(seen.use.blocks.flatMap(pathsOf))
   const strange = use.swaps.filter(({ path, kind }) => kind === 'device' && !names.has(path))

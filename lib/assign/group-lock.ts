@@ -3,6 +3,7 @@ import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { splitAddress } from '../sysfs/address.js'
 import { listNames, readText } from '../sysfs/files.js'
+import { leavingOut } from '../sysfs/unseen.js'
 
 /**
  * The file whose bytes are the locks of groups: it is there wherever PCI is, stays when devices go, and root alone can
@@ -116,7 +117,7 @@ interface Holder {
 }
 
 function locked(path: string, facts: Stats, subject: LockSubject): VfioError {
-  const holders = holdersOf(path, facts, byteOf(subject))
+  const holders = seenHolders(path, facts, byteOf(subject))
   const what = typeof subject === 'number' ? `group ${subject}` : subject
   // A program that works has its writer too; a writer alone was left behind.
   const [program] = holders.filter(({ name }) => name !== WRITER)
@@ -130,6 +131,15 @@ function locked(path: string, facts: Stats, subject: LockSubject): VfioError {
 
 /** The name of what {@link Writer} starts. */
 const WRITER = 'vfio-write'
+
+/** For what is said to people: where nobody may look into a process, or descriptors are short, that it is locked remains. */
+function seenHolders(path: string, facts: Stats, byte: number): Holder[] {
+  try {
+    return leavingOut(() => holdersOf(path, facts, byte))
+  } catch {
+    return []
+  }
+}
 
 /** Who has the byte of a group locked, as far as it can be seen. */
 function holdersOf(path: string, { ino }: Stats, byte: number): Holder[] {

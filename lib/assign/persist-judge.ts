@@ -46,9 +46,11 @@ export function judgePersistence(
     // What is with VFIO now, the host does without already.
     if (use.severity === 'warns' || isWithVfio(seen.device(use.address))) warnings.push(what)
     else if (force.includes(use.kind))
-      warnings.push(`${what}: ${LOSS[use.kind]}, as --force ${use.kind} accepts`)
+      warnings.push(`${what}${use.unknown ? '' : `: ${LOSS[use.kind]}`}, as --force ${use.kind} accepts`)
     else {
-      const reason = `${what}: ${LOSS[use.kind]}; ${way}, or accept that with --force ${use.kind}`
+      const reason = use.unknown
+        ? `${what}; ${way}, or accept the risk with --force ${use.kind}`
+        : `${what}: ${LOSS[use.kind]}; ${way}${use.vital ? '' : `, or accept that with --force ${use.kind}`}`
       blockers.push({ address: use.address, code: 'ERR_VFIO_IN_USE', reason })
     }
   }

@@ -97,7 +97,8 @@ export function renderOne(assessment: Assessment): string {
     lines.push(wrap(what, 13, `  ${index === 0 ? 'in use ' : '       '}  ${mark} `))
   }
   lines.push(wrap(reset.function.reason, 11, '  reset    '))
-  lines.push(wrap(reset.hot.reason, 11))
+  // What could not be judged has one reason for both.
+  if (reset.hot.reason !== reset.function.reason) lines.push(wrap(reset.hot.reason, 11))
   if (kernel) lines.push(...renderKernel(kernel, assessment))
   return `${lines.join('\n')}\n`
 }

@@ -1,5 +1,6 @@
 import { readlinkSync } from 'node:fs'
 import { below, exists, linkName, listNames, readBytes, readText } from './files.js'
+import { leavingOut } from './unseen.js'
 
 /** Processor families that differ in how they isolate devices; 32 and 64 bits count as one. */
 export type Architecture = 'x86' | 'arm' | 's390' | 'power' | 'riscv' | 'loongarch'
@@ -62,7 +63,8 @@ export function readPlatform(trees: Trees, kernel: string): PlatformFacts {
     cpuVendor: architecture === 'x86' ? cpuVendor(cpu, acpiTables, sysfs) : null,
     hypervisor: xenDom0 ? null : readHypervisor(trees, { cpu, kernel, architecture }),
     xenDom0,
-    container: readContainer(trees),
+    // No verdict rests on it, and most users may not read all of its signs (`/proc/1/environ`).
+    container: leavingOut(() => readContainer(trees)),
     acpiTables,
     iommuMaps: readIommuMaps(sysfs),
   })

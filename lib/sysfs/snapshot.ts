@@ -61,15 +61,13 @@ export class Snapshot {
   #find(full: string): PciDevice {
     const found = this.#byAddress.get(full)
     if (found) return found
-    const where = this.isPartial ? 'in this part of the host' : 'on this host'
-    const shown = this.isPartial ? 'those of all of it' : 'those that there are'
     // Who leaves the domain out means the first one, which not every host has.
     const place = full.slice(full.indexOf(':'))
     const others = [...this.#byAddress.keys()].filter((address) => address.endsWith(place))
     const hint = others.length > 0 ? ` (in another domain there is ${others.join(', ')})` : ''
     throw new VfioError(
       'ERR_VFIO_NO_DEVICE',
-      `there is no PCI device ${full} ${where}${hint}: "vfio list" shows ${shown}`,
+      `there is no PCI device ${full} on this host${this.isPartial ? ', or it was not looked at' : ''}${hint}: "vfio list" shows those that there are`,
     )
   }
 

@@ -1,4 +1,4 @@
-import { below, readText } from './files.js'
+import { below, exists, listNames, readText } from './files.js'
 import { readBatch } from './tree.js'
 import { type Placed, readNames, readPlaces } from './use-paths.js'
 
@@ -23,6 +23,8 @@ export interface BlockDevice {
   readonly bcache: boolean
   /** The imported ZFS pool that it is a member of. */
   readonly zfsPool: string | null
+  /** The kind of content that udev found on it, empty for none; `null`: udev tells nothing of it, or was not asked. */
+  readonly content: string | null
   /** The kind of a file system that lives on it, mounted in sight or not (`fs/ext4/<name>`). */
   readonly fileSystem: string | null
   /** The members of a live btrfs on several devices, or of one; by their names. */
@@ -34,10 +36,14 @@ const FILES = ['dev', 'dm/name', 'dm/uuid', 'md/level', 'loop/backing_file', 'ba
 /** File systems that have a directory for each live one in `/sys/fs`, named by its block device. */
 const NAMED_BY_DEVICE = ['ext4', 'xfs', 'f2fs', 'erofs', 'nilfs2']
 
-/** @param run `/run`, for what udev found on the disks; `null`: not known */
+/**
+ * @param run `/run`, for what udev found on the disks; `null`: not known
+ * @param pools the ZFS pools that are imported
+ */
 export function readBlockDevices(
-  { sysfs, proc, run }: { sysfs: string; proc: string | null; run: string | null },
+  { sysfs, run }: { sysfs: string; run: string | null },
   names: readonly string[],
+  pools: readonly string[],
 ): BlockDevice[] {
   if (names.length === 0) return []
   const places = readPlaces(sysfs, 'class/block', names)
@@ -48,10 +54,9 @@ export function readBlockDevices(
   const functions = functionsOfDisks(sysfs, places)
   const fileSystems = readFileSystems(sysfs, known)
   const btrfs = readBtrfs(sysfs)
-  const pools = readPools(
-    { proc, run },
-    names.map((_name, row) => batch.text(row, 'dev')),
-  )
+  const numbers = names.map((_name, row) => batch.text(row, 'dev'))
+  // Only ZFS leaves no trace in sysfs of what it has.
+  const contents = pools.length === 0 ? new Map<string, Content>() : readContents(run, numbers)
   return names.map((name, row) => {
     const number = batch.text(row, 'dev')
     const backing = batch.text(row, 'loop/backing_file') ?? batch.text(row, 'backing_dev') ?? ''
@@ -67,7 +72,8 @@ export function readBlockDevices(
       restsOn: backed === undefined ? slaves : [...slaves, backed],
       layer: layerOf(batch.text(row, 'dm/uuid'), batch.text(row, 'md/level'), name),
       bcache: batch.errno(row, 'bcache') === 0,
-      zfsPool: pools.get(number ?? '') ?? null,
+      zfsPool: poolOf(contents.get(number ?? ''), pools),
+      content: contents.get(number ?? '')?.type ?? null,
       fileSystem: fileSystems.get(name) ?? null,
       btrfs: btrfs.get(name) ?? null,
     }
@@ -144,19 +150,27 @@ function readBtrfs(sysfs: string): Map<string, readonly string[]> {
   return members
 }
 
-/** By `major:minor`: udev remembers what it found on a disk, the kernel lists the pools that are imported. */
-function readPools(
-  { proc, run }: { proc: string | null; run: string | null },
-  numbers: readonly (string | null)[],
-): Map<string, string> {
-  const members = new Map<string, string>()
-  const imported = proc === null ? [] : (readNames(`${proc}/spl/kstat`, ['zfs']).zfs ?? [])
-  if (imported.length === 0) return members
+/** The ZFS pools that are imported: each has a directory of statistics, beside files with those of the module. */
+export const readPools = (proc: string | null): string[] =>
+  listNames(below(proc, 'spl/kstat/zfs')).filter((name) => exists(`${proc}/spl/kstat/zfs/${name}/.`))
+
+/** What udev found on a disk. */
+interface Content {
+  readonly type: string
+  readonly label: string
+}
+
+/** By `major:minor`. */
+function readContents(run: string | null, numbers: readonly (string | null)[]): Map<string, Content> {
+  const contents = new Map<string, Content>()
   for (const number of numbers) {
     const record = number === null ? null : readText(below(run, `udev/data/b${number}`))
-    if (record === null || !/^E:ID_FS_TYPE=zfs_member$/m.test(record)) continue
-    const pool = /^E:ID_FS_LABEL=(.*)$/m.exec(record)?.[1] ?? ''
-    if (number !== null && imported.includes(pool)) members.set(number, pool)
+    if (record === null || number === null) continue
+    const property = (name: string) => new RegExp(`^E:ID_FS_${name}=(.*)$`, 'm').exec(record)?.[1] ?? ''
+    contents.set(number, { type: property('TYPE'), label: property('LABEL') })
   }
-  return members
+  return contents
 }
+
+const poolOf = (content: Content | undefined, pools: readonly string[]) =>
+  content?.type === 'zfs_member' && pools.includes(content.label) ? content.label : null

@@ -3,7 +3,7 @@ import type { HostPaths } from './facts.js'
 import { exists } from './files.js'
 import { type Batch, readBatch } from './tree.js'
 import { noting, type Unseen } from './unseen.js'
-import { type BlockDevice, readBlockDevices } from './use-block.js'
+import { type BlockDevice, readBlockDevices, readPools } from './use-block.js'
 import { type DisplayFacts, readDisplay } from './use-display.js'
 import { type MemoryFacts, NO_MEMORY, readMemory } from './use-memory.js'
 import { type Mount, readMounts, readSwaps, type Swap } from './use-mounts.js'
@@ -18,6 +18,8 @@ export interface UseFacts {
   /** `false`: nothing of this was looked at, as in a brief snapshot. */
   readonly looked: boolean
   readonly blocks: readonly BlockDevice[]
+  /** The ZFS pools that are imported (`/proc/spl/kstat/zfs`). */
+  readonly pools: readonly string[]
   /** What of this could be read at all: where it is `false`, empty says nothing. */
   readonly known: { readonly mounts: boolean; readonly swaps: boolean; readonly network: boolean }
   readonly mounts: readonly Mount[]
@@ -48,6 +50,7 @@ export interface UseFacts {
 export const NO_USE: UseFacts = deepFreeze({
   looked: false,
   blocks: [],
+  pools: [],
   known: { mounts: false, swaps: false, network: false },
   mounts: [],
   swaps: [],
@@ -98,7 +101,8 @@ function readAll(
 ): Omit<UseFacts, 'unseen'> {
   const { sysfs, proc } = paths
   const names = readNames(sysfs, DIRECTORIES)
-  const blocks = readBlockDevices(paths, names['class/block'])
+  const pools = readPools(proc)
+  const blocks = readBlockDevices(paths, names['class/block'], pools)
   const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks)
   const bound = devices.filter(isWithVfio).map(({ address }) => address)
   const shares = readShares(sysfs, names['bus/virtio/devices'])
@@ -116,6 +120,7 @@ function readAll(
   return {
     looked: true,
     blocks,
+    pools,
     known: {
       mounts: mounts !== null,
       swaps: swaps !== null,

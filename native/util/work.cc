@@ -21,7 +21,8 @@ constexpr size_t kStack = 1 << 20;
 
 using Lock = std::lock_guard<std::mutex>;
 
-/** Begins a thread that nobody waits for: 0, or an errno. */
+}  // namespace
+
 int StartThread(void* (*body)(void*), void* data) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
@@ -38,8 +39,6 @@ int StartThread(void* (*body)(void*), void* data) {
   pthread_attr_destroy(&attributes);
   return failed;
 }
-
-}  // namespace
 
 struct Calls::Call {
   std::shared_ptr<Calls> calls;

@@ -83,4 +83,7 @@ class Calls : public std::enable_shared_from_this<Calls> {
 /** Those of an environment. */
 Calls& CallsOf(Napi::Env env);
 
+/** Begins a thread that nobody waits for: 0, or an errno. */
+int StartThread(void* (*body)(void*), void* data);
+
 }  // namespace vfio

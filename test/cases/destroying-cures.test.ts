@@ -83,6 +83,17 @@ describe('a cure never takes', () => {
     assert.match(blockers.map(({ reason }) => reason).join(), /10000:01:00\.0/)
   })
 
+  it('the host its root, and what is blocked is not spoken of as if it could be had', () => {
+    const { group: _, ...alone } = DISK
+    const host = new UsedHost({ devices: [VMD, PORT, alone] })
+    host.disk('nvme0n1', DISK.address, 259, 1)
+    host.mounts(mountLine('259:1', '/', 'ext4', '/dev/nvme0n1p1'))
+    const { verdict, reason } = assess(host.see(), DISK.address)
+    assert.equal(verdict, 'blocked')
+    assert.match(reason, /; besides, the host could not do without it: nvme0n1p1 is mounted at \/$/)
+    assert.match(assess(host.see(), VMD.address).reason, /, and the host would not survive that: nvme0n1p1/)
+  })
+
   // Linux, Documentation/PCI/pci-iov-howto.rst: without ACS a VF shares the group of its PF.
   it('the physical function of the virtual one that was asked for', () => {
     const host = new UsedHost({ devices: [NIC, VF] })

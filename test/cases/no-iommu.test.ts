@@ -444,6 +444,9 @@ describe('no IOMMU', function () {
     assert.match(cure({ modules: READY_MODULES }), /last resort.*enable_unsafe_noiommu_mode.*all memory/)
     const { vfio: _, ...others } = READY_MODULES
     assert.doesNotMatch(cure({ modules: { ...others, vfio: { state: 'loaded' } } }), /last resort/)
+    // A word of the command line is mended before anything is risked.
+    const told = { modules: READY_MODULES, files: { ...AMD, 'proc/cmdline': 'ro amd_iommu=off' } }
+    assert.match(cure(told), /^remove the kernel parameter amd_iommu=off$/)
     // What a domain of Xen takes for an address is none to a device.
     assert.doesNotMatch(cure({ files: { ...XEN, 'proc/xen/capabilities': 'control_d\n' } }), /last resort/)
   })
@@ -574,6 +577,15 @@ describe('a container', function () {
       assert.match(checkOf(seen, 'device node').cure, /--device \/dev\/vfio\/vfio/)
     })
   }
+
+  // proc(5): reading /proc/1/environ takes ptrace access, which no user has of the first process.
+  it('whose signs may not be read keeps no device from anybody', () => {
+    const trees = makePlatform({ devices: [{ address: ADDRESS, group: 5 }] })
+    new Tree(dirname(trees.sysfs)).link('proc/1/environ', 'environ')
+    const seen = new Host(trees).snapshot()
+    assert.deepEqual([seen.unseen, seen.host.unseen], [[], []])
+    assert.equal(assess(seen, ADDRESS).verdict, 'bindable')
+  })
 
   it('loads no modules', () => {
     const { vfio_pci: _, ...others } = READY_MODULES

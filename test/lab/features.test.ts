@@ -261,7 +261,13 @@ describe(`features on ${release()}`, function () {
         device.ioeventfd({ ...write, offset: 8 })
         device.ioeventfd({ ...write, width: 16 })
         device.ioeventfd({ ...write, width: 8 })
-        device.ioeventfd({ ...write, offset: 8, width: 64 })
+        try {
+          device.ioeventfd({ ...write, offset: 8, width: 64 })
+        } catch (error) {
+          // Before 6.10 kernels have 64-bit writes of PCI or not, by how they were built (`vfio_pci_ioeventfd`).
+          if (since(6, 10)) throw error
+          await refused(() => Promise.reject(error), 'EINVAL', /cannot write 64 bits at once/)
+        }
         first.close()
         assert.equal(device.ioeventfd(write).closed, false)
       }

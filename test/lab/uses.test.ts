@@ -126,7 +126,7 @@ describe('what this guest uses', () => {
       const path = realpathSync(`/sys/bus/pci/devices/${bridge.address}`)
       const isUsed = namesIn(path).some((name) => seen.has(name))
       const uses = lines(assessUses(seen, bridge.address)).filter((use) =>
-        use.startsWith('blocks other: there hangs on it'),
+        use.startsWith('blocks other: other functions hang on it'),
       )
       assert.equal(uses.length, isUsed ? 1 : 0, bridge.address)
     }

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import {
   AssignError,
   assign,
@@ -12,6 +14,7 @@ import {
   VfioSystemError,
 } from 'vfio'
 import { type HostTrees, READY_MODULES, removeDirectories } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import {
   CASES,
   type Case,
@@ -25,7 +28,7 @@ import {
   using,
 } from './assign-hosts.js'
 import { type Call, type Fault, makeKernelHost, SimulatedKernel } from './assign-kernel.js'
-import { present } from './support.js'
+import { present, ROOT } from './support.js'
 
 const NVME = '0000:01:00.0'
 
@@ -53,6 +56,22 @@ async function refused(work: Promise<unknown>, code: string, message: RegExp): P
   assert.equal(error.code, code, error.message)
   assert.match(error.message, message)
 }
+
+/** Two assignments at once, by a user who may look into no process but its own. */
+const TWO_AT_ONCE = `
+import { assign, Host, planAssignment } from 'vfio'
+const [sysfs, journal] = process.argv.slice(1)
+process.setgroups([])
+process.setgid(65534)
+process.setuid(65534)
+const plan = planAssignment(new Host({ sysfs }).snapshot(), ['0000:01:00.0'], { force: ['other'], reset: 'none' })
+const kernel = { write: () => new Promise(() => {}) }
+const work = [1, 2].map(() => assign(plan, { journal, kernel }))
+work[0].catch(() => {})
+const error = await work[1].catch((error) => error)
+console.log(error.code, error.message)
+process.exit()
+`
 
 /** A run in which the calls with these numbers go wrong. */
 const faulty = (trees: HostTrees, faults: ReadonlyMap<number, Fault>) =>
@@ -422,6 +441,19 @@ describe('assign and release', function () {
   })
 
   describe('refuses before it changes anything', () => {
+    it('what another program is changing, though it may not look into all (proc(5): /proc/PID/fd takes ptrace access)', function () {
+      if (process.getuid?.() !== 0) skip(this, 'becoming another user takes root')
+      const trees = makeKernelHost(SINGLE)
+      chmodSync(join(trees.sysfs, '..'), 0o755)
+      chmodSync(`${trees.sysfs}/bus/pci/rescan`, 0o666)
+      const args = ['--input-type=module', '-e', TWO_AT_ONCE, trees.sysfs, journalOf(trees)]
+      const { stdout, stderr } = spawnSync(process.execPath, args, { cwd: ROOT, encoding: 'utf8' })
+      // Of its own processes it sees all.
+      const says =
+        /^ERR_VFIO_LOCKED another program is changing group 10 right now \(node, pid \d+\): wait until it is done$/
+      assert.match(`${stdout.trim()}${stderr}`, says)
+    })
+
     async function refusesUntouched(trees: HostTrees, plan: Plan, code: string, message: RegExp) {
       const before = photographOf(trees)
       const kernel = new SimulatedKernel(trees)

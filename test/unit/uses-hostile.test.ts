@@ -115,8 +115,8 @@ describe('uses of hostile hosts', () => {
     host.tree.file('sys/class/drm', 'a file')
     assert.deepEqual(
       host.uses(A).map((use) => use.slice(0, use.indexOf(':'))),
-      // The share, the interface, the console; what a process has open and what is mounted is not known.
-      ['blocks mount', 'warns network', 'blocks display', 'blocks other', 'blocks other'],
+      // The share, the interface, the console; what a process has open, what is mounted and what ZFS has is not known.
+      ['blocks mount', 'warns network', 'blocks display', 'blocks other', 'blocks other', 'blocks other'],
     )
   })
 })

@@ -236,7 +236,7 @@ describe('uses by others', () => {
       ],
     })
     assert.deepEqual(host.uses('0000:00:01.0'), [
-      'blocks other: there hangs on it: 0000:01:00.0, 0000:02:00.0, 0000:02:00.1 and 2 more',
+      'blocks other: other functions hang on it: 0000:01:00.0, 0000:02:00.0, 0000:02:00.1 and 2 more',
     ])
     assert.deepEqual(host.uses('0000:00:02.0'), [])
     assert.deepEqual(host.uses('0000:02:00.0'), [])

@@ -19,6 +19,14 @@ function storage(partitions = 2): UsedHost {
   return host
 }
 
+/** What udev found: a member of the pool tank on the one disk, of another pool on the other. */
+function recordContents(host: UsedHost, other: string): void {
+  const member = (pool: string) => `S:disk/x\nE:ID_FS_LABEL=${pool}\nE:ID_FS_TYPE=zfs_member\n`
+  host.tree.file('run/udev/data/b259:1', member('tank'))
+  host.tree.file('run/udev/data/b260:1', member(other))
+  for (const number of ['259:2', '260:2']) host.tree.file(`run/udev/data/b${number}`, 'S:disk/x\n')
+}
+
 /** Device mapper volumes are numbered 253:N. */
 const volume = (host: UsedHost, index: number, name: string, uuid: string, slaves: readonly string[]) =>
   host.block({
@@ -161,15 +169,37 @@ describe('uses of storage', () => {
 
   it('asks udev which disks an imported ZFS pool is on', () => {
     const host = storage()
-    for (const [number, pool] of [
-      ['259:1', 'tank'],
-      ['260:1', 'old'],
-    ]) {
-      host.tree.file(`run/udev/data/b${number}`, `S:disk/x\nE:ID_FS_LABEL=${pool}\nE:ID_FS_TYPE=zfs_member\n`)
-    }
+    recordContents(host, 'old')
     host.tree.directory('proc/spl/kstat/zfs/tank')
     assert.deepEqual(host.uses(A), ['blocks holder: nvme0n1p1 belongs to the imported ZFS pool tank'])
     assert.deepEqual(host.uses(B), [])
+  })
+
+  const NOT_KNOWN =
+    'belongs to a ZFS pool that is imported is not known, since udev does not tell: see "zpool status"'
+
+  // Alpine and others have mdev in place of udev: nothing tells what is on a disk.
+  it('does not take a disk for free that may be of an imported ZFS pool: no udev', () => {
+    const host = storage()
+    host.tree.file('proc/spl/kstat/zfs/arcstats', '')
+    assert.deepEqual(host.uses(B), [])
+    host.tree.directory('proc/spl/kstat/zfs/tank')
+    assert.deepEqual(host.uses(B), [`blocks other: whether /dev/nvme1n1p1 and /dev/nvme1n1p2 ${NOT_KNOWN}`])
+  })
+
+  it('does not take a disk for free that may be of an imported ZFS pool: mounts of it alone were copied', () => {
+    const host = storage()
+    host.mounts(mountLine('0:25', '/', 'zfs', 'rpool/ROOT/pve-1'))
+    assert.deepEqual(host.uses(B), [`blocks other: whether /dev/nvme1n1p1 and /dev/nvme1n1p2 ${NOT_KNOWN}`])
+  })
+
+  // zpool-import(8): a pool may be given a new name, and udev is not told.
+  it('does not take a disk for free that may be of an imported ZFS pool: one of a pool with another name', () => {
+    const host = storage()
+    recordContents(host, 'old')
+    host.tree.directory('proc/spl/kstat/zfs/tank')
+    host.tree.directory('proc/spl/kstat/zfs/new')
+    assert.deepEqual(host.uses(B), [`blocks other: whether /dev/nvme1n1p1 ${NOT_KNOWN}`])
   })
 
   it('sees a file system that lives after its mount was taken out of sight', () => {
@@ -280,7 +310,7 @@ describe('uses of storage', () => {
     host.mounts(mountLine('259:0', '/', 'ext4', '/dev/nvme0n1'))
     assert.deepEqual(host.uses('0000:00:0e.0'), [
       'blocks mount: nvme0n1 is mounted at /',
-      'blocks other: there hangs on it: 10000:e1:00.0',
+      'blocks other: other functions hang on it: 10000:e1:00.0',
     ])
     assert.deepEqual(host.uses('10000:e1:00.0'), ['blocks mount: nvme0n1 is mounted at /'])
   })
