@@ -10,7 +10,8 @@
       "cflags!": ["-O3", "-fno-omit-frame-pointer"],
       "cflags_cc": ["-std=c++17", "-Os", "-flto=auto", "-fvisibility-inlines-hidden"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-O3", "-fno-rtti"],
-      "ldflags": ["-flto=auto", "-Os", "-Wl,-z,relro,-z,now", "-Wl,-z,nodelete", "-Wl,-z,noseparate-code", "-Wl,--gc-sections", "-Wl,--as-needed"]
+      "ldflags": ["-flto=auto", "-Os", "-Wl,-z,relro,-z,now", "-Wl,-z,nodelete", "-Wl,-z,noseparate-code", "-Wl,--gc-sections", "-Wl,--as-needed",
+                  "-Wl,--version-script=<(module_root_dir)/native/exports.map"]
     }]]
   }]
 }

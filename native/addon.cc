@@ -40,17 +40,11 @@ vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
   return open;
 }
 
+/** Whether calls keep the event loop going. */
 template <bool on>
-void KeepAlive(const Napi::CallbackInfo& info) {
+Napi::Value KeepAlive(const Napi::CallbackInfo& info) {
   vfio::CallsOf(info.Env()).KeepAlive(on);
-}
-
-/** How long calls stand to the event loop. */
-Napi::Object Loop(Napi::Env env) {
-  Napi::Object loop = Napi::Object::New(env);
-  loop.Set("ref", Napi::Function::New<KeepAlive<true>>(env));
-  loop.Set("unref", Napi::Function::New<KeepAlive<false>>(env));
-  return loop;
+  return info.Env().Undefined();
 }
 
 /** The words that tell of mappings; where the runtime forbids memory of others there are none to tell of. */
@@ -62,32 +56,58 @@ napi_value MappingCounts(Napi::Env env) {
   return status == napi_ok ? buffer : Napi::ArrayBuffer::New(env, sizeof counts);
 }
 
-void HandleBusErrors(const Napi::CallbackInfo&) {
+Napi::Value HandleBusErrors(const Napi::CallbackInfo& info) {
   vfio::Mapping::HandleBusErrors();
+  return info.Env().Undefined();
 }
+
+struct NamedFunction {
+  const char* name;
+  Napi::Value (*call)(const Napi::CallbackInfo& info);
+};
+
+constexpr NamedFunction kFunctions[] = {
+    {"handleBusErrors", HandleBusErrors}, {"offer", vfio::Offer},
+    {"accept", vfio::Accept},             {"tryLock", vfio::TryLock},
+    {"tryLockByte", vfio::TryLockByte},   {"startWriter", vfio::StartWriter},
+    {"askWriter", vfio::AskWriter},       {"readWaiting", vfio::ReadWaiting},
+    {"reapWriter", vfio::ReapWriter},     {"findUser", vfio::FindUser},
+    {"findGroup", vfio::FindGroup},       {"readTree", vfio::ReadTree},
+};
+
+constexpr NamedFunction kLoop[] = {{"ref", KeepAlive<true>}, {"unref", KeepAlive<false>}};
+
+template <size_t count>
+void Define(Napi::Object into, const NamedFunction (&functions)[count]) {
+  for (const auto& [name, call] : functions) into.Set(name, Napi::Function::New(into.Env(), call));
+}
+
+struct NamedClass {
+  const char* name;
+  Napi::FunctionReference vfio::Addon::*member;
+  Napi::FunctionReference (*define)(Napi::Env env);
+};
+
+constexpr NamedClass kClasses[] = {
+    {"Container", &vfio::Addon::container, vfio::Container::Define},
+    {"Group", &vfio::Addon::group, vfio::Group::Define},
+    {"Device", &vfio::Addon::device, vfio::Device::Define},
+    {"EventFd", &vfio::Addon::event_fd, vfio::EventFd::Define},
+    {"Poll", &vfio::Addon::poll, vfio::Poll::Define},
+    {"MemoryFile", &vfio::Addon::memory_file, vfio::MemoryFile::Define},
+    {"Memory", &vfio::Addon::memory, vfio::Memory::Define},
+    {"KvmVfio", &vfio::Addon::kvm_vfio, vfio::KvmVfio::Define},
+    {"MigrationData", &vfio::Addon::migration_data, vfio::MigrationData::Define},
+};
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   auto* addon = new vfio::Addon;
   env.SetInstanceData(addon);
   addon->calls = vfio::Calls::Open(env, [handles = addon->handles] { return TakeOpen(*handles); });
-  addon->container = vfio::Container::Define(env);
-  addon->group = vfio::Group::Define(env);
-  addon->device = vfio::Device::Define(env);
-  addon->event_fd = vfio::EventFd::Define(env);
-  addon->poll = vfio::Poll::Define(env);
-  addon->memory_file = vfio::MemoryFile::Define(env);
-  addon->memory = vfio::Memory::Define(env);
-  addon->kvm_vfio = vfio::KvmVfio::Define(env);
-  addon->migration_data = vfio::MigrationData::Define(env);
-  exports.Set("Container", addon->container.Value());
-  exports.Set("Group", addon->group.Value());
-  exports.Set("Device", addon->device.Value());
-  exports.Set("EventFd", addon->event_fd.Value());
-  exports.Set("Poll", addon->poll.Value());
-  exports.Set("MemoryFile", addon->memory_file.Value());
-  exports.Set("Memory", addon->memory.Value());
-  exports.Set("KvmVfio", addon->kvm_vfio.Value());
-  exports.Set("MigrationData", addon->migration_data.Value());
+  for (const auto& [name, member, define] : kClasses) {
+    addon->*member = define(env);
+    exports.Set(name, (addon->*member).Value());
+  }
   Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
   addon->answers = Napi::Persistent(answers);
   addon->handles->answers = answers.Data();
@@ -97,20 +117,12 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Memory::DefineQuick(exports, addon->handles.get());
   vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
-  exports.Set("loop", Loop(env));
+  Napi::Object loop = Napi::Object::New(env);
+  Define(loop, kLoop);
+  exports.Set("loop", loop);
   exports.Set("mappingCounts", MappingCounts(env));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
-  exports.Set("handleBusErrors", Napi::Function::New(env, HandleBusErrors));
-  exports.Set("offer", Napi::Function::New(env, vfio::Offer));
-  exports.Set("accept", Napi::Function::New(env, vfio::Accept));
-  exports.Set("tryLock", Napi::Function::New(env, vfio::TryLock));
-  exports.Set("tryLockByte", Napi::Function::New(env, vfio::TryLockByte));
-  exports.Set("startWriter", Napi::Function::New(env, vfio::StartWriter));
-  exports.Set("askWriter", Napi::Function::New(env, vfio::AskWriter));
-  exports.Set("reapWriter", Napi::Function::New(env, vfio::ReapWriter));
-  exports.Set("findUser", Napi::Function::New(env, vfio::FindUser));
-  exports.Set("findGroup", Napi::Function::New(env, vfio::FindGroup));
-  exports.Set("readTree", Napi::Function::New(env, vfio::ReadTree));
+  Define(exports, kFunctions);
   return exports;
 }
 

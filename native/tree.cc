@@ -18,25 +18,8 @@
 #include "util/arguments.h"
 
 namespace vfio {
+
 namespace {
-
-// Spans are 32-bit signed: a batch stays far below that.
-constexpr size_t kMaximumBatch = 1u << 30;
-constexpr size_t kRowsWorthAThread = 64;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 // UTF-8, but a lone surrogate from U+DC80 on stands for a byte that is none (lib/sysfs/bytes.ts).
 std::string Bytes(const Napi::String& text) {
@@ -60,6 +43,8 @@ std::string Bytes(const Napi::String& text) {
   return out;
 }
 
+}  // namespace
+
 std::vector<std::string> Strings(const Napi::Value& value) {
   if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
   Napi::Array array = value.As<Napi::Array>();
@@ -71,6 +56,26 @@ std::vector<std::string> Strings(const Napi::Value& value) {
   }
   return out;
 }
+
+namespace {
+
+// Spans are 32-bit signed: a batch stays far below that.
+constexpr size_t kMaximumBatch = 1u << 30;
+constexpr size_t kRowsWorthAThread = 64;
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
 
 std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
   if (!value.IsArray()) BadArgument(value.Env(), "expected an array of counts");

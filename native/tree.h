@@ -2,8 +2,13 @@
 
 #include <napi.h>
 
+#include <string>
+#include <vector>
+
 namespace vfio {
 
+// An array of names as lib/sysfs/bytes.ts writes them, in the bytes that they stand for.
+std::vector<std::string> Strings(const Napi::Value& value);
 // readTree(root, directories, files, limits, links, lists) -> { data, spans }
 Napi::Value ReadTree(const Napi::CallbackInfo& info);
 

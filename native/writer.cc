@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <sys/poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -19,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "tree.h"
 #include "util/arguments.h"
 #include "util/failure.h"
 #include "util/work.h"
@@ -29,6 +31,9 @@ namespace {
 constexpr char kName[] = "vfio-write";
 // What sysfs takes and gives is a page at most.
 constexpr size_t kLargestText = 4096;
+
+// As many files as may be left unanswered before no more are asked for.
+constexpr int kMostLosses = 3;
 
 struct Question {
   uint32_t write;
@@ -200,6 +205,85 @@ int32_t Perform(const Question& question) {
   return answer;
 }
 
+/** Reads one file after the other, with the answer on each: a word as of Perform(), and the bytes. */
+[[noreturn]] void ReadEach(int pipe, const std::vector<std::string>& paths, size_t from) {
+  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
+  signal(SIGPIPE, SIG_IGN);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  setsid();
+  if (chdir("/") != 0) _exit(1);
+  prctl(PR_SET_NAME, "vfio-read");
+  if (pipe != 0 && dup2(pipe, 0) != 0) _exit(1);
+  CloseFrom(1);
+  UnmapShared();
+  for (size_t at = from; at < paths.size(); at++) {
+    int32_t answer = 0;
+    // Whoever waits for it ends this process, so it may wait.
+    const int file = open(paths[at].c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    ssize_t length = file < 0 ? -1 : read(file, text_of_request, sizeof text_of_request);
+    answer = length < 0 ? -errno : static_cast<int32_t>(length);
+    if (file >= 0) close(file);
+    if (!WriteAll(0, &answer, sizeof answer)) break;
+    if (answer > 0 && !WriteAll(0, text_of_request, static_cast<size_t>(answer))) break;
+  }
+  _exit(0);
+}
+
+/** Processes that were given up: they end when the kernel answers them, at any time. */
+thread_local std::vector<pid_t> given_up;
+
+/** What one process answers, until it has not answered for a while; tells how far it came. */
+size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patience,
+                   std::vector<std::string>& texts, std::vector<int32_t>& answers) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) throw SystemFailure(errno, "pipe2", "look", paths[from]);
+  const pid_t pid = fork();
+  if (pid == 0) ReadEach(ends[1], paths, from);
+  const int error = errno;
+  close(ends[1]);
+  if (pid < 0) {
+    close(ends[0]);
+    throw SystemFailure(error, "fork", "look", paths[from]);
+  }
+  std::string got;
+  size_t at = from;
+  bool ended = false;
+  while (at < paths.size() && !ended) {
+    pollfd wait{ends[0], POLLIN, 0};
+    const int ready = poll(&wait, 1, patience);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) break;
+    char chunk[1 << 16];
+    const ssize_t length = read(ends[0], chunk, sizeof chunk);
+    ended = length <= 0;
+    if (length > 0) got.append(chunk, static_cast<size_t>(length));
+    size_t taken = 0;
+    while (at < paths.size() && got.size() - taken >= sizeof(int32_t)) {
+      int32_t answer;
+      memcpy(&answer, got.data() + taken, sizeof answer);
+      const size_t size = sizeof answer + (answer > 0 ? static_cast<size_t>(answer) : 0);
+      if (got.size() - taken < size) break;
+      answers[at] = answer;
+      if (answer > 0) texts[at].assign(got, taken + sizeof answer, static_cast<size_t>(answer));
+      taken += size;
+      at++;
+    }
+    got.erase(0, taken);
+  }
+  close(ends[0]);
+  kill(pid, SIGKILL);
+  // One that waits in the kernel ends only with its answer.
+  if (at == paths.size()) {
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  } else {
+    given_up.push_back(pid);
+  }
+  return at;
+}
+
 [[noreturn]] void Serve(int socket, const CommandLine& line) {
   for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
   // What stops everything of a service must not stop a change half-way; it ends with its socket.
@@ -270,6 +354,38 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info) {
   } catch (const SystemFailure&) {
     throw ToError(env);
   }
+}
+
+Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const std::vector<std::string> paths = Strings(info[0]);
+  const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
+  std::vector<std::string> texts(paths.size());
+  std::vector<int32_t> answers(paths.size(), -ETIMEDOUT);
+  for (size_t i = given_up.size(); i-- > 0;) {
+    if (waitpid(given_up[i], nullptr, WNOHANG) == 0) continue;
+    given_up[i] = given_up.back();
+    given_up.pop_back();
+  }
+  try {
+    // The one that was not answered is left out, and those behind it are read by another process.
+    int losses = 0;
+    for (size_t at = 0; at < paths.size() && losses < kMostLosses; at++, losses++)
+      at = TakeAnswers(paths, at, patience, texts, answers);
+  } catch (const SystemFailure&) {
+    throw ToError(env);
+  }
+  Napi::Array result = Napi::Array::New(env, paths.size());
+  for (uint32_t i = 0; i < paths.size(); i++) {
+    if (answers[i] < 0) {
+      result.Set(i, Napi::Number::New(env, answers[i]));
+      continue;
+    }
+    Napi::Uint8Array text = Napi::Uint8Array::New(env, texts[i].size());
+    memcpy(text.Data(), texts[i].data(), texts[i].size());
+    result.Set(i, text);
+  }
+  return result;
 }
 
 Napi::Value AskWriter(const Napi::CallbackInfo& info) {

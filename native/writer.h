@@ -13,6 +13,12 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info);
 // askWriter(socket, write, path, text, lock): one read or write of a file. The process keeps `lock` open until
 // it is done; it answers with a word: a negated errno, or how many bytes follow.
 Napi::Value AskWriter(const Napi::CallbackInfo& info);
+/**
+ * readWaiting(paths, patience) -> (Buffer | number)[]: the first 4,096 bytes of files that may keep a reader
+ * waiting for ever, read by a process beside this one; a negated errno for what failed. What has not answered for
+ * `patience` milliseconds is left behind (ETIMEDOUT) with its process; behind the third of these so is the rest.
+ */
+Napi::Value ReadWaiting(const Napi::CallbackInfo& info);
 // reapWriter(pid): takes the end of a process that closed its socket, without waiting for it.
 Napi::Value ReapWriter(const Napi::CallbackInfo& info);
 

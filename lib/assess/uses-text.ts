@@ -23,8 +23,12 @@ export function several(items: readonly string[]): string {
 export const unseenText = ({ path, code }: Unseen) => `${path} (${code})`
 
 /** What to do so that it can be seen. */
-export const unseenCure = (all: readonly Unseen[]) =>
-  all.some(({ code }) => code === 'EACCES' || code === 'EPERM') ? 'run as root' : 'look again'
+export function unseenCure(all: readonly Unseen[]): string {
+  if (all.some(({ code }) => code === 'EACCES' || code === 'EPERM')) return 'run as root'
+  return all.some(({ code }) => code === 'ETIMEDOUT')
+    ? 'the kernel is still busy with a change of it, often until a program closes it; look again then'
+    : 'look again'
+}
 
 /** `Xorg (pid 4711, service gdm.service)`; each process once. */
 export const holders = (processes: readonly Process[]) =>

@@ -4,7 +4,7 @@ import { moduleOf } from '../assess/driver-names.js'
 import { VfioError } from '../errors.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
-import { Host } from '../sysfs/host.js'
+import { Host, NONE } from '../sysfs/host.js'
 import { type ChangeOptions, Changes } from './changes.js'
 import { type GroupLock, lockGroups, lockOf } from './group-lock.js'
 import { bootId, Journal, type JournalRecord } from './journal.js'
@@ -137,7 +137,10 @@ class Transaction {
     const fresh = record?.devices.filter(({ group }) => group === null) ?? []
     if (record === null || fresh.length === 0) return
     const around = fresh.map(({ address }) => address)
-    const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({ around })
+    const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).look({
+      around,
+      overrides: NONE,
+    })
     for (const address of around) {
       const { verdict, reason } = assess(seen, address)
       if (verdict === 'ready') continue

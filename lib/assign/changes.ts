@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
@@ -183,7 +183,7 @@ export class Changes {
     await this.#ask(address, read, () => `reading ${path}${this.#heldBy(address)}`)
     return {
       driver: this.driver(address),
-      override: override === '' || override === '(null)' ? null : override,
+      override: overrideOf(override ?? ''),
     }
   }
 

@@ -2,7 +2,7 @@ import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
-import { Host } from '../sysfs/host.js'
+import { Host, hostOf } from '../sysfs/host.js'
 import type { Changes } from './changes.js'
 import { type FormerState, idsOf, type Plan, planAssignment, type Step } from './plan.js'
 
@@ -12,15 +12,15 @@ import { type FormerState, idsOf, type Plan, planAssignment, type Step } from '.
  * @throws VfioError `ERR_VFIO_HOST_CHANGED` with what is different, or the code of what blocks now
  */
 export async function refuseChanged(plan: Plan, changes: Changes): Promise<void> {
-  await refuseMoved(plan, changes)
+  const overrides = await refuseMoved(plan, changes)
   refuseNewcomers(plan)
-  refuseJudgedAnew(plan)
+  refuseJudgedAnew(plan, overrides)
 }
 
 const changed = (what: string) => new VfioError('ERR_VFIO_HOST_CHANGED', `${what}: plan again`)
 
 /** Reads what may wait for a driver that lets a device go, so this comes before the look at everything else. */
-async function refuseMoved(plan: Plan, changes: Changes): Promise<void> {
+async function refuseMoved(plan: Plan, changes: Changes): Promise<ReadonlyMap<string, string | null>> {
   const what = (state: FormerState) =>
     `driver ${state.driver ?? 'none'}, override ${state.override ?? 'none'}`
   for (const { address, driver, override } of plan.basis) {
@@ -32,6 +32,7 @@ async function refuseMoved(plan: Plan, changes: Changes): Promise<void> {
       `${address} is no longer as it was when the plan was made (${what({ driver, override })}; now ${what(now)})`,
     )
   }
+  return new Map(plan.basis.map(({ address, override }) => [address, override]))
 }
 
 function refuseNewcomers(plan: Plan): void {
@@ -45,9 +46,13 @@ function refuseNewcomers(plan: Plan): void {
 }
 
 /** Everything else that a plan rests on: who uses the devices, what they are, which resets there are, the driver. */
-function refuseJudgedAnew(plan: Plan): void {
+function refuseJudgedAnew(plan: Plan, overrides: ReadonlyMap<string, string | null>): void {
   const { addresses, options } = plan
-  const seen = new Host(placesOf(plan.paths)).snapshot(options.ids ? {} : { around: addresses })
+  const host = hostOf(plan.paths) ?? new Host(placesOf(plan.paths))
+  const seen = host.look({
+    again: true,
+    ...(options.ids ? { overrides: null } : { around: addresses, overrides }),
+  })
   for (const { address, ids } of plan.basis) {
     const now = seen.has(address) ? seen.device(address) : null
     const found = now ? idsOf(now.vendor, now.device) : 'nothing'

@@ -11,7 +11,10 @@ interface Parts {
   sysfs(): Option
   journal(): Option
   timeout(): Option
-  look(options: { readonly sysfs?: string }, around?: Pick<SnapshotOptions, 'around'>): Snapshot
+  look(
+    options: { readonly sysfs?: string },
+    around?: Pick<SnapshotOptions, 'around'> & { readonly overrides?: boolean },
+  ): Snapshot
   run<A extends readonly unknown[]>(
     command: (...args: A) => number | Promise<number>,
   ): (...args: A) => Promise<void>
@@ -104,7 +107,7 @@ export function declareHandOn(vfio: Command, { json, sysfs, journal, timeout, lo
           )
         }
         const { paths } = options.sysfs === undefined ? new Host() : new Host({ sysfs: options.sysfs })
-        return persist(() => look(options), paths, addresses, options)
+        return persist(() => look(options, { overrides: true }), paths, addresses, options)
       }),
     )
   vfio

@@ -36,15 +36,20 @@ function seconds(text: string): number {
 
 const collect = (value: string, earlier: string[] = []) => [...earlier, value]
 
-function look({ sysfs: root }: Common, options: SnapshotOptions = {}): Snapshot {
-  if (root === undefined) return new Host().snapshot(options)
+/** Overrides are read, which may take seconds, only where something rests on them or shows them. */
+type Look = SnapshotOptions & { readonly overrides?: boolean }
+
+function look({ sysfs: root }: Common, { overrides = false, ...options }: Look = {}): Snapshot {
+  const lookAt = (host: Host) =>
+    overrides ? host.snapshot(options) : host.look({ ...options, overrides: new Map() })
+  if (root === undefined) return lookAt(new Host())
   if (!existsSync(`${root}/bus/pci/devices`)) {
     throw new VfioError(
       'ERR_VFIO_BAD_ARGUMENT',
       `${oneLine(root)} is not a sysfs tree: it has no bus/pci/devices`,
     )
   }
-  return new Host({ sysfs: root }).snapshot(options)
+  return lookAt(new Host({ sysfs: root }))
 }
 
 function version(): string {
@@ -92,7 +97,9 @@ function program(): Command {
     .addOption(json())
     .addOption(sysfs())
     .action(
-      run((address: string, options: Common) => show(look(options, { around: [address] }), address, options)),
+      run((address: string, options: Common) =>
+        show(look(options, { around: [address], overrides: true }), address, options),
+      ),
     )
   vfio
     .command('check')
@@ -161,7 +168,11 @@ function program(): Command {
           throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--sysfs is another host: it goes with --dry-run only')
         }
         // Ids may fit any device of the host.
-        return bind(look(options, options.ids ? {} : { around: addresses }), addresses, options)
+        return bind(
+          look(options, { ...(options.ids ? {} : { around: addresses }), overrides: true }),
+          addresses,
+          options,
+        )
       }),
     )
   vfio

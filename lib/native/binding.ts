@@ -87,6 +87,12 @@ export interface Binding {
   askWriter(socket: number, write: boolean, path: string, text: string, lock: number | undefined): void
   /** Takes the end of such a process, once its socket is closed (`waitpid(2)`). */
   reapWriter(pid: number): void
+  /**
+   * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one: a negated
+   * errno for what failed, and `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all
+   * behind the third of these.
+   */
+  readWaiting(paths: readonly string[], patience: number): readonly (Uint8Array | number)[]
   /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
   findUser(name: string): Promise<{ readonly uid: number; readonly gid: number } | null>
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */

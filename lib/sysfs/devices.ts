@@ -3,7 +3,7 @@ import { busOf, compareAddresses, isAddress, slotOf, splitAddress } from './addr
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { type Batch, readBatch } from './tree.js'
+import { type Batch, readBatch, readWaiting } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -97,11 +97,13 @@ export interface DeviceContext {
   readonly publishesResetMethods: boolean | null
   /** Only what verdicts need: see `SnapshotOptions`. */
   readonly brief: boolean
+  /** Overrides that are known already, so that none is read; `null`: all are. */
+  readonly overrides: ReadonlyMap<string, string | null> | null
 }
 
 // Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
 const BRIEF_FILES = ['modalias', 'config', 'reset_method']
-const FILES = [...BRIEF_FILES, 'resource', 'driver_override', 'numa_node', 'power_state']
+const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
@@ -140,6 +142,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   const drafts = addresses.flatMap((address, row) =>
     gone.has(address) ? [] : startDraft(main, row, address, paths.text(0, address)),
   )
+  const overrides = context.overrides ?? readOverrides(root, drafts)
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const draft of drafts) {
@@ -174,7 +177,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       revision: draft.revision,
       names: context.names.names(draft),
       driver: draft.driver,
-      driverOverride: draft.driverOverride,
+      driverOverride: overrides.get(address) ?? null,
       modules: candidates.modules,
       variantDrivers: candidates.variants,
       modalias: draft.modalias,
@@ -205,7 +208,6 @@ interface Draft {
   readonly address: string
   readonly group: number | null
   readonly driver: string | null
-  readonly driverOverride: string | null
   readonly numaNode: number | null
   readonly pf: string | null
   /** From the path: `undefined` where sysfs has no path to tell by. */
@@ -241,13 +243,11 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
   // Ones are no header: they would make a function of any kind of it.
   const header = answers === false ? null : readHeader(config)
   const methods = batch.text(row, 'reset_method')
-  const override = batch.text(row, 'driver_override')
   const numaNode = integer(batch.text(row, 'numa_node'))
   return {
     address,
     group: count(batch.linkName(row, 'iommu_group')),
     driver: batch.linkName(row, 'driver'),
-    driverOverride: override === null || override === '(null)' || override === '' ? null : override,
     numaNode: numaNode === null || numaNode < 0 ? null : numaNode,
     pf: batch.linkName(row, 'physfn'),
     pathParent: path === null ? undefined : parentFromPath(path),
@@ -269,6 +269,15 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     modalias,
   }
 }
+
+/** The overrides of devices: the kernel tells none while a driver lets the device go, which may take for ever. */
+function readOverrides(root: string, drafts: readonly Draft[]): ReadonlyMap<string, string | null> {
+  const texts = readWaiting(drafts.map(({ address }) => `${root}/${address}/driver_override`))
+  return new Map(drafts.map(({ address }, index) => [address, overrideOf(texts[index] ?? '')]))
+}
+
+/** What `driver_override` says: some kernels write `(null)` for none. */
+export const overrideOf = (text: string) => (text === '' || text === '(null)' ? null : text)
 
 /** The last function before the last root bus of a path. */
 function makerOn(path: string): string | null {
@@ -414,7 +423,6 @@ function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesRes
 
 interface Detail {
   readonly totalVfs: number | null
-  readonly numVfs: number | null
   readonly bootVga: boolean
   readonly resettable: boolean
 }
@@ -440,9 +448,9 @@ function readDetails(
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
-    // Some kernels let readers of the number of VFs wait for as long as a driver is let go.
     {
-      files: brief ? ['boot_vga'] : ['sriov_totalvfs', 'sriov_numvfs', 'boot_vga'],
+      // Not `sriov_numvfs`, which says as much as the links: some kernels let its reader wait for as long as a driver is let go.
+      files: brief ? ['boot_vga'] : ['sriov_totalvfs', 'boot_vga'],
       // It is there only to be written.
       nodes: ['reset'],
     },
@@ -450,7 +458,6 @@ function readDetails(
   for (const [row, draft] of some.entries()) {
     details.set(draft, {
       totalVfs: count(batch.text(row, 'sriov_totalvfs')),
-      numVfs: count(batch.text(row, 'sriov_numvfs')),
       bootVga: batch.text(row, 'boot_vga') === '1',
       resettable: batch.errno(row, 'reset') === 0,
     })
@@ -517,7 +524,7 @@ function sriovOf(
   return {
     role: 'pf',
     totalVfs: totalVfs ?? vfs?.length ?? 0,
-    numVfs: detail?.numVfs ?? vfs?.length ?? 0,
+    numVfs: vfs?.length ?? 0,
     vfs: vfs ?? EMPTY,
   }
 }

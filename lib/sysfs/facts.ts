@@ -99,12 +99,16 @@ export interface HostPaths {
   readonly modules: string | null
 }
 
-/** @param groups those that were found, also by the links of devices alone */
+/**
+ * @param groups those that were found, also by the links of devices alone
+ * @param last has what no plan rests on: limits, nodes, the command line; `null`: that is read as well
+ */
 export function readFacts(
   paths: HostPaths,
   kernel: string,
   platform: PlatformFacts,
   groups: readonly IommuGroup[],
+  last: HostFacts | null = null,
 ): HostFacts {
   const { sysfs, dev, proc } = paths
   const parameter = (module: string, name: string) => {
@@ -119,16 +123,18 @@ export function readFacts(
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
     modprobe: readText(below(proc, 'sys/kernel/modprobe')) || '/sbin/modprobe',
     platform,
-    commandLine: readText(below(proc, 'cmdline')) ?? '',
+    commandLine: last?.commandLine ?? readText(below(proc, 'cmdline')) ?? '',
     modules: readModuleStates(paths),
     vfioModules: readVfioModules(sysfs),
-    memlock: readMemlock(proc),
-    limits: readLimits(
-      sysfs,
-      proc,
-      units.map(({ name }) => name),
-    ),
-    nodes: {
+    memlock: last ? last.memlock : readMemlock(proc),
+    limits:
+      last?.limits ??
+      readLimits(
+        sysfs,
+        proc,
+        units.map(({ name }) => name),
+      ),
+    nodes: last?.nodes ?? {
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),
       groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),

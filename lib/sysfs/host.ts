@@ -1,6 +1,6 @@
 import { expandAddress, isAddress } from './address.js'
 import { readDevices } from './devices.js'
-import { type HostPaths, readFacts } from './facts.js'
+import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
@@ -45,6 +45,26 @@ export interface SnapshotOptions {
   readonly around?: readonly string[]
 }
 
+/** @internal */
+export interface LookOptions extends SnapshotOptions {
+  /** Overrides by address: of those that are not in it nothing is known. `null`: all are read. */
+  readonly overrides: ReadonlyMap<string, string | null> | null
+  /** What no plan rests on is taken from the last look of this host, if there was one. */
+  readonly again?: boolean
+}
+
+/** Nothing rests on overrides: none is read, and none is known. */
+export const NONE: ReadonlyMap<string, null> = new Map()
+
+/** By their own paths, which snapshots and plans keep. */
+const hosts = new WeakMap<HostPaths, Host>()
+
+/**
+ * The host that was looked at, with what it keeps between looks; `undefined` where another program did.
+ * @internal
+ */
+export const hostOf = (paths: HostPaths): Host | undefined => hosts.get(paths)
+
 /** A host, or a tree that looks like one. Looking starts no program, opens no device and changes nothing. */
 export class Host {
   readonly paths: HostPaths
@@ -55,6 +75,7 @@ export class Host {
   #names: PciNames | undefined
   /** A host stays the kind of machine that it is. */
   #platform: PlatformFacts | undefined
+  #facts: HostFacts | null = null
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -76,6 +97,7 @@ export class Host {
       run: options.run ?? own('/run'),
       modules: seen.modules,
     })
+    hosts.set(this.paths, this)
   }
 
   /**
@@ -85,7 +107,15 @@ export class Host {
    * device without a function, and there is none of it
    * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
-  snapshot({ brief = false, around }: SnapshotOptions = {}): Snapshot {
+  snapshot(options: SnapshotOptions = {}): Snapshot {
+    return this.look({ ...options, overrides: options.brief ? NONE : null })
+  }
+
+  /**
+   * The same for who needs no overrides of drivers, or knows them.
+   * @internal
+   */
+  look({ brief = false, around, overrides, again = false }: LookOptions): Snapshot {
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
@@ -98,6 +128,7 @@ export class Host {
         names: deviceNames,
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
+        overrides,
       })
       const platform = this.#lookAtPlatform()
       const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
@@ -105,10 +136,11 @@ export class Host {
         devices,
         groups,
         isPartial: some !== null,
-        facts: readFacts(this.paths, this.#kernel, platform, groups),
+        facts: readFacts(this.paths, this.#kernel, platform, groups, again ? this.#facts : null),
       }
     })
     const { devices, groups, isPartial, facts } = seen
+    this.#facts = facts
     const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
     return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
   }

@@ -79,6 +79,11 @@ function stateOf(path: string | null): string | null {
   }
 }
 
+function stateOfAll(directory: string | null, names: readonly string[]): string | null {
+  const states = names.map((name) => stateOf(below(directory, name)))
+  return states.includes(null) ? null : states.join('\n')
+}
+
 /** Answers which modules match a modalias. Reads the files once; absent files mean no candidates. */
 export class ModuleAliases {
   readonly #pci = new AliasIndex()
@@ -90,11 +95,10 @@ export class ModuleAliases {
 
   /** @param directory the kernel's module directory, for instance `/lib/modules/6.12.0-amd64` */
   static read(directory: string | null): ModuleAliases {
-    const files = ['modules.alias', 'modules.builtin.modinfo'].map((name) => below(directory, name))
-    const states = files.map(stateOf)
-    const key = states.includes(null) ? null : states.join('\n')
+    const names = ['modules.alias', 'modules.builtin.modinfo']
+    const key = stateOfAll(directory, names)
     if (key !== null && ModuleAliases.#last?.key === key) return ModuleAliases.#last.aliases
-    const [aliases = '', builtinInfo = ''] = files.map((path) => readText(path) ?? '')
+    const [aliases = '', builtinInfo = ''] = names.map((name) => readText(below(directory, name)) ?? '')
     const read = new ModuleAliases(aliases, builtinInfo)
     if (key !== null) ModuleAliases.#last = { key, aliases: read }
     return read
@@ -173,8 +177,24 @@ export function findModuleDirectory(given: string | null, kernel: string): strin
   return [given, ...below, ...others].find(hasLists) ?? given
 }
 
-/** Reads which modules there are: what the build says (`modules.order`) where depmod never ran. */
+/** The lists that were read last, by the files as they were then. */
+let lastLists: { readonly key: string; readonly lists: ModuleLists } | undefined
+
+/** Which modules there are: what the build says (`modules.order`) where depmod never ran. */
 export function readModuleLists(directory: string | null): ModuleLists {
+  const key = stateOfAll(directory, [
+    'modules.builtin.modinfo',
+    'modules.builtin',
+    'modules.dep',
+    'modules.order',
+  ])
+  if (key !== null && lastLists?.key === key) return lastLists.lists
+  const lists = readLists(directory)
+  if (key !== null) lastLists = { key, lists }
+  return lists
+}
+
+function readLists(directory: string | null): ModuleLists {
   const text = (name: string) => readText(below(directory, name))
   const info = text('modules.builtin.modinfo')
   const builtin = text('modules.builtin')

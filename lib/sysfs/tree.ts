@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { binding } from '../native/load.js'
 import { decode } from './bytes.js'
 import { isShortage, type LookingCall, lookFailed } from './unseen.js'
@@ -102,4 +103,23 @@ export function readBatch(root: string, directories: readonly string[], wanted: 
     )
   }
   return new Batch(data, spans, columns)
+}
+
+/** How long the kernel may take for one such file, in milliseconds. */
+const PATIENCE = 2000
+
+/**
+ * The texts of files that wait for as long as a change of their device takes, in order; `null` where there is none.
+ * This process waits a few seconds at most: what has not answered by then counts as a look that failed.
+ */
+export function readWaiting(paths: readonly string[]): (string | null)[] {
+  if (paths.length === 0) return []
+  const given = paths.map((path) => resolve(path))
+  return binding()
+    .readWaiting(given, PATIENCE)
+    .map((answer, index) => {
+      if (typeof answer !== 'number') return decode(answer).trimEnd()
+      lookFailed('read', -answer, paths[index] ?? '')
+      return null
+    })
 }

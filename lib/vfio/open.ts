@@ -2,7 +2,7 @@ import { assess } from '../assess/assessment.js'
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import { isWithVfio } from '../sysfs/devices.js'
-import { Host } from '../sysfs/host.js'
+import { Host, NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkOptions } from './arguments.js'
 import { type ExtensionName, VfioContainer } from './container.js'
@@ -46,7 +46,7 @@ export interface OpenOptions {
  * stays open then
  */
 export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
-  const { seen = new Host().snapshot({ around: [address] }), signal } = checkOptions(options)
+  const { seen = new Host().look({ around: [address], overrides: NONE }), signal } = checkOptions(options)
   const device = seen.device(address)
   if (device.group === null) {
     const { verdict, reason } = assess(seen, device.address)

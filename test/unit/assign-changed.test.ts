@@ -138,7 +138,14 @@ const CHANGES: readonly Change[] = [
   {
     name: 'virtual functions',
     host: PF,
-    change: (trees) => put(fileOf(trees, NVME, 'sriov_numvfs'), '2\n'),
+    change: (trees) => {
+      const vf = '0000:01:00.4'
+      const directory = `${dirname(fileOf(trees, NVME, 'virtfn0'))}/../${vf}`
+      put(`${directory}/modalias`, readFileSync(fileOf(trees, NVME, 'modalias'), 'utf8'))
+      symlinkSync(`../${NVME}`, `${directory}/physfn`)
+      symlinkSync(`../${vf}`, fileOf(trees, NVME, 'virtfn0'))
+      symlinkSync(relative(realpathSync(`${bus(trees)}/devices`), directory), `${bus(trees)}/devices/${vf}`)
+    },
     code: 'ERR_VFIO_NOT_VIABLE',
     says: /since the plan was made this has come up: .*virtual functions/,
   },
