@@ -53,6 +53,17 @@ std::vector<Process>& Started() {
   return *started;
 }
 
+void* AsPointer(pid_t pid) {
+  return reinterpret_cast<void*>(static_cast<intptr_t>(pid));
+}
+
+/** Waits for the end of a process, on whatever thread. */
+void* Reap(void* pid) {
+  while (waitpid(static_cast<pid_t>(reinterpret_cast<intptr_t>(pid)), nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return nullptr;
+}
+
 /** Where the kernel finds the command line of this process. */
 struct CommandLine {
   char* start = nullptr;
@@ -230,10 +241,6 @@ int32_t Perform(const Question& question) {
   }
   _exit(0);
 }
-
-/** Processes that were given up: they end when the kernel answers them, at any time. */
-thread_local std::vector<pid_t> given_up;
-
 /** What one process answers, until it has not answered for a while; tells how far it came. */
 size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patience,
                    std::vector<std::string>& texts, std::vector<int32_t>& answers) {
@@ -276,10 +283,9 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
   kill(pid, SIGKILL);
   // One that waits in the kernel ends only with its answer.
   if (at == paths.size()) {
-    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
+    Reap(AsPointer(pid));
   } else {
-    given_up.push_back(pid);
+    StartThread(Reap, AsPointer(pid));
   }
   return at;
 }
@@ -320,12 +326,6 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
   _exit(0);
 }
 
-void* Reap(void* pid) {
-  while (waitpid(static_cast<pid_t>(reinterpret_cast<intptr_t>(pid)), nullptr, 0) < 0 && errno == EINTR) {
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 Napi::Value StartWriter(const Napi::CallbackInfo& info) {
@@ -362,11 +362,6 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
   std::vector<std::string> texts(paths.size());
   std::vector<int32_t> answers(paths.size(), -ETIMEDOUT);
-  for (size_t i = given_up.size(); i-- > 0;) {
-    if (waitpid(given_up[i], nullptr, WNOHANG) == 0) continue;
-    given_up[i] = given_up.back();
-    given_up.pop_back();
-  }
   try {
     // The one that was not answered is left out, and those behind it are read by another process.
     int losses = 0;
@@ -446,7 +441,7 @@ Napi::Value ReapWriter(const Napi::CallbackInfo& info) {
     if (!is_known) BadArgument(info.Env(), "pid is not that of a process that was started");
   }
   // Its socket closes a moment before it has ended; without a thread it is left to the end of this process.
-  if (waitpid(pid, nullptr, WNOHANG) == 0) StartThread(Reap, reinterpret_cast<void*>(static_cast<intptr_t>(pid)));
+  if (waitpid(pid, nullptr, WNOHANG) == 0) StartThread(Reap, AsPointer(pid));
   return info.Env().Undefined();
 }
 

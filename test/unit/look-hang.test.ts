@@ -61,12 +61,11 @@ describe('a look at a device that the kernel never lets go', function () {
       assert.doesNotMatch(assess(seen, address).reason, /driver_override/)
   })
 
-  it('leaves no process behind once the kernel has answered', () => {
+  it('leaves no process behind', async () => {
     new Host(stuckHost()).snapshot()
-    new Host(makeHost(SINGLE)).snapshot()
-    const children = execFileSync('ps', ['--ppid', String(process.pid), '-o', 'stat=,comm='], {
-      encoding: 'utf8',
-    })
-    assert.doesNotMatch(children, /vfio-read/)
+    const children = () =>
+      execFileSync('ps', ['--ppid', String(process.pid), '-o', 'stat=,comm='], { encoding: 'utf8' })
+    // It is ended at once, and taken by a thread a moment later.
+    while (/vfio-read/.test(children())) await new Promise(setImmediate)
   })
 })
