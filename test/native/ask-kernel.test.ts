@@ -12,8 +12,8 @@ const ANNOUNCED = 'vfio: opening 0000:01:00.0 through VFIO to ask the kernel, wh
 
 /** The command line as it is, on a host of a fixture tree in place of this one. */
 const SOURCE = `
-const snapshot = vfio.Host.prototype.snapshot
-vfio.Host.prototype.snapshot = (options) => snapshot.call(new vfio.Host(input.trees), options)
+const look = vfio.Host.prototype.look
+vfio.Host.prototype.look = (options) => look.call(new vfio.Host(input.trees), options)
 // A program given as text, as here, has no path of its own among its arguments.
 process.argv = [process.execPath, 'check', ...input.args, '--ask-kernel']
 await import(input.main)
