@@ -1,7 +1,7 @@
 import { asBytes, decodeField } from './bytes.js'
 import { below, readBytes, readText } from './files.js'
 import { noteUnseen } from './unseen.js'
-import type { Process } from './use-processes.js'
+import { type MountView, type Process, whoSees } from './use-processes.js'
 
 /** A mounted file system that may rest on a device (`/proc/<pid>/mountinfo`). */
 export interface Mount {
@@ -26,13 +26,10 @@ export interface Swap {
 const WITHOUT_NUMBER = new Set(['btrfs', 'bcachefs', 'zfs', '9p', 'virtiofs', 'ubifs'])
 
 /**
- * @param others processes of each further view of the mounts
+ * @param others each further view of the mounts
  * @returns `null`: nothing tells what is mounted
  */
-export function readMounts(
-  proc: string | null,
-  others: readonly (readonly Process[])[],
-): readonly Mount[] | null {
+export function readMounts(proc: string | null, others: readonly MountView[]): readonly Mount[] | null {
   const own = readTable(proc, 'self/mountinfo')
   if (own === null || proc === null) {
     // A copy of a host often has but the older table.
@@ -43,8 +40,8 @@ export function readMounts(
   const first = readTable(proc, '1/mountinfo') ?? ''
   const mounts = parseMounts(own, null)
   if (first !== own) addUnseen(mounts, parseMounts(first, { pid: 1, command: 'init' }))
-  for (const processes of others) {
-    const seen = readOneOf(proc, processes)
+  for (const other of others) {
+    const seen = readOneOf(proc, other)
     if (seen) addUnseen(mounts, parseMounts(seen.table, seen.process))
   }
   return mounts
@@ -55,14 +52,21 @@ const readTable = (proc: string | null, path: string) => {
   return bytes === null ? null : asBytes(bytes)
 }
 
-/** A process may end meanwhile while others keep its mounts. */
-function readOneOf(proc: string, processes: readonly Process[]): { table: string; process: Process } | null {
+/** A process may end meanwhile while others keep its mounts; with the last of them the mounts have gone. */
+function readOneOf(proc: string, view: MountView): { table: string; process: Process } | null {
+  const first = tableOfOne(proc, view.processes)
+  if (first !== null) return first
+  const later = whoSees(proc, view)
+  const second = tableOfOne(proc, later)
+  if (second === null && later.length > 0) noteUnseen(`${proc}/${later[0]?.pid}/mountinfo`, 'ESRCH')
+  return second
+}
+
+function tableOfOne(proc: string, processes: readonly Process[]): { table: string; process: Process } | null {
   for (const process of processes) {
     const table = readTable(proc, `${process.pid}/mountinfo`)
     if (table !== null) return { table, process }
   }
-  // Somebody that came meanwhile may have them still.
-  noteUnseen(`${proc}/${processes[0]?.pid ?? 0}/mountinfo`, 'ESRCH')
   return null
 }
 

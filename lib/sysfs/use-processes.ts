@@ -27,8 +27,15 @@ export interface ProcessFacts {
   /** Processes of other PID namespaces are out of sight. */
   readonly isolated: boolean
   readonly open: readonly OpenFile[]
-  /** Processes of each mount namespace but the caller's, and of each jail in one: any of a line shows the same mounts. */
-  readonly namespaces: readonly (readonly Process[])[]
+  /** Each mount namespace but the caller's, and each jail in one. */
+  readonly namespaces: readonly MountView[]
+}
+
+/** What some processes see mounted: any of them shows the same. */
+export interface MountView {
+  /** Tells it from others, in this process table. */
+  readonly view: string
+  readonly processes: readonly Process[]
 }
 
 export const NO_PROCESSES: ProcessFacts = { complete: null, isolated: false, open: [], namespaces: [] }
@@ -52,6 +59,26 @@ export function readProcesses(proc: string, wanted: readonly WantedNode[]): Proc
   const pids = (readNames(proc, ['.'])['.'] ?? []).filter((name) => /^\d{1,9}$/.test(name))
   if (pids.length === 0) return NO_PROCESSES
   return new ProcessReader(proc, wanted).read(pids)
+}
+
+/** Who sees these mounts now, threads too: others may have come while those that were known ended. */
+export function whoSees(proc: string, { view }: MountView): Process[] {
+  const pids = (readNames(proc, ['.'])['.'] ?? []).filter((name) => /^\d{1,9}$/.test(name))
+  const tasks = readBatch(proc, pids, { lists: ['task'] })
+  const threads = pids.flatMap((pid, row) => tasks.names(row, 'task').map((tid) => `${pid}/task/${tid}`))
+  const paths = [...pids, ...threads]
+  const batch = readBatch(proc, paths, { files: ['stat'], links: VIEW, judged: VIEW })
+  return paths.flatMap((path, row) => {
+    for (const name of VIEW) {
+      const errno = batch.errno(row, name)
+      // Whose secrets these are, the first look has told.
+      if (![0, EACCES, EPERM, ENAMETOOLONG].includes(errno))
+        lookFailed('stat', errno, `${proc}/${path}/${name}`)
+    }
+    const { command } = parseStat(batch.bytes(row, 'stat'))
+    const pid = Number(path.slice(path.lastIndexOf('/') + 1))
+    return viewOf(batch, row) === view ? [{ pid, command }] : []
+  })
 }
 
 /** One pass over a process table. */
@@ -90,7 +117,7 @@ class ProcessReader {
       complete: this.#complete && !isolated,
       isolated,
       open: this.#withGroups(),
-      namespaces: [...this.#namespaces.values()],
+      namespaces: Array.from(this.#namespaces, ([view, processes]) => ({ view, processes })),
     }
   }
 

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { assess } from 'vfio'
+import { noting } from '../../lib/sysfs/unseen.js'
+import { readMounts } from '../../lib/sysfs/use-mounts.js'
 import { removeDirectories } from '../fixtures/host.js'
 import { mountLine, UsedHost } from '../fixtures/uses.js'
+import { ROOT } from './support.js'
 
 const A = '0000:01:00.0'
 const B = '0000:02:00.0'
@@ -227,6 +231,29 @@ describe('uses of storage', () => {
       'blocks mount: nvme0n1p1 is mounted at /data in the mount namespace of a (con)tainer (pid 812)',
     ])
     assert.deepEqual(host.uses(B), ['blocks mount: nvme1n1p1 is mounted at /'])
+  })
+
+  it('asks who came when all that shared its mounts have ended, and knows them gone where nobody did', () => {
+    // This part of the library looks for the addon beside itself.
+    process.env.VFIO_ADDON ??= join(ROOT, 'build/Release/vfio.node')
+    const host = storage()
+    const mine = [mountLine('259:1', '/data', 'ext4', '/dev/nvme0n1p1')]
+    host.mounts(mountLine('259:2', '/', 'ext4', '/dev/nvme0n1p2'))
+    host.processes({ pid: 813, command: 'late', namespace: 'mnt:[2]', mountinfo: mine })
+    const ended = { pid: 812, command: 'ended' }
+    const look = (view: string) =>
+      noting(() => readMounts(host.tree.path('proc'), [{ view, processes: [ended] }]))
+    const points = ({ seen }: ReturnType<typeof look>) => (seen ?? []).map(({ point }) => point)
+    const late = look('mnt:[2] /')
+    assert.deepEqual([points(late), late.unseen], [['/', '/data'], []])
+    const gone = look('mnt:[3] /')
+    assert.deepEqual([points(gone), gone.unseen], [['/'], []])
+    // Somebody has them, and does not tell.
+    host.tree.remove('proc/813/mountinfo')
+    assert.deepEqual(
+      look('mnt:[2] /').unseen.map(({ code }) => code),
+      ['ESRCH'],
+    )
   })
 
   it('sees with the first process what a caller in a jail does not', () => {
