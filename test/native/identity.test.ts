@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { skip } from '../fixtures/skip.js'
 import { type FakeAnswer, ROOT, withFake } from './fake.js'
 
 const RUNS = 25
@@ -101,7 +102,7 @@ describe('what a buffer has is what its file has', function () {
   it('on a file system that is full, or it is refused and the file is as it was', async function () {
     const space = 64 * PAGE
     const folder = mountTmpfs(space)
-    if (folder === null) return this.skip()
+    if (folder === null) skip(this, 'only root may mount a tmpfs')
     try {
       const { stdout } = await withFake(
         [],

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { skip } from '../fixtures/skip.js'
 import { OPENS, withFake } from './fake.js'
 
 describe('an open object', () => {
@@ -292,7 +293,7 @@ describe('a long call', () => {
   })
 
   it('says so where no thread is to be had, and what is closed then closes all the same', async function () {
-    if (process.getuid?.() !== 0) this.skip()
+    if (process.getuid?.() !== 0) skip(this, 'only root may take threads from another user')
     await withFake([OPENS], async ({ openGroup, failure, vfio }) => {
       const { openSync, readFileSync } = await import('node:fs')
       const { execFileSync } = await import('node:child_process')
