@@ -79,3 +79,13 @@ export class Program {
     await this.ended
   }
 }
+
+/** What programs that ended have left in the kernel. */
+export const left = () =>
+  readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === 'vfio-write\n'
+    } catch {
+      return false
+    }
+  })

@@ -5,7 +5,7 @@ import { closeSync, existsSync, openSync, readdirSync, readFileSync } from 'node
 import { release as kernelRelease } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { assign, Host, type Plan, planAssignment, recover, release, VfioError } from 'vfio'
-import { hostState, Program, place, spare, vfio } from './assign-host.js'
+import { hostState, left, Program, place, spare, vfio } from './assign-host.js'
 import { driverOf } from './binding.js'
 
 const host = new Host()
@@ -25,16 +25,6 @@ async function apart(script: string): Promise<Ended> {
   ])
   return { status, said: out + err }
 }
-
-/** What programs that ended have left in the kernel. */
-const left = () =>
-  readdirSync('/proc').filter((pid) => {
-    try {
-      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === 'vfio-write\n'
-    } catch {
-      return false
-    }
-  })
 
 /** A disk alone in its group. */
 function disk(): Plan {
