@@ -450,7 +450,7 @@ describe('assign and release', function () {
       const { stdout, stderr } = spawnSync(process.execPath, args, { cwd: ROOT, encoding: 'utf8' })
       // Of its own processes it sees all.
       const says =
-        /^ERR_VFIO_LOCKED another program is changing group 10 right now \(node, pid \d+\): wait until it is done$/
+        /^ERR_VFIO_LOCKED another program is changing group 10 right now \(node\S*, pid \d+\): wait until it is done$/
       assert.match(`${stdout.trim()}${stderr}`, says)
     })
 
