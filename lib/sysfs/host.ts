@@ -141,7 +141,7 @@ export class Host {
     })
     const { devices, groups, isPartial, facts } = seen
     this.#facts = facts
-    const use = brief ? undefined : readUse(this.paths, devices, this.#kernel)
+    const use = brief ? undefined : readUse(this.paths, devices, { kernel: this.#kernel, isPartial })
     return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
   }
 

@@ -3,7 +3,7 @@ import { constants, endianness } from 'node:os'
 import { below, readText } from './files.js'
 import { readBatch } from './tree.js'
 import { lookFailed } from './unseen.js'
-import { byLength, readPlaces } from './use-paths.js'
+import { byLength, type Concerns, readPlaces } from './use-paths.js'
 
 /** A network interface in the caller's network namespace. */
 export interface NetworkInterface {
@@ -42,33 +42,43 @@ const RTF_UP = 1
 const RTF_GATEWAY = 2
 const RTF_REJECT = 0x200
 
-export function readNetwork(sysfs: string, proc: string | null, names: readonly string[]): NetworkFacts {
+export function readNetwork(
+  sysfs: string,
+  proc: string | null,
+  names: readonly string[],
+  concerns: Concerns,
+): NetworkFacts {
   const places = readPlaces(sysfs, 'class/net', names)
-  // Without a card on PCI nothing here can be lost with one.
-  if (places.every(({ functions }) => functions.length === 0))
-    return { interfaces: [], routes: [], ssh: null, sshIsKnown: true }
+  // Without a card of these nothing here can be lost with one.
+  if (!places.some(({ functions }) => concerns(functions))) return { interfaces: [], routes: [], ...NO_SSH }
   const batch = readBatch(`${sysfs}/class/net`, names, { files: ['flags'], links: ['master'], lists: ['.'] })
   const addresses = readAddresses(proc)
+  const interfaces = places.map(({ name, functions }, row) => {
+    const uppers = batch
+      .names(row, '.')
+      .filter((entry) => entry.startsWith('upper_'))
+      .map((entry) => entry.slice('upper_'.length))
+      .sort(byLength)
+    const master = batch.linkName(row, 'master')
+    return {
+      name,
+      functions,
+      up: (Number(batch.text(row, 'flags') ?? 0) & IFF_UP) !== 0,
+      uppers: [...new Set(master === null ? uppers : [master, ...uppers])],
+      addresses: addresses.get(name) ?? [],
+    }
+  })
+  const mayCarry = interfaces.some(
+    ({ functions, up, uppers }) => concerns(functions) && (up || uppers.length > 0),
+  )
   return {
-    interfaces: places.map(({ name, functions }, row) => {
-      const uppers = batch
-        .names(row, '.')
-        .filter((entry) => entry.startsWith('upper_'))
-        .map((entry) => entry.slice('upper_'.length))
-        .sort(byLength)
-      const master = batch.linkName(row, 'master')
-      return {
-        name,
-        functions,
-        up: (Number(batch.text(row, 'flags') ?? 0) & IFF_UP) !== 0,
-        uppers: [...new Set(master === null ? uppers : [master, ...uppers])],
-        addresses: addresses.get(name) ?? [],
-      }
-    }),
+    interfaces,
     routes: [...readRoutes(proc), ...readRoutes6(proc)],
-    ...readSsh(proc),
+    ...(mayCarry ? readSsh(proc) : NO_SSH),
   }
 }
+
+const NO_SSH = { ssh: null, sshIsKnown: true } as const
 
 const lines = (proc: string | null, file: string) => (readText(below(proc, file)) ?? '').split('\n')
 

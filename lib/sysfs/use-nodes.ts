@@ -1,7 +1,7 @@
 import { below, listNames, readText } from './files.js'
 import { readBatch } from './tree.js'
 import type { BlockDevice } from './use-block.js'
-import { readPlaces } from './use-paths.js'
+import { type Concerns, readPlaces } from './use-paths.js'
 import type { WantedNode } from './use-processes.js'
 
 /** A character device that a PCI function brings: a DRM node, a sound card, a serial port, … */
@@ -28,9 +28,10 @@ export function readNodes(
   proc: string | null,
   names: readonly string[],
   blocks: readonly BlockDevice[],
+  concerns: Concerns,
 ): { nodes: DeviceNode[]; consoles: KernelConsole[]; vfio: WantedNode[] } {
   const places = readPlaces(sysfs, 'dev/char', names)
-  const onPci = places.filter(({ functions }) => functions.length > 0)
+  const onPci = places.filter(({ functions }) => concerns(functions))
   const batch = readBatch(
     `${sysfs}/dev/char`,
     onPci.map(({ name }) => name),
@@ -56,7 +57,7 @@ export function readNodes(
     return group === undefined ? [] : [{ node: `vfio/${group}`, number: `c${name}` }]
   })
   return {
-    nodes: [...nodes, ...generic, ...readNvidia(proc)],
+    nodes: [...nodes, ...generic, ...readNvidia(proc).filter(({ functions }) => concerns(functions))],
     consoles: readConsoles(proc, byNumber),
     vfio,
   }

@@ -38,3 +38,6 @@ export function readPlaces(root: string, directory: string, names: readonly stri
     return { name, path, functions: functionsOn(path) }
   })
 }
+
+/** Whether a use on these functions is one of those that are looked for. */
+export type Concerns = (functions: readonly string[]) => boolean

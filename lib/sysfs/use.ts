@@ -9,7 +9,7 @@ import { type MemoryFacts, NO_MEMORY, readMemory } from './use-memory.js'
 import { type Mount, readMounts, readSwaps, type Swap } from './use-mounts.js'
 import { type NetworkFacts, readNetwork } from './use-network.js'
 import { type DeviceNode, type KernelConsole, readNodes } from './use-nodes.js'
-import { type Placed, readNames, readPlaces } from './use-paths.js'
+import { type Concerns, type Placed, readNames, readPlaces } from './use-paths.js'
 import { NO_PROCESSES, type ProcessFacts, readProcesses } from './use-processes.js'
 import { readShares, readVirtualDevices, type Share } from './use-shares.js'
 
@@ -84,28 +84,41 @@ const DIRECTORIES = [
   'dev/char',
 ] as const
 
+interface UseOptions {
+  /** The kernel's release; empty where `/proc` does not tell even that. */
+  readonly kernel: string
+  /** The host has other functions: what is on those alone decides nothing about these, and is not looked into. */
+  readonly isPartial: boolean
+}
+
 /**
  * Looks at what is in use. Total: what is missing or makes no sense leaves its facts out, and what could not be looked at
  * is told.
- * @param kernel its release; empty where `/proc` does not tell even that
  */
-export function readUse(paths: HostPaths, devices: readonly PciDevice[], kernel: string): UseFacts {
-  const { seen, unseen } = noting(() => readAll(paths, devices, kernel !== ''))
+export function readUse(paths: HostPaths, devices: readonly PciDevice[], options: UseOptions): UseFacts {
+  const { seen, unseen } = noting(() => readAll(paths, devices, options))
   return deepFreeze({ ...seen, unseen })
 }
 
 function readAll(
   paths: HostPaths,
   devices: readonly PciDevice[],
-  procIsWhole: boolean,
+  { kernel, isPartial }: UseOptions,
 ): Omit<UseFacts, 'unseen'> {
   const { sysfs, proc } = paths
+  const procIsWhole = kernel !== ''
+  const addresses = new Set(devices.map(({ address }) => address))
+  const concerns: Concerns = isPartial
+    ? (functions) => functions.some((address) => addresses.has(address))
+    : (functions) => functions.length > 0
   const names = readNames(sysfs, DIRECTORIES)
   const pools = readPools(proc)
-  const blocks = readBlockDevices(paths, names['class/block'], pools)
-  const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks)
+  // What is built on a disk needs all that is built on disks.
+  const everyBlock = readBlockDevices(paths, names['class/block'], pools)
+  const blocks = !isPartial || everyBlock.some(({ functions }) => concerns(functions)) ? everyBlock : []
+  const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks, concerns)
   const bound = devices.filter(isWithVfio).map(({ address }) => address)
-  const shares = readShares(sysfs, names['bus/virtio/devices'])
+  const shares = readShares(sysfs, names['bus/virtio/devices']).filter(({ functions }) => concerns(functions))
   const wanted = [
     ...blocks.map(({ node, number }) => ({ node, number: number === null ? null : `b${number}` })),
     ...nodes,
@@ -116,7 +129,7 @@ function readAll(
   const processes = proc !== null && isNeeded ? readProcesses(proc, wanted) : null
   const mounts = readMounts(proc, processes?.namespaces ?? [])
   const swaps = readSwaps(proc, procIsWhole)
-  const network = readNetwork(sysfs, proc, names['class/net'])
+  const network = readNetwork(sysfs, proc, names['class/net'], concerns)
   return {
     looked: true,
     blocks,
