@@ -53,6 +53,7 @@ function rollUp(entry, output) {
     compiler: { tsconfigFilePath: join(ROOT, 'tsconfig.json') },
     apiReport: off,
     docModel: off,
+    newlineKind: 'lf',
     tsdocMetadata: off,
     dtsRollup: { enabled: true, untrimmedFilePath: '', publicTrimmedFilePath: join(ROOT, output) },
     messages: {

@@ -19,10 +19,12 @@ import { fileURLToPath } from 'node:url'
 import { buildEnvironment, headersCache, headersDirectory, headersPackage } from './headers.mjs'
 import { fetchNodes, nodeLines, nodeProgram } from './nodes.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
+import { fetchTools, hasTools } from './tools.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
+const forPackage = process.argv.includes('--package')
 
 /** The C programs of the lab's tests: source, output, flags. */
 const PROGRAMS = [
@@ -71,6 +73,11 @@ const STEPS = [
     name: () => `fetching Node ${nodeLines.filter((line) => nodeProgram(line) === undefined).join(', ')}`,
     stale: () => lab && nodeLines.some((line) => nodeProgram(line) === undefined),
     make: (log) => fetchNodes(log),
+  },
+  {
+    name: () => 'fetching package managers, runtimes and bundlers',
+    stale: () => forPackage && !hasTools(),
+    make: (log) => fetchTools(log),
   },
   {
     name: () => 'building the native addon',
