@@ -91,7 +91,11 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
   work: { ...step.work, sanitized: true, testSeconds: 300, totalSeconds: 3600 },
 })
 
-const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+const onNode = (node: string, suite = 'unit') => hostStep(`node-${node}:${suite}`, { ...onHost(suite), node })
+
+/** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
+export const stepsOnNode = (line: string): readonly Step[] =>
+  ['unit', 'native'].map((suite) => onNode(line, suite))
 
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
@@ -113,7 +117,7 @@ const hostSteps: readonly Step[] = [
       work: { ...onHost(name), files: testsOf(name).filter((file) => !LOOKING.includes(file)) },
     }),
   ),
-  ...nodeLines.slice(-1).map(onNode),
+  ...nodeLines.slice(-1).map((line) => onNode(line)),
 ]
 
 const examplesOn = (kernel: string) =>
@@ -174,7 +178,7 @@ const soakSteps: readonly Step[] = [
   ),
   ...nodeLines
     .slice(0, -1)
-    .map(onNode)
+    .map((line) => onNode(line))
     .map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernelSeries.flatMap((kernel) =>
     (
