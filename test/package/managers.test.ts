@@ -44,6 +44,9 @@ const yarnrc = (linker: string) => () => ({
 
 const npm = () => [process.execPath, npmProgram()]
 const berry = () => [process.execPath, tool('@yarnpkg/cli-dist/bin/yarn.js')]
+const pnpm = (program: () => readonly string[]) => (directory: string) => [
+  ...[...program(), 'add', '--ignore-scripts', '--store-dir', join(directory, 'store'), tarball()],
+]
 const quiet = ['--no-audit', '--no-fund', '--ignore-scripts']
 
 const MANAGERS: readonly Manager[] = [
@@ -52,14 +55,8 @@ const MANAGERS: readonly Manager[] = [
     files: npmrc,
     install: () => [...npm(), 'install', ...quiet, '--prefer-offline', tarball()],
   },
-  {
-    name: 'pnpm',
-    files: npmrc,
-    install: (directory) => [
-      ...[process.execPath, tool('pnpm/bin/pnpm.cjs'), 'add', '--ignore-scripts'],
-      ...['--store-dir', join(directory, 'store'), tarball()],
-    ],
-  },
+  { name: 'pnpm 10', files: npmrc, install: pnpm(() => [process.execPath, tool('pnpm/bin/pnpm.cjs')]) },
+  { name: 'pnpm 12', files: npmrc, install: pnpm(() => [tool(`@pnpm/exe.linux-${process.arch}/pnpm`)]) },
   {
     name: 'yarn 1',
     files: npmrc,
