@@ -1,17 +1,16 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { nodeLines } from './nodes.mjs'
 import { changedFiles, touchedSteps } from './test/changed.js'
 import { execute, type Outcome, type Timed } from './test/execute.js'
-import { type Lane, ROOT, type Step, steps, stepsOnNode, usualSteps } from './test/steps.js'
+import { type Lane, ROOT, type Step, steps, stepsOnNode, testedLines, usualSteps } from './test/steps.js'
 
 const USAGE = `usage: npm test -- [--changed] [--node LINE] [--grep PATTERN] [STEP…]
 
 Runs all tests, or those of the steps named; a name stands for all steps that begin with it (\`lab\`, \`lab:6.12\`).
 
   --changed        only the steps that can see what differs from main, committed or not
-  --node LINE      unit and native, or the one of them that is named, on another line of Node: ${nodeLines.join(', ')}
+  --node LINE      unit and native, or the one of them that is named, on one line of Node: ${testedLines.join(', ')}
   --grep PATTERN   only tests whose title matches
 
 steps: ${usualSteps.map(({ name }) => name).join(', ')}
@@ -32,8 +31,8 @@ function named(names: readonly string[]): Step[] {
 }
 
 function onLine(line: string, names: readonly string[]): Step[] {
-  if (!nodeLines.includes(line))
-    throw new Error(`--node takes ${nodeLines.join(', ')}, not ${line}\n${USAGE}`)
+  if (!testedLines.includes(line))
+    throw new Error(`--node takes ${testedLines.join(', ')}, not ${line}\n${USAGE}`)
   const all = stepsOnNode(line)
   const suite = ({ name }: Step) => name.slice(name.indexOf(':') + 1)
   const unknown = names.filter((name) => !all.some((step) => suite(step) === name))

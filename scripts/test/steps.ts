@@ -98,7 +98,13 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
 
 const newestNode = nodeLines.slice(-1).map((node) => ({ node }))[0]
 
-const onNode = (node: string, suite = 'unit') => hostStep(`node-${node}:${suite}`, { ...onHost(suite), node })
+const ownLine = process.versions.node.slice(0, process.versions.node.indexOf('.'))
+
+const onNode = (node: string, suite = 'unit') =>
+  hostStep(`node-${node}:${suite}`, { ...onHost(suite), ...(node !== ownLine && { node }) })
+
+/** The lines of Node that tests can run on: the one that is installed, and those in the cache. */
+export const testedLines: readonly string[] = [ownLine, ...nodeLines.filter((line) => line !== ownLine)]
 
 /** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
 export const stepsOnNode = (line: string): readonly Step[] =>
