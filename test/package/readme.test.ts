@@ -122,7 +122,7 @@ describe('README', function () {
         const input = { trees: fixture(), device: DEVICE, end: Number(OFFSET) + REGION }
         const { code, stdout, stderr } = await runSource(await onFixture(sample, line), KERNEL, {
           input,
-          node: nodeOf(line),
+          command: (source) => [nodeOf(line), '--input-type=module', '-e', source],
         })
         assert.equal(stderr, '', `README.md:${sample.line}`)
         assert.equal(code, 0, `README.md:${sample.line}`)
