@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { writeHost } from '../fixtures/host.js'
 import { bytes, region } from '../native/bytes.js'
 import { type FakeAnswer, OPENS, runSource } from '../native/fake.js'
 import {
@@ -13,6 +14,7 @@ import {
   nodeProgram,
   program,
   run,
+  scratchDirectory,
   sees,
   tool,
   user,
@@ -66,8 +68,8 @@ if (input.isNode) {
   assert.deepEqual((await first).value, { vector: 0, count: 3 })
   await events.return()
 } else {
-  assert.equal((await failure(() => irq.events())).code, 'ERR_VFIO_NO_EVENTS')
-  assert.equal((await failure(() => irq.onEvent(() => {}))).code, 'ERR_VFIO_NO_EVENTS')
+  assert.equal((await failure(() => irq.events())).code, 'ERR_VFIO_RUNTIME')
+  assert.equal((await failure(() => irq.onEvent(() => {}))).code, 'ERR_VFIO_RUNTIME')
 }
 irq.disable()
 const eventfd = vfio.EventFd.create()
@@ -76,6 +78,16 @@ await device.reset()
 await mapping[Symbol.asyncDispose]()
 await opened.close()
 console.log('closed')
+`
+
+const OTHER = '0000:59:00.1'
+
+/** An assignment whose every write goes to files, so that it fails where the driver should be seen. */
+const CHANGE = `
+import { assign, Host, planAssignment } from 'vfio'
+const { trees, journal, address } = JSON.parse(process.env.INPUT)
+const plan = planAssignment(new Host(trees).snapshot(), [address], { reset: 'none' })
+await assign(plan, { journal }).then(() => console.log('done'), ({ code }) => console.log(code))
 `
 
 describe('the installed package', function () {
@@ -117,6 +129,30 @@ describe('the installed package', function () {
       })
       assert.equal(stdout, 'closed\n', stderr)
       assert.equal(code, 0, stderr)
+    })
+  }
+
+  for (const [name, command] of Object.entries(RUNTIMES)) {
+    const answer =
+      name === 'Bun' ? 'says that it cannot change a host, and has changed nothing' : 'changes a host'
+    it(`${answer} in ${name}`, () => {
+      const trees = writeHost(scratchDirectory(`changed by ${name}`), {
+        devices: [
+          { address: DEVICE, driver: 'vfio-pci', group: 7 },
+          { address: OTHER, group: 8 },
+        ],
+      })
+      const journal = join(scratchDirectory(`journal of ${name}`), 'vfio')
+      writeFileSync(join(user(), 'change.mjs'), CHANGE)
+      const input = { INPUT: JSON.stringify({ trees, journal, address: OTHER }) }
+      const { stdout, stderr, status } = run(user(), [...command(), 'change.mjs'], { ...DENO, ...input })
+      // Nobody binds anything in files.
+      const wanted = name === 'Bun' ? 'ERR_VFIO_RUNTIME' : 'ERR_VFIO_NOT_BOUND'
+      assert.equal(stdout, `${wanted}\n`, stderr)
+      assert.equal(status, 0)
+      const probed = readFileSync(join(trees.sysfs, 'bus/pci/drivers_probe'), 'utf8')
+      assert.equal(probed, name === 'Bun' ? '' : `${OTHER}\n`)
+      if (name === 'Bun') assert(!existsSync(journal))
     })
   }
 
