@@ -76,14 +76,7 @@ const STEPS = [
     name: () => 'building the native addon',
     stale: () => isOlder('addon', ['native', 'binding.gyp'], 'build/Release/vfio.node'),
     // Not `rebuild`, which would take away everything below build/.
-    make: () =>
-      stamped('addon', () =>
-        compile(
-          'node-gyp',
-          ['configure', 'build', '--jobs', 'max', '--loglevel', 'error'],
-          'build/Release/vfio.node',
-        ),
-      ),
+    make: () => stamped('addon', () => compile('node', ['native/build.mjs'], 'build/Release/vfio.node')),
   },
   {
     name: () => 'compiling lib/',

@@ -70,7 +70,7 @@ interface Compilation {
   readonly args: readonly string[]
 }
 
-/** Everything in one piece: the headers are read once, and the compiler sees what is not used. */
+/** Each group of sources in one piece, and the link. */
 function commandsFor(compiler: Compiler, target: Target): Compilation[] {
   const { targets } = JSON.parse(readFileSync(join(ROOT, 'binding.gyp'), 'utf8')) as Gyp
   const [, flags] = targets[0].conditions[0]
@@ -82,13 +82,11 @@ function commandsFor(compiler: Compiler, target: Target): Compilation[] {
   const headers = headersDirectory()
   if (headers === undefined) throw new Error("Node's headers are missing: npm run setup fetches them")
   const { include_dir: nodeAddonApi } = require('node-addon-api') as { include_dir: string }
-  const sources = JSON.parse(readFileSync(join(ROOT, 'native/sources.json'), 'utf8')) as string[]
   const own = {
-    sources: sources.map((source) => join(ROOT, source)),
+    sources: [join(ROOT, 'native/vfio.cc')],
     flags: [
       '-Werror',
       ...(flags.defines ?? []).map((define) => `-D${define}`),
-      ...['-DNODE_ADDON_API_CPP_EXCEPTIONS_ALL', '-DNAPI_CPP_EXCEPTIONS'],
       ...['-isystem', join(ROOT, nodeAddonApi), '-isystem', join(headers, 'include/node')],
       ...taken('cflags', 'cflags_cc'),
     ],
