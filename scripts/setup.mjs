@@ -19,10 +19,14 @@ import { fileURLToPath } from 'node:url'
 import { buildEnvironment, headersCache, headersDirectory, headersPackage } from './headers.mjs'
 import { fetchNodes, nodeLines, nodeProgram } from './nodes.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
+import { fetchTools, hasTools } from './tools.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
+const forPackage = process.argv.includes('--package')
+/** What does not compile is an error, also where there is an older one. */
+const strict = process.argv.includes('--strict')
 
 /** The C programs of the lab's tests: source, output, flags. */
 const PROGRAMS = [
@@ -71,6 +75,11 @@ const STEPS = [
     name: () => `fetching Node ${nodeLines.filter((line) => nodeProgram(line) === undefined).join(', ')}`,
     stale: () => lab && nodeLines.some((line) => nodeProgram(line) === undefined),
     make: (log) => fetchNodes(log),
+  },
+  {
+    name: () => 'fetching package managers, runtimes and bundlers',
+    stale: () => forPackage && !hasTools(),
+    make: (log) => fetchTools(log),
   },
   {
     name: () => 'building the native addon',
@@ -179,7 +188,7 @@ function compile(program, args, output) {
   if (error) throw new Error(`${program} could not be started: ${error.message}`)
   if (status === 0) return true
   const said = `${stdout}${stderr}`.trimEnd()
-  if (time(output) === 0) throw new Error(`\`${program} ${args.join(' ')}\` failed:\n${said}`)
+  if (strict || time(output) === 0) throw new Error(`\`${program} ${args.join(' ')}\` failed:\n${said}`)
   process.stderr.write(`\n${said}\nsetup: went on after these errors … `)
   return false
 }

@@ -11,6 +11,9 @@
 
 #include "util/failure.h"
 
+// The only function of libuv here that Deno has not; a symbol that is missing would keep the whole addon out.
+#pragma weak uv_update_time
+
 namespace vfio {
 namespace {
 
@@ -228,7 +231,7 @@ void Calls::End() {
   // The end of the main thread is that of the process, which closes everything by itself.
   if (is_over || loop_ == uv_default_loop()) return Close();
   // Else the time may be the one from before a long computation.
-  uv_update_time(loop_);
+  if (uv_update_time != nullptr) uv_update_time(loop_);
   uv_timer_init(loop_, &timer_);
   handles_++;
   uv_timer_start(&timer_, [](uv_timer_t* timer) { static_cast<Calls*>(timer->data)->Close(); }, kGrace, 0);
