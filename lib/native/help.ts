@@ -40,8 +40,7 @@ export function helpPage(failed: Failed): string {
   ].join('\n')
 }
 
-const BUILD =
-  'npm explore vfio -- npm run build:addon (a C++17 compiler, make and Python 3; in a checkout without `npm explore`)'
+const BUILD = 'with a C++17 compiler, make and Python 3: npm explore vfio -- npm run build:addon'
 
 function advice(failed: Failed): string[] {
   const { arch, libc, shipped, overridden, bundled, tried } = failed
@@ -57,22 +56,22 @@ function advice(failed: Failed): string[] {
   }
   const elsewhere = 'A binary that lies somewhere else: set VFIO_ADDON to its absolute path.'
   if (shipped.length === 0)
-    return [`The package brings no binary for linux-${arch}. Build it here: ${BUILD}`, elsewhere]
+    return [`The package brings no binary for linux-${arch}. Build it here, ${BUILD}`, elsewhere]
   if (isOlder(libc, NEEDED_GLIBC)) {
     return [
       `${libc} is too old for the binary, which needs ${NEEDED_GLIBC}: use a newer system or container image.`,
-      `Or build it here: ${BUILD}`,
+      `Or build it here, ${BUILD}`,
       elsewhere,
     ]
   }
   if (libc === 'musl' && !shipped.includes('musl'))
-    return [`The package brings no binary for linux-${arch} with musl. Build it here: ${BUILD}`, elsewhere]
+    return [`The package brings no binary for linux-${arch} with musl. Build it here, ${BUILD}`, elsewhere]
   const own = tried.filter(({ name }) => name.startsWith('prebuilds/'))
   return [
     own.every(({ absent }) => absent)
       ? 'The binaries of the package are not there: install it anew (npm install --force vfio), without leaving out *.node files.'
       : 'The binary for this machine is there, and refused for the reason above: mend that, or install the package anew.',
-    `Or build it here: ${BUILD}`,
+    `Or build it here, ${BUILD}`,
     elsewhere,
   ]
 }

@@ -7,10 +7,9 @@ import { promisify } from 'node:util'
 import { headersDirectory } from '../headers.mjs'
 import { cacheDirectory } from '../lab/cache.js'
 import { messageOf } from '../lab/errors.js'
-import { ROOT } from '../test/steps.js'
 import { type Compiler, compilerFor } from './compiler.js'
 import { inspect } from './inspect.js'
-import { binaryOf, type Target } from './targets.js'
+import { binaryOf, ROOT, type Target } from './targets.js'
 
 const run = promisify(execFile)
 const require = createRequire(import.meta.url)

@@ -10,14 +10,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { messageOf } from '../lab/errors.js'
-import { ROOT } from '../test/steps.js'
 import { compilerFor } from './compiler.js'
 import { inspect, neededGlibc } from './inspect.js'
 import { lockedPackages } from './locked.js'
-import { binaryOf, GLIBC_FLOOR, type Target } from './targets.js'
+import { binaryOf, GLIBC_FLOOR, ROOT, type Target } from './targets.js'
 
 const run = promisify(execFile)
 
@@ -39,36 +38,36 @@ export interface Checked {
   readonly reason: string
 }
 
-/** @throws Error where the binary cannot be shipped. */
-export async function check(target: Target, say: (line: string) => void): Promise<Checked> {
+/** The binary below `root`. @throws Error where it cannot be shipped. */
+export async function check(target: Target, root: string, say: (line: string) => void): Promise<Checked> {
   const binary = binaryOf(target)
-  const file = join(ROOT, binary)
+  const file = join(root, binary)
   if (!existsSync(file)) throw new Error(`${binary} is not there`)
   const symbols = inspect(file)
   const glibc = neededGlibc(symbols)
   if ((glibc === null) !== (target.libc === 'musl')) throw new Error(`${binary} is not for ${target.libc}`)
   if (glibc !== null && Number(glibc.slice(2)) > Number(GLIBC_FLOOR.slice(2)))
     throw new Error(`${binary} needs glibc ${glibc}, and ${GLIBC_FLOOR} has to do`)
-  const found = { target, bytes: statSync(file).size, glibc }
+  const bytes = statSync(file).size
+  if (bytes > target.bytes) throw new Error(`${binary} has ${bytes} bytes, and ${target.bytes} are the most`)
+  const found = { target, bytes, glibc }
   let runtime: Runtime
   try {
     runtime = await runtimeFor(target, say)
   } catch (error) {
     return { ...found, runtime: null, reason: messageOf(error) }
   }
-  await load(target, runtime)
+  await load(target, root, runtime)
   return { ...found, runtime: runtime.name, reason: '' }
 }
 
 /** Lets a runtime use the package with this binary alone. */
-async function load(target: Target, runtime: Runtime): Promise<void> {
+async function load(target: Target, root: string, runtime: Runtime): Promise<void> {
   const scratch = mkdtempSync(join(tmpdir(), 'vfio-load-'))
   try {
     const binary = binaryOf(target)
-    for (const name of ['package.json', 'dist/index.js', binary]) {
-      mkdirSync(dirname(join(scratch, name)), { recursive: true })
-      cpSync(join(ROOT, name), join(scratch, name))
-    }
+    for (const name of ['package.json', 'dist/index.js']) cpSync(join(ROOT, name), join(scratch, name))
+    cpSync(join(root, binary), join(scratch, binary))
     const device = { address: '0000:00:02.0', vendor: 0x1234, device: 0x11e8 }
     const sysfs = join(scratch, 'sys')
     const directory = join(sysfs, 'bus/pci/devices', device.address)

@@ -3,9 +3,8 @@ import { chmodSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { cacheDirectory } from '../lab/cache.js'
 import { messageOf } from '../lab/errors.js'
-import { ROOT } from '../test/steps.js'
 import { lockedPackages } from './locked.js'
-import { GLIBC_FLOOR, type Target } from './targets.js'
+import { GLIBC_FLOOR, ROOT, type Target } from './targets.js'
 
 /** What compiles C++ for a target. */
 export interface Compiler {

@@ -3,10 +3,9 @@ import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { messageOf } from '../lab/errors.js'
-import { ROOT } from '../test/steps.js'
 import { build } from './build.js'
 import { check } from './check.js'
-import { binaryOf, targets } from './targets.js'
+import { binaryOf, ROOT, targets } from './targets.js'
 
 const say = (line: string) => process.stderr.write(`prepack: ${line}\n`)
 
@@ -37,7 +36,7 @@ async function pack(): Promise<void> {
   for (const target of targets) {
     try {
       await build(target, say)
-      const { bytes, glibc, runtime, reason } = await check(target, say)
+      const { bytes, glibc, runtime, reason } = await check(target, ROOT, say)
       const needs = glibc === null ? 'musl' : `glibc ${glibc}`
       const loaded = runtime === null ? `NOT RUN: ${reason}` : `runs in ${runtime}`
       say(`${binaryOf(target)}: ${bytes} bytes, ${needs}, ${loaded}`)
