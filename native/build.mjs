@@ -9,7 +9,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const GYP = join(ROOT, 'binding.gyp')
 
 // Under its own name npm would build each time the package is installed.
-if (!existsSync(GYP)) copyFileSync(join(ROOT, 'native/addon.gyp'), GYP)
+if (!existsSync(GYP)) copyFileSync(join(ROOT, 'addon.gyp'), GYP)
 
 // node-gyp would fetch Node's headers, which often lie beside Node.
 const beside = dirname(dirname(process.execPath))

@@ -227,7 +227,8 @@ function newest(files) {
       if (stat === undefined) return 0
       if (!stat.isDirectory()) return stat.mtimeMs
       const inside = readdirSync(join(ROOT, file)).filter(
-        (name) => name !== 'node_modules' && name !== 'build',
+        // The last is filled by packing, for those who have no checkout.
+        (name) => !['node_modules', 'build', 'node-addon-api'].includes(name),
       )
       return Math.max(stat.mtimeMs, newest(inside.map((name) => join(file, name))))
     }),

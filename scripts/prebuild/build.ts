@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { createHash, type Hash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { headersDirectory } from '../headers.mjs'
@@ -22,12 +23,25 @@ interface Gyp {
   readonly targets: readonly [{ readonly conditions: readonly [readonly [string, Flags]] }]
 }
 
-/** Makes the binary of a target where it is not there yet or something changed; says whether it did. */
-export async function build(target: Target, say: (line: string) => void): Promise<boolean> {
+/** Builds targets side by side, as many as there are processors; answers with what failed, in words. */
+export async function buildAll(wanted: readonly Target[], say: (line: string) => void): Promise<string[]> {
+  const waiting = [...wanted]
+  const failures: string[] = []
+  const lane = async () => {
+    for (let target = waiting.shift(); target !== undefined; target = waiting.shift()) {
+      await build(target, say).catch((error) => failures.push(messageOf(error)))
+    }
+  }
+  await Promise.all(Array.from({ length: availableParallelism() }, lane))
+  return failures
+}
+
+/** Makes the binary of a target where it is not there yet or something changed. */
+async function build(target: Target, say: (line: string) => void): Promise<void> {
   const compiler = await compilerFor(target, say)
   const commands = commandsFor(compiler, target)
   const made = fingerprint(compiler, commands)
-  if (isFresh(target, made)) return false
+  if (isFresh(target, made)) return
   const began = Date.now()
   const binary = join(ROOT, binaryOf(target))
   mkdirSync(directoryOf(target), { recursive: true })
@@ -46,7 +60,6 @@ export async function build(target: Target, say: (line: string) => void): Promis
   renameSync(join(directoryOf(target), 'vfio.node'), binary)
   writeFileSync(stamp(target), JSON.stringify({ made, binary: hashOf(binary) }))
   say(`${binaryOf(target)}: ${((Date.now() - began) / 1000).toFixed(1)} s, ${compiler.name}`)
-  return true
 }
 
 async function compile({ command, environment, name }: Compiler, args: readonly string[], target: Target) {
@@ -130,6 +143,8 @@ function addFiles(hash: Hash, directory: string): void {
   const entries = readdirSync(join(ROOT, directory), { withFileTypes: true })
   for (const entry of entries.toSorted((one, other) => (one.name < other.name ? -1 : 1))) {
     const path = join(directory, entry.name)
+    // Only packing puts something there.
+    if (entry.name === 'node-addon-api') continue
     if (entry.isDirectory()) addFiles(hash, path)
     else hash.update(`\0${path}\0`).update(readFileSync(join(ROOT, path)))
   }

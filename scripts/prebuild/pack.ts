@@ -1,9 +1,9 @@
 // What npm runs before it packs: everything is built, and what is not complete or does not work is not packed.
-import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { messageOf } from '../lab/errors.js'
-import { build } from './build.js'
+import { buildAll } from './build.js'
 import { check } from './check.js'
 import { binaryOf, ROOT, targets } from './targets.js'
 
@@ -13,11 +13,9 @@ const say = (line: string) => process.stderr.write(`prepack: ${line}\n`)
 function addSources(): void {
   const require = createRequire(import.meta.url)
   const from = dirname(require.resolve('node-addon-api/package.json'))
-  const to = join(ROOT, 'native/node-addon-api')
-  mkdirSync(to, { recursive: true })
   const names = readdirSync(from).filter((name) => /^napi.*\.h$|^LICENSE/.test(name))
-  for (const name of names) cpSync(join(from, name), join(to, name))
-  cpSync(join(ROOT, 'binding.gyp'), join(ROOT, 'native/addon.gyp'))
+  for (const name of names) cpSync(join(from, name), join(ROOT, 'native/node-addon-api', name))
+  cpSync(join(ROOT, 'binding.gyp'), join(ROOT, 'addon.gyp'))
 }
 
 /** @throws Error with all that keeps the package from being packed. */
@@ -28,14 +26,14 @@ async function pack(): Promise<void> {
     'dist/index.js',
     'dist/index.d.ts',
     'dist/cli/main.js',
-    'native/addon.gyp',
+    'addon.gyp',
     'native/node-addon-api/napi.h',
   ]) {
     if (!existsSync(join(ROOT, file))) problems.push(`${file} is not there`)
   }
+  problems.push(...(await buildAll(targets, say)))
   for (const target of targets) {
     try {
-      await build(target, say)
       const { bytes, glibc, runtime, reason } = await check(target, ROOT, say)
       const needs = glibc === null ? 'musl' : `glibc ${glibc}`
       const loaded = runtime === null ? `NOT RUN: ${reason}` : `runs in ${runtime}`

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { NEEDED_GLIBC } from '../../lib/native/help.js'
 import { check } from '../../scripts/prebuild/check.js'
@@ -110,6 +110,14 @@ describe('what is packed', function () {
 
 describe('npm run build:addon in the installed package', function () {
   this.timeout(900_000)
+
+  it('has the sources, and no file that lets npm build by itself', () => {
+    const needed = ['native/vfio.cc', 'native/build.mjs', 'native/exports.map', 'addon.gyp']
+    const vendored = ['napi.h', 'napi-inl.h', 'LICENSE.md'].map((name) => `native/node-addon-api/${name}`)
+    for (const file of [...needed, ...vendored]) assert(existsSync(join(contents(), file)), file)
+    for (const file of ['binding.gyp', 'native/CMakeLists.txt'])
+      assert(!existsSync(join(contents(), file)), file)
+  })
 
   it('builds the addon where there is no binary for the machine, without a warning', () => {
     const copy = join(scratchDirectory('built'), 'user')
