@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { writeHost } from '../fixtures/host.js'
 import { bytes, region } from '../native/bytes.js'
@@ -40,7 +39,7 @@ const RUNTIMES: Readonly<Record<string, () => readonly string[]>> = {
 }
 
 /** Deno keeps what it compiled in the user's home. */
-const DENO = { DENO_DIR: join(tmpdir(), 'vfio-package-deno'), DENO_NO_UPDATE_CHECK: '1' }
+const deno = () => ({ DENO_DIR: scratchDirectory('deno'), DENO_NO_UPDATE_CHECK: '1' })
 
 const KERNEL: readonly FakeAnswer[] = [
   OPENS,
@@ -105,11 +104,11 @@ describe('the installed package', function () {
 
   for (const [name, command] of Object.entries(RUNTIMES)) {
     it(`runs in ${name}, imported and required, and so does its command`, () => {
-      for (const file of ['look.mjs', 'look.cjs']) sees(look(user(), [...command(), file], DENO))
+      for (const file of ['look.mjs', 'look.cjs']) sees(look(user(), [...command(), file], deno()))
       const path = join(user(), 'node_modules/vfio/bin/vfio.js')
-      const version = run(user(), [...command(), path, '--version'], DENO)
+      const version = run(user(), [...command(), path, '--version'], deno())
       assert.equal(version.stdout.trim(), manifest.version, version.stderr)
-      const listed = run(user(), [...command(), path, 'list', '--sysfs', fixture().sysfs], DENO)
+      const listed = run(user(), [...command(), path, 'list', '--sysfs', fixture().sysfs], deno())
       assert.match(listed.stdout, /^GROUP ADDRESS .*\n +7 0000:59:00\.0 /, listed.stderr)
       assert.equal(listed.status, 0)
     })
@@ -121,7 +120,7 @@ describe('the installed package', function () {
       const file = join(user(), 'drive.mjs')
       const { code, stderr, stdout } = await runSource(DRIVE, KERNEL, {
         input: { trees: fixture(), device: DEVICE, isNode },
-        environment: DENO,
+        environment: deno(),
         command: (source) => {
           writeFileSync(file, source)
           return [...command(), file]
@@ -145,7 +144,7 @@ describe('the installed package', function () {
       const journal = join(scratchDirectory(`journal of ${name}`), 'vfio')
       writeFileSync(join(user(), 'change.mjs'), CHANGE)
       const input = { INPUT: JSON.stringify({ trees, journal, address: OTHER }) }
-      const { stdout, stderr, status } = run(user(), [...command(), 'change.mjs'], { ...DENO, ...input })
+      const { stdout, stderr, status } = run(user(), [...command(), 'change.mjs'], { ...deno(), ...input })
       // Nobody binds anything in files.
       const wanted = name === 'Bun' ? 'ERR_VFIO_RUNTIME' : 'ERR_VFIO_NOT_BOUND'
       assert.equal(stdout, `${wanted}\n`, stderr)
