@@ -54,12 +54,13 @@ struct Calls::Call {
   std::unique_ptr<Napi::AsyncContext> context;
 };
 
-Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result result) {
+Napi::Value Work::Start(Napi::Env env, const char* name, Execute&& execute, Result&& result) {
   Calls& calls = CallsOf(env);
   std::unique_ptr<Calls::Call> call(new Calls::Call);
   call->calls = calls.shared_from_this();
   call->name = name;
-  call->execute = std::move(execute);
+  // A function that was moved from may still have a copy of what it captured (libc++), and the last one closes a file.
+  call->execute = std::exchange(execute, nullptr);
   call->result = std::move(result);
   call->context = std::make_unique<Napi::AsyncContext>(env, name);
   const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
@@ -73,7 +74,7 @@ Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result
   return deferred.Promise();
 }
 
-Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute) {
+Napi::Value Work::Start(Napi::Env env, const char* name, Execute&& execute) {
   return Start(env, name, std::move(execute), [](Napi::Env env) { return env.Undefined(); });
 }
 

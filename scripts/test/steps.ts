@@ -38,6 +38,8 @@ export interface Suite {
   /** At full size (test/fixtures/size.ts). */
   readonly full?: boolean
   readonly sanitized?: boolean
+  /** With the binary that the package brings, which another compiler made. */
+  readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
   readonly guest?: { readonly kernel: string; readonly topology: Topology }
@@ -122,6 +124,13 @@ const hostSteps: readonly Step[] = [
   ...['unit', 'cases', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
+  {
+    name: 'shipped',
+    lane: 'host',
+    // Which packs, and so builds it.
+    after: ['package'],
+    work: { ...onHost('native'), files: ['lifetime', 'losses', 'regions'], shipped: true },
+  },
   hostStep('asan:build', {
     command: ['cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON', '-p', '2'],
   }),

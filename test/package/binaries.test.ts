@@ -62,6 +62,14 @@ describe('the binaries in the tarball', function () {
     })
   }
 
+  it('for glibc are refused by musl, which would take glibc for itself', () => {
+    const binary = join(contents(), binaryOf(named('linux-x64-glibc')))
+    // As ldd(1) does: it prints what it does not find, Node's own functions among it.
+    const { stderr } = run(ROOT, ['/lib/ld-musl-x86_64.so.1', '--list', binary])
+    assert.match(stderr, /gnu_get_libc_version: symbol not found/)
+    assert.doesNotMatch(stderr, /library libc\.so\.6/)
+  })
+
   it('are those that the page about a failure tells of', () => {
     assert.equal(NEEDED_GLIBC, GLIBC_FLOOR)
   })
