@@ -11,6 +11,7 @@ import {
   manifest,
   nodeLines,
   nodeProgram,
+  PATIENCE,
   program,
   run,
   scratchDirectory,
@@ -90,7 +91,7 @@ await assign(plan, { journal }).then(() => console.log('done'), ({ code }) => co
 `
 
 describe('the installed package', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   before(() => {
     writeFileSync(join(user(), 'look.mjs'), program())

@@ -31,6 +31,9 @@ export const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf
   readonly dependencies: Readonly<Record<string, string>>
 }
 
+/** In milliseconds: whoever asks for the tarball first waits until every addon is built. */
+export const PATIENCE = 900_000
+
 /** The prebuilt addon of this machine. */
 export const PREBUILD = `prebuilds/linux-${process.arch}/vfio.glibc.node`
 
