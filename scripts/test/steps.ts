@@ -38,6 +38,8 @@ export interface Suite {
   /** At full size (test/fixtures/size.ts). */
   readonly full?: boolean
   readonly sanitized?: boolean
+  /** With the binary that the package brings, which another compiler made. */
+  readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
   readonly guest?: { readonly kernel: string; readonly topology: Topology }
@@ -98,7 +100,17 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
 
 const newestNode = nodeLines.slice(-1).map((node) => ({ node }))[0]
 
-const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+const ownLine = process.versions.node.slice(0, process.versions.node.indexOf('.'))
+
+const onNode = (node: string, suite = 'unit') =>
+  hostStep(`node-${node}:${suite}`, { ...onHost(suite), ...(node !== ownLine && { node }) })
+
+/** The lines of Node that tests can run on: the one that is installed, and those in the cache. */
+export const testedLines: readonly string[] = [ownLine, ...nodeLines.filter((line) => line !== ownLine)]
+
+/** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
+export const stepsOnNode = (line: string): readonly Step[] =>
+  ['unit', 'native'].map((suite) => onNode(line, suite))
 
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
@@ -112,6 +124,13 @@ const hostSteps: readonly Step[] = [
   ...['unit', 'cases', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
+  {
+    name: 'shipped',
+    lane: 'host',
+    // Which packs, and so builds it.
+    after: ['package'],
+    work: { ...onHost('native'), files: ['lifetime', 'losses', 'regions'], shipped: true },
+  },
   hostStep('asan:build', {
     command: ['cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON', '-p', '2'],
   }),
@@ -189,7 +208,7 @@ const soakSteps: readonly Step[] = [
       work: { ...onHost('native'), files: ['fuzz'] },
     }) as Step & { work: Suite },
   ),
-  ...nodeLines.map(onNode).map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernelSeries.flatMap((kernel) =>
     (
       [
