@@ -30,7 +30,7 @@ function checkRuntime(): void {
   const runtime = bun !== undefined ? 'Bun' : deno !== undefined ? 'Deno' : null
   if (runtime === null) return
   throw new VfioError(
-    'ERR_VFIO_NO_EVENTS',
+    'ERR_VFIO_RUNTIME',
     `${runtime} cannot deliver interrupts: run the program with Node, or enable the interrupt with eventfds of your own`,
   )
 }

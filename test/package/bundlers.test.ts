@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import {
   contents,
   look,
+  PATIENCE,
   PREBUILD,
   program,
   ROOT,
@@ -83,7 +84,7 @@ webpack({
 }
 
 describe('a bundle', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
   before(() => writeFileSync(join(user(), 'look.mjs'), program()))
 
   /** Bundles, and gives the one file that came of it, which is far from the package. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { cpSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { manifest, ROOT, run, scratchDirectory, succeed } from './support.js'
+import { manifest, PATIENCE, ROOT, run, scratchDirectory, succeed } from './support.js'
 
 /** The repository before anything is built or installed, as far as the command is concerned. */
 function clone(name: string): string {
@@ -13,7 +13,7 @@ function clone(name: string): string {
 }
 
 describe('a clone that was never built', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   it('says what to do, in one sentence', () => {
     const directory = clone('clone')

@@ -7,6 +7,7 @@ import { everythingIn } from '../fixtures/tree.js'
 import {
   contents,
   type manifest,
+  PATIENCE,
   PREBUILD,
   ROOT,
   run,
@@ -22,7 +23,7 @@ const files = () =>
     .map(({ path }) => path.slice(contents().length + 1))
 
 describe('the tarball', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   it('has what its users need', () => {
     const needed = ['bin/vfio.js', 'dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', PREBUILD]
@@ -86,7 +87,7 @@ describe('the tarball', function () {
 })
 
 describe('an installed package without its addon', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   it('says what to do, and judges all the same', () => {
     const copy = join(scratchDirectory('without'), 'user')

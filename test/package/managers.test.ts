@@ -7,6 +7,7 @@ import {
   look,
   manifest,
   npmProgram,
+  PATIENCE,
   program,
   project,
   registry,
@@ -79,7 +80,7 @@ const MANAGERS: readonly Manager[] = [
 ]
 
 describe('the package, installed without scripts and without a compiler', function () {
-  this.timeout(300_000)
+  this.timeout(PATIENCE)
 
   const bare = () => ({ PATH: barePath() })
 

@@ -10,6 +10,7 @@ import {
   manifest,
   nodeLines,
   nodeProgram,
+  PATIENCE,
   ROOT,
   run,
   scratchDirectory,
@@ -85,7 +86,7 @@ ${code}
 }
 
 describe('README', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   it('has samples of the library', () => assert(programs.length > 1))
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'esbuild'
-import { manifest, ROOT, requireTool, run, scratchDirectory, succeed, tool } from './support.js'
+import { manifest, PATIENCE, ROOT, requireTool, run, scratchDirectory, succeed, tool } from './support.js'
 
 /** GitHub's own parser of workflows, as far as it is used here. */
 interface Parser {
@@ -53,7 +53,7 @@ async function workflowParser(): Promise<Parser> {
 }
 
 describe('the workflows', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   const names = readdirSync(join(ROOT, WORKFLOWS))
   const jobs = () =>

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { writeHost } from '../fixtures/host.js'
 import { bytes, region } from '../native/bytes.js'
 import { type FakeAnswer, OPENS, runSource } from '../native/fake.js'
 import {
@@ -11,8 +11,10 @@ import {
   manifest,
   nodeLines,
   nodeProgram,
+  PATIENCE,
   program,
   run,
+  scratchDirectory,
   sees,
   tool,
   user,
@@ -38,7 +40,7 @@ const RUNTIMES: Readonly<Record<string, () => readonly string[]>> = {
 }
 
 /** Deno keeps what it compiled in the user's home. */
-const DENO = { DENO_DIR: join(tmpdir(), 'vfio-package-deno'), DENO_NO_UPDATE_CHECK: '1' }
+const deno = () => ({ DENO_DIR: scratchDirectory('deno'), DENO_NO_UPDATE_CHECK: '1' })
 
 const KERNEL: readonly FakeAnswer[] = [
   OPENS,
@@ -66,8 +68,8 @@ if (input.isNode) {
   assert.deepEqual((await first).value, { vector: 0, count: 3 })
   await events.return()
 } else {
-  assert.equal((await failure(() => irq.events())).code, 'ERR_VFIO_NO_EVENTS')
-  assert.equal((await failure(() => irq.onEvent(() => {}))).code, 'ERR_VFIO_NO_EVENTS')
+  assert.equal((await failure(() => irq.events())).code, 'ERR_VFIO_RUNTIME')
+  assert.equal((await failure(() => irq.onEvent(() => {}))).code, 'ERR_VFIO_RUNTIME')
 }
 irq.disable()
 const eventfd = vfio.EventFd.create()
@@ -78,8 +80,18 @@ await opened.close()
 console.log('closed')
 `
 
+const OTHER = '0000:59:00.1'
+
+/** An assignment whose every write goes to files, so that it fails where the driver should be seen. */
+const CHANGE = `
+import { assign, Host, planAssignment } from 'vfio'
+const { trees, journal, address } = JSON.parse(process.env.INPUT)
+const plan = planAssignment(new Host(trees).snapshot(), [address], { reset: 'none' })
+await assign(plan, { journal }).then(() => console.log('done'), ({ code }) => console.log(code))
+`
+
 describe('the installed package', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
 
   before(() => {
     writeFileSync(join(user(), 'look.mjs'), program())
@@ -93,11 +105,11 @@ describe('the installed package', function () {
 
   for (const [name, command] of Object.entries(RUNTIMES)) {
     it(`runs in ${name}, imported and required, and so does its command`, () => {
-      for (const file of ['look.mjs', 'look.cjs']) sees(look(user(), [...command(), file], DENO))
+      for (const file of ['look.mjs', 'look.cjs']) sees(look(user(), [...command(), file], deno()))
       const path = join(user(), 'node_modules/vfio/bin/vfio.js')
-      const version = run(user(), [...command(), path, '--version'], DENO)
+      const version = run(user(), [...command(), path, '--version'], deno())
       assert.equal(version.stdout.trim(), manifest.version, version.stderr)
-      const listed = run(user(), [...command(), path, 'list', '--sysfs', fixture().sysfs], DENO)
+      const listed = run(user(), [...command(), path, 'list', '--sysfs', fixture().sysfs], deno())
       assert.match(listed.stdout, /^GROUP ADDRESS .*\n +7 0000:59:00\.0 /, listed.stderr)
       assert.equal(listed.status, 0)
     })
@@ -109,7 +121,7 @@ describe('the installed package', function () {
       const file = join(user(), 'drive.mjs')
       const { code, stderr, stdout } = await runSource(DRIVE, KERNEL, {
         input: { trees: fixture(), device: DEVICE, isNode },
-        environment: DENO,
+        environment: deno(),
         command: (source) => {
           writeFileSync(file, source)
           return [...command(), file]
@@ -117,6 +129,30 @@ describe('the installed package', function () {
       })
       assert.equal(stdout, 'closed\n', stderr)
       assert.equal(code, 0, stderr)
+    })
+  }
+
+  for (const [name, command] of Object.entries(RUNTIMES)) {
+    const answer =
+      name === 'Bun' ? 'says that it cannot change a host, and has changed nothing' : 'changes a host'
+    it(`${answer} in ${name}`, () => {
+      const trees = writeHost(scratchDirectory(`changed by ${name}`), {
+        devices: [
+          { address: DEVICE, driver: 'vfio-pci', group: 7 },
+          { address: OTHER, group: 8 },
+        ],
+      })
+      const journal = join(scratchDirectory(`journal of ${name}`), 'vfio')
+      writeFileSync(join(user(), 'change.mjs'), CHANGE)
+      const input = { INPUT: JSON.stringify({ trees, journal, address: OTHER }) }
+      const { stdout, stderr, status } = run(user(), [...command(), 'change.mjs'], { ...deno(), ...input })
+      // Nobody binds anything in files.
+      const wanted = name === 'Bun' ? 'ERR_VFIO_RUNTIME' : 'ERR_VFIO_NOT_BOUND'
+      assert.equal(stdout, `${wanted}\n`, stderr)
+      assert.equal(status, 0)
+      const probed = readFileSync(join(trees.sysfs, 'bus/pci/drivers_probe'), 'utf8')
+      assert.equal(probed, name === 'Bun' ? '' : `${OTHER}\n`)
+      if (name === 'Bun') assert(!existsSync(journal))
     })
   }
 

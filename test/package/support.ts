@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import {
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -31,6 +30,9 @@ export const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf
   readonly scripts: Readonly<Record<string, string>>
   readonly dependencies: Readonly<Record<string, string>>
 }
+
+/** In milliseconds: whoever asks for the tarball first waits until every addon is built. */
+export const PATIENCE = 900_000
 
 /** The prebuilt addon of this machine. */
 export const PREBUILD = `prebuilds/linux-${process.arch}/vfio.glibc.node`
@@ -94,22 +96,10 @@ export function tarball(): string {
 
 function pack(): string {
   const destination = scratchDirectory('packed')
-  const from = manifest.scripts.prepack === undefined ? stage() : ROOT
-  succeed(from, ['npm', 'pack', '--pack-destination', destination])
+  succeed(ROOT, ['npm', 'pack', '--pack-destination', destination])
   const [name = '', ...others] = readdirSync(destination)
   assert.deepEqual(others, [])
   return join(destination, name)
-}
-
-/** A copy with the addon of this checkout where the prebuilt one belongs. */
-function stage(): string {
-  const staged = scratchDirectory('staged')
-  for (const name of ['package.json', 'bin', 'dist', 'README.md', 'LICENSE', 'CHANGELOG.md', 'SECURITY.md']) {
-    cpSync(join(ROOT, name), join(staged, name), { recursive: true })
-  }
-  mkdirSync(dirname(join(staged, PREBUILD)), { recursive: true })
-  execFileSync('strip', ['-o', join(staged, PREBUILD), join(ROOT, 'build/Release/vfio.node')])
-  return staged
 }
 
 let unpacked: string | undefined

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { contents, ROOT, succeed, tool, user } from './support.js'
+import { contents, PATIENCE, ROOT, succeed, tool, user } from './support.js'
 
 const tsc = () => [process.execPath, join(ROOT, 'node_modules/typescript/bin/tsc')]
 
@@ -54,7 +54,7 @@ function exportedNames(): { readonly name: string; readonly isType: boolean }[] 
 }
 
 describe('the declarations', function () {
-  this.timeout(120_000)
+  this.timeout(PATIENCE)
   const text = () => readFileSync(join(contents(), 'dist/index.d.ts'), 'utf8')
 
   /** Gives the user a version of Node's types, as it is installed beside. */
