@@ -4,6 +4,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync } fro
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { cacheDirectory, exclusively } from '../lab/cache.js'
+import { messageOf } from '../lab/errors.js'
 import { ROOT } from './targets.js'
 
 const run = promisify(execFile)
@@ -11,7 +12,7 @@ const run = promisify(execFile)
 /**
  * The node_modules of a folder beside this file, which is a package of its own: its lock file pins large programs that
  * no user and not every contributor needs, for whatever platform. Fetched once for each machine.
- * @throws Error with npm's own words.
+ * @throws Error of one line with npm's own words.
  */
 export async function lockedPackages(name: string, say: (line: string) => void): Promise<string> {
   const source = join(ROOT, 'scripts/prebuild', name)
@@ -36,7 +37,11 @@ export async function lockedPackages(name: string, say: (line: string) => void):
       return modules
     } catch (error) {
       rmSync(work, { recursive: true, force: true })
-      throw error
+      const { stderr = '' } = error as { stderr?: string }
+      // npm's first lines name the reason, and the rest where it was noticed.
+      const lines = stderr.split('\n').map((line) => line.replace(/^npm error ?/, '').trim())
+      const said = lines.filter((line) => line !== '').slice(0, 3)
+      throw new Error(`npm ci failed: ${said.length === 0 ? messageOf(error) : said.join(', ')}`)
     }
   })
 }
