@@ -1,5 +1,9 @@
 export function osRelease(): Record<string, string>
-export function privateApt(directory: string, suites: readonly string[]): Promise<string[]>
+export function privateApt(
+  directory: string,
+  suites: readonly string[],
+  architecture?: string,
+): Promise<string[]>
 export function packageNames(options: readonly string[], pattern: string): Promise<string[]>
 export function downloadPackages(
   options: readonly string[],

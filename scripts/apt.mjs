@@ -82,8 +82,9 @@ export function osRelease() {
 /**
  * Prepares a private apt state below `directory` that knows the suites named, updates it, and returns the options
  * that make apt-get and apt-cache use it. A suite that ends in `-security` is looked for on the security mirror.
+ * `architecture`: that of the packages, as Debian names it; left out: the machine's own.
  */
-export async function privateApt(directory, suites) {
+export async function privateApt(directory, suites, architecture) {
   mkdirSync(join(directory, 'lists', 'partial'), { recursive: true })
   const { archive, security } = await mirrors(directory)
   const signed = existsSync(KEYRING) ? `[signed-by=${KEYRING}] ` : ''
@@ -99,6 +100,12 @@ export async function privateApt(directory, suites) {
     ['Dir::Cache::pkgcache', ''],
     ['Dir::Cache::srcpkgcache', ''],
     ['APT::Sandbox::User', 'root'],
+    ...(architecture === undefined
+      ? []
+      : [
+          ['APT::Architecture', architecture],
+          ['APT::Architectures', architecture],
+        ]),
   ].flatMap(([name, value]) => ['-o', `${name}=${value}`])
   await apt('apt-get', [...options, '-q', 'update'])
   return options

@@ -1,12 +1,14 @@
 import { fileURLToPath } from 'node:url'
 import { acceleratorFor } from './accelerator.js'
 import { LabError } from './errors.js'
+import { findHost, type LabHost } from './hosts.js'
 import { findKernel, type Kernel } from './kernels.js'
 import { type MachineResult, runMachine, type Streams, shellQuote, type Terminal } from './machine.js'
 import { readTopology } from './topology.js'
 
 /** The topology that a guest gets when none is named. */
-export const defaultTopology = fileURLToPath(new URL('topologies/default.args', import.meta.url))
+const defaultTopology = ({ topology }: LabHost) =>
+  fileURLToPath(new URL(`topologies/${topology}.args`, import.meta.url))
 
 /** Exit statuses of the lab itself; `timeout` and container runtimes have the same. */
 export const TIMED_OUT = 124
@@ -16,9 +18,11 @@ export const GUEST_FAILED = 125
 const BOOT_SECONDS = 180
 
 export interface GuestOptions {
-  /** A series (`6.12`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest that can be had. */
+  /** One of hosts.ts by name; left out: the default. */
+  readonly host?: string | undefined
+  /** A series (`6.12`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest of the host's that can be had. */
   readonly kernel?: string | Kernel | undefined
-  /** A file of QEMU arguments; left out: `defaultTopology`. */
+  /** A file of QEMU arguments; left out: the host's default one. */
   readonly topology?: string | undefined
   /** The program, looked up on PATH, and its arguments. */
   readonly command: readonly string[]
@@ -58,11 +62,14 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
   const say = options.say ?? (() => {})
   if (process.arch !== 'x64')
     throw new LabError(`the lab runs on x86-64 only, and this machine is ${process.arch}`)
-  const devices = readTopology(options.topology ?? defaultTopology)
-  const kernel = typeof options.kernel === 'object' ? options.kernel : await findKernel(options.kernel, say)
+  const host = findHost(options.host)
+  const devices = readTopology(options.topology ?? defaultTopology(host))
+  const kernel =
+    typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
   const result = await runMachine({
+    host,
     kernel,
-    accelerator: await acceleratorFor(kernel, say),
+    accelerator: await acceleratorFor(host, kernel, say),
     devices,
     vfio: options.vfio ?? true,
     monitor: options.monitor ?? false,

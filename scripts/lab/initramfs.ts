@@ -5,19 +5,20 @@ import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { cacheDirectory } from './cache.js'
 import { LabError } from './errors.js'
+import type { LabHost } from './hosts.js'
 import type { Kernel } from './kernels.js'
 
 /** What the guest needs before it can reach the host's files; a kernel has each as a module or built in. */
-const BOOT_MODULES = ['virtio_pci', 'virtio_console', '9pnet_virtio', '9p', 'overlay']
+const BOOT_MODULES = ['virtio_console', '9pnet_virtio', '9p', 'overlay']
 /** Loaded from the initramfs too, because the host's modprobe takes a second over 9p. */
 const VFIO_MODULES = ['vfio', 'vfio_virqfd', 'vfio_iommu_type1', 'vfio_pci']
 
 const source = (file: string) => readFileSync(new URL(file, import.meta.url))
 
 /** Builds, or finds in the cache, the initramfs that brings a kernel up to the host's files. */
-export function initramfsFor(kernel: Kernel): string {
+export function initramfsFor(kernel: Kernel, host: LabHost): string {
   const busybox = findBusybox()
-  const boot = loadOrder(kernel.modules, BOOT_MODULES)
+  const boot = loadOrder(kernel.modules, [...host.modules, ...BOOT_MODULES])
   const vfio = loadOrder(kernel.modules, VFIO_MODULES).filter((file) => !boot.includes(file))
   const identity = createHash('sha256')
   for (const file of ['init.sh', 'session.sh', import.meta.url]) identity.update(source(file))

@@ -6,6 +6,7 @@ import { promisify } from 'node:util'
 import { downloadPackages, packageNames, privateApt } from '../apt.mjs'
 import { cacheDirectory, exclusively } from './cache.js'
 import { LabError, messageOf } from './errors.js'
+import type { LabHost } from './hosts.js'
 
 const run = promisify(execFile)
 
@@ -18,7 +19,7 @@ export interface Kernel {
   readonly modules: string | null
 }
 
-/** The Debian suites that carry each series, newest series first. */
+/** The Debian suites that carry each series, for every processor, newest series first. */
 const SERIES: Readonly<Record<string, readonly string[]>> = {
   '6.12': ['bookworm-backports'],
   '6.1': ['bookworm', 'bookworm-security'],
@@ -28,19 +29,23 @@ const SERIES: Readonly<Record<string, readonly string[]>> = {
 /** The series that the lab knows by name, oldest first. */
 export const kernelSeries: readonly string[] = Object.keys(SERIES).reverse()
 
-/** Finds the kernel that `--kernel` names, fetching it when it is a series that is not in the cache. */
-export async function findKernel(name: string | undefined, say: (line: string) => void): Promise<Kernel> {
-  if (name === undefined) return newestKernel(say)
+/** Finds the kernel of a host that `--kernel` names, fetching it when it is a series that is not in the cache. */
+export async function findKernel(
+  host: LabHost,
+  name: string | undefined,
+  say: (line: string) => void,
+): Promise<Kernel> {
+  if (name === undefined) return newestKernel(host, say)
   const suites = SERIES[name]
-  if (suites !== undefined) return cached(name) ?? fetchKernel(name, suites, say)
+  if (suites !== undefined) return cached(host, name) ?? fetchKernel(host, name, suites, say)
   return kernelAt(name)
 }
 
-async function newestKernel(say: (line: string) => void): Promise<Kernel> {
+async function newestKernel(host: LabHost, say: (line: string) => void): Promise<Kernel> {
   const refusals: string[] = []
-  for (const [series, suites] of Object.entries(SERIES)) {
+  for (const series of host.kernels.toReversed()) {
     try {
-      return cached(series) ?? (await fetchKernel(series, suites, say))
+      return cached(host, series) ?? (await fetchKernel(host, series, SERIES[series] ?? [], say))
     } catch (error) {
       refusals.push(`${series}: ${messageOf(error)}`)
     }
@@ -77,10 +82,15 @@ function modulesAt(directory: string): string {
   return found
 }
 
-const kernelDirectory = (series: string) => join(cacheDirectory('kernels'), series)
+/** What a series of one host is called in the cache. */
+const nameOf = ({ flavour }: LabHost, series: string) =>
+  flavour === 'amd64' ? series : `${series}-${flavour}`
 
-function cached(series: string): Kernel | undefined {
-  const directory = kernelDirectory(series)
+const kernelDirectory = (host: LabHost, series: string) =>
+  join(cacheDirectory('kernels'), nameOf(host, series))
+
+function cached(host: LabHost, series: string): Kernel | undefined {
+  const directory = kernelDirectory(host, series)
   const marker = join(directory, 'release')
   if (!existsSync(marker)) return undefined
   const release = readFileSync(marker, 'utf8').trim()
@@ -92,45 +102,49 @@ function cached(series: string): Kernel | undefined {
 }
 
 async function fetchKernel(
+  host: LabHost,
   series: string,
   suites: readonly string[],
   say: (line: string) => void,
 ): Promise<Kernel> {
-  return exclusively(`kernel-${series}`, async () => {
-    const already = cached(series)
+  const name = nameOf(host, series)
+  return exclusively(`kernel-${name}`, async () => {
+    const already = cached(host, series)
     if (already !== undefined) return already
-    const work = await mkdtemp(join(cacheDirectory('kernels'), `.${series}-`))
+    const work = await mkdtemp(join(cacheDirectory('kernels'), `.${name}-`))
     try {
       const began = Date.now()
-      const release = await unpackPackage(series, suites, work, say)
+      const release = await unpackPackage(host, series, suites, work, say)
       await run('depmod', ['-b', work, release])
       await writeFile(join(work, 'release'), `${release}\n`)
-      await rename(work, kernelDirectory(series))
-      say(`kernel ${series}: ${release} ready (${((Date.now() - began) / 1000).toFixed(1)} s)`)
+      await rename(work, kernelDirectory(host, series))
+      say(`kernel ${name}: ${release} ready (${((Date.now() - began) / 1000).toFixed(1)} s)`)
     } catch (error) {
       await rm(work, { recursive: true, force: true })
-      throw new LabError(`kernel ${series} could not be fetched: ${messageOf(error)}`)
+      throw new LabError(`kernel ${name} could not be fetched: ${messageOf(error)}`)
     }
-    const fetched = cached(series)
-    if (fetched === undefined) throw new LabError(`the package of kernel ${series} holds no kernel`)
+    const fetched = cached(host, series)
+    if (fetched === undefined) throw new LabError(`the package of kernel ${name} holds no kernel`)
     return fetched
   })
 }
 
 /** Downloads the newest package of a series and unpacks it below `work`; returns the kernel's release. */
 async function unpackPackage(
+  host: LabHost,
   series: string,
   suites: readonly string[],
   work: string,
   say: (line: string) => void,
 ): Promise<string> {
-  say(`kernel ${series}: looking for its Debian package`)
-  const options = await privateApt(cacheDirectory('apt', `kernel-${series}`), suites)
-  const pattern = `^linux-image-${series.replace('.', '[.]')}[.][0-9][^ ]*-amd64$`
-  const names = (await packageNames(options, pattern)).filter((name) => !/-(rt|cloud)-/.test(name))
+  const name = nameOf(host, series)
+  say(`kernel ${name}: looking for its Debian package`)
+  const options = await privateApt(cacheDirectory('apt', `kernel-${name}`), suites, host.architecture)
+  const pattern = `^linux-image-${series.replace('.', '[.]')}[.][0-9][^ ]*-${host.flavour}$`
+  const names = (await packageNames(options, pattern)).filter((each) => !/-(rt|cloud)-/.test(each))
   const newest = names.sort(byNumbers).at(-1)
   if (newest === undefined) throw new Error(`no package linux-image-${series}.* in ${suites.join(', ')}`)
-  say(`kernel ${series}: downloading ${newest}`)
+  say(`kernel ${name}: downloading ${newest}`)
   await downloadPackages(options, [newest], work)
   const archive = readdirSync(work).find((file) => file.endsWith('.deb'))
   if (archive === undefined) throw new Error(`apt-get download left no package of ${newest}`)

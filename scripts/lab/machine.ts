@@ -4,6 +4,7 @@ import { delimiter, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { LabError } from './errors.js'
+import type { LabHost } from './hosts.js'
 import { initramfsFor } from './initramfs.js'
 import type { Kernel } from './kernels.js'
 
@@ -25,6 +26,7 @@ export interface Terminal {
 }
 
 export interface MachineOptions {
+  readonly host: LabHost
   readonly kernel: Kernel
   readonly accelerator: Accelerator
   /** QEMU arguments of the devices under test. */
@@ -58,12 +60,13 @@ export interface MachineResult {
   readonly console: string
 }
 
+/** Beside what the host adds. */
 const COMMAND_LINE = [
-  'console=ttyS0 quiet panic=-1 oops=panic intel_iommu=on',
+  'quiet panic=-1 oops=panic',
   // Emulation makes all of these slow or wrong: side channel fences, self-tests, stall and clock watchdogs.
-  'mitigations=off nokaslr no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1',
+  'mitigations=off nokaslr nowatchdog rcupdate.rcu_cpu_stall_suppress=1',
   'cryptomgr.notests random.trust_cpu=on audit=0',
-].join(' ')
+]
 
 /** The descriptors that QEMU inherits, each one end of a socket pair. */
 const DESCRIPTOR = { console: 3, control: 4, stdout: 5, stderr: 6, stdin: 7, monitor: 8, qmp: 9 }
@@ -72,7 +75,7 @@ const KEPT_LINES = 60
 
 /** Boots a machine, runs one job in it, and takes it down. */
 export async function runMachine(options: MachineOptions): Promise<MachineResult> {
-  const qemu = findProgram('qemu-system-x86_64', 'qemu-system-x86')
+  const qemu = findProgram(options.host.qemu.program, options.host.qemu.debian)
   const setpriv = findProgram('setpriv', 'util-linux')
   const { streams, terminal, signal } = options
   const began = Date.now()
@@ -158,7 +161,11 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   return { outcome, bootSeconds, cpuSeconds, console: lines.join('\n') }
 }
 
-function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: MachineOptions): string[] {
+function qemuArguments(options: MachineOptions): string[] {
+  const { host, kernel, accelerator, devices, monitor, terminal } = options
+  const virtio = (name: string, slot: string) =>
+    // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
+    host.transport === 'pci' ? `${name}-pci,addr=${slot}` : `${name}-ccw`
   const socket = (name: keyof typeof DESCRIPTOR) => [
     '-chardev',
     `socket,id=lab_${name},fd=${DESCRIPTOR[name]}`,
@@ -169,17 +176,17 @@ function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: Mach
   ]
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
-    ...['-M', 'q35,kernel-irqchip=split', '-cpu', 'max', '-smp', '2', '-m', '1024'],
+    ...host.machine,
     // One thread for both processors: with more, QEMU 10 dies now and then of an assertion (iotlb_to_section).
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=single'],
-    ...['-device', 'intel-iommu,intremap=on,caching-mode=on,aw-bits=48'],
-    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel), '-append', COMMAND_LINE],
+    ...host.iommu,
+    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel, host)],
+    ...['-append', [...host.commandLine, ...COMMAND_LINE].join(' ')],
     ...socket('console'),
-    ...['-serial', 'chardev:lab_console'],
-    // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
+    ...host.serial,
     ...['-fsdev', 'local,id=lab_root,path=/,security_model=none,readonly=on,multidevs=remap'],
-    ...['-device', 'virtio-9p-pci,fsdev=lab_root,mount_tag=lab_root,addr=1d'],
-    ...['-device', 'virtio-serial-pci,id=lab_ports,addr=1e'],
+    ...['-device', `${virtio('virtio-9p', '1d')},fsdev=lab_root,mount_tag=lab_root`],
+    ...['-device', `${virtio('virtio-serial', '1e')},id=lab_ports`],
     ...port('control', 1),
     ...port('stdout', 2),
     ...port('stderr', 3),

@@ -1,0 +1,63 @@
+import { LabError } from './errors.js'
+
+/** A machine that QEMU can be, with an IOMMU that Linux has a driver of. */
+export interface LabHost {
+  readonly name: string
+  /** What `--help` says of it. */
+  readonly title: string
+  /** As Node names it, in `process.arch`. */
+  readonly processor: 'x64' | 'arm64' | 's390x'
+  /** Debian's name of the processor. */
+  readonly architecture: 'amd64' | 'arm64' | 's390x'
+  /** How the names of its Debian kernels end. */
+  readonly flavour: string
+  /** The series of its kernels that the tests run on, of those in kernels.ts, oldest first. */
+  readonly kernels: readonly string[]
+  /** The emulator, and the Debian package that has it. */
+  readonly qemu: { readonly program: string; readonly debian: string }
+  /** Machine, processor and memory. */
+  readonly machine: readonly string[]
+  readonly iommu: readonly string[]
+  /** What connects the character device `lab_console` to the kernel's console. */
+  readonly serial: readonly string[]
+  /** Words of the kernel's command line beside those that every host has (machine.ts). */
+  readonly commandLine: readonly string[]
+  /** How the lab's own devices, which carry the files and the command's input and output, are connected. */
+  readonly transport: 'pci' | 'ccw'
+  /** Modules that have to be there before the devices get their drivers. */
+  readonly modules: readonly string[]
+  /** The devices that a guest gets when none are named: a file of topologies/, without `.args`. */
+  readonly topology: string
+}
+
+const SIZE = ['-smp', '2', '-m', '1024']
+
+const intel: LabHost = {
+  name: 'intel',
+  title: 'x86-64 with an Intel IOMMU (VT-d)',
+  processor: 'x64',
+  architecture: 'amd64',
+  flavour: 'amd64',
+  kernels: ['5.10', '6.1', '6.12'],
+  qemu: { program: 'qemu-system-x86_64', debian: 'qemu-system-x86' },
+  machine: ['-M', 'q35,kernel-irqchip=split', '-cpu', 'max', ...SIZE],
+  iommu: ['-device', 'intel-iommu,intremap=on,caching-mode=on,aw-bits=48'],
+  serial: ['-serial', 'chardev:lab_console'],
+  commandLine: ['console=ttyS0', 'intel_iommu=on', 'no_timer_check', 'tsc=reliable'],
+  transport: 'pci',
+  modules: ['virtio_pci'],
+  topology: 'default',
+}
+
+/** Their default comes first. */
+export const labHosts: readonly LabHost[] = [intel]
+
+/** The host that `--host` names; without a name the default one. */
+export function findHost(name: string | undefined): LabHost {
+  const [usual] = labHosts
+  const found = name === undefined ? usual : labHosts.find((host) => host.name === name)
+  if (found === undefined) {
+    throw new LabError(`--host ${name}: give one of ${labHosts.map((host) => host.name).join(', ')}`)
+  }
+  return found
+}
