@@ -44,6 +44,20 @@ function setResetMethod(address: string, method: string): boolean {
 const driversOf = (seen: Snapshot, group: Group) =>
   group.members.map((address) => `${address}=${seen.device(address).driver ?? '-'}`).join(' ')
 
+/**
+ * Functions in no group: some IOMMUs show a group only once a driver has come, and an IOMMU has none itself. After this
+ * all that can have one have it, and it stays.
+ */
+function judgeUngrouped(): void {
+  const alone = host.snapshot().devices.filter(({ group, address }) => group === null && !used.has(address))
+  for (const { address } of alone) {
+    // One that was tried before may have brought the group of this one.
+    const { verdict, reason } = assess(host.snapshot({ around: [address] }), address)
+    const answer = tryVfio(address)
+    compare(`${address}, in no group, binds`, verdict === 'bindable', reason, answer === 'ok', 'as found')
+  }
+}
+
 /** Asks about every member of these groups, and compares all that was predicted of them. */
 function judge(seen: Snapshot, groups: readonly { group: Group; name: string }[]): Map<string, Answer> {
   const questions = groups.flatMap(({ group }) =>
@@ -118,6 +132,7 @@ describe('agreement with the kernel', function () {
       .snapshot()
       .devices.filter((device) => !used.has(device.address) && device.class >>> 8 !== 0x0100)
     load(['uio_pci_generic', 'pci-stub', ...met.flatMap(({ modules }) => modules)])
+    judgeUngrouped()
     const seen = host.snapshot()
     groups = groupsOf(seen, used)
     judge(
@@ -207,6 +222,19 @@ describe('agreement with the kernel', function () {
     }
   })
 
+  it('knows that nobody gets the IOMMU', function () {
+    const seen = host.snapshot()
+    // What is at work as one has a driver, and the guest does not survive its loss.
+    const units = seen.host.iommu.units.flatMap(({ address }) =>
+      address !== null && seen.device(address).driver === null ? [address] : [],
+    )
+    if (units.length === 0) skip(this, 'the IOMMU of this host is no PCI function without a driver')
+    for (const address of units) {
+      const { verdict, reason } = assess(seen, address)
+      compare(`${address} refused`, verdict === 'blocked', reason, tryVfio(address) !== 'ok', 'nothing bound')
+    }
+  })
+
   it('follows reset_method as the administrator sets it', function () {
     if (!publishesResetMethods) skip(this, 'before 5.15 the kernel has no reset_method')
     const everything = new Map(groups.map((group) => [group.number, allOn(group, 'vfio-pci')]))
@@ -262,6 +290,7 @@ describe('agreement with the kernel', function () {
       }
       writeFileSync(`/sys/bus/pci/devices/${address}/sriov_numvfs`, '2')
     }
+    judgeUngrouped()
     const seen = host.snapshot()
     const numbers = new Set(
       pfs.flatMap(({ address }) => {

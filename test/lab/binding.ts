@@ -89,6 +89,7 @@ export function inUse(): Set<string> {
   for (const name of namesIn('/sys/class/tty')) {
     if (name.startsWith('hvc')) paths.push(`/sys/class/tty/${name}`)
   }
+  for (const name of namesIn('/sys/class/iommu')) paths.push(`/sys/class/iommu/${name}`)
   const used = new Set<string>()
   for (const path of paths) {
     // The whole way up: a bridge above what is in use must stay too.
