@@ -24,8 +24,15 @@ printf %s "$job" >"$LAB/job"
 if [ -n "$modules" ]; then
   release=$("$BB" uname -r)
   "$BB" mkdir -p "/lib/modules/$release"
-  "$BB" mount -o bind "$modules" "/lib/modules/$release"
+  "$BB" mount -o bind "$LAB/host$modules" "/lib/modules/$release"
 fi
+# What a root file system of another processor has of the host's files, one directory a line.
+printf '%s\n' "$shared" | while read -r directory; do
+  [ -n "$directory" ] || continue
+  "$BB" mkdir -p "$directory" "$LAB/shared$directory/upper" "$LAB/shared$directory/work"
+  "$BB" mount -t overlay -o "lowerdir=$LAB/host$directory,upperdir=$LAB/shared$directory/upper,workdir=$LAB/shared$directory/work,index=off,xino=off,metacopy=off" \
+    lab_shared "$directory"
+done
 if [ "$vfio" = 1 ]; then
   while read -r module; do
     "$BB" insmod "$LAB/modules/$module" || echo "lab: module $module does not load" >/dev/console
