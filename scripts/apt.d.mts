@@ -10,3 +10,8 @@ export function downloadPackages(
   names: readonly string[],
   directory: string,
 ): Promise<void>
+export function downloadWithDependencies(
+  options: readonly string[],
+  names: readonly string[],
+  directory: string,
+): Promise<void>

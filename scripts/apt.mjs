@@ -121,3 +121,28 @@ export async function packageNames(options, pattern) {
 export async function downloadPackages(options, names, directory) {
   await apt('apt-get', [...options, '-q', 'download', ...names], directory)
 }
+
+/**
+ * The same with all that they depend on, as on a machine that has nothing yet; `directory` is made.
+ */
+export async function downloadWithDependencies(options, names, directory) {
+  mkdirSync(join(directory, 'partial'), { recursive: true })
+  const nothing = join(directory, 'status')
+  writeFileSync(nothing, '')
+  const places = [
+    ['Dir::State::status', nothing],
+    ['Dir::State::extended_states', `${nothing}-extended`],
+    ['Dir::Cache::archives', directory],
+    ['Debug::NoLocking', '1'],
+  ].flatMap(([name, value]) => ['-o', `${name}=${value}`])
+  await apt('apt-get', [
+    ...options,
+    ...places,
+    '-y',
+    '-q',
+    '--download-only',
+    '--no-install-recommends',
+    'install',
+    ...names,
+  ])
+}

@@ -3,6 +3,7 @@ import { release } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { cacheDirectory, exclusively } from './cache.js'
+import type { Emulator } from './emulator.js'
 import type { LabHost } from './hosts.js'
 import type { Kernel } from './kernels.js'
 import { type Accelerator, runMachine } from './machine.js'
@@ -13,6 +14,7 @@ const PROBE_SECONDS = 20
 /** KVM where it boots a guest, else software emulation: /dev/kvm may be there and still hang. */
 export async function acceleratorFor(
   host: LabHost,
+  emulator: Emulator,
   kernel: Kernel,
   say: (line: string) => void,
 ): Promise<Accelerator> {
@@ -26,7 +28,7 @@ export async function acceleratorFor(
   const file = join(cacheDirectory(), `accelerator-${release()}`)
   return (
     remembered(file) ??
-    exclusively('accelerator', async () => remembered(file) ?? probe(host, kernel, file, say))
+    exclusively('accelerator', async () => remembered(file) ?? probe(host, emulator, kernel, file, say))
   )
 }
 
@@ -40,6 +42,7 @@ function remembered(file: string): Accelerator | undefined {
 
 async function probe(
   host: LabHost,
+  emulator: Emulator,
   kernel: Kernel,
   file: string,
   say: (line: string) => void,
@@ -47,6 +50,9 @@ async function probe(
   say(`trying /dev/kvm once, ${PROBE_SECONDS} s at most`)
   const { outcome } = await runMachine({
     host,
+    emulator,
+    root: '/',
+    shared: [],
     kernel,
     accelerator: 'kvm',
     devices: [],

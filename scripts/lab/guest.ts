@@ -1,14 +1,18 @@
 import { fileURLToPath } from 'node:url'
 import { acceleratorFor } from './accelerator.js'
+import { emulatorFor } from './emulator.js'
 import { LabError } from './errors.js'
 import { findHost, type LabHost } from './hosts.js'
 import { findKernel, type Kernel } from './kernels.js'
 import { type MachineResult, runMachine, type Streams, shellQuote, type Terminal } from './machine.js'
+import { rootFor } from './root.js'
 import { readTopology } from './topology.js'
 
 /** The topology that a guest gets when none is named. */
 const defaultTopology = ({ topology }: LabHost) =>
   fileURLToPath(new URL(`topologies/${topology}.args`, import.meta.url))
+
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
 /** Exit statuses of the lab itself; `timeout` and container runtimes have the same. */
 export const TIMED_OUT = 124
@@ -66,10 +70,15 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
   const devices = readTopology(options.topology ?? defaultTopology(host))
   const kernel =
     typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
+  const emulator = await emulatorFor(host, say)
+  const isNative = host.processor === process.arch
   const result = await runMachine({
     host,
+    emulator,
+    root: isNative ? '/' : await rootFor(host, say),
+    shared: isNative ? [] : [CHECKOUT],
     kernel,
-    accelerator: await acceleratorFor(host, kernel, say),
+    accelerator: await acceleratorFor(host, emulator, kernel, say),
     devices,
     vfio: options.vfio ?? true,
     monitor: options.monitor ?? false,

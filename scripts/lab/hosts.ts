@@ -71,8 +71,49 @@ const virtio: LabHost = {
   modules: [...intel.modules, 'virtio_iommu'],
 }
 
+const arm64: LabHost = {
+  name: 'arm64',
+  title: 'arm64 with an SMMUv3, pages of 4 KiB',
+  processor: 'arm64',
+  architecture: 'arm64',
+  flavour: 'arm64',
+  kernels: ['6.12'],
+  qemu: { program: 'qemu-system-aarch64', debian: 'qemu-system-arm' },
+  machine: ['-M', 'virt,gic-version=3,iommu=smmuv3', '-cpu', 'max', ...SIZE],
+  iommu: [],
+  serial: ['-serial', 'chardev:lab_console'],
+  commandLine: ['console=ttyAMA0'],
+  transport: 'pci',
+  modules: ['virtio_pci'],
+  topology: 'arm64',
+}
+
+const arm64With16KibPages: LabHost = {
+  ...arm64,
+  name: 'arm64-16k',
+  title: 'the same, pages of 16 KiB',
+  flavour: 'arm64-16k',
+}
+
+const s390x: LabHost = {
+  name: 's390x',
+  title: 's390x with zPCI, big-endian',
+  processor: 's390x',
+  architecture: 's390x',
+  flavour: 's390x',
+  kernels: ['6.12'],
+  qemu: { program: 'qemu-system-s390x', debian: 'qemu-system-s390x' },
+  machine: ['-M', 's390-ccw-virtio', '-cpu', 'max', ...SIZE],
+  iommu: [],
+  serial: ['-device', 'sclpconsole,chardev=lab_console'],
+  commandLine: ['console=ttysclp0'],
+  transport: 'ccw',
+  modules: [],
+  topology: 's390x',
+}
+
 /** Their default comes first. */
-export const labHosts: readonly LabHost[] = [intel, amd, virtio]
+export const labHosts: readonly LabHost[] = [intel, amd, virtio, arm64, arm64With16KibPages, s390x]
 
 /** The host that `--host` names; without a name the default one. */
 export function findHost(name: string | undefined): LabHost {

@@ -25,7 +25,8 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro lab_roo
   die 'the kernel cannot mount 9p over virtio (CONFIG_9P_FS, CONFIG_NET_9P_VIRTIO, CONFIG_VIRTIO_PCI)'
 mount -t tmpfs -o mode=755 layer /layer
 mkdir /layer/upper /layer/work
-mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work,index=off,xino=off,metacopy=off \
+read -r root </root
+mount -t overlay -o lowerdir="/lower$root",upperdir=/layer/upper,workdir=/layer/work,index=off,xino=off,metacopy=off \
   lab_root /newroot || die 'the kernel has no overlay file system (CONFIG_OVERLAY_FS)'
 
 for directory in proc sys dev; do

@@ -1,12 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { accessSync, constants, readFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable, type Writable } from 'node:stream'
-import { LabError } from './errors.js'
+import type { Emulator } from './emulator.js'
 import type { LabHost } from './hosts.js'
 import { initramfsFor } from './initramfs.js'
 import type { Kernel } from './kernels.js'
+import { findProgram } from './programs.js'
 
 export type Accelerator = 'kvm' | 'tcg'
 
@@ -27,6 +27,11 @@ export interface Terminal {
 
 export interface MachineOptions {
   readonly host: LabHost
+  readonly emulator: Emulator
+  /** The root file system, on this machine. */
+  readonly root: string
+  /** Directories of this machine that are in the guest too, where its root file system is another. */
+  readonly shared: readonly string[]
   readonly kernel: Kernel
   readonly accelerator: Accelerator
   /** QEMU arguments of the devices under test. */
@@ -75,12 +80,11 @@ const KEPT_LINES = 60
 
 /** Boots a machine, runs one job in it, and takes it down. */
 export async function runMachine(options: MachineOptions): Promise<MachineResult> {
-  const qemu = findProgram(options.host.qemu.program, options.host.qemu.debian)
   const setpriv = findProgram('setpriv', 'util-linux')
-  const { streams, terminal, signal } = options
+  const { emulator, streams, terminal, signal } = options
   const began = Date.now()
   // With --pdeathsig the guest dies with us, however we die.
-  const child = spawn(setpriv, ['--pdeathsig', 'KILL', qemu, ...qemuArguments(options)], {
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', emulator.program, ...qemuArguments(options)], {
     stdio: ['ignore', ...Array<'pipe'>(options.monitor ? 9 : 7).fill('pipe')],
   })
   const control = channel(child, DESCRIPTOR.control)
@@ -162,7 +166,7 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
 }
 
 function qemuArguments(options: MachineOptions): string[] {
-  const { host, kernel, accelerator, devices, monitor, terminal } = options
+  const { host, emulator, root, kernel, accelerator, devices, monitor, terminal } = options
   const virtio = (name: string, slot: string) =>
     // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
     host.transport === 'pci' ? `${name}-pci,addr=${slot}` : `${name}-ccw`
@@ -175,12 +179,13 @@ function qemuArguments(options: MachineOptions): string[] {
     ...['-device', `virtserialport,bus=lab_ports.0,nr=${nr},chardev=lab_${name},name=lab.${name}`],
   ]
   return [
+    ...emulator.args,
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ...host.machine,
     // One thread for both processors: with more, QEMU 10 dies now and then of an assertion (iotlb_to_section).
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=single'],
     ...host.iommu,
-    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel, host)],
+    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel, host, root)],
     ...['-append', [...host.commandLine, ...COMMAND_LINE].join(' ')],
     ...socket('console'),
     ...host.serial,
@@ -199,9 +204,10 @@ function qemuArguments(options: MachineOptions): string[] {
 }
 
 /** What session.sh asks for: variables in shell syntax. */
-function request({ kernel, vfio, terminal, job }: MachineOptions): string {
+function request({ kernel, shared, vfio, terminal, job }: MachineOptions): string {
   const values = {
     modules: kernel.modules ?? '',
+    shared: shared.join('\n'),
     vfio: vfio ? '1' : '',
     tty: terminal === null ? '' : '/dev/hvc0',
     rows: String(terminal?.rows ?? 24),
@@ -255,19 +261,4 @@ function processorTime(pid: number | undefined): number {
   } catch {
     return 0
   }
-}
-
-/** The path of a program, or an error that names the Debian package that has it. */
-function findProgram(name: string, debianPackage: string): string {
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/bin', '/sbin', '/bin']
-  for (const directory of directories) {
-    const file = join(directory, name)
-    try {
-      accessSync(file, constants.X_OK)
-      return file
-    } catch {
-      // The next directory may have it.
-    }
-  }
-  throw new LabError(`${name} is missing; install it with \`apt-get install ${debianPackage}\``)
 }

@@ -39,7 +39,8 @@ export interface Suite {
   readonly sanitized?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
-  readonly guest?: { readonly kernel: string; readonly topology: Topology }
+  /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
+  readonly guest?: { readonly host?: string; readonly kernel: string; readonly topology: Topology }
 }
 
 /** The files of scripts/lab/topologies/. */
