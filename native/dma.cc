@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "container.h"
@@ -12,6 +13,28 @@
 
 namespace vfio {
 namespace {
+
+/** Nothing follows the structure. */
+struct NoTail {};
+
+/**
+ * A structure of the kernel with its size filled in, and what follows it where its last member has none. As words,
+ * because such a structure may be neither captured nor a member of another.
+ */
+template <typename Head, typename Tail = NoTail>
+class DmaQuestion {
+ public:
+  DmaQuestion() { head().argsz = kSize; }
+  Head& head() { return *reinterpret_cast<Head*>(words_.data()); }
+  Tail& tail() { return *reinterpret_cast<Tail*>(words_.data() + sizeof(Head) / sizeof(uint64_t)); }
+
+ private:
+  static constexpr uint32_t kSize = sizeof(Head) + (std::is_empty_v<Tail> ? 0 : sizeof(Tail));
+  static_assert(sizeof(Head) % sizeof(uint64_t) == 0 && kSize % sizeof(uint64_t) == 0);
+  std::array<uint64_t, kSize / sizeof(uint64_t)> words_{};
+};
+
+using UnmapQuestion = DmaQuestion<vfio_iommu_type1_dma_unmap>;
 
 vfio_iommu_type1_dma_map MapQuestion(const Mapping& memory, int64_t offset, int64_t size, uint64_t iova,
                                      uint32_t flags) {
@@ -28,15 +51,14 @@ vfio_iommu_type1_dma_map MapQuestion(const Mapping& memory, int64_t offset, int6
   return question;
 }
 
-vfio_iommu_type1_dma_unmap UnmapQuestion(uint64_t iova, uint64_t size, uint32_t flags) {
+UnmapQuestion Unmapping(uint64_t iova, uint64_t size, uint32_t flags) {
   if (flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call has no room for a bitmap");
   }
-  vfio_iommu_type1_dma_unmap question{};
-  question.argsz = sizeof question;
-  question.flags = flags;
-  question.iova = iova;
-  question.size = size;
+  UnmapQuestion question;
+  question.head().flags = flags;
+  question.head().iova = iova;
+  question.head().size = size;
   return question;
 }
 
@@ -56,23 +78,10 @@ void Map(const Fd& container, Page& page, Handles& handles) {
 
 // In the page: flags, IOVA, size; what was unmapped becomes the first long.
 void Unmap(const Fd& container, Page& page, Handles&) {
-  vfio_iommu_type1_dma_unmap question = UnmapQuestion(page.longs[1], page.longs[2], page.words[1]);
-  Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question);
-  page.longs[0] = question.size;
+  UnmapQuestion question = Unmapping(page.longs[1], page.longs[2], page.words[1]);
+  Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question.head());
+  page.longs[0] = question.head().size;
 }
-
-/** A structure of the kernel whose last member has no size, and what follows it there. */
-template <typename Head, typename Tail>
-class WithTail {
- public:
-  WithTail() { head().argsz = sizeof(Head) + sizeof(Tail); }
-  Head& head() { return *reinterpret_cast<Head*>(words_.data()); }
-  Tail& tail() { return *reinterpret_cast<Tail*>(words_.data() + sizeof(Head) / sizeof(uint64_t)); }
-
- private:
-  static_assert(sizeof(Head) % sizeof(uint64_t) == 0 && sizeof(Tail) % sizeof(uint64_t) == 0);
-  std::array<uint64_t, (sizeof(Head) + sizeof(Tail)) / sizeof(uint64_t)> words_{};
-};
 
 constexpr uint64_t kLargestBitmap = 1 << 28;
 
@@ -125,29 +134,30 @@ Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
 
 Napi::Value UnmapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
   const Napi::Env env = info.Env();
-  const auto question = std::make_shared<vfio_iommu_type1_dma_unmap>(
-      UnmapQuestion(CheckedUint64(env, info[0], "iova"), CheckedUint64(env, info[1], "size"),
-                    CheckedUint32(env, info[2], "flags")));
+  const auto question = std::make_shared<UnmapQuestion>(Unmapping(CheckedUint64(env, info[0], "iova"),
+                                                                  CheckedUint64(env, info[1], "size"),
+                                                                  CheckedUint32(env, info[2], "flags")));
   return Work::Start(
       info.Env(), "vfio:unmapDma",
-      [container, question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), question.get()); },
-      [question](Napi::Env env) -> Napi::Value { return Napi::BigInt::New(env, uint64_t{question->size}); });
+      [container, question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question->head()); },
+      [question](Napi::Env env) -> Napi::Value {
+        return Napi::BigInt::New(env, uint64_t{question->head().size});
+      });
 }
 
 Napi::Value LogDirtyPages(const Napi::CallbackInfo& info, const SharedFd& container) {
-  vfio_iommu_type1_dirty_bitmap question{};
-  question.argsz = sizeof question;
-  question.flags = Uint32Argument(info, 0, "flags");
-  if (question.flags & VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP) {
+  DmaQuestion<vfio_iommu_type1_dirty_bitmap> question;
+  question.head().flags = Uint32Argument(info, 0, "flags");
+  if (question.head().flags & VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call has no room for a bitmap");
   }
   return Work::Start(info.Env(), "vfio:logDirtyPages", [container, question]() mutable {
-    Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_DIRTY_PAGES), &question);
+    Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_DIRTY_PAGES), &question.head());
   });
 }
 
 Napi::Value DirtyBitmap(const Napi::CallbackInfo& info, const SharedFd& container) {
-  WithTail<vfio_iommu_type1_dirty_bitmap, vfio_iommu_type1_dirty_bitmap_get> question;
+  DmaQuestion<vfio_iommu_type1_dirty_bitmap, vfio_iommu_type1_dirty_bitmap_get> question;
   question.head().flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
   question.tail().iova = CheckedUint64(info.Env(), info[0], "iova");
   question.tail().size = CheckedUint64(info.Env(), info[1], "size");
@@ -163,7 +173,7 @@ Napi::Value DirtyBitmap(const Napi::CallbackInfo& info, const SharedFd& containe
 }
 
 Napi::Value UnmapDirty(const Napi::CallbackInfo& info, const SharedFd& container) {
-  WithTail<vfio_iommu_type1_dma_unmap, vfio_bitmap> question;
+  DmaQuestion<vfio_iommu_type1_dma_unmap, vfio_bitmap> question;
   question.head().flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
   question.head().iova = CheckedUint64(info.Env(), info[0], "iova");
   question.head().size = CheckedUint64(info.Env(), info[1], "size");

@@ -23,7 +23,7 @@ void AskFeature(const Fd& device, void* structure) {
 }
 
 template <typename T>
-std::shared_ptr<uapi::Feature<T>> Question(uint32_t flags, const T& data) {
+std::shared_ptr<uapi::Feature<T>> FeatureQuestion(uint32_t flags, const T& data) {
   return std::make_shared<uapi::Feature<T>>(
       uapi::Feature<T>{static_cast<uint32_t>(sizeof(uapi::Feature<T>)), flags, data});
 }
@@ -63,7 +63,7 @@ Napi::Value Device::Feature(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Device::SetMigrationState(const Napi::CallbackInfo& info) {
-  const auto question = Question(uapi::kMigrationState | VFIO_DEVICE_FEATURE_SET,
+  const auto question = FeatureQuestion(uapi::kMigrationState | VFIO_DEVICE_FEATURE_SET,
                                  uapi::MigrationState{Uint32Argument(info, 0, "state"), -1});
   const auto data = std::make_shared<SharedFd>();
   return Work::Start(
@@ -86,7 +86,7 @@ Napi::Value Device::StartDmaLogging(const Napi::CallbackInfo& info) {
   const auto ranges =
       std::make_shared<std::vector<uapi::DmaLoggingRange>>(buffer.size / sizeof(uapi::DmaLoggingRange));
   if (buffer.size > 0) std::memcpy(ranges->data(), buffer.data, buffer.size);
-  const auto question = Question(uapi::kDmaLoggingStart | VFIO_DEVICE_FEATURE_SET,
+  const auto question = FeatureQuestion(uapi::kDmaLoggingStart | VFIO_DEVICE_FEATURE_SET,
                                  uapi::DmaLoggingControl{page_size, static_cast<uint32_t>(ranges->size()), 0,
                                                          AddressOf(ranges->data())});
   return Work::Start(
@@ -106,7 +106,7 @@ Napi::Value Device::DmaLoggingReport(const Napi::CallbackInfo& info) {
     BadArgument(info.Env(), "length must be from 1 byte to 2^33 pages");
   }
   const auto bitmap = std::make_shared<std::vector<uint64_t>>((length - 1) / page_size / 64 + 1);
-  const auto question = Question(uapi::kDmaLoggingReport | VFIO_DEVICE_FEATURE_GET,
+  const auto question = FeatureQuestion(uapi::kDmaLoggingReport | VFIO_DEVICE_FEATURE_GET,
                                  uapi::DmaLoggingReport{iova, length, page_size, AddressOf(bitmap->data())});
   return Work::Start(
       info.Env(), "vfio:dmaLoggingReport",

@@ -130,7 +130,7 @@ class Batch {
   std::vector<uint8_t> scratch_;
 };
 
-struct Request {
+struct TreeRequest {
   std::string root;
   std::vector<std::string> directories, files;
   // How much of each file is read, in bytes.
@@ -195,7 +195,7 @@ void TakeNode(Batch& batch, int directory, const char* name) {
   batch.Add(reinterpret_cast<const uint8_t*>(text.data()), text.size());
 }
 
-void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t to) {
+void TakeDirectories(Batch& batch, const TreeRequest& request, size_t from, size_t to) {
   size_t columns = request.files.size() + request.links.size() + request.lists.size() +
                    request.nodes.size();
   Descriptor base(open(request.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -218,7 +218,7 @@ void TakeDirectories(Batch& batch, const Request& request, size_t from, size_t t
 }
 
 // A second thread halves the time of a large host, where nearly all of it is spent in the kernel.
-Batch TakeAll(const Request& request) {
+Batch TakeAll(const TreeRequest& request) {
   size_t rows = request.directories.size();
   Batch first;
   if (rows < kRowsWorthAThread || std::thread::hardware_concurrency() < 2) {
@@ -253,7 +253,7 @@ Batch TakeAll(const Request& request) {
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsString()) BadArgument(env, "expected a path");
-  Request request{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
+  TreeRequest request{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
                   Counts(info[3], kLargestFile),     Strings(info[4]), Strings(info[5]),
                   Strings(info[6])};
   if (request.limits.size() != request.files.size()) {

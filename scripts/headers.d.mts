@@ -1,1 +1,2 @@
 export function buildEnvironment(): NodeJS.ProcessEnv
+export function headersDirectory(): string | undefined

@@ -26,7 +26,7 @@ const lab = process.argv.includes('--lab')
 
 /** The C programs of the lab's tests: source, output, flags. */
 const PROGRAMS = [
-  ['test/lab/oracle.c', 'build/test/oracle'],
+  ['test/lab/oracle.c', `build/test/${process.arch}/oracle`],
   ['test/lab/kvm-vm.c', 'build/test/kvm-vm.so', '-shared', '-fPIC'],
 ]
 

@@ -78,6 +78,20 @@ export function load(modules: Iterable<string>): void {
   }
 }
 
+/**
+ * Gives every endpoint its group: before 6.15 some kernels look for the IOMMU of a device only when a driver binds
+ * (`lib/assess/no-iommu.ts`). A device keeps the group when the driver goes.
+ */
+export function meetIommu(used: ReadonlySet<string>): void {
+  if (namesIn('/sys/kernel/iommu_groups').length === 0) return
+  for (const address of namesIn(DEVICES)) {
+    const has = (name: string) => existsSync(`${DEVICES}/${address}/${name}`)
+    if (used.has(address) || has('iommu_group') || has('driver')) continue
+    put(address, 'vfio-pci')
+    put(address, 'none')
+  }
+}
+
 /** Functions that this guest lives on: what is mounted, and where it talks to the one who started it. */
 export function inUse(): Set<string> {
   const paths: string[] = []

@@ -10,7 +10,8 @@ import {
   VfioGroup,
   VfioSystemError,
 } from 'vfio'
-import { inUse, load, put } from './binding.js'
+import { inUse, load, meetIommu, put } from './binding.js'
+import { isZpci, PAGE } from './spare.js'
 
 const [major = 0, minor = 0] = release().split('.').map(Number)
 const since = (wantedMajor: number, wantedMinor: number) =>
@@ -19,6 +20,7 @@ const since = (wantedMajor: number, wantedMinor: number) =>
 const ASKS_OWNERSHIP = since(5, 18)
 
 const used = inUse()
+meetIommu(used)
 const seen = new Host().snapshot()
 const isEndpoint = ({ headerType, address }: PciDevice) => headerType === 'normal' && !used.has(address)
 
@@ -136,11 +138,17 @@ describe(`the kernel's objects on ${release()}`, function () {
       container.setIommu('type1v2')
       await refused(() => container.setIommu('type1v2'), 'EINVAL', /already/)
       const info = container.iommuInfo()
-      assert(info.pageSizes.includes(4096n), String(info.pageSizes))
-      assert(info.iovaRanges && info.iovaRanges.length > 0)
-      for (const { start, end } of info.iovaRanges) assert(start < end)
-      // The window of the message-signalled interrupts is never among them.
-      assert(!info.iovaRanges.some(({ start, end }) => start <= 0xfee00000n && end >= 0xfee00000n))
+      assert(info.pageSizes.includes(BigInt(PAGE)), String(info.pageSizes))
+      const ranges = info.iovaRanges
+      assert(ranges && ranges.length > 0)
+      for (const { start, end } of ranges) assert(start < end)
+      // What is reserved, such as the window of the message-signalled interrupts, is never among them.
+      const { reservedRegions } = new Host()
+        .snapshot({ around: [onlyMember(alone).address] })
+        .group(alone.number)
+      for (const region of reservedRegions.filter(({ type }) => type !== 'direct-relaxable'))
+        assert(!ranges.some(({ start, end }) => start <= region.end && end >= region.start), region.type)
+      assert(isZpci || reservedRegions.length > 0)
       assert.equal(info.dmaAvailable, 65535)
       assert(info.migration && info.migration.pageSizes.length > 0 && info.migration.maxDirtyBitmapSize > 0n)
     })
