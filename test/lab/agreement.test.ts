@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { type Assessment, assess, Host, type Snapshot } from 'vfio'
 import { skip } from '../fixtures/skip.js'
-import { inUse, load, put, tryVfio } from './binding.js'
+import { inUse, load, meetIommu, meetings, put, tryVfio } from './binding.js'
 import { type Answer, Oracle } from './oracle.js'
 import { allOn, apply, type Group, groupsOf, type State, statesOf } from './states.js'
 
@@ -44,17 +44,11 @@ function setResetMethod(address: string, method: string): boolean {
 const driversOf = (seen: Snapshot, group: Group) =>
   group.members.map((address) => `${address}=${seen.device(address).driver ?? '-'}`).join(' ')
 
-/**
- * Functions in no group: some IOMMUs show a group only once a driver has come, and an IOMMU has none itself. After this
- * all that can have one have it, and it stays.
- */
+/** Who may get a group, and who gets none: what some kernels tell only once a driver has come. */
 function judgeUngrouped(): void {
-  const alone = host.snapshot().devices.filter(({ group, address }) => group === null && !used.has(address))
-  for (const { address } of alone) {
-    // One that was tried before may have brought the group of this one.
-    const { verdict, reason } = assess(host.snapshot({ around: [address] }), address)
-    const answer = tryVfio(address)
-    compare(`${address}, in no group, binds`, verdict === 'bindable', reason, answer === 'ok', 'as found')
+  meetIommu(used)
+  for (const { address, verdict, reason, bound } of meetings.splice(0)) {
+    compare(`${address}, in no group, binds`, verdict === 'bindable', reason, bound, 'as found')
   }
 }
 
