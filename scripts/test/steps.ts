@@ -78,12 +78,12 @@ const { kernels } = findHost(undefined)
 const [oldest = '', newest = ''] = [kernels.at(0), kernels.at(-1)]
 
 const onHost = (directory: string): Suite => ({ directory, testSeconds: 120, totalSeconds: 1200 })
-const inGuest = (kernel: string, topology: Topology, files: readonly string[]): Suite => ({
+const inGuest = (kernel: string, topology: Topology, files: readonly string[], host?: string): Suite => ({
   directory: 'lab',
   files,
   testSeconds: 300,
   totalSeconds: 3600,
-  guest: { kernel, topology },
+  guest: { kernel, topology, ...(host !== undefined && { host }) },
 })
 
 const hostStep = (name: string, work: Command | Suite): Step => ({ name, lane: 'host', work })
@@ -153,6 +153,17 @@ const labSteps: readonly Step[] = [
   ),
 ]
 
+/** What makes a host another one: its IOMMU driver, and all that goes through it. */
+const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'regions', 'irqs', 'dma']
+
+/** The other hosts of scripts/lab/hosts.ts, and newer kernels on the first: what may differ there. */
+const otherSteps: readonly Step[] = [
+  ...['amd', 'virtio'].map((host) =>
+    labStep(`lab:${host}`, inGuest('6.12', 'default', [...OBJECTS, 'agreement'], host)),
+  ),
+  labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
+]
+
 /** On the kernels between, what drives a device through the library finds nothing of its own. */
 const between = kernels.slice(1, -1)
 
@@ -200,9 +211,9 @@ const soakSteps: readonly Step[] = [
 ]
 
 /** All that there is, in the order in which each lane takes it. */
-export const steps: readonly Step[] = [...hostSteps, ...labSteps, ...soakSteps]
+export const steps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...soakSteps]
 /** What `npm test` runs without names. */
-export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps]
+export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps]
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {
