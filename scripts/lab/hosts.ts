@@ -69,6 +69,7 @@ const virtio: LabHost = {
   iommu: ['-device', 'virtio-iommu-pci,bus=pcie.0,addr=1c'],
   commandLine: [...amd.commandLine, 'vfio_iommu_type1.allow_unsafe_interrupts=1'],
   modules: [...intel.modules, 'virtio_iommu'],
+  topology: 'express',
 }
 
 const arm64: LabHost = {

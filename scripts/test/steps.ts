@@ -44,7 +44,7 @@ export interface Suite {
 }
 
 /** The files of scripts/lab/topologies/. */
-export type Topology = 'default' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
+export type Topology = 'default' | 'express' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
 
 export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
 
@@ -156,13 +156,27 @@ const labSteps: readonly Step[] = [
 /** What makes a host another one: its IOMMU driver, and all that goes through it. */
 const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'regions', 'irqs', 'dma']
 
-/** The other hosts of scripts/lab/hosts.ts, and newer kernels on the first: what may differ there. */
+/** The other x86 hosts of scripts/lab/hosts.ts, and the newest kernel on the first: a part of what runs there. */
 const otherSteps: readonly Step[] = [
   ...['amd', 'virtio'].map((host) =>
     labStep(`lab:${host}`, inGuest('6.12', 'default', [...OBJECTS, 'agreement'], host)),
   ),
   labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
 ]
+
+/** All of it, on each of these and their kernels. */
+const otherSoakSteps: readonly Step[] = [
+  ...['6.18', '7.3'].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
+  ...['amd', 'virtio'].flatMap((host) =>
+    findHost(host).kernels.map((kernel) => ({ name: `${host}:${kernel}`, host, kernel })),
+  ),
+].flatMap(({ name, host, kernel }) => [
+  labStep(
+    `soak:lab:${name}`,
+    inGuest(kernel, host === 'virtio' ? 'express' : 'default', [...ORDINARY, ...LAST], host),
+  ),
+  labStep(`soak:lab:${name}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [], host)),
+])
 
 /** On the kernels between, what drives a device through the library finds nothing of its own. */
 const between = kernels.slice(1, -1)
@@ -177,6 +191,7 @@ const full = (step: Step & { work: Suite }): Step => ({
  * Node between the oldest and the newest.
  */
 const soakSteps: readonly Step[] = [
+  ...otherSoakSteps,
   ...between.map(examplesOn).map((step) => ({ ...step, name: `soak:${step.name}` })),
   full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz'] } }),
   full(
