@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import { acceleratorFor } from './accelerator.js'
+import { compileFor } from './cross.js'
 import { emulatorFor } from './emulator.js'
 import { LabError } from './errors.js'
 import { findHost, type LabHost } from './hosts.js'
@@ -72,6 +73,7 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
     typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
   const emulator = await emulatorFor(host, say)
   const isNative = host.processor === process.arch
+  if (!isNative) await compileFor(host, say)
   const result = await runMachine({
     host,
     emulator,
