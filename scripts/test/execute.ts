@@ -208,6 +208,7 @@ async function runInLab(
     createInterface({ input }).on('line', (line) => collected.line(line)),
   )
   const result = await runInGuest({
+    host: guest.host,
     kernel: guest.kernel,
     topology: topologyFile(guest.topology),
     monitor: guest.topology === 'hotplug',
