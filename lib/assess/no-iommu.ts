@@ -4,7 +4,7 @@ import type { Hypervisor } from '../sysfs/platform.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { hypervisorOf } from './hypervisor.js'
 import { hasVtd, iommuAskedFor, iommuSwitchedOff, kernelParameters } from './kernel-parameters.js'
-import { isBridge } from './topology.js'
+import { iommuIn, isBridge } from './topology.js'
 
 /** Why no IOMMU is active on a host, and what to do about it. */
 export interface NoIommu {
@@ -73,6 +73,12 @@ function causeElsewhere(seen: Snapshot): NoIommu | null {
     return {
       why: 'no IOMMU is active in dom0: Xen keeps it to itself',
       cure: 'VFIO does not work under Xen: hide the device with xen-pciback (xl pci-assignable-add) and let xl give it to a guest, or boot without Xen',
+    }
+  }
+  if (platform.acpiTables?.includes('VIOT')) {
+    return {
+      why: 'no IOMMU is active, though this virtual machine has a virtio-iommu (VIOT)',
+      cure: 'load its driver: modprobe virtio_iommu, from the initramfs where the root disk is behind it (CONFIG_VIRTIO_IOMMU)',
     }
   }
   const off = iommuSwitchedOff(host)
@@ -204,13 +210,18 @@ const FOUND_BY_FIRMWARE = /^(arm-smmu|virtio.iommu|riscv.iommu|apple.dart|dart$)
  */
 function mayGetGroup(seen: Snapshot, device: PciDevice): boolean {
   const { host } = seen
-  if (isBridge(device) || isKernelSince(host.kernel, 6, 15)) return false
+  if (isBridge(device) || iommuIn(seen, device) || isKernelSince(host.kernel, 6, 15)) return false
   const isCovered = isMapped(seen, device)
   if (isCovered === false || host.iommu.units.length === 0) return false
   if (isCovered === null && !host.iommu.units.some(({ kind }) => FOUND_BY_FIRMWARE.test(kind))) return false
   const domain = domainOf(device)
   return !seen.devices.some(
-    (other) => domainOf(other) === domain && other.driver !== null && other.group === null,
+    (other) =>
+      domainOf(other) === domain &&
+      other.driver !== null &&
+      other.group === null &&
+      // It translates for others, and not for itself.
+      iommuIn(seen, other) === null,
   )
 }
 

@@ -49,6 +49,28 @@ const intel: LabHost = {
   topology: 'default',
 }
 
+const amd: LabHost = {
+  ...intel,
+  name: 'amd',
+  title: 'x86-64 with an AMD IOMMU (AMD-Vi)',
+  kernels: ['6.12', '7.3'],
+  machine: ['-M', 'q35,kernel-irqchip=split', '-cpu', 'EPYC-v4', ...SIZE],
+  iommu: ['-device', 'amd-iommu,intremap=on'],
+  // It is on by itself.
+  commandLine: intel.commandLine.filter((word) => word !== 'intel_iommu=on'),
+}
+
+const virtio: LabHost = {
+  ...amd,
+  name: 'virtio',
+  title: 'x86-64 with a virtio-iommu, which remaps no interrupts',
+  machine: intel.machine,
+  // A high fixed slot, so that the devices of a topology keep theirs.
+  iommu: ['-device', 'virtio-iommu-pci,bus=pcie.0,addr=1c'],
+  commandLine: [...amd.commandLine, 'vfio_iommu_type1.allow_unsafe_interrupts=1'],
+  modules: [...intel.modules, 'virtio_iommu'],
+}
+
 const arm64: LabHost = {
   name: 'arm64',
   title: 'arm64 with an SMMUv3, pages of 4 KiB',
@@ -91,7 +113,7 @@ const s390x: LabHost = {
 }
 
 /** Their default comes first. */
-export const labHosts: readonly LabHost[] = [intel, arm64, arm64With16KibPages, s390x]
+export const labHosts: readonly LabHost[] = [intel, amd, virtio, arm64, arm64With16KibPages, s390x]
 
 /** The host that `--host` names; without a name the default one. */
 export function findHost(name: string | undefined): LabHost {

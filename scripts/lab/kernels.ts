@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { downloadPackages, packageNames, privateApt } from '../apt.mjs'
 import { cacheDirectory, exclusively } from './cache.js'
@@ -21,6 +21,8 @@ export interface Kernel {
 
 /** The Debian suites that carry each series, for every processor, newest series first. */
 const SERIES: Readonly<Record<string, readonly string[]>> = {
+  '7.3': ['trixie-backports'],
+  '6.18': ['trixie-backports'],
   '6.12': ['bookworm-backports'],
   '6.1': ['bookworm', 'bookworm-security'],
   '5.10': ['bullseye', 'bullseye-security'],
@@ -36,16 +38,17 @@ export async function findKernel(
   say: (line: string) => void,
 ): Promise<Kernel> {
   if (name === undefined) return newestKernel(host, say)
-  const suites = SERIES[name]
-  if (suites !== undefined) return cached(host, name) ?? fetchKernel(host, name, suites, say)
-  return kernelAt(name)
+  return Object.hasOwn(SERIES, name) ? ofSeries(host, name, say) : kernelAt(name)
 }
+
+const ofSeries = async (host: LabHost, series: string, say: (line: string) => void) =>
+  cached(host, series) ?? (await fetchKernel(host, series, SERIES[series] ?? [], say))
 
 async function newestKernel(host: LabHost, say: (line: string) => void): Promise<Kernel> {
   const refusals: string[] = []
   for (const series of host.kernels.toReversed()) {
     try {
-      return cached(host, series) ?? (await fetchKernel(host, series, SERIES[series] ?? [], say))
+      return await ofSeries(host, series, say)
     } catch (error) {
       refusals.push(`${series}: ${messageOf(error)}`)
     }
@@ -94,12 +97,14 @@ function cached(host: LabHost, series: string): Kernel | undefined {
   const marker = join(directory, 'release')
   if (!existsSync(marker)) return undefined
   const release = readFileSync(marker, 'utf8').trim()
-  return {
-    name: series,
-    image: join(directory, `boot/vmlinuz-${release}`),
-    modules: join(directory, 'lib/modules', release),
-  }
+  const modules = join(directory, 'lib/modules', release)
+  const image = imageIn(directory, release)
+  return image === undefined ? undefined : { name: series, image, modules }
 }
+
+/** From Linux 7.0 on Debian has it beside the modules. */
+const imageIn = (root: string, release: string) =>
+  [join(root, 'boot', `vmlinuz-${release}`), join(root, 'lib/modules', release, 'vmlinuz')].find(existsSync)
 
 async function fetchKernel(
   host: LabHost,
@@ -114,7 +119,7 @@ async function fetchKernel(
     const work = await mkdtemp(join(cacheDirectory('kernels'), `.${name}-`))
     try {
       const began = Date.now()
-      const release = await unpackPackage(host, series, suites, work, say)
+      const release = await unpackPackages(host, series, suites, work, say)
       await run('depmod', ['-b', work, release])
       await writeFile(join(work, 'release'), `${release}\n`)
       await rename(work, kernelDirectory(host, series))
@@ -129,8 +134,8 @@ async function fetchKernel(
   })
 }
 
-/** Downloads the newest package of a series and unpacks it below `work`; returns the kernel's release. */
-async function unpackPackage(
+/** Downloads the newest packages of a series and unpacks them below `work`; returns the kernel's release. */
+async function unpackPackages(
   host: LabHost,
   series: string,
   suites: readonly string[],
@@ -140,20 +145,31 @@ async function unpackPackage(
   const name = nameOf(host, series)
   say(`kernel ${name}: looking for its Debian package`)
   const options = await privateApt(cacheDirectory('apt', `kernel-${name}`), suites, host.architecture)
-  const pattern = `^linux-image-${series.replace('.', '[.]')}[.][0-9][^ ]*-${host.flavour}$`
+  const pattern = `^linux-image-${literally(series)}[.][0-9][^ ]*-${host.flavour}$`
   const names = (await packageNames(options, pattern)).filter((each) => !/-(rt|cloud)-/.test(each))
   const newest = names.sort(byNumbers).at(-1)
   if (newest === undefined) throw new Error(`no package linux-image-${series}.* in ${suites.join(', ')}`)
+  const release = newest.slice('linux-image-'.length)
+  // From Linux 7.0 on the image is a package without files, and what it had is in several.
+  const parts = await packageNames(options, `^linux-(image|base|binary|modules)-${literally(release)}$`)
   say(`kernel ${name}: downloading ${newest}`)
-  await downloadPackages(options, [newest], work)
-  const archive = readdirSync(work).find((file) => file.endsWith('.deb'))
-  if (archive === undefined) throw new Error(`apt-get download left no package of ${newest}`)
-  await run('dpkg-deb', ['-x', join(work, archive), work])
-  await rm(join(work, archive))
-  const image = readdirSync(join(work, 'boot')).find((file) => file.startsWith('vmlinuz-'))
-  if (image === undefined) throw new Error(`${basename(archive)} holds no kernel image`)
-  return image.slice('vmlinuz-'.length)
+  await downloadPackages(options, parts, work)
+  for (const archive of readdirSync(work).filter((file) => file.endsWith('.deb'))) {
+    await run('dpkg-deb', ['-x', join(work, archive), work])
+    await rm(join(work, archive))
+  }
+  // Some unpack into /usr, which is one with the root where they are installed; depmod looks below lib/modules.
+  const merged = join(work, 'usr/lib/modules')
+  if (existsSync(merged)) {
+    await mkdir(join(work, 'lib'), { recursive: true })
+    await rename(merged, join(work, 'lib/modules'))
+  }
+  if (imageIn(work, release) === undefined) throw new Error(`${parts.join(', ')} hold no kernel image`)
+  return release
 }
+
+/** A text that stands for itself in a regular expression of apt. */
+const literally = (text: string) => text.replace(/[.+]/g, '[$&]')
 
 /** Orders names by the numbers in them, so that 6.12.9 comes before 6.12.10. */
 function byNumbers(left: string, right: string): number {

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { kernelSeries } from '../lab/kernels.js'
+import { findHost } from '../lab/hosts.js'
 import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -39,6 +39,7 @@ export interface Suite {
   readonly sanitized?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
+  /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
   readonly guest?: { readonly host?: string; readonly kernel: string; readonly topology: Topology }
 }
 
@@ -81,7 +82,9 @@ const ORDINARY = testsOf('lab').filter(
   (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
 )
 
-const [oldest = '', newest = ''] = [kernelSeries.at(0), kernelSeries.at(-1)]
+/** What everything runs on. */
+const { kernels } = findHost(undefined)
+const [oldest = '', newest = ''] = [kernels.at(0), kernels.at(-1)]
 
 const onHost = (directory: string): Suite => ({ directory, testSeconds: 120, totalSeconds: 1200 })
 const inGuest = (kernel: string, topology: Topology, files: readonly string[]): Suite => ({
@@ -146,7 +149,7 @@ const examplesOn = (kernel: string) =>
  * oldest and once by the newest rules. What takes longest comes first, so that both lanes end at about the same time.
  */
 const labSteps: readonly Step[] = [
-  ...kernelSeries
+  ...kernels
     .toReversed()
     .map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', [...ORDINARY, ...LAST]))),
   sanitized({
@@ -173,7 +176,7 @@ const labSteps: readonly Step[] = [
 ]
 
 /** On the kernels between, what drives a device through the library finds nothing of its own. */
-const between = kernelSeries.slice(1, -1)
+const between = kernels.slice(1, -1)
 
 const full = (step: Step & { work: Suite }): Step => ({
   ...step,
@@ -198,7 +201,7 @@ const soakSteps: readonly Step[] = [
     .slice(0, -1)
     .map(onNode)
     .map((step) => ({ ...step, name: `soak:${step.name}` })),
-  ...kernelSeries.flatMap((kernel) =>
+  ...kernels.flatMap((kernel) =>
     (
       [
         ['cycles', 'cycles'],

@@ -313,6 +313,15 @@ describe('an endpoint that gets its group when it is bound', function () {
     assert.equal(assess(seePlatform({ ...ARM, iommu: 'virtio' }), NVME).verdict, 'bindable')
   })
 
+  it('is one although the virtio-iommu, which is in no group, has a driver', () => {
+    const seen = seePlatform({
+      ...ARM,
+      iommu: 'virtio',
+      devices: [{ address: NVME }, { address: '0000:00:02.0', driver: 'virtio-pci' }],
+    })
+    assert.equal(assess(seen, NVME).verdict, 'bindable')
+  })
+
   it('is judged by the interrupts of the host all the same', () => {
     const open = interrupts(' 50: 0 1 GICv2m-PCI-MSI-0000:00:01.0 0 Edge PCIe PME')
     const files = { ...ARM.files, 'proc/interrupts': open }
