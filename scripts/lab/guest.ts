@@ -84,7 +84,7 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
     devices,
     vfio: options.vfio ?? true,
     monitor: options.monitor ?? false,
-    job: jobScript(options),
+    job: jobScript(options, isNative),
     streams: options.streams ?? { stdin: null, stdout: process.stdout, stderr: process.stderr },
     terminal: options.terminal ?? null,
     bootSeconds: BOOT_SECONDS,
@@ -118,8 +118,13 @@ function failureText(
 const FOREIGN =
   /^(npm_.*|INIT_CWD|NODE_CHANNEL_.*|NODE_UNIQUE_ID|LD_PRELOAD|DISPLAY|WAYLAND_.*|XDG_(RUNTIME|SESSION|SEAT|VTNR).*|DBUS_.*|SSH_.*|SUDO_.*|NOTIFY_SOCKET|INVOCATION_ID|JOURNAL_STREAM|LISTEN_.*|PWD|OLDPWD|SHLVL|_)$/
 
-function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions): string {
-  const own = Object.entries(process.env).filter(([name]) => !FOREIGN.test(name))
+/** What names files of this machine that a root file system of another processor does not have. */
+const HERE = /^(NODE_EXTRA_CA_CERTS|SSL_CERT_.*)$/
+
+function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions, isNative: boolean): string {
+  const own = Object.entries(process.env).filter(
+    ([name]) => !FOREIGN.test(name) && (isNative || !HERE.test(name)),
+  )
   const variables: Record<string, string | undefined> = {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     HOME: '/root',
