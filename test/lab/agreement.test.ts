@@ -120,22 +120,6 @@ describe('agreement with the kernel', function () {
     drivers: string
   }[] = []
 
-  /**
-   * Some kernels give a function its group only with its first driver (`lib/assess/no-iommu.ts`): what is said before is a
-   * promise too, and VFIO is such a driver.
-   */
-  function judgeUngrouped(): void {
-    const seen = host.snapshot()
-    for (const { address, group, driver, headerType } of seen.devices) {
-      if (group !== null || driver !== null || headerType !== 'normal' || used.has(address)) continue
-      const { verdict, reason } = assess(seen, address)
-      put(address, 'vfio-pci')
-      const got = host.snapshot({ around: [address] }).device(address).group
-      put(address, 'none')
-      compare(`${address} gets a group`, verdict === 'bindable', reason, got !== null, 'no driver, no group')
-    }
-  }
-
   before(() => {
     judgeUngrouped()
     // A parallel SCSI controller scans its bus while it is probed: many minutes where that fails, as in QEMU's lsi.
