@@ -34,6 +34,10 @@ const PREBUILT: Record<string, Candidate> = {
     name: 'prebuilds/linux-arm64/vfio.musl.node',
     load: () => require('../prebuilds/linux-arm64/vfio.musl.node'),
   },
+  's390x glibc': {
+    name: 'prebuilds/linux-s390x/vfio.glibc.node',
+    load: () => require('../prebuilds/linux-s390x/vfio.glibc.node'),
+  },
 }
 
 let loaded: Binding | undefined

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { cacheDirectory, exclusively } from './cache.js'
 import type { Emulator } from './emulator.js'
-import type { LabHost } from './hosts.js'
+import { isNative, type LabHost } from './hosts.js'
 import type { Kernel } from './kernels.js'
 import { type Accelerator, runMachine } from './machine.js'
 
@@ -18,7 +18,7 @@ export async function acceleratorFor(
   kernel: Kernel,
   say: (line: string) => void,
 ): Promise<Accelerator> {
-  if (host.processor !== process.arch) return 'tcg'
+  if (!isNative(host)) return 'tcg'
   try {
     accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
   } catch {

@@ -1,8 +1,9 @@
 import { fileURLToPath } from 'node:url'
 import { acceleratorFor } from './accelerator.js'
+import { compileFor } from './cross.js'
 import { emulatorFor } from './emulator.js'
 import { LabError } from './errors.js'
-import { findHost, type LabHost } from './hosts.js'
+import { findHost, isNative, type LabHost } from './hosts.js'
 import { findKernel, type Kernel } from './kernels.js'
 import { type MachineResult, runMachine, type Streams, shellQuote, type Terminal } from './machine.js'
 import { rootFor } from './root.js'
@@ -71,18 +72,19 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
   const kernel =
     typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
   const emulator = await emulatorFor(host, say)
-  const isNative = host.processor === process.arch
+  const native = isNative(host)
+  if (!native) await compileFor(host, say)
   const result = await runMachine({
     host,
     emulator,
-    root: isNative ? '/' : await rootFor(host, say),
-    shared: isNative ? [] : [CHECKOUT],
+    root: native ? '/' : await rootFor(host, say),
+    shared: native ? [] : [CHECKOUT],
     kernel,
     accelerator: await acceleratorFor(host, emulator, kernel, say),
     devices,
     vfio: options.vfio ?? true,
     monitor: options.monitor ?? false,
-    job: jobScript(options),
+    job: jobScript(options, native),
     streams: options.streams ?? { stdin: null, stdout: process.stdout, stderr: process.stderr },
     terminal: options.terminal ?? null,
     bootSeconds: BOOT_SECONDS,
@@ -116,8 +118,13 @@ function failureText(
 const FOREIGN =
   /^(npm_.*|INIT_CWD|NODE_CHANNEL_.*|NODE_UNIQUE_ID|LD_PRELOAD|DISPLAY|WAYLAND_.*|XDG_(RUNTIME|SESSION|SEAT|VTNR).*|DBUS_.*|SSH_.*|SUDO_.*|NOTIFY_SOCKET|INVOCATION_ID|JOURNAL_STREAM|LISTEN_.*|PWD|OLDPWD|SHLVL|_)$/
 
-function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions): string {
-  const own = Object.entries(process.env).filter(([name]) => !FOREIGN.test(name))
+/** What names files of this machine that a root file system of another processor does not have. */
+const HERE = /^(NODE_EXTRA_CA_CERTS|SSL_CERT_.*)$/
+
+function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions, native: boolean): string {
+  const own = Object.entries(process.env).filter(
+    ([name]) => !FOREIGN.test(name) && (native || !HERE.test(name)),
+  )
   const variables: Record<string, string | undefined> = {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     HOME: '/root',

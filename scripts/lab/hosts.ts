@@ -116,6 +116,9 @@ const s390x: LabHost = {
 /** Their default comes first. */
 export const labHosts: readonly LabHost[] = [intel, amd, virtio, arm64, arm64With16KibPages, s390x]
 
+/** Whether a guest of this host runs the programs of this machine. */
+export const isNative = ({ processor }: LabHost) => processor === process.arch
+
 /** The host that `--host` names; without a name the default one. */
 export function findHost(name: string | undefined): LabHost {
   const [usual] = labHosts

@@ -44,7 +44,16 @@ export interface Suite {
 }
 
 /** The files of scripts/lab/topologies/. */
-export type Topology = 'default' | 'express' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
+export type Topology =
+  | 'arm64'
+  | 's390x'
+  | 'default'
+  | 'express'
+  | 'disks'
+  | 'hotplug'
+  | 'bridges'
+  | 'desktop'
+  | 'no-iommu'
 
 export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
 
@@ -52,6 +61,7 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   disks: ['examples'],
   hotplug: ['failing', 'removal'],
+  arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu'],
 }
@@ -95,6 +105,19 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
 })
 
 const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+
+/** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
+const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
+const foreignSteps: readonly Step[] = (
+  [
+    ['arm64', 'arm64'],
+    ['arm64-16k', 'arm64'],
+    ['s390x', 's390x'],
+  ] as const
+).map(([host, topology]) => {
+  const work = inGuest('6.12', topology, FOREIGN)
+  return labStep(`lab:${host}`, { ...work, guest: { host, kernel: '6.12', topology } })
+})
 
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
@@ -226,9 +249,15 @@ const soakSteps: readonly Step[] = [
 ]
 
 /** All that there is, in the order in which each lane takes it. */
-export const steps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...soakSteps]
+export const steps: readonly Step[] = [
+  ...hostSteps,
+  ...labSteps,
+  ...otherSteps,
+  ...foreignSteps,
+  ...soakSteps,
+]
 /** What `npm test` runs without names. */
-export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps]
+export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...foreignSteps]
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {

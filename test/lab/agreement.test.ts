@@ -121,6 +121,7 @@ describe('agreement with the kernel', function () {
   }[] = []
 
   before(() => {
+    judgeUngrouped()
     // A parallel SCSI controller scans its bus while it is probed: many minutes where that fails, as in QEMU's lsi.
     const met = host
       .snapshot()

@@ -69,7 +69,9 @@ describe(`regions on ${release()}`, function () {
       region.write32(E1000E.raise, 4)
       return (region.read32(E1000E.cause) & 4) - (region.read32(E1000E.cause) & 4)
     }
-    for (let round = 0; round < 100_000; round++) {
+    // Through the descriptor there is nothing to compile away; and other processors are slowly emulated.
+    const rounds = !bar.info.mmap ? 500 : process.arch === 'x64' ? 100_000 : 20_000
+    for (let round = 0; round < rounds; round++) {
       assert.equal(unseen(bar), 0, `round ${round}`)
       assert.equal(twice(bar), 4, `round ${round}`)
     }
