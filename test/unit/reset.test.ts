@@ -208,6 +208,15 @@ describe('function reset', function () {
       })
     }
 
+    for (const device of [0x1103, 0x1107, 0x0308]) {
+      it(`breaks 17cb:${hex(device)} on a kernel that no longer lists it`, () => {
+        const { hot } = judge({ vendor: 0x17cb, device, resetMethod: 'pm' })
+        assert.match(hot.reason, /bus reset breaks 0000:01:00\.0/)
+        const before = judge({ ...bus, vendor: 0x17cb, device })
+        assert.deepEqual([before.function.supported, before.hot.supported], [true, true])
+      })
+    }
+
     it('breaks no other device of those vendors', () => {
       for (const [vendor, device] of [
         [0x10de, 0x2204],
