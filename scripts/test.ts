@@ -1,7 +1,9 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { changedFiles, touchedSteps } from './test/changed.js'
 import { execute, type Outcome, type Timed } from './test/execute.js'
-import { type Lane, type Step, steps, usualSteps } from './test/steps.js'
+import { type Lane, ROOT, type Step, steps, usualSteps } from './test/steps.js'
 
 const USAGE = `usage: npm test -- [--changed] [--grep PATTERN] [STEP…]
 
@@ -18,6 +20,7 @@ by name only (npm run soak): ${steps
 
 const PROGRESS_SECONDS = 30
 const LONGEST = 10
+const TIMES = join(ROOT, 'build/test-times.tsv')
 
 function named(names: readonly string[]): Step[] {
   const fits = (name: string, wanted: string) => name === wanted || name.startsWith(`${wanted}:`)
@@ -86,7 +89,8 @@ async function runAll(chosen: readonly Step[], grep: string | undefined): Promis
     for (const each of running) console.log(progressOf(each))
   }, PROGRESS_SECONDS * 1000)
   try {
-    await Promise.all([lane('host'), lane('lab')])
+    // Tests on the host wait much of their time for deadlines and for other processes, so that two of them fit on a core.
+    await Promise.all([lane('host'), lane('host'), lane('lab')])
     return await Promise.all(begun.values())
   } finally {
     clearInterval(ticking)
@@ -102,6 +106,7 @@ interface Running {
 
 interface Finished extends Outcome {
   readonly step: string
+  readonly seconds: number
 }
 
 const secondsSince = (start: number) => (performance.now() - start) / 1000
@@ -117,30 +122,50 @@ async function perform(step: Step, grep: string | undefined, running: Set<Runnin
     Object.assign(state, { results, last })
   })
   running.delete(state)
+  const seconds = secondsSince(state.start)
   const cpu = outcome.cpuSeconds === undefined ? '' : `, ${outcome.cpuSeconds.toFixed(1)} s of processor`
   // In one piece, so that two steps that end together do not mix.
   const lines = [
-    `${step.name}: ${counts([outcome])} (${secondsSince(state.start).toFixed(1)} s${cpu})`,
+    `${step.name}: ${counts([outcome])} (${seconds.toFixed(1)} s${cpu})`,
     // What a test prints it prints for people: how many comparisons, how many points.
     ...(outcome.output !== '' && 'directory' in step.work ? [indent(outcome.output)] : []),
     ...outcome.skipped.map(({ title, reason }) => `  skipped: ${title} (${reason})`),
-    ...outcome.failed.map(({ title, detail }) => `  FAILED: ${title}\n${indent(detail)}`),
+    ...outcome.failed.map(failure),
   ]
   console.log(lines.join('\n'))
-  return { ...outcome, step: step.name }
+  return { ...outcome, step: step.name, seconds }
 }
+
+const failure = ({ title, detail }: { title: string; detail: string }) =>
+  `  FAILED: ${title}\n${indent(detail)}`
 
 function summarize(outcomes: readonly Finished[]): boolean {
   const tests = outcomes.flatMap(({ step, passed, failed }) =>
     [...passed, ...failed].map((test: Timed) => ({ ...test, step })),
   )
+  writeTimes(tests)
+  console.log('the time of each step, in seconds:')
+  console.log(outcomes.map(({ step, seconds }) => `${step} ${seconds.toFixed(0)}`).join(', '))
   const longest = tests.toSorted((one, other) => other.seconds - one.seconds).slice(0, LONGEST)
   if (longest.length > 0) console.log('the longest tests:')
   for (const { step, title, seconds } of longest) {
     console.log(`  ${seconds.toFixed(1).padStart(6)} s  ${step}: ${title}`)
   }
+  // Once more at the end, which is what is left of a long output.
+  for (const { step, failed } of outcomes) {
+    for (const each of failed) console.log(`${step}:\n${failure(each)}`)
+  }
   console.log(counts(outcomes))
   return tests.length > 0 && outcomes.every(({ failed }) => failed.length === 0)
+}
+
+/** Every test with its time, longest first, for who wants to know where it goes. */
+function writeTimes(tests: readonly (Timed & { readonly step: string })[]): void {
+  const lines = tests
+    .toSorted((one, other) => other.seconds - one.seconds)
+    .map(({ step, title, seconds }) => `${seconds.toFixed(2)}\t${step}\t${title}\n`)
+  mkdirSync(dirname(TIMES), { recursive: true })
+  writeFileSync(TIMES, lines.join(''))
 }
 
 function counts(outcomes: readonly Outcome[]): string {
