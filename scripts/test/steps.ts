@@ -115,16 +115,19 @@ const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit
 
 /** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
 const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
-const foreignSteps: readonly Step[] = (
-  [
-    ['arm64', 'arm64'],
-    ['arm64-16k', 'arm64'],
-    ['s390x', 's390x'],
-  ] as const
-).map(([host, topology]) => {
-  const work = inGuest('6.12', topology, FOREIGN)
-  return labStep(`lab:${host}`, { ...work, guest: { host, kernel: '6.12', topology } })
+const foreign = (host: string, topology: Topology, kernel = '6.12', files = FOREIGN): Suite => ({
+  ...inGuest(kernel, topology, files),
+  guest: { host, kernel, topology },
 })
+const foreignSteps: readonly Step[] = [
+  labStep('lab:arm64', foreign('arm64', 'arm64')),
+  labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64')),
+  labStep('lab:s390x', foreign('s390x', 's390x')),
+]
+/** The newer rules, under which groups are there from the start. */
+const foreignSoakSteps: readonly Step[] = ['arm64', 'arm64-16k'].map((host) =>
+  labStep(`soak:lab:${host}:7.3`, foreign(host, 'arm64', '7.3')),
+)
 
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
@@ -227,6 +230,7 @@ const full = (step: Step & { work: Suite }): Step => ({
  */
 const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
+  ...foreignSoakSteps,
   ...[
     ...between.map((kernel) => onKernel(kernel, ORDINARY)),
     ...kernels.slice(0, -1).map(examplesOn),

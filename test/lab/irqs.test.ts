@@ -7,6 +7,7 @@ import {
   choose,
   chooseUnlessZpci,
   freeAll,
+  growsMsix,
   hasIntx,
   hasMsix,
   isAlone,
@@ -15,7 +16,7 @@ import {
   open,
   refused,
   returnAll,
-  since,
+  SLOW,
   spare,
 } from './spare.js'
 
@@ -227,7 +228,7 @@ describe(`interrupts on ${release()}`, function () {
   it('by MSI-X grow while they are enabled, where the kernel can', async () => {
     await using opened = await open(rich.address)
     const msix = opened.device.irq('msix')
-    assert.equal(msix.info.noresize, !since(6, 5))
+    assert.equal(msix.info.noresize, !growsMsix)
     msix.enable({ vectors: [0] })
     msix.trigger(0)
     const highest = msix.info.count - 1
@@ -363,10 +364,10 @@ describe(`interrupts on ${release()}`, function () {
         for (const irq of kinds.values()) irq.disable()
         checkOff(device, 'the end')
       })
-      fc.assert(property, { seed: SEED, numRuns: 60 })
+      fc.assert(property, { seed: SEED, numRuns: SLOW ? 15 : 60 })
     }
     closeSync(plain)
-    assert(refusals > 20, `only ${refusals} calls were refused`)
+    assert(refusals > (SLOW ? 5 : 20), `only ${refusals} calls were refused`)
   })
 
   itWith(

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { release as kernelRelease } from 'node:os'
 import { fileURLToPath } from 'node:url'
-import { assign, Host, type PciDevice, planAssignment, recover } from 'vfio'
+import { assign, diagnose, Host, type PciDevice, planAssignment, recover } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { hostState, Program, place, spare } from './assign-host.js'
 import { driverOf } from './binding.js'
@@ -19,6 +19,16 @@ describe(`bind, release, recover and the examples, once each, on ${kernelRelease
   this.timeout(300_000)
   before(() => place('none'))
   after(() => place('none'))
+
+  it('is a host that doctor calls ready, with isolated interrupts', () => {
+    const { ready, checks } = diagnose(host.snapshot())
+    assert.deepEqual(
+      checks.filter(({ status }) => status === 'fail'),
+      [],
+    )
+    assert.equal(ready, true)
+    assert.equal(checks.find(({ name }) => name === 'interrupt remapping')?.status, 'ok')
+  })
 
   for (const drivers of ['none', 'host'] as const) {
     it(`binds and releases all that can be spared, from ${drivers === 'host' ? 'the drivers of the host' : 'no driver'}`, async () => {

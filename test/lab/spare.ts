@@ -36,8 +36,14 @@ export function choose(what: string, fits: (device: PciDevice) => boolean): PciD
 export const PAGE =
   1024 * Number(/^KernelPageSize:\s*(\d+) kB$/m.exec(readFileSync('/proc/self/smaps', 'utf8'))?.[1])
 
+/** Other processors are always emulated, and their Node has ten times as much to do for each step. */
+export const SLOW = process.arch !== 'x64'
+
 /** Linux on Z takes only functions with MSI-X, and shows no bridges: some devices of the other topologies it cannot have. */
 export const isZpci = process.arch === 's390x'
+
+/** Whether MSI-X vectors can be added while others are on: the kernel has it in its MSI domains, which zPCI is none of. */
+export const growsMsix = since(6, 5) && !isZpci
 
 /** As {@link choose}; `null` on Linux on Z where there is none. */
 export const chooseUnlessZpci = (what: string, fits: (device: PciDevice) => boolean): PciDevice | null =>
