@@ -115,10 +115,8 @@ const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit
 
 /** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
 const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
-const foreign = (host: string, topology: Topology, kernel = '6.12', files = FOREIGN): Suite => ({
-  ...inGuest(kernel, topology, files),
-  guest: { host, kernel, topology },
-})
+const foreign = (host: string, topology: Topology, kernel = '6.12', files = FOREIGN): Suite =>
+  inGuest(kernel, topology, files, host)
 const foreignSteps: readonly Step[] = [
   labStep('lab:arm64', foreign('arm64', 'arm64')),
   labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64')),
