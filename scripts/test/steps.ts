@@ -195,10 +195,15 @@ const labSteps: readonly Step[] = [
 /** What makes a host another one: its IOMMU driver, and all that goes through it. */
 const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'regions', 'irqs', 'dma']
 
+/** What does DMA through VFIO, which QEMU's AMD-Vi gets wrong (scripts/lab/hosts.ts). */
+const WITH_DMA: readonly string[] = ['dma', 'cycles', 'features', 'examples']
+const possibleOn = (host: string | undefined, files: readonly string[]) =>
+  host === 'amd' ? files.filter((name) => !WITH_DMA.includes(name)) : files
+
 /** The other x86 hosts of scripts/lab/hosts.ts, and the newest kernel on the first: a part of what runs there. */
 const otherSteps: readonly Step[] = [
   ...['amd', 'virtio'].map((host) =>
-    labStep(`lab:${host}`, inGuest('6.12', 'default', [...OBJECTS, 'agreement'], host)),
+    labStep(`lab:${host}`, inGuest('6.12', 'default', possibleOn(host, [...OBJECTS, 'agreement']), host)),
   ),
   labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
 ]
@@ -212,9 +217,16 @@ const otherSoakSteps: readonly Step[] = [
 ].flatMap(({ name, host, kernel }) => [
   labStep(
     `soak:lab:${name}`,
-    inGuest(kernel, host === 'virtio' ? 'express' : 'default', [...ORDINARY, ...LAST], host),
+    inGuest(
+      kernel,
+      host === 'virtio' ? 'express' : 'default',
+      possibleOn(host, [...ORDINARY, ...LAST]),
+      host,
+    ),
   ),
-  labStep(`soak:lab:${name}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [], host)),
+  ...(host === 'amd'
+    ? []
+    : [labStep(`soak:lab:${name}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [], host))]),
 ])
 
 const full = (step: Step & { work: Suite }): Step => ({
