@@ -192,11 +192,11 @@ const labSteps: readonly Step[] = [
   withoutIommu(newest),
 ]
 
-/** What makes a host another one: its IOMMU driver, and all that goes through it. */
-const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'regions', 'irqs', 'dma']
+/** What makes a host another one: its IOMMU driver, and all that goes through it. Registers do not. */
+const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'irqs', 'dma']
 
 /** What does DMA through VFIO, which QEMU's AMD-Vi gets wrong (scripts/lab/hosts.ts). */
-const WITH_DMA: readonly string[] = ['dma', 'cycles', 'features', 'examples']
+const WITH_DMA: readonly string[] = ['dma', 'cycles', 'examples']
 const possibleOn = (host: string | undefined, files: readonly string[]) =>
   host === 'amd' ? files.filter((name) => !WITH_DMA.includes(name)) : files
 
