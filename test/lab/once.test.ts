@@ -20,14 +20,16 @@ describe(`bind, release, recover and the examples, once each, on ${kernelRelease
   before(() => place('none'))
   after(() => place('none'))
 
-  it('is a host that doctor calls ready, with isolated interrupts', () => {
-    const { ready, checks } = diagnose(host.snapshot())
+  it('is a host that doctor calls ready, with isolated interrupts or their risk accepted', () => {
+    const seen = host.snapshot()
+    const { ready, checks } = diagnose(seen)
     assert.deepEqual(
       checks.filter(({ status }) => status === 'fail'),
       [],
     )
     assert.equal(ready, true)
-    assert.equal(checks.find(({ name }) => name === 'interrupt remapping')?.status, 'ok')
+    const isolation = checks.find(({ name }) => name === 'interrupt remapping')
+    assert.equal(isolation?.status, seen.host.iommu.interruptRemapping ? 'ok' : 'warn')
   })
 
   for (const drivers of ['none', 'host'] as const) {
