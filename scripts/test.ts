@@ -3,13 +3,14 @@ import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { changedFiles, touchedSteps } from './test/changed.js'
 import { execute, type Outcome, type Timed } from './test/execute.js'
-import { type Lane, ROOT, type Step, steps, usualSteps } from './test/steps.js'
+import { type Lane, ROOT, type Step, steps, stepsOnNode, testedLines, usualSteps } from './test/steps.js'
 
-const USAGE = `usage: npm test -- [--changed] [--grep PATTERN] [STEP…]
+const USAGE = `usage: npm test -- [--changed] [--node LINE] [--grep PATTERN] [STEP…]
 
 Runs all tests, or those of the steps named; a name stands for all steps that begin with it (\`lab\`, \`lab:6.12\`).
 
   --changed        only the steps that can see what differs from main, committed or not
+  --node LINE      unit and native, or the one of them that is named, on one line of Node: ${testedLines.join(', ')}
   --grep PATTERN   only tests whose title matches
 
 steps: ${usualSteps.map(({ name }) => name).join(', ')}
@@ -29,6 +30,18 @@ function named(names: readonly string[]): Step[] {
   return steps.filter(({ name }) => names.some((wanted) => fits(name, wanted)))
 }
 
+function onLine(line: string, names: readonly string[]): Step[] {
+  if (!testedLines.includes(line))
+    throw new Error(`--node takes ${testedLines.join(', ')}, not ${line}\n${USAGE}`)
+  const all = stepsOnNode(line)
+  const suite = ({ name }: Step) => name.slice(name.indexOf(':') + 1)
+  const unknown = names.filter((name) => !all.some((step) => suite(step) === name))
+  if (unknown.length > 0) {
+    throw new Error(`--node goes with ${all.map(suite).join(', ')}, not ${unknown.join(', ')}\n${USAGE}`)
+  }
+  return all.filter((step) => names.length === 0 || names.includes(suite(step)))
+}
+
 /** The steps, and those that have to have ended before. */
 function withNeeded(chosen: readonly Step[]): Step[] {
   const names = new Set(chosen.flatMap(({ name, after = [] }) => [name, ...after]))
@@ -41,6 +54,7 @@ async function main(): Promise<boolean> {
     allowPositionals: true,
     options: {
       changed: { type: 'boolean' },
+      node: { type: 'string' },
       grep: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
@@ -48,6 +62,10 @@ async function main(): Promise<boolean> {
   if (values.help) {
     console.log(USAGE)
     return true
+  }
+  if (values.node !== undefined) {
+    if (values.changed) throw new Error(`--node goes without --changed\n${USAGE}`)
+    return summarize(await runAll(onLine(values.node, positionals), values.grep))
   }
   let chosen: readonly Step[] = positionals.length > 0 ? named(positionals) : usualSteps
   if (values.changed) {

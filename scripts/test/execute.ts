@@ -92,6 +92,7 @@ async function runSuite(
   ]
   const environment = {
     ...sanitizer(suite),
+    ...(suite.shipped && { VFIO_ADDON: join(ROOT, `prebuilds/linux-${process.arch}/vfio.glibc.node`) }),
     ...(suite.full && { VFIO_TEST_SIZE: 'full' }),
     ...(node !== undefined && {
       PATH: pathWith(dirname(node)),

@@ -38,6 +38,8 @@ export interface Suite {
   /** At full size (test/fixtures/size.ts). */
   readonly full?: boolean
   readonly sanitized?: boolean
+  /** With the binary that the package brings, which another compiler made. */
+  readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
   /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
@@ -111,7 +113,17 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
 
 const newestNode = nodeLines.slice(-1).map((node) => ({ node }))[0]
 
-const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+const ownLine = process.versions.node.slice(0, process.versions.node.indexOf('.'))
+
+const onNode = (node: string, suite = 'unit') =>
+  hostStep(`node-${node}:${suite}`, { ...onHost(suite), ...(node !== ownLine && { node }) })
+
+/** The lines of Node that tests can run on: the one that is installed, and those in the cache. */
+export const testedLines: readonly string[] = [ownLine, ...nodeLines.filter((line) => line !== ownLine)]
+
+/** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
+export const stepsOnNode = (line: string): readonly Step[] =>
+  ['unit', 'native'].map((suite) => onNode(line, suite))
 
 /** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
 const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
@@ -139,6 +151,13 @@ const hostSteps: readonly Step[] = [
   ...['unit', 'cases', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
+  {
+    name: 'shipped',
+    lane: 'host',
+    // Which packs, and so builds it.
+    after: ['package'],
+    work: { ...onHost('native'), files: ['lifetime', 'losses', 'regions'], shipped: true },
+  },
   hostStep('asan:build', {
     command: ['cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON', '-p', '2'],
   }),
@@ -255,7 +274,7 @@ const soakSteps: readonly Step[] = [
       work: { ...onHost('native'), files: ['fuzz'] },
     }) as Step & { work: Suite },
   ),
-  ...nodeLines.map(onNode).map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernels.flatMap((kernel) =>
     (
       [
