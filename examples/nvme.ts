@@ -1,6 +1,5 @@
 // A user-space NVMe driver. What it can do: npm run example:nvme -- ADDRESS [--group] [--verify] [--seconds S]
 // identifies and measures; npm run -s example:nvme -- ADDRESS --read OFFSET LENGTH writes these bytes to standard output.
-import { endianness } from 'node:os'
 import { assign, Host, openDevice, planAssignment } from 'vfio'
 import { type Arguments, parseArguments } from './nvme/arguments.js'
 import { readBytes } from './nvme/bytes.js'
@@ -19,8 +18,6 @@ const SEQUENTIAL_DEPTH = 8
 
 await runProgram('nvme', async (signal) => {
   const wanted = parseArguments(process.argv.slice(2))
-  // Queues are arrays of little-endian words, which only such a processor sees as numbers.
-  if (endianness() !== 'LE') throw new NvmeError('this driver is for little-endian processors')
   const seen = new Host().snapshot({ around: [wanted.address] })
   const { address, class: kind } = seen.device(wanted.address)
   if (kind !== NVME_CLASS) throw new UsageError(`${address} is no NVMe controller`)

@@ -143,7 +143,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_DEVICE_GET_IRQ_INFO',
     'EINVAL',
-    'the device has no interrupt of this index (`err` exists on PCI Express devices only)',
+    'the device has no interrupt of this index (`err` exists on PCI Express devices only before Linux 7)',
   ),
 
   row(

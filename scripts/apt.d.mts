@@ -1,7 +1,16 @@
 export function osRelease(): Record<string, string>
-export function privateApt(directory: string, suites: readonly string[]): Promise<string[]>
+export function privateApt(
+  directory: string,
+  suites: readonly string[],
+  architecture?: string,
+): Promise<string[]>
 export function packageNames(options: readonly string[], pattern: string): Promise<string[]>
 export function downloadPackages(
+  options: readonly string[],
+  names: readonly string[],
+  directory: string,
+): Promise<void>
+export function downloadWithDependencies(
   options: readonly string[],
   names: readonly string[],
   directory: string,

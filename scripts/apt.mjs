@@ -82,8 +82,9 @@ export function osRelease() {
 /**
  * Prepares a private apt state below `directory` that knows the suites named, updates it, and returns the options
  * that make apt-get and apt-cache use it. A suite that ends in `-security` is looked for on the security mirror.
+ * `architecture`: that of the packages, as Debian names it; left out: the machine's own.
  */
-export async function privateApt(directory, suites) {
+export async function privateApt(directory, suites, architecture) {
   mkdirSync(join(directory, 'lists', 'partial'), { recursive: true })
   const { archive, security } = await mirrors(directory)
   const signed = existsSync(KEYRING) ? `[signed-by=${KEYRING}] ` : ''
@@ -99,6 +100,12 @@ export async function privateApt(directory, suites) {
     ['Dir::Cache::pkgcache', ''],
     ['Dir::Cache::srcpkgcache', ''],
     ['APT::Sandbox::User', 'root'],
+    ...(architecture === undefined
+      ? []
+      : [
+          ['APT::Architecture', architecture],
+          ['APT::Architectures', architecture],
+        ]),
   ].flatMap(([name, value]) => ['-o', `${name}=${value}`])
   await apt('apt-get', [...options, '-q', 'update'])
   return options
@@ -113,4 +120,29 @@ export async function packageNames(options, pattern) {
 /** Downloads packages as .deb files into a directory, installing nothing. */
 export async function downloadPackages(options, names, directory) {
   await apt('apt-get', [...options, '-q', 'download', ...names], directory)
+}
+
+/**
+ * The same with all that they depend on, as on a machine that has nothing yet; `directory` is made.
+ */
+export async function downloadWithDependencies(options, names, directory) {
+  mkdirSync(join(directory, 'partial'), { recursive: true })
+  const nothing = join(directory, 'status')
+  writeFileSync(nothing, '')
+  const places = [
+    ['Dir::State::status', nothing],
+    ['Dir::State::extended_states', `${nothing}-extended`],
+    ['Dir::Cache::archives', directory],
+    ['Debug::NoLocking', '1'],
+  ].flatMap(([name, value]) => ['-o', `${name}=${value}`])
+  await apt('apt-get', [
+    ...options,
+    ...places,
+    '-y',
+    '-q',
+    '--download-only',
+    '--no-install-recommends',
+    'install',
+    ...names,
+  ])
 }

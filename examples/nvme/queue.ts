@@ -2,6 +2,7 @@ import { setImmediate } from 'node:timers/promises'
 import type { VfioRegion } from 'vfio'
 import type { Command } from './commands.js'
 import { NvmeError, statusError } from './errors.js'
+import { littleEndian } from './little-endian.js'
 import type { Piece } from './memory.js'
 import { doorbells } from './registers.js'
 
@@ -93,15 +94,15 @@ export class QueuePair {
     this.#done[slot] = done
     const words = this.#submissions
     const at = this.#tail * (SUBMISSION_SIZE / 4)
-    words[at] = command.opcode | (slot << 16)
-    words[at + 1] = command.namespace
-    words[at + 6] = command.prp1
-    words[at + 7] = command.prp1 / 2 ** 32
-    words[at + 8] = command.prp2
-    words[at + 9] = command.prp2 / 2 ** 32
-    words[at + 10] = command.cdw10
-    words[at + 11] = command.cdw11
-    words[at + 12] = command.cdw12
+    words[at] = littleEndian(command.opcode | (slot << 16))
+    words[at + 1] = littleEndian(command.namespace)
+    words[at + 6] = littleEndian(command.prp1)
+    words[at + 7] = littleEndian(command.prp1 / 2 ** 32)
+    words[at + 8] = littleEndian(command.prp2)
+    words[at + 9] = littleEndian(command.prp2 / 2 ** 32)
+    words[at + 10] = littleEndian(command.cdw10)
+    words[at + 11] = littleEndian(command.cdw11)
+    words[at + 12] = littleEndian(command.cdw12)
     this.#tail = this.#tail + 1 === this.#entries ? 0 : this.#tail + 1
   }
 
@@ -118,14 +119,14 @@ export class QueuePair {
     while (taken < this.#entries) {
       const at = this.#head * (COMPLETION_SIZE / 4)
       // Atomic, so that what the controller wrote before this word is read after it.
-      const word = Atomics.load(this.#completions, at + 3)
+      const word = littleEndian(Atomics.load(this.#completions, at + 3))
       if (((word >>> 16) & 1) !== this.#phase) break
       taken++
       if (++this.#head === this.#entries) {
         this.#head = 0
         this.#phase ^= 1
       }
-      this.#complete(word & 0xffff, word >>> 17, this.#completions[at] ?? 0)
+      this.#complete(word & 0xffff, word >>> 17, littleEndian(this.#completions[at] ?? 0))
     }
     if (taken > 0) this.#registers.write32(this.#doorbell.completion, this.#head)
     this.ring()

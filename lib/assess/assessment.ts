@@ -6,7 +6,7 @@ import { assessIsolation } from './isolation.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
-import { isBridge } from './topology.js'
+import { iommuIn, isBridge } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
@@ -103,7 +103,7 @@ const blocked = (reason: string): Verdict => ({ verdict: 'blocked', reason, toBi
 function judgeAlone(seen: Snapshot, device: PciDevice): Verdict {
   const { address } = device
   const obstacle = obstacleToJudging(seen, device, null) ?? obstacleToBinding(seen, device)
-  if (obstacle && isBridge(device)) return blocked(obstacle)
+  if (obstacle && (isBridge(device) || iommuIn(seen, device))) return blocked(obstacle)
   const found = judgeUngrouped(seen, device)
   if (found.kind === 'none') return blocked(found.reason)
   const hindrance = obstacle ?? (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
@@ -212,6 +212,10 @@ function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
   if (unreachable) return unreachable
   if (isBridge(device)) {
     return `${address} is a bridge: VFIO takes only endpoints, and a bridge stays with the host`
+  }
+  const unit = iommuIn(seen, device)
+  if (unit) {
+    return `${address} is an IOMMU of this host itself (${unit.kind}), which the others are behind: it stays with the host`
   }
   if (device.sriov?.role === 'pf' && device.sriov.numVfs > 0) {
     const vfs = device.sriov.numVfs === 1 ? '1 virtual function' : `${device.sriov.numVfs} virtual functions`

@@ -43,7 +43,7 @@ function barWarnings({ host }: Snapshot, { address }: PciDevice, bar: Bar): stri
   const page = host.limits.pageSize ?? SMALLEST_PAGE
   const what = `BAR ${bar.index} of ${address}`
   // `vfio_pci_probe_mmaps`: a page that begins with it is given away whole, any other is not.
-  if (bar.size < page && bar.address % page !== 0) {
+  if (bar.size < page && bar.address !== null && bar.address % page !== 0) {
     return [
       `${what} is smaller than a page (${size(page)}) and does not begin one, so each access of the guest goes through the hypervisor, slowly: boot with pci=resource_alignment=${Math.log2(page)}@${address} to move it`,
     ]

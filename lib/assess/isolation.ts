@@ -61,6 +61,9 @@ function isolatedBy({ platform }: HostFacts): string {
   return platform.architecture === 'arm' ? 'the ITS isolates interrupts' : 'interrupts are remapped'
 }
 
+const REMAPPING =
+  'with QEMU -machine q35,kernel-irqchip=split -device intel-iommu,intremap=on, with libvirt <driver intremap="on"/> and <ioapic driver="qemu"/>'
+
 function cureOf(seen: Snapshot): string {
   const { host } = seen
   const { architecture, cpuVendor } = host.platform
@@ -72,8 +75,11 @@ function cureOf(seen: Snapshot): string {
   }
   const off = remappingSwitchedOff(host)
   if (off.length > 0) return `remove the kernel parameter${off.length > 1 ? 's' : ''} ${off.join(' and ')}`
+  if (host.iommu.units.some(({ kind }) => kind === 'virtio_iommu')) {
+    return `give the VM another virtual IOMMU, outside of it, since virtio-iommu remaps no interrupts: ${REMAPPING}`
+  }
   if (hypervisor === 'kvm') {
-    return 'let the virtual IOMMU remap interrupts, outside of the VM: with QEMU -machine q35,kernel-irqchip=split -device intel-iommu,intremap=on, with libvirt <driver intremap="on"/> and <ioapic driver="qemu"/>'
+    return `let the virtual IOMMU remap interrupts, outside of the VM: ${REMAPPING}`
   }
   if (hypervisor !== null) return "let the hypervisor's virtual IOMMU remap interrupts"
   return cpuVendor === 'amd'

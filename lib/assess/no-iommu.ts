@@ -2,9 +2,10 @@ import type { PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Hypervisor } from '../sysfs/platform.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { bridgesAbove } from './answering.js'
 import { hypervisorOf } from './hypervisor.js'
 import { hasVtd, iommuAskedFor, iommuSwitchedOff, kernelParameters } from './kernel-parameters.js'
-import { isBridge } from './topology.js'
+import { iommuIn, isBridge } from './topology.js'
 
 /** Why no IOMMU is active on a host, and what to do about it. */
 export interface NoIommu {
@@ -73,6 +74,12 @@ function causeElsewhere(seen: Snapshot): NoIommu | null {
     return {
       why: 'no IOMMU is active in dom0: Xen keeps it to itself',
       cure: 'VFIO does not work under Xen: hide the device with xen-pciback (xl pci-assignable-add) and let xl give it to a guest, or boot without Xen',
+    }
+  }
+  if (platform.acpiTables?.includes('VIOT')) {
+    return {
+      why: 'no IOMMU is active, though this virtual machine has a virtio-iommu (VIOT)',
+      cure: 'load its driver: modprobe virtio_iommu, from the initramfs where the root disk is behind it (CONFIG_VIRTIO_IOMMU)',
     }
   }
   const off = iommuSwitchedOff(host)
@@ -190,7 +197,11 @@ export function judgeUngrouped(seen: Snapshot, device: PciDevice): Ungrouped {
     }
   }
   const why =
-    isMapped(seen, device) === false ? ': the device tree leads its host bridge to none (no iommu-map)' : ''
+    isMapped(seen, device) === false
+      ? ': the device tree leads its host bridge to none (no iommu-map)'
+      : isVirtioAlone(seen) && isAliased(seen, device)
+        ? ', since it is behind a conventional PCI bridge, which virtio-iommu does not see through'
+        : ''
   return { kind: 'none', reason: `${address} is in no IOMMU group: the IOMMU does not cover it${why}` }
 }
 
@@ -200,19 +211,40 @@ const FOUND_BY_FIRMWARE = /^(arm-smmu|virtio.iommu|riscv.iommu|apple.dart|dart$)
 /**
  * Before 6.15 those IOMMUs are looked up in `dma_configure`, as the driver of a device binds (`really_probe`; since then
  * in `iommu_init_device`): an endpoint without a driver shows no group, whether or not it will get one. One of the same
- * host bridge that has a driver and no group, be it this one, tells that the bridge is not covered.
+ * host bridge that has a driver and no group, be it this one, tells of all that reach the bridge in the same way.
  */
 function mayGetGroup(seen: Snapshot, device: PciDevice): boolean {
   const { host } = seen
-  if (isBridge(device) || isKernelSince(host.kernel, 6, 15)) return false
+  if (isBridge(device) || iommuIn(seen, device) || isKernelSince(host.kernel, 6, 15)) return false
   const isCovered = isMapped(seen, device)
   if (isCovered === false || host.iommu.units.length === 0) return false
   if (isCovered === null && !host.iommu.units.some(({ kind }) => FOUND_BY_FIRMWARE.test(kind))) return false
   const domain = domainOf(device)
+  const aliased = isAliased(seen, device)
+  if (aliased && isVirtioAlone(seen)) return false
   return !seen.devices.some(
-    (other) => domainOf(other) === domain && other.driver !== null && other.group === null,
+    (other) =>
+      domainOf(other) === domain &&
+      other.driver !== null &&
+      other.group === null &&
+      isAliased(seen, other) === aliased &&
+      // It translates for others, and not for itself.
+      iommuIn(seen, other) === null,
   )
 }
+
+/**
+ * Behind a conventional bus a function goes by the number of a bridge too (`pci_for_each_dma_alias`). QEMU's virtio-iommu
+ * knows none but the bridge (`virtio_iommu_probe` finds no such endpoint), and the kernel wants both.
+ */
+const isAliased = (seen: Snapshot, device: PciDevice) =>
+  [...bridgesAbove(seen, device)].some(
+    ({ capabilities: { pcie, complete } }) =>
+      complete && (pcie === null || pcie.type === 'pcie-to-pci-bridge'),
+  )
+
+const isVirtioAlone = ({ host }: Snapshot) =>
+  host.iommu.units.length > 0 && host.iommu.units.every(({ kind }) => kind === 'virtio_iommu')
 
 const domainOf = ({ address }: PciDevice) => address.slice(0, address.indexOf(':'))
 

@@ -15,6 +15,9 @@ const NO_BUS_RESET: Record<number, readonly number[]> = {
   6945: [0x1164],
 }
 
+/** Qualcomm's WCN6855, WCN7850 and SDX62/65, exceptions of 7.3 and of older kernels by their updates. */
+const NO_BUS_RESET_LATELY: Record<number, readonly number[]> = { 6091: [0x1103, 0x1107, 0x0308] }
+
 const NO_PM_RESET: Record<number, readonly number[]> = {
   5555: [0xcb84, 0xcf6c, 0xcf70, 0xcf80],
 }
@@ -40,7 +43,10 @@ export const lacksFlr = (device: PciDevice) => isIn(NO_FLR, device)
 
 /** NVIDIA's 2340–237f are a range in the kernel too. */
 export const lacksBusReset = (device: PciDevice) =>
-  isIn(NO_BUS_RESET, device) || (device.vendor === 0x10de && (device.device & 0xffc0) === 0x2340)
+  isIn(NO_BUS_RESET, device) ||
+  (device.vendor === 0x10de && (device.device & 0xffc0) === 0x2340) ||
+  // Whatever its release: a kernel without this exception lists the method of a card that is alone on its bus, as these are.
+  (isIn(NO_BUS_RESET_LATELY, device) && device.resetMethods !== null && !device.resetMethods.includes('bus'))
 
 /** On a root bus the kernel lets even a doubtful power-state reset stand: there is nothing better. */
 export const lacksPmReset = (device: PciDevice) =>

@@ -146,7 +146,7 @@ function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: 
 function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevice): string | null {
   if (lacksBusReset(device)) return 'the kernel knows that a bus reset breaks it'
   const bridge = topology.bridgeOf(device)
-  const bySlot = hasSlotReset(device) && !isOneOfSeveral(device)
+  const bySlot = hasSlotReset(seen, device) && !isOneOfSeveral(device)
   if (!bridge) return bySlot ? null : 'it is on a root bus, which cannot be reset'
   if (whyUnreachable(seen, bridge)) return `the bridge ${bridge.address} does not answer`
   const neighbours = topology.onSameBus(device)
@@ -161,8 +161,15 @@ const isOneOfSeveral = (device: PciDevice) =>
 /** Hot-plug drivers that implement `reset_slot`: a reset that does not look like an unplug to them. */
 const SLOT_RESETTERS = new Set(['pciehp', 'pnv_php', 's390_pci_hpc'])
 
-const hasSlotReset = (device: PciDevice) =>
-  device.slot?.driver != null && SLOT_RESETTERS.has(device.slot.driver)
+/**
+ * Linux on Z has its one hot-plug driver built in and without parameters, so there is nothing in /sys/module that the
+ * `module` link of a slot could point at.
+ */
+const hasSlotReset = ({ host }: Snapshot, { slot }: PciDevice) => {
+  if (slot === null) return false
+  const driver = slot.driver ?? (host.platform.architecture === 's390' ? 's390_pci_hpc' : null)
+  return driver !== null && SLOT_RESETTERS.has(driver)
+}
 
 /** Ports with a link below them (`pcie_downstream_port`). */
 const DOWNSTREAM = new Set(['root-port', 'downstream-port', 'pci-to-pcie-bridge'])
@@ -212,7 +219,7 @@ const reaches = new WeakMap<Topology, Map<string, Reach>>()
 function reachOf(seen: Snapshot, topology: Topology, device: PciDevice, bridge: PciDevice | null): Reach {
   const known = reaches.get(topology) ?? new Map<string, Reach>()
   reaches.set(topology, known)
-  const key = hasSlotReset(device)
+  const key = hasSlotReset(seen, device)
     ? `slot ${device.slot?.name}`
     : `${bridge?.address} ${busOf(device.address)}`
   const reach = known.get(key) ?? workOutReach(seen, topology, device, bridge)
@@ -228,7 +235,7 @@ function workOutReach(
 ): Reach {
   const bus = topology.onSameBus(device)
   const { slot } = device
-  const bySlot = hasSlotReset(device)
+  const bySlot = hasSlotReset(seen, device)
   // The kernel takes the slot where it can, which spares what else is on the bus.
   const hit = bySlot ? bus.filter((other) => other.slot?.name === slot?.name) : bus
   const hits: Hit[] = []
@@ -307,7 +314,7 @@ function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): 
   if (unreachable)
     return none(`no hot reset of ${address} is promised: VFIO has to open it first, and ${unreachable}`)
   const bridge = topology.bridgeOf(device)
-  if (!bridge && !hasSlotReset(device)) {
+  if (!bridge && !hasSlotReset(seen, device)) {
     return none(
       device.parent === null
         ? `${address} is on a root bus, which cannot be reset: there is no hot reset`

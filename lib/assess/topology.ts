@@ -81,3 +81,7 @@ export const isBridge = ({ headerType, class: code }: PciDevice) =>
   headerType === 'bridge' ||
   headerType === 'cardbus' ||
   (headerType === 'unknown' && BRIDGE_CLASSES.has(code >>> 8))
+
+/** The IOMMU that a function is: it stays with the host, which has all others behind it. */
+export const iommuIn = ({ host }: Pick<Snapshot, 'host'>, { address }: PciDevice) =>
+  host.iommu.units.find((unit) => unit.address === address) ?? null

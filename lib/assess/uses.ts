@@ -1,6 +1,6 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { isBridge, Topology } from './topology.js'
+import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
@@ -75,6 +75,11 @@ function dependentUses(seen: Snapshot, device: PciDevice): Finding[] {
   const virtual = seen.use.virtualDevices
     .filter(({ functions }) => functions.at(-1) === address)
     .map(({ name }) => name)
+  const unit = iommuIn(seen, device)
+  if (unit) {
+    const what = `it is an IOMMU of this host (${unit.kind}), through which others reach memory`
+    return [{ kind: 'other', what, severity: 'blocks', vital: true }]
+  }
   const sentences: readonly [names: readonly string[], sentence: string][] = [
     [below, `other functions hang on it: ${several(below)}`],
     [vfs, `there are virtual functions of it: ${several(vfs)}`],

@@ -2,7 +2,7 @@ import { assess, makersOf } from '../assess/assessment.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
-import { isBridge } from '../assess/topology.js'
+import { iommuIn, isBridge } from '../assess/topology.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
 import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
@@ -195,7 +195,7 @@ class Planner {
           const member = this.#seen.device(address)
           // What the driver of one that goes has made goes with it.
           const vanishes = makersOf(this.#seen, member).some((maker) => asked.has(maker))
-          if (!isBridge(member) && !vanishes) chosen.add(member)
+          if (!isBridge(member) && !iommuIn(this.#seen, member) && !vanishes) chosen.add(member)
         }
       }
     }

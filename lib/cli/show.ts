@@ -79,9 +79,10 @@ function sriov({ sriov: role }: PciDevice): string | null {
 }
 
 function describeBar(bar: Bar): string {
-  if (bar.kind === 'io') return `I/O ports at 0x${bar.address.toString(16)}, ${bytes(bar.size)}`
+  const at = bar.address === null ? '' : ` at 0x${bar.address.toString(16)}`
+  if (bar.kind === 'io') return `I/O ports${at}, ${bytes(bar.size)}`
   const traits = [bar.is64 ? '64-bit' : null, bar.prefetchable ? 'prefetchable' : null].filter(Boolean)
-  return [`memory at 0x${bar.address.toString(16)}`, bytes(bar.size), ...traits].join(', ')
+  return [`memory${at}`, bytes(bar.size), ...traits].join(', ')
 }
 
 function capabilities({ capabilities: found }: PciDevice): string | null {

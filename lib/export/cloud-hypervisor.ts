@@ -26,6 +26,9 @@ export interface CloudHypervisorExport {
   readonly notes: readonly string[]
 }
 
+/** `MAX_NUM_PCI_SEGMENTS` of vmm/src/config.rs. */
+const MOST_SEGMENTS = 96
+
 /**
  * Cloud Hypervisor's `--device` for devices. It has no multifunction devices: each function becomes a device.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
@@ -48,13 +51,28 @@ export function exportCloudHypervisor(
         `the guest address ${guestAddress} names bus ${at.bus.toString(16)}: Cloud Hypervisor has only bus 00 of each segment`,
       )
     }
+    if (at && at.domain >= MOST_SEGMENTS) {
+      throw new VfioError(
+        'ERR_VFIO_BAD_ARGUMENT',
+        `the guest address ${guestAddress} has the domain ${at.domain.toString(16)}: Cloud Hypervisor has at most ${MOST_SEGMENTS} segments, 0000 to ${(MOST_SEGMENTS - 1).toString(16).padStart(4, '0')}`,
+      )
+    }
     const where = at
       ? [...(at.domain === 0 ? [] : [`pci_segment=${at.domain}`]), `pci_device_id=${at.device}`]
       : []
     return [`path=/sys/bus/pci/devices/${address}`, `id=${id}`, ...where].join(',')
   })
+  // A guest has one segment unless it is given more.
+  const segments = 1 + Math.max(0, ...places.map(({ domain }) => domain))
+  const platform = [
+    ...(segments > 1 ? [`num_pci_segments=${segments}`] : []),
+    ...(iommufd ? ['iommufd=on'] : []),
+  ]
   // One option for all: versions differ in whether a second one adds to the first.
-  const options = [...(iommufd ? [['--platform', 'iommufd=on']] : []), ['--device', ...values]]
+  const options = [
+    ...(platform.length > 0 ? [['--platform', platform.join(',')]] : []),
+    ['--device', ...values],
+  ]
   const apart = exportSlots(seen, addresses)
     .filter((slot) => slot.functions.length > 1)
     .map(

@@ -2,7 +2,7 @@ import { assess } from '../assess/assessment.js'
 import { BACKEND_MODULES, backendOf } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { kernelParameters } from '../assess/kernel-parameters.js'
-import { isBridge } from '../assess/topology.js'
+import { iommuIn, isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
 import { judgePersistence } from '../assign/persist-judge.js'
 import type { Blocker } from '../assign/plan.js'
@@ -282,7 +282,9 @@ class Planner {
     return [...groups].flatMap((group) => {
       const left = this.#seen
         .group(group)
-        .members.filter((address) => !ours.has(address) && !isBridge(this.#seen.device(address)))
+        .members.map((address) => this.#seen.device(address))
+        .filter((member) => !ours.has(member.address) && !isBridge(member) && !iommuIn(this.#seen, member))
+        .map(({ address }) => address)
       return left.length === 0
         ? []
         : [

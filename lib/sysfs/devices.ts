@@ -9,7 +9,9 @@ import { type Batch, readBatch, readWaiting } from './tree.js'
 export interface Bar {
   readonly index: number | 'rom'
   readonly kind: 'memory' | 'io'
-  readonly address: number
+  /** On the bus; `null` where the kernel has a token of its own in its place (Linux on Z). */
+  readonly address: number | null
+  /** In bytes. */
   readonly size: number
   readonly prefetchable: boolean
   readonly is64: boolean
@@ -363,7 +365,7 @@ function parseBars(text: string): readonly Bar[] {
     const end = text.indexOf('\n', at)
     if (!text.startsWith(UNUSED_BAR, at)) {
       const [first = '', last = '', flags = ''] = text.slice(at, end < 0 ? undefined : end).split(' ')
-      const bar = parseBar(index, Number(first), Number(last), Number(flags))
+      const bar = parseBar(index, spanOf(first, last), Number(flags))
       if (bar) bars.push(bar)
     }
     if (end < 0) break
@@ -372,17 +374,31 @@ function parseBars(text: string): readonly Bar[] {
   return bars
 }
 
-function parseBar(index: number, first: number, last: number, flags: number): Bar | null {
-  // Physical addresses have at most 52 bits: what a number cannot hold exactly is rubbish.
-  if (!Number.isSafeInteger(first) || !Number.isSafeInteger(last) || last < first) return null
+type Span = Pick<Bar, 'address' | 'size'>
+
+/** Physical addresses have at most 52 bits: what a number cannot hold exactly is a token, or rubbish. */
+function spanOf(first: string, last: string): Span | null {
+  const [from, to] = [Number(first), Number(last)]
+  if (!Number.isSafeInteger(from) || !Number.isSafeInteger(to)) return spanOfToken(first, last)
+  return to < from ? null : { address: from, size: to - from + 1 }
+}
+
+/** Where Linux on Z does not map BARs: bit 63, the number of a mapping, and 48 bits within it (`ZPCI_ADDR`). */
+function spanOfToken(first: string, last: string): Span | null {
+  if (!/^0x[89a-f][0-9a-f]{15}$/.test(first) || first.slice(0, 6) !== last.slice(0, 6)) return null
+  const [from, to] = [Number(`0x${first.slice(6)}`), Number(`0x${last.slice(6)}`)]
+  return Number.isSafeInteger(to) && to >= from ? { address: null, size: to - from + 1 } : null
+}
+
+function parseBar(index: number, span: Span | null, flags: number): Bar | null {
+  if (span === null) return null
   // JavaScript's bit operators take 32 bits, the flags have more.
   const low = flags % 2 ** 32
   if ((low & (RESOURCE.IO | RESOURCE.MEMORY)) === 0) return null
   return {
     index: index === 6 ? 'rom' : index,
     kind: low & RESOURCE.IO ? 'io' : 'memory',
-    address: first,
-    size: last - first + 1,
+    ...span,
     prefetchable: (low & RESOURCE.PREFETCH) !== 0,
     is64: (low & RESOURCE.MEMORY_64) !== 0,
   }

@@ -1,5 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs'
-import { below, exists, linkName, listNames, readText } from './files.js'
+import { isAddress } from './address.js'
+import { below, exists, linkName, linkTarget, listNames, readText } from './files.js'
 import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { type HostLimits, readLimits } from './limits.js'
@@ -24,6 +25,15 @@ export interface NodeFacts {
   readonly accessible: boolean
 }
 
+/** A hardware unit that translates for others. */
+export interface IommuUnit {
+  readonly name: string
+  /** `intel-iommu`, `amd-iommu`, `arm-smmu`, …, in the kernel's naming. */
+  readonly kind: string
+  /** The PCI function that it is; `null` for none, as VT-d's, and where it is not known. */
+  readonly address: string | null
+}
+
 /** What the host as a whole says about device assignment. */
 export interface HostFacts {
   /** Kernel release, for instance `6.12.0-amd64`; empty where it is not known. */
@@ -43,8 +53,7 @@ export interface HostFacts {
     readonly present: boolean
     /** Can `present` be told? Not of a copy that has neither units, nor groups, nor links to them. */
     readonly known: boolean
-    /** `intel-iommu`, `amd-iommu`, `arm-smmu`, … for each hardware unit, in the kernel's naming. */
-    readonly units: readonly { readonly name: string; readonly kind: string }[]
+    readonly units: readonly IommuUnit[]
     /**
      * Whether a device can raise no interrupts but its own (isolated MSI): on x86 by interrupt remapping, on ARM by the
      * ITS, on s390 always; `null` where it cannot be told.
@@ -117,7 +126,7 @@ export function readFacts(
   }
   const units = listNames(`${sysfs}/class/iommu`)
     .sort()
-    .map((name) => ({ name, kind: iommuKind(sysfs, name) }))
+    .map((name) => ({ name, kind: iommuKind(sysfs, name), address: iommuFunction(sysfs, name) }))
   // No verdict rests on these.
   const others = noting(() => ({
     drivers: listNames(`${sysfs}/bus/pci/drivers`).sort(),
@@ -177,6 +186,10 @@ function iommuKind(sysfs: string, name: string): string {
   const known = UNIT_KINDS.find(([pattern]) => pattern.test(name))
   return known?.[1] ?? linkName(`${sysfs}/class/iommu/${name}/device/driver`) ?? name
 }
+
+/** `…/pci0000:00/0000:00:00.2/iommu/ivhd0`, and below a virtio device of the function: virtio-iommu has a function's name itself. */
+const iommuFunction = (sysfs: string, name: string): string | null =>
+  linkTarget(`${sysfs}/class/iommu/${name}`)?.split('/').slice(0, -1).findLast(isAddress) ?? null
 
 const IOMMU_DIRECTORIES = ['class/iommu', 'kernel/iommu_groups']
 

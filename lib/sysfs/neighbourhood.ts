@@ -1,11 +1,13 @@
 import { constants } from 'node:os'
 import { isAddress, slotOf } from './address.js'
+import { listNames } from './files.js'
 import { readBatch } from './tree.js'
 
 /**
  * The functions that verdicts about some addresses depend on: with whom they share groups, their PFs and VFs, and all
- * that hangs on the same slot of a root bus, since no reset and no removal reaches further. Closed: it holds the neighbourhoods of its
- * members. `null` where the tree has no paths to tell by.
+ * that hangs on the same slot of a root bus, since no reset and no removal reaches further; of what is in no group, those
+ * whose drivers brought them none. Closed: it holds the neighbourhoods of its members. `null` where the tree has no paths
+ * to tell by.
  */
 export function neighbourhoodOf(sysfs: string, around: readonly string[]): readonly string[] | null {
   const found = new Set<string>()
@@ -37,7 +39,8 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
       if (bus === undefined || !isAddress(top)) return null
       const root = `${sysfs}/bus/pci/devices/${bus}`
       enter(`${root}/${slotOf(top)}`, () => hangingOn(root, slotOf(top)))
-      if (group !== null) {
+      if (group === null) enter('no group', () => leftWithoutGroup(sysfs))
+      else {
         const members = `${sysfs}/kernel/iommu_groups/${group}/devices`
         enter(members, () => listEach(members, ['.']).flatMap(({ name }) => (isAddress(name) ? name : [])))
       }
@@ -45,6 +48,16 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
     wanted = next
   }
   return [...found]
+}
+
+/** Some IOMMUs show a group only once a driver has come: who has one and no group tells of its neighbours. */
+function leftWithoutGroup(sysfs: string): string[] {
+  if (listNames(`${sysfs}/class/iommu`).length === 0) return []
+  const all = listNames(`${sysfs}/bus/pci/devices`).filter(isAddress)
+  const links = readBatch(`${sysfs}/bus/pci/devices`, all, { links: ['driver', 'iommu_group'] })
+  return all.filter(
+    (_address, row) => links.text(row, 'driver') !== null && links.text(row, 'iommu_group') === null,
+  )
 }
 
 /** A path from `bus/pci/devices`: the directory of the first root bus, and the function on it that the path leads through. */

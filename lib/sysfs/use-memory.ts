@@ -30,7 +30,8 @@ export function readMemory(proc: string | null, devices: readonly PciDevice[]): 
   const bars = new Map<string, { function: string; bar: number }[]>()
   for (const { address, bars: all } of devices) {
     for (const { index, kind, address: start, size } of all) {
-      if (kind !== 'memory' || index === 'rom') continue
+      // No firmware and no platform device holds what has no address (Linux on Z).
+      if (kind !== 'memory' || index === 'rom' || start === null) continue
       const key = `${start}-${start + size - 1}`
       bars.set(key, [...(bars.get(key) ?? []), { function: address, bar: index }])
     }

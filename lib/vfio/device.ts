@@ -227,7 +227,7 @@ export class VfioDevice extends VfioObject {
 
   /**
    * One kind of interrupt, by index or name (`VFIO_DEVICE_GET_IRQ_INFO`).
-   * @throws VfioSystemError `EINVAL` where the device has no such interrupt: `err` on what is not PCI Express.
+   * @throws VfioSystemError `EINVAL` where the device has no such interrupt: `err` on what is not PCI Express before Linux 7.
    */
   irqInfo(irq: IrqName | number): IrqInfo {
     const index = checkIndex(irq, IRQ_NAMES, 'irq')

@@ -2,6 +2,7 @@ import { binding } from '../native/load.js'
 import { badArgument, checkOptions, show } from './arguments.js'
 import type { VfioDevice } from './device.js'
 import type { FeatureOptions } from './feature.js'
+import { pageBits } from './page-bits.js'
 
 /** I/O virtual addresses whose writes are logged, in bytes. */
 export interface DmaLoggingRange {
@@ -89,7 +90,7 @@ export class DmaLogging {
       { signal, subject: 'dma-logging-report' },
       this.report,
     )
-    return new Uint8Array(bitmap)
+    return pageBits(bitmap)
   }
 }
 

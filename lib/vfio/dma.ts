@@ -8,6 +8,7 @@ import type { IommuLimits, MappedSpan } from './container-handle.js'
 import { allocateFor, DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
 import type { IovaSpan } from './iova-map.js'
+import { pageBits } from './page-bits.js'
 import { translate } from './translate.js'
 
 export interface MapOptions {
@@ -334,7 +335,8 @@ export class DirtyPages {
   }
 
   /**
-   * The pages of a range that were written since they were asked for last. `pageSize` in bytes, one that
+   * The pages of a range that were written since they were asked for last: bit 0 of byte 0 is the first page, and so on, in
+   * a multiple of eight bytes. `pageSize` in bytes, one that
    * `iommuInfo().migration` has; left out: the smallest of them, or of the IOMMU where they are not known.
    * @throws VfioSystemError `EINVAL` while nothing is logged, or where the range cuts a mapping in two
    */
@@ -344,7 +346,7 @@ export class DirtyPages {
     pageSize?: number | bigint,
   ): Promise<Uint8Array> {
     const [start, length, page] = this.#question(iova, size, pageSize)
-    return new Uint8Array(await this.#run((native) => native.dirtyBitmap(start, length, page), this.bitmap))
+    return pageBits(await this.#run((native) => native.dirtyBitmap(start, length, page), this.bitmap))
   }
 
   /** Unmaps a range, and tells the pages of it that were written until then. */
@@ -355,7 +357,7 @@ export class DirtyPages {
       this.#space.forget(start, start + length - 1n)
       return bits
     }
-    return new Uint8Array(await this.#run(work, this.unmap))
+    return pageBits(await this.#run(work, this.unmap))
   }
 
   #question(

@@ -3,6 +3,8 @@ import { release } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { cacheDirectory, exclusively } from './cache.js'
+import type { Emulator } from './emulator.js'
+import { isNative, type LabHost } from './hosts.js'
 import type { Kernel } from './kernels.js'
 import { type Accelerator, runMachine } from './machine.js'
 
@@ -10,7 +12,13 @@ import { type Accelerator, runMachine } from './machine.js'
 const PROBE_SECONDS = 20
 
 /** KVM where it boots a guest, else software emulation: /dev/kvm may be there and still hang. */
-export async function acceleratorFor(kernel: Kernel, say: (line: string) => void): Promise<Accelerator> {
+export async function acceleratorFor(
+  host: LabHost,
+  emulator: Emulator,
+  kernel: Kernel,
+  say: (line: string) => void,
+): Promise<Accelerator> {
+  if (!isNative(host)) return 'tcg'
   try {
     accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
   } catch {
@@ -19,7 +27,8 @@ export async function acceleratorFor(kernel: Kernel, say: (line: string) => void
   // The answer is the host's: another host kernel may answer otherwise.
   const file = join(cacheDirectory(), `accelerator-${release()}`)
   return (
-    remembered(file) ?? exclusively('accelerator', async () => remembered(file) ?? probe(kernel, file, say))
+    remembered(file) ??
+    exclusively('accelerator', async () => remembered(file) ?? probe(host, emulator, kernel, file, say))
   )
 }
 
@@ -31,9 +40,19 @@ function remembered(file: string): Accelerator | undefined {
   }
 }
 
-async function probe(kernel: Kernel, file: string, say: (line: string) => void): Promise<Accelerator> {
+async function probe(
+  host: LabHost,
+  emulator: Emulator,
+  kernel: Kernel,
+  file: string,
+  say: (line: string) => void,
+): Promise<Accelerator> {
   say(`trying /dev/kvm once, ${PROBE_SECONDS} s at most`)
   const { outcome } = await runMachine({
+    host,
+    emulator,
+    root: '/',
+    shared: [],
     kernel,
     accelerator: 'kvm',
     devices: [],

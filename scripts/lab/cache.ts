@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
+import { mkdtemp, rename, rm } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 
 /** A directory below the lab's cache, created when it is not there. */
 export function cacheDirectory(...names: string[]): string {
@@ -29,4 +30,25 @@ export async function exclusively<T>(name: string, work: () => Promise<T>): Prom
   } finally {
     holder.stdin.end()
   }
+}
+
+/** A directory of the cache that `fill` fills where it is not there yet: once, and whole or not at all. */
+export async function made(
+  names: readonly [string, ...string[]],
+  fill: (work: string) => Promise<void>,
+): Promise<string> {
+  const directory = join(cacheDirectory(), ...names)
+  if (existsSync(directory)) return directory
+  return exclusively(names.join('-'), async () => {
+    if (existsSync(directory)) return directory
+    const work = await mkdtemp(join(cacheDirectory(...names.slice(0, -1)), `.${basename(directory)}-`))
+    try {
+      await fill(work)
+      await rename(work, directory)
+    } catch (error) {
+      await rm(work, { recursive: true, force: true })
+      throw error
+    }
+    return directory
+  })
 }

@@ -1,12 +1,19 @@
 import { fileURLToPath } from 'node:url'
 import { acceleratorFor } from './accelerator.js'
+import { compileFor } from './cross.js'
+import { emulatorFor } from './emulator.js'
 import { LabError } from './errors.js'
+import { findHost, isNative, type LabHost } from './hosts.js'
 import { findKernel, type Kernel } from './kernels.js'
 import { type MachineResult, runMachine, type Streams, shellQuote, type Terminal } from './machine.js'
+import { rootFor } from './root.js'
 import { readTopology } from './topology.js'
 
 /** The topology that a guest gets when none is named. */
-export const defaultTopology = fileURLToPath(new URL('topologies/default.args', import.meta.url))
+const defaultTopology = ({ topology }: LabHost) =>
+  fileURLToPath(new URL(`topologies/${topology}.args`, import.meta.url))
+
+const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
 /** Exit statuses of the lab itself; `timeout` and container runtimes have the same. */
 export const TIMED_OUT = 124
@@ -16,9 +23,11 @@ export const GUEST_FAILED = 125
 const BOOT_SECONDS = 180
 
 export interface GuestOptions {
-  /** A series (`6.12`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest that can be had. */
+  /** One of hosts.ts by name; left out: the default. */
+  readonly host?: string | undefined
+  /** A series (`6.12`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest of the host's that can be had. */
   readonly kernel?: string | Kernel | undefined
-  /** A file of QEMU arguments; left out: `defaultTopology`. */
+  /** A file of QEMU arguments; left out: the host's default one. */
   readonly topology?: string | undefined
   /** The program, looked up on PATH, and its arguments. */
   readonly command: readonly string[]
@@ -58,15 +67,24 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
   const say = options.say ?? (() => {})
   if (process.arch !== 'x64')
     throw new LabError(`the lab runs on x86-64 only, and this machine is ${process.arch}`)
-  const devices = readTopology(options.topology ?? defaultTopology)
-  const kernel = typeof options.kernel === 'object' ? options.kernel : await findKernel(options.kernel, say)
+  const host = findHost(options.host)
+  const devices = readTopology(options.topology ?? defaultTopology(host))
+  const kernel =
+    typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
+  const emulator = await emulatorFor(host, say)
+  const native = isNative(host)
+  if (!native) await compileFor(host, say)
   const result = await runMachine({
+    host,
+    emulator,
+    root: native ? '/' : await rootFor(host, say),
+    shared: native ? [] : [CHECKOUT],
     kernel,
-    accelerator: await acceleratorFor(kernel, say),
+    accelerator: await acceleratorFor(host, emulator, kernel, say),
     devices,
     vfio: options.vfio ?? true,
     monitor: options.monitor ?? false,
-    job: jobScript(options),
+    job: jobScript(options, native),
     streams: options.streams ?? { stdin: null, stdout: process.stdout, stderr: process.stderr },
     terminal: options.terminal ?? null,
     bootSeconds: BOOT_SECONDS,
@@ -100,8 +118,13 @@ function failureText(
 const FOREIGN =
   /^(npm_.*|INIT_CWD|NODE_CHANNEL_.*|NODE_UNIQUE_ID|LD_PRELOAD|DISPLAY|WAYLAND_.*|XDG_(RUNTIME|SESSION|SEAT|VTNR).*|DBUS_.*|SSH_.*|SUDO_.*|NOTIFY_SOCKET|INVOCATION_ID|JOURNAL_STREAM|LISTEN_.*|PWD|OLDPWD|SHLVL|_)$/
 
-function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions): string {
-  const own = Object.entries(process.env).filter(([name]) => !FOREIGN.test(name))
+/** What names files of this machine that a root file system of another processor does not have. */
+const HERE = /^(NODE_EXTRA_CA_CERTS|SSL_CERT_.*)$/
+
+function jobScript({ command, cwd = process.cwd(), env = {} }: GuestOptions, native: boolean): string {
+  const own = Object.entries(process.env).filter(
+    ([name]) => !FOREIGN.test(name) && (native || !HERE.test(name)),
+  )
   const variables: Record<string, string | undefined> = {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
     HOME: '/root',

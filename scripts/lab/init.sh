@@ -15,12 +15,18 @@ while read -r module; do
   insmod "/modules/$module" || die "module $module does not load"
 done </modules/boot
 
+# Devices behind an IOMMU whose driver came only now got none of their own yet, and the kernel gives it to them at its leisure.
+for device in /sys/bus/pci/devices/*; do
+  echo "${device##*/}" >/sys/bus/pci/drivers_probe
+done
+
 # A private cache is right: nobody else's writes have to be seen while the guest lives.
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro lab_root /lower ||
   die 'the kernel cannot mount 9p over virtio (CONFIG_9P_FS, CONFIG_NET_9P_VIRTIO, CONFIG_VIRTIO_PCI)'
 mount -t tmpfs -o mode=755 layer /layer
 mkdir /layer/upper /layer/work
-mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work,index=off,xino=off,metacopy=off \
+read -r root </root
+mount -t overlay -o lowerdir="/lower$root",upperdir=/layer/upper,workdir=/layer/work,index=off,xino=off,metacopy=off \
   lab_root /newroot || die 'the kernel has no overlay file system (CONFIG_OVERLAY_FS)'
 
 for directory in proc sys dev; do

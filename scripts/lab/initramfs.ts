@@ -4,24 +4,26 @@ import { existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'n
 import { basename, join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { cacheDirectory } from './cache.js'
-import { LabError } from './errors.js'
+import type { LabHost } from './hosts.js'
 import type { Kernel } from './kernels.js'
+import { findProgram } from './programs.js'
 
 /** What the guest needs before it can reach the host's files; a kernel has each as a module or built in. */
-const BOOT_MODULES = ['virtio_pci', 'virtio_console', '9pnet_virtio', '9p', 'overlay']
+const BOOT_MODULES = ['virtio_console', '9pnet_virtio', '9p', 'overlay']
 /** Loaded from the initramfs too, because the host's modprobe takes a second over 9p. */
 const VFIO_MODULES = ['vfio', 'vfio_virqfd', 'vfio_iommu_type1', 'vfio_pci']
 
 const source = (file: string) => readFileSync(new URL(file, import.meta.url))
 
-/** Builds, or finds in the cache, the initramfs that brings a kernel up to the host's files. */
-export function initramfsFor(kernel: Kernel): string {
-  const busybox = findBusybox()
-  const boot = loadOrder(kernel.modules, BOOT_MODULES)
+/** Builds, or finds in the cache, the initramfs that brings a kernel up to `root`, a directory of this machine. */
+export function initramfsFor(kernel: Kernel, host: LabHost, root: string): string {
+  const busybox = findBusybox(root)
+  const boot = loadOrder(kernel.modules, [...host.modules, ...BOOT_MODULES])
   const vfio = loadOrder(kernel.modules, VFIO_MODULES).filter((file) => !boot.includes(file))
   const identity = createHash('sha256')
   for (const file of ['init.sh', 'session.sh', import.meta.url]) identity.update(source(file))
   for (const file of [busybox, ...boot, ...vfio]) identity.update(`${file} ${statSync(file).mtimeMs}\n`)
+  identity.update(root)
   const image = join(cacheDirectory('initramfs'), `${identity.digest('hex').slice(0, 20)}.img`)
   if (existsSync(image)) return image
 
@@ -33,6 +35,7 @@ export function initramfsFor(kernel: Kernel): string {
   archive.file('init', 0o755, source('init.sh'))
   archive.file('session.sh', 0o755, source('session.sh'))
   for (const file of [...boot, ...vfio]) archive.file(`modules/${moduleFile(file)}`, 0o644, decompress(file))
+  archive.file('root', 0o644, Buffer.from(`${root}\n`))
   archive.file('modules/boot', 0o644, listing(boot))
   archive.file('modules/vfio', 0o644, listing(vfio))
 
@@ -42,17 +45,8 @@ export function initramfsFor(kernel: Kernel): string {
   return image
 }
 
-function findBusybox(): string {
-  const found = (process.env.PATH ?? '')
-    .split(':')
-    .concat('/bin', '/usr/bin')
-    .map((directory) => join(directory, 'busybox'))
-    .find((file) => existsSync(file))
-  if (found === undefined) {
-    throw new LabError('busybox is missing; install it with `apt-get install busybox-static`')
-  }
-  return found
-}
+const findBusybox = (root: string) =>
+  root === '/' ? findProgram('busybox', 'busybox-static') : join(root, 'usr/bin/busybox')
 
 const listing = (files: string[]) => Buffer.from(files.map((file) => `${moduleFile(file)}\n`).join(''))
 

@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { downloadPackages, packageNames, privateApt } from '../apt.mjs'
 import { cacheDirectory, exclusively } from './cache.js'
 import { LabError, messageOf } from './errors.js'
+import type { LabHost } from './hosts.js'
 
 const run = promisify(execFile)
 
@@ -18,8 +19,10 @@ export interface Kernel {
   readonly modules: string | null
 }
 
-/** The Debian suites that carry each series, newest series first. */
+/** The Debian suites that carry each series, for every processor, newest series first. */
 const SERIES: Readonly<Record<string, readonly string[]>> = {
+  '7.3': ['trixie-backports'],
+  '6.18': ['trixie-backports'],
   '6.12': ['bookworm-backports'],
   '6.1': ['bookworm', 'bookworm-security'],
   '5.10': ['bullseye', 'bullseye-security'],
@@ -28,19 +31,24 @@ const SERIES: Readonly<Record<string, readonly string[]>> = {
 /** The series that the lab knows by name, oldest first. */
 export const kernelSeries: readonly string[] = Object.keys(SERIES).reverse()
 
-/** Finds the kernel that `--kernel` names, fetching it when it is a series that is not in the cache. */
-export async function findKernel(name: string | undefined, say: (line: string) => void): Promise<Kernel> {
-  if (name === undefined) return newestKernel(say)
-  const suites = SERIES[name]
-  if (suites !== undefined) return cached(name) ?? fetchKernel(name, suites, say)
-  return kernelAt(name)
+/** Finds the kernel of a host that `--kernel` names, fetching it when it is a series that is not in the cache. */
+export async function findKernel(
+  host: LabHost,
+  name: string | undefined,
+  say: (line: string) => void,
+): Promise<Kernel> {
+  if (name === undefined) return newestKernel(host, say)
+  return Object.hasOwn(SERIES, name) ? ofSeries(host, name, say) : kernelAt(name)
 }
 
-async function newestKernel(say: (line: string) => void): Promise<Kernel> {
+const ofSeries = async (host: LabHost, series: string, say: (line: string) => void) =>
+  cached(host, series) ?? (await fetchKernel(host, series, SERIES[series] ?? [], say))
+
+async function newestKernel(host: LabHost, say: (line: string) => void): Promise<Kernel> {
   const refusals: string[] = []
-  for (const [series, suites] of Object.entries(SERIES)) {
+  for (const series of host.kernels.toReversed()) {
     try {
-      return cached(series) ?? (await fetchKernel(series, suites, say))
+      return await ofSeries(host, series, say)
     } catch (error) {
       refusals.push(`${series}: ${messageOf(error)}`)
     }
@@ -77,69 +85,91 @@ function modulesAt(directory: string): string {
   return found
 }
 
-const kernelDirectory = (series: string) => join(cacheDirectory('kernels'), series)
+/** What a series of one host is called in the cache. */
+const nameOf = ({ flavour }: LabHost, series: string) =>
+  flavour === 'amd64' ? series : `${series}-${flavour}`
 
-function cached(series: string): Kernel | undefined {
-  const directory = kernelDirectory(series)
+const kernelDirectory = (host: LabHost, series: string) =>
+  join(cacheDirectory('kernels'), nameOf(host, series))
+
+function cached(host: LabHost, series: string): Kernel | undefined {
+  const directory = kernelDirectory(host, series)
   const marker = join(directory, 'release')
   if (!existsSync(marker)) return undefined
   const release = readFileSync(marker, 'utf8').trim()
-  return {
-    name: series,
-    image: join(directory, `boot/vmlinuz-${release}`),
-    modules: join(directory, 'lib/modules', release),
-  }
+  const modules = join(directory, 'lib/modules', release)
+  const image = imageIn(directory, release)
+  return image === undefined ? undefined : { name: series, image, modules }
 }
 
+/** From Linux 7.0 on Debian has it beside the modules. */
+const imageIn = (root: string, release: string) =>
+  [join(root, 'boot', `vmlinuz-${release}`), join(root, 'lib/modules', release, 'vmlinuz')].find(existsSync)
+
 async function fetchKernel(
+  host: LabHost,
   series: string,
   suites: readonly string[],
   say: (line: string) => void,
 ): Promise<Kernel> {
-  return exclusively(`kernel-${series}`, async () => {
-    const already = cached(series)
+  const name = nameOf(host, series)
+  return exclusively(`kernel-${name}`, async () => {
+    const already = cached(host, series)
     if (already !== undefined) return already
-    const work = await mkdtemp(join(cacheDirectory('kernels'), `.${series}-`))
+    const work = await mkdtemp(join(cacheDirectory('kernels'), `.${name}-`))
     try {
       const began = Date.now()
-      const release = await unpackPackage(series, suites, work, say)
+      const release = await unpackPackages(host, series, suites, work, say)
       await run('depmod', ['-b', work, release])
       await writeFile(join(work, 'release'), `${release}\n`)
-      await rename(work, kernelDirectory(series))
-      say(`kernel ${series}: ${release} ready (${((Date.now() - began) / 1000).toFixed(1)} s)`)
+      await rename(work, kernelDirectory(host, series))
+      say(`kernel ${name}: ${release} ready (${((Date.now() - began) / 1000).toFixed(1)} s)`)
     } catch (error) {
       await rm(work, { recursive: true, force: true })
-      throw new LabError(`kernel ${series} could not be fetched: ${messageOf(error)}`)
+      throw new LabError(`kernel ${name} could not be fetched: ${messageOf(error)}`)
     }
-    const fetched = cached(series)
-    if (fetched === undefined) throw new LabError(`the package of kernel ${series} holds no kernel`)
+    const fetched = cached(host, series)
+    if (fetched === undefined) throw new LabError(`the package of kernel ${name} holds no kernel`)
     return fetched
   })
 }
 
-/** Downloads the newest package of a series and unpacks it below `work`; returns the kernel's release. */
-async function unpackPackage(
+/** Downloads the newest packages of a series and unpacks them below `work`; returns the kernel's release. */
+async function unpackPackages(
+  host: LabHost,
   series: string,
   suites: readonly string[],
   work: string,
   say: (line: string) => void,
 ): Promise<string> {
-  say(`kernel ${series}: looking for its Debian package`)
-  const options = await privateApt(cacheDirectory('apt', `kernel-${series}`), suites)
-  const pattern = `^linux-image-${series.replace('.', '[.]')}[.][0-9][^ ]*-amd64$`
-  const names = (await packageNames(options, pattern)).filter((name) => !/-(rt|cloud)-/.test(name))
+  const name = nameOf(host, series)
+  say(`kernel ${name}: looking for its Debian package`)
+  const options = await privateApt(cacheDirectory('apt', `kernel-${name}`), suites, host.architecture)
+  const pattern = `^linux-image-${literally(series)}[.][0-9][^ ]*-${host.flavour}$`
+  const names = (await packageNames(options, pattern)).filter((each) => !/-(rt|cloud)-/.test(each))
   const newest = names.sort(byNumbers).at(-1)
   if (newest === undefined) throw new Error(`no package linux-image-${series}.* in ${suites.join(', ')}`)
-  say(`kernel ${series}: downloading ${newest}`)
-  await downloadPackages(options, [newest], work)
-  const archive = readdirSync(work).find((file) => file.endsWith('.deb'))
-  if (archive === undefined) throw new Error(`apt-get download left no package of ${newest}`)
-  await run('dpkg-deb', ['-x', join(work, archive), work])
-  await rm(join(work, archive))
-  const image = readdirSync(join(work, 'boot')).find((file) => file.startsWith('vmlinuz-'))
-  if (image === undefined) throw new Error(`${basename(archive)} holds no kernel image`)
-  return image.slice('vmlinuz-'.length)
+  const release = newest.slice('linux-image-'.length)
+  // From Linux 7.0 on the image is a package without files, and what it had is in several.
+  const parts = await packageNames(options, `^linux-(image|base|binary|modules)-${literally(release)}$`)
+  say(`kernel ${name}: downloading ${newest}`)
+  await downloadPackages(options, parts, work)
+  for (const archive of readdirSync(work).filter((file) => file.endsWith('.deb'))) {
+    await run('dpkg-deb', ['-x', join(work, archive), work])
+    await rm(join(work, archive))
+  }
+  // Some unpack into /usr, which is one with the root where they are installed; depmod looks below lib/modules.
+  const merged = join(work, 'usr/lib/modules')
+  if (existsSync(merged)) {
+    await mkdir(join(work, 'lib'), { recursive: true })
+    await rename(merged, join(work, 'lib/modules'))
+  }
+  if (imageIn(work, release) === undefined) throw new Error(`${parts.join(', ')} hold no kernel image`)
+  return release
 }
+
+/** A text that stands for itself in a regular expression of apt. */
+const literally = (text: string) => text.replace(/[.+]/g, '[$&]')
 
 /** Orders names by the numbers in them, so that 6.12.9 comes before 6.12.10. */
 function byNumbers(left: string, right: string): number {

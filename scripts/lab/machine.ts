@@ -1,11 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { accessSync, constants, readFileSync } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable, type Writable } from 'node:stream'
-import { LabError } from './errors.js'
+import type { Emulator } from './emulator.js'
+import type { LabHost } from './hosts.js'
 import { initramfsFor } from './initramfs.js'
 import type { Kernel } from './kernels.js'
+import { findProgram } from './programs.js'
 
 export type Accelerator = 'kvm' | 'tcg'
 
@@ -25,6 +26,12 @@ export interface Terminal {
 }
 
 export interface MachineOptions {
+  readonly host: LabHost
+  readonly emulator: Emulator
+  /** The root file system, on this machine. */
+  readonly root: string
+  /** Directories of this machine that are in the guest too, where its root file system is another. */
+  readonly shared: readonly string[]
   readonly kernel: Kernel
   readonly accelerator: Accelerator
   /** QEMU arguments of the devices under test. */
@@ -58,12 +65,13 @@ export interface MachineResult {
   readonly console: string
 }
 
+/** Beside what the host adds. */
 const COMMAND_LINE = [
-  'console=ttyS0 quiet panic=-1 oops=panic intel_iommu=on',
+  'quiet panic=-1 oops=panic',
   // Emulation makes all of these slow or wrong: side channel fences, self-tests, stall and clock watchdogs.
-  'mitigations=off nokaslr no_timer_check tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1',
+  'mitigations=off nokaslr nowatchdog rcupdate.rcu_cpu_stall_suppress=1',
   'cryptomgr.notests random.trust_cpu=on audit=0',
-].join(' ')
+]
 
 /** The descriptors that QEMU inherits, each one end of a socket pair. */
 const DESCRIPTOR = { console: 3, control: 4, stdout: 5, stderr: 6, stdin: 7, monitor: 8, qmp: 9 }
@@ -72,12 +80,11 @@ const KEPT_LINES = 60
 
 /** Boots a machine, runs one job in it, and takes it down. */
 export async function runMachine(options: MachineOptions): Promise<MachineResult> {
-  const qemu = findProgram('qemu-system-x86_64', 'qemu-system-x86')
   const setpriv = findProgram('setpriv', 'util-linux')
-  const { streams, terminal, signal } = options
+  const { emulator, streams, terminal, signal } = options
   const began = Date.now()
   // With --pdeathsig the guest dies with us, however we die.
-  const child = spawn(setpriv, ['--pdeathsig', 'KILL', qemu, ...qemuArguments(options)], {
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', emulator.program, ...qemuArguments(options)], {
     stdio: ['ignore', ...Array<'pipe'>(options.monitor ? 9 : 7).fill('pipe')],
   })
   const control = channel(child, DESCRIPTOR.control)
@@ -158,7 +165,11 @@ export async function runMachine(options: MachineOptions): Promise<MachineResult
   return { outcome, bootSeconds, cpuSeconds, console: lines.join('\n') }
 }
 
-function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: MachineOptions): string[] {
+function qemuArguments(options: MachineOptions): string[] {
+  const { host, emulator, root, kernel, accelerator, devices, monitor, terminal } = options
+  const virtio = (name: string, slot: string) =>
+    // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
+    host.transport === 'pci' ? `${name}-pci,addr=${slot}` : `${name}-ccw`
   const socket = (name: keyof typeof DESCRIPTOR) => [
     '-chardev',
     `socket,id=lab_${name},fd=${DESCRIPTOR[name]}`,
@@ -168,18 +179,19 @@ function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: Mach
     ...['-device', `virtserialport,bus=lab_ports.0,nr=${nr},chardev=lab_${name},name=lab.${name}`],
   ]
   return [
+    ...emulator.args,
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
-    ...['-M', 'q35,kernel-irqchip=split', '-cpu', 'max', '-smp', '2', '-m', '1024'],
+    ...host.machine,
     // One thread for both processors: with more, QEMU 10 dies now and then of an assertion (iotlb_to_section).
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=single'],
-    ...['-device', 'intel-iommu,intremap=on,caching-mode=on,aw-bits=48'],
-    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel), '-append', COMMAND_LINE],
+    ...host.iommu,
+    ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel, host, root)],
+    ...['-append', [...host.commandLine, ...COMMAND_LINE].join(' ')],
     ...socket('console'),
-    ...['-serial', 'chardev:lab_console'],
-    // High fixed slots, so that a topology that leaves slots to QEMU gets the same ones with and without us.
+    ...host.serial,
     ...['-fsdev', 'local,id=lab_root,path=/,security_model=none,readonly=on,multidevs=remap'],
-    ...['-device', 'virtio-9p-pci,fsdev=lab_root,mount_tag=lab_root,addr=1d'],
-    ...['-device', 'virtio-serial-pci,id=lab_ports,addr=1e'],
+    ...['-device', `${virtio('virtio-9p', '1d')},fsdev=lab_root,mount_tag=lab_root`],
+    ...['-device', `${virtio('virtio-serial', '1e')},id=lab_ports`],
     ...port('control', 1),
     ...port('stdout', 2),
     ...port('stderr', 3),
@@ -192,9 +204,10 @@ function qemuArguments({ kernel, accelerator, devices, monitor, terminal }: Mach
 }
 
 /** What session.sh asks for: variables in shell syntax. */
-function request({ kernel, vfio, terminal, job }: MachineOptions): string {
+function request({ kernel, shared, vfio, terminal, job }: MachineOptions): string {
   const values = {
     modules: kernel.modules ?? '',
+    shared: shared.join('\n'),
     vfio: vfio ? '1' : '',
     tty: terminal === null ? '' : '/dev/hvc0',
     rows: String(terminal?.rows ?? 24),
@@ -248,19 +261,4 @@ function processorTime(pid: number | undefined): number {
   } catch {
     return 0
   }
-}
-
-/** The path of a program, or an error that names the Debian package that has it. */
-function findProgram(name: string, debianPackage: string): string {
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/bin', '/sbin', '/bin']
-  for (const directory of directories) {
-    const file = join(directory, name)
-    try {
-      accessSync(file, constants.X_OK)
-      return file
-    } catch {
-      // The next directory may have it.
-    }
-  }
-  throw new LabError(`${name} is missing; install it with \`apt-get install ${debianPackage}\``)
 }

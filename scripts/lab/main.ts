@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { LabError, messageOf } from './errors.js'
 import { GUEST_FAILED, runInGuest } from './guest.js'
+import { labHosts } from './hosts.js'
 import { kernelSeries } from './kernels.js'
 
 const USAGE = `usage: npm run lab -- [OPTIONS] [--] [COMMAND…]
@@ -9,8 +10,10 @@ const USAGE = `usage: npm run lab -- [OPTIONS] [--] [COMMAND…]
 Runs COMMAND in a VFIO guest that sees this machine's files under a throwaway layer, and exits with its status.
 Without COMMAND: an interactive shell there.
 
-  --kernel K        ${kernelSeries.join(', ')}, or IMAGE[,MODULES-DIR]; default: the newest that can be fetched
-  --topology FILE   QEMU arguments of the devices to have; default: scripts/lab/topologies/default.args
+  --host H          the machine to have; default: ${labHosts[0]?.name}
+${labHosts.map(({ name, title, kernels }) => `                      ${name.padEnd(12)} ${title}; kernels ${kernels.join(', ')}`).join('\n')}
+  --kernel K        ${kernelSeries.join(', ')}, or IMAGE[,MODULES-DIR]; default: the newest of the host's
+  --topology FILE   QEMU arguments of the devices to have; default: one of scripts/lab/topologies/
   --timeout S       seconds that COMMAND may take (status 124 when it takes longer)
   --no-vfio         leave vfio-pci unloaded
   --monitor         QEMU's own monitor (QMP) at /dev/virtio-ports/lab.monitor
@@ -67,6 +70,7 @@ function readArguments() {
   const { values } = parseArgs({
     args: options,
     options: {
+      host: { type: 'string' },
       kernel: { type: 'string' },
       topology: { type: 'string' },
       timeout: { type: 'string' },
@@ -81,6 +85,7 @@ function readArguments() {
     throw new LabError(`--timeout ${values.timeout}: expected a number of seconds above 0`)
   }
   return {
+    host: values.host,
     kernel: values.kernel,
     topology: values.topology === undefined ? undefined : resolve(cwd, values.topology),
     timeoutSeconds,
@@ -93,7 +98,7 @@ function readArguments() {
 
 /** The command begins after `--` or at the first word that is neither an option nor an option's value. */
 function splitCommand(words: string[]): { options: string[]; command: string[] } {
-  const takesValue = ['--kernel', '--topology', '--timeout']
+  const takesValue = ['--host', '--kernel', '--topology', '--timeout']
   let end = 0
   while (end < words.length) {
     const word = words[end] ?? ''

@@ -24,11 +24,26 @@ printf %s "$job" >"$LAB/job"
 if [ -n "$modules" ]; then
   release=$("$BB" uname -r)
   "$BB" mkdir -p "/lib/modules/$release"
-  "$BB" mount -o bind "$modules" "/lib/modules/$release"
+  "$BB" mount -o bind "$LAB/host$modules" "/lib/modules/$release"
 fi
+# What the kernel's command line says for a module, `MODULE.PARAMETER=VALUE`, as modprobe gives it.
+parameters() {
+  for word in $("$BB" cat /proc/cmdline); do
+    case $word in "$1".*) echo "${word#*.}" ;; esac
+  done
+}
+# What a root file system of another processor has of the host's files, one directory a line.
+printf '%s\n' "$shared" | while read -r directory; do
+  [ -n "$directory" ] || continue
+  "$BB" mkdir -p "$directory" "$LAB/shared$directory/upper" "$LAB/shared$directory/work"
+  "$BB" mount -t overlay -o "lowerdir=$LAB/host$directory,upperdir=$LAB/shared$directory/upper,workdir=$LAB/shared$directory/work,index=off,xino=off,metacopy=off" \
+    lab_shared "$directory"
+done
 if [ "$vfio" = 1 ]; then
   while read -r module; do
-    "$BB" insmod "$LAB/modules/$module" || echo "lab: module $module does not load" >/dev/console
+    # shellcheck disable=SC2046 # one word for each
+    "$BB" insmod "$LAB/modules/$module" $(parameters "$("$BB" basename "$module" .ko | "$BB" tr - _)") ||
+      echo "lab: module $module does not load" >/dev/console
   done <"$LAB/modules/vfio"
 fi
 "$BB" rm -r "$LAB/modules"

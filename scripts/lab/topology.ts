@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { LabError, messageOf } from './errors.js'
 import { patternImage } from './pattern.js'
 
 /**
  * Reads a file of QEMU arguments: one or more on a line, `#` starts a comment, quotes keep words together.
- * `{pattern:BYTES}` stands for the path of a disk image of this size whose content is known (pattern.ts).
+ * `{pattern:BYTES}` stands for the path of a disk image of this size whose content is known (pattern.ts),
+ * `{include:FILE}` for the arguments of another file beside this one.
  */
 export function readTopology(file: string): string[] {
   let text: string
@@ -15,7 +17,10 @@ export function readTopology(file: string): string[] {
   }
   return text.split('\n').flatMap((line, index) => {
     try {
-      return splitWords(line).map(withImages)
+      return splitWords(line).flatMap((word) => {
+        const [, other] = /^\{include:(.+)\}$/.exec(word) ?? []
+        return other === undefined ? [withImages(word)] : readTopology(join(dirname(file), other))
+      })
     } catch (error) {
       throw new LabError(`${file}:${index + 1}: ${messageOf(error)}`)
     }

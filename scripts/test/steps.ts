@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { kernelSeries } from '../lab/kernels.js'
+import { findHost } from '../lab/hosts.js'
 import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -42,11 +42,21 @@ export interface Suite {
   readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
-  readonly guest?: { readonly kernel: string; readonly topology: Topology }
+  /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
+  readonly guest?: { readonly host?: string; readonly kernel: string; readonly topology: Topology }
 }
 
 /** The files of scripts/lab/topologies/. */
-export type Topology = 'default' | 'disks' | 'hotplug' | 'bridges' | 'desktop' | 'no-iommu'
+export type Topology =
+  | 'arm64'
+  | 's390x'
+  | 'default'
+  | 'express'
+  | 'disks'
+  | 'hotplug'
+  | 'bridges'
+  | 'desktop'
+  | 'no-iommu'
 
 export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologies', `${name}.args`)
 
@@ -54,6 +64,7 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   disks: ['examples'],
   hotplug: ['failing', 'removal'],
+  arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu'],
 }
@@ -76,18 +87,20 @@ const ORDINARY = testsOf('lab').filter(
   (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
 )
 
-const [oldest = '', newest = ''] = [kernelSeries.at(0), kernelSeries.at(-1)]
+/** What everything runs on. */
+const { kernels } = findHost(undefined)
+const [oldest = '', newest = ''] = [kernels.at(0), kernels.at(-1)]
 
 /** Each kernel meets another line of Node; the one that is installed is on the host, and where a sanitizer is. */
-const nodeOn = (kernel: string) => nodeLines[kernelSeries.indexOf(kernel) % nodeLines.length]
+const nodeOn = (kernel: string) => nodeLines[kernels.indexOf(kernel) % nodeLines.length]
 
 const onHost = (directory: string): Suite => ({ directory, testSeconds: 120, totalSeconds: 1200 })
-const inGuest = (kernel: string, topology: Topology, files: readonly string[]): Suite => ({
+const inGuest = (kernel: string, topology: Topology, files: readonly string[], host?: string): Suite => ({
   directory: 'lab',
   files,
   testSeconds: 300,
   totalSeconds: 3600,
-  guest: { kernel, topology },
+  guest: { kernel, topology, ...(host !== undefined && { host }) },
 })
 
 const hostStep = (name: string, work: Command | Suite): Step => ({ name, lane: 'host', work })
@@ -111,6 +124,20 @@ export const testedLines: readonly string[] = [ownLine, ...nodeLines.filter((lin
 /** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
 export const stepsOnNode = (line: string): readonly Step[] =>
   ['unit', 'native'].map((suite) => onNode(line, suite))
+
+/** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
+const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
+const foreign = (host: string, topology: Topology, kernel = '6.12', files = FOREIGN): Suite =>
+  inGuest(kernel, topology, files, host)
+const foreignSteps: readonly Step[] = [
+  labStep('lab:arm64', foreign('arm64', 'arm64')),
+  labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64')),
+  labStep('lab:s390x', foreign('s390x', 's390x')),
+]
+/** The newer rules, under which groups are there from the start. */
+const foreignSoakSteps: readonly Step[] = ['arm64', 'arm64-16k'].map((host) =>
+  labStep(`soak:lab:${host}:7.3`, foreign(host, 'arm64', '7.3')),
+)
 
 /** Everything that passes or fails on the host alone. */
 const hostSteps: readonly Step[] = [
@@ -147,7 +174,7 @@ const examplesOn = (kernel: string) =>
   labStep(`lab:${kernel}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? []))
 
 /** On the kernels between the oldest and the newest, what drives a device through the library finds nothing of its own. */
-const between = kernelSeries.slice(1, -1)
+const between = kernels.slice(1, -1)
 
 const onKernel = (kernel: string, files: readonly string[]) => {
   const node = nodeOn(kernel)
@@ -184,6 +211,43 @@ const labSteps: readonly Step[] = [
   withoutIommu(newest),
 ]
 
+/** What makes a host another one: its IOMMU driver, and all that goes through it. Registers do not. */
+const OBJECTS: readonly string[] = ['vfio-objects', 'isolation', 'irqs', 'dma']
+
+/** What does DMA through VFIO, which QEMU's AMD-Vi gets wrong (scripts/lab/hosts.ts). */
+const WITH_DMA: readonly string[] = ['dma', 'cycles', 'examples']
+const possibleOn = (host: string | undefined, files: readonly string[]) =>
+  host === 'amd' ? files.filter((name) => !WITH_DMA.includes(name)) : files
+
+/** The other x86 hosts of scripts/lab/hosts.ts, and the newest kernel on the first: a part of what runs there. */
+const otherSteps: readonly Step[] = [
+  ...['amd', 'virtio'].map((host) =>
+    labStep(`lab:${host}`, inGuest('6.12', 'default', possibleOn(host, [...OBJECTS, 'agreement']), host)),
+  ),
+  labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
+]
+
+/** All of it, on each of these and their kernels. */
+const otherSoakSteps: readonly Step[] = [
+  ...['6.18', '7.3'].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
+  ...['amd', 'virtio'].flatMap((host) =>
+    findHost(host).kernels.map((kernel) => ({ name: `${host}:${kernel}`, host, kernel })),
+  ),
+].flatMap(({ name, host, kernel }) => [
+  labStep(
+    `soak:lab:${name}`,
+    inGuest(
+      kernel,
+      host === 'virtio' ? 'express' : 'default',
+      possibleOn(host, [...ORDINARY, ...LAST]),
+      host,
+    ),
+  ),
+  ...(host === 'amd'
+    ? []
+    : [labStep(`soak:lab:${name}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? [], host))]),
+])
+
 const full = (step: Step & { work: Suite }): Step => ({
   ...step,
   work: { ...step.work, full: true, testSeconds: 3600, totalSeconds: 4 * 3600 },
@@ -194,9 +258,11 @@ const full = (step: Step & { work: Suite }): Step => ({
  * prove in part; and the unit suite on each line of Node.
  */
 const soakSteps: readonly Step[] = [
+  ...otherSoakSteps,
+  ...foreignSoakSteps,
   ...[
     ...between.map((kernel) => onKernel(kernel, ORDINARY)),
-    ...kernelSeries.slice(0, -1).map(examplesOn),
+    ...kernels.slice(0, -1).map(examplesOn),
     predictionsOn(oldest, 'bridges'),
     withoutIommu(oldest),
   ].map((step) => ({ ...step, name: `soak:${step.name}` })),
@@ -209,7 +275,7 @@ const soakSteps: readonly Step[] = [
     }) as Step & { work: Suite },
   ),
   ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
-  ...kernelSeries.flatMap((kernel) =>
+  ...kernels.flatMap((kernel) =>
     (
       [
         ['cycles', 'cycles'],
@@ -230,9 +296,15 @@ const soakSteps: readonly Step[] = [
 ]
 
 /** All that there is, in the order in which each lane takes it. */
-export const steps: readonly Step[] = [...hostSteps, ...labSteps, ...soakSteps]
+export const steps: readonly Step[] = [
+  ...hostSteps,
+  ...labSteps,
+  ...otherSteps,
+  ...foreignSteps,
+  ...soakSteps,
+]
 /** What `npm test` runs without names. */
-export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps]
+export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...foreignSteps]
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {

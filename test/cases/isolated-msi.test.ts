@@ -183,6 +183,17 @@ const HOSTS: readonly Host[] = [
     cure: /outside of the VM.*intremap=on/,
   },
   {
+    what: 'a VM with a virtio-iommu, which cannot remap at all',
+    source: 'drivers/iommu/virtio-iommu.c has no IRQ domain',
+    host: {
+      iommu: 'virtio',
+      interruptRemapping: false,
+      files: { 'proc/cpuinfo': x86Cpu('GenuineIntel', true), 'sys/class/dmi/id/sys_vendor': 'QEMU\n' },
+    },
+    remapping: false,
+    cure: /^give the VM another virtual IOMMU, outside of it, .*-device intel-iommu,intremap=on.*allow_unsafe/,
+  },
+  {
     what: 'a VM of another hypervisor whose virtual IOMMU does not remap',
     source: 'arch/x86/kernel/cpu/hypervisor.c: the flag hypervisor is all that an unknown one shows',
     host: { interruptRemapping: false, files: { 'proc/cpuinfo': x86Cpu('GenuineIntel', true) } },

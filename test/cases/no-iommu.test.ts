@@ -239,6 +239,15 @@ const VIRTUAL: readonly Without[] = [
     add: ['intel_iommu=on'],
   },
   {
+    what: 'a VM that has a virtio-iommu, whose driver is a module that nobody loaded',
+    source:
+      'drivers/acpi/viot.c: viot_dev_iommu_init puts off every driver until it comes; QEMU virtio-iommu',
+    host: { files: { ...GUEST, ...dmi({ sys_vendor: 'QEMU' }), ...acpiTables('VIOT') } },
+    why: /virtio-iommu/,
+    cure: /^load its driver: modprobe virtio_iommu/,
+    not: /outside/,
+  },
+  {
     what: 'VMware',
     source: 'VMware, "Enable I/O MMU virtualization"; vvtd.enable',
     host: { files: { ...GUEST, ...dmi({ sys_vendor: 'VMware, Inc.', product_name: 'VMware7,1' }) } },

@@ -276,7 +276,14 @@ describe('an endpoint that gets its group when it is bound', function () {
     kernel: '6.12.9-arm64',
     iommu: 'arm',
     devices: [
-      { address: PORT, headerType: 'bridge', secondaryBus: 1, driver: 'pcieport', group: 0 },
+      {
+        address: PORT,
+        headerType: 'bridge',
+        secondaryBus: 1,
+        driver: 'pcieport',
+        group: 0,
+        capabilities: [{ kind: 'pcie', type: 'root-port' }],
+      },
       { address: NVME, class: 0x010802, files: { enable: '0\n' } },
     ],
     files: {
@@ -311,6 +318,38 @@ describe('an endpoint that gets its group when it is bound', function () {
 
   it('is one below virtio-iommu too, which VIOT or the device tree describes (drivers/acpi/viot.c)', () => {
     assert.equal(assess(seePlatform({ ...ARM, iommu: 'virtio' }), NVME).verdict, 'bindable')
+  })
+
+  it('is one although the virtio-iommu, which is in no group, has a driver', () => {
+    const seen = seePlatform({
+      ...ARM,
+      iommu: 'virtio',
+      devices: [{ address: NVME }, { address: '0000:00:02.0', driver: 'virtio-pci' }],
+    })
+    assert.equal(assess(seen, NVME).verdict, 'bindable')
+  })
+
+  describe('behind a conventional bridge', () => {
+    const BRIDGE = { address: '0000:00:03.0', headerType: 'bridge', secondaryBus: 3 } as const
+    const SOUND = { address: '0000:03:01.0', driver: 'snd_hda_intel' } as const
+    const devices = [...(ARM.devices ?? []), BRIDGE]
+
+    it('is none for virtio-iommu (QEMU, hw/virtio/virtio-iommu.c: virtio_iommu_probe)', () => {
+      const seen = seePlatform({ ...ARM, iommu: 'virtio', devices: [...devices, { address: SOUND.address }] })
+      const { verdict, reason } = assess(seen, SOUND.address)
+      assert.equal(verdict, 'blocked')
+      assert.match(reason, /behind a conventional PCI bridge/)
+      assert.equal(assess(seen, NVME).verdict, 'bindable')
+    })
+
+    it('tells of others there alone: they reach the IOMMU by the number of the bridge', () => {
+      const others = [SOUND, { address: '0000:03:02.0' }]
+      const seen = seePlatform({ ...ARM, devices: [...devices, ...others] })
+      assert.equal(assess(seen, '0000:03:02.0').verdict, 'blocked')
+      assert.equal(assess(seen, NVME).verdict, 'bindable')
+      const free = seePlatform({ ...ARM, devices: [...devices, { address: '0000:03:02.0' }] })
+      assert.equal(assess(free, '0000:03:02.0').verdict, 'bindable')
+    })
   })
 
   it('is judged by the interrupts of the host all the same', () => {

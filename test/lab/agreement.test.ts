@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { type Assessment, assess, Host, type Snapshot } from 'vfio'
 import { skip } from '../fixtures/skip.js'
-import { inUse, load, put, tryVfio } from './binding.js'
+import { inUse, load, meetIommu, meetings, put, tryVfio } from './binding.js'
 import { type Answer, Oracle } from './oracle.js'
 import { allOn, apply, type Group, groupsOf, type State, statesOf } from './states.js'
 
@@ -43,6 +43,14 @@ function setResetMethod(address: string, method: string): boolean {
 
 const driversOf = (seen: Snapshot, group: Group) =>
   group.members.map((address) => `${address}=${seen.device(address).driver ?? '-'}`).join(' ')
+
+/** Who may get a group, and who gets none: what some kernels tell only once a driver has come. */
+function judgeUngrouped(): void {
+  meetIommu(used)
+  for (const { address, verdict, reason, bound } of meetings.splice(0)) {
+    compare(`${address}, in no group, binds`, verdict === 'bindable', reason, bound, 'as found')
+  }
+}
 
 /** Asks about every member of these groups, and compares all that was predicted of them. */
 function judge(seen: Snapshot, groups: readonly { group: Group; name: string }[]): Map<string, Answer> {
@@ -113,11 +121,13 @@ describe('agreement with the kernel', function () {
   }[] = []
 
   before(() => {
+    judgeUngrouped()
     // A parallel SCSI controller scans its bus while it is probed: many minutes where that fails, as in QEMU's lsi.
     const met = host
       .snapshot()
       .devices.filter((device) => !used.has(device.address) && device.class >>> 8 !== 0x0100)
     load(['uio_pci_generic', 'pci-stub', ...met.flatMap(({ modules }) => modules)])
+    judgeUngrouped()
     const seen = host.snapshot()
     groups = groupsOf(seen, used)
     judge(
@@ -207,6 +217,19 @@ describe('agreement with the kernel', function () {
     }
   })
 
+  it('knows that nobody gets the IOMMU', function () {
+    const seen = host.snapshot()
+    // What is at work as one has a driver, and the guest does not survive its loss.
+    const units = seen.host.iommu.units.flatMap(({ address }) =>
+      address !== null && seen.device(address).driver === null ? [address] : [],
+    )
+    if (units.length === 0) skip(this, 'the IOMMU of this host is no PCI function without a driver')
+    for (const address of units) {
+      const { verdict, reason } = assess(seen, address)
+      compare(`${address} refused`, verdict === 'blocked', reason, tryVfio(address) !== 'ok', 'nothing bound')
+    }
+  })
+
   it('follows reset_method as the administrator sets it', function () {
     if (!publishesResetMethods) skip(this, 'before 5.15 the kernel has no reset_method')
     const everything = new Map(groups.map((group) => [group.number, allOn(group, 'vfio-pci')]))
@@ -262,6 +285,7 @@ describe('agreement with the kernel', function () {
       }
       writeFileSync(`/sys/bus/pci/devices/${address}/sriov_numvfs`, '2')
     }
+    judgeUngrouped()
     const seen = host.snapshot()
     const numbers = new Set(
       pfs.flatMap(({ address }) => {

@@ -6,12 +6,13 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Host, type PciDevice, type Snapshot } from 'vfio'
 import type { Task } from './assign-program.js'
-import { driverOf, inUse, load, put } from './binding.js'
+import { driverOf, inUse, load, meetIommu, put } from './binding.js'
 
 const PROGRAM = fileURLToPath(new URL('assign-program.js', import.meta.url))
 const DEVICES = '/sys/bus/pci/devices'
 
 const used = inUse()
+meetIommu(used)
 
 /** What an assignment could change for good: drivers, overrides, nodes with their owners, the journal. */
 export function hostState(): Record<string, string> {

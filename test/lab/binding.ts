@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { basename } from 'node:path'
+import { type Assessment, assess, Host } from 'vfio'
 
 /** Where a device is put: to the driver it has without anybody's doing (`host`), to one of these, or to none. */
 export type Place = 'host' | 'vfio-pci' | 'uio_pci_generic' | 'pci-stub' | 'none'
@@ -78,6 +79,28 @@ export function load(modules: Iterable<string>): void {
   }
 }
 
+/**
+ * Gives every endpoint its group: before 6.15 some kernels look for the IOMMU of a device only when a driver binds
+ * (`lib/assess/no-iommu.ts`). A device keeps the group when the driver goes.
+ */
+export function meetIommu(used: ReadonlySet<string>): void {
+  if (namesIn('/sys/kernel/iommu_groups').length === 0) return
+  for (const address of namesIn(DEVICES)) {
+    const has = (name: string) => existsSync(`${DEVICES}/${address}/${name}`)
+    if (used.has(address) || has('iommu_group') || has('driver')) continue
+    const { verdict, reason } = assess(new Host().snapshot({ around: [address] }), address)
+    meetings.push({ address, verdict, reason, bound: put(address, 'vfio-pci') === 'vfio-pci' })
+    put(address, 'none')
+  }
+}
+
+/** What was predicted of functions that had no group, and whether vfio-pci took them. */
+export const meetings: Meeting[] = []
+
+export interface Meeting extends Pick<Assessment, 'address' | 'verdict' | 'reason'> {
+  readonly bound: boolean
+}
+
 /** Functions that this guest lives on: what is mounted, and where it talks to the one who started it. */
 export function inUse(): Set<string> {
   const paths: string[] = []
@@ -89,6 +112,7 @@ export function inUse(): Set<string> {
   for (const name of namesIn('/sys/class/tty')) {
     if (name.startsWith('hvc')) paths.push(`/sys/class/tty/${name}`)
   }
+  for (const name of namesIn('/sys/class/iommu')) paths.push(`/sys/class/iommu/${name}`)
   const used = new Set<string>()
   for (const path of paths) {
     // The whole way up: a bridge above what is in use must stay too.

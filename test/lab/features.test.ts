@@ -4,7 +4,7 @@ import { release } from 'node:os'
 import { basename } from 'node:path'
 import { assess, EventFd, Host, openDevice, type PciDevice, VfioError, VfioSystemError } from 'vfio'
 import { skip } from '../fixtures/skip.js'
-import { driverOf, inUse, put } from './binding.js'
+import { driverOf, inUse, meetIommu, put } from './binding.js'
 
 const [major = 0, minor = 0] = release().split('.').map(Number)
 const since = (wantedMajor: number, wantedMinor: number) =>
@@ -13,6 +13,7 @@ const HAS_LOW_POWER = since(6, 1)
 const UNKNOWN_FEATURE = 0xfff
 
 const used = inUse()
+meetIommu(used)
 const seen = new Host().snapshot()
 const free = seen.devices.filter(
   ({ address, headerType }) =>

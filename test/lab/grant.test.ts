@@ -3,7 +3,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, lstatSync } from 'node:fs'
 import { grant, Host, type PciDevice, revoke, type Snapshot } from 'vfio'
-import { driverOf, inUse, put } from './binding.js'
+import { driverOf, inUse, meetIommu, put } from './binding.js'
 
 /** nobody: an account that has nothing to do with VFIO. */
 const NOBODY = 65534
@@ -61,6 +61,7 @@ describe('a grant', () => {
   let device: PciDevice
 
   before(() => {
+    meetIommu(used)
     const before = new Host().snapshot()
     const fits = before.groups.find(
       ({ members }) =>

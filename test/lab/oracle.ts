@@ -19,7 +19,7 @@ export interface Answer {
 /** The C program beside this file, compiled; it knows nothing of the library. */
 export class Oracle {
   /** Compiled by the set-up, because a compiler takes seconds where the processor is emulated. */
-  readonly #program = join(process.cwd(), 'build/test/oracle')
+  readonly #program = join(process.cwd(), `build/test/${process.arch}/oracle`)
 
   /** Opens, and so resets, each device; with `hot` does a hot reset by the descriptor of its own group as well. */
   ask(questions: readonly { readonly group: number; readonly address: string }[], hot = true): Answer[] {

@@ -2,7 +2,23 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { type PciDevice, type VfioRegion, VfioSystemError } from 'vfio'
-import { choose, freeAll, hasMsix, isAlone, isEdu, open, refused, returnAll, spare } from './spare.js'
+import { skip } from '../fixtures/skip.js'
+import {
+  choose,
+  chooseUnlessZpci,
+  freeAll,
+  hasMsix,
+  isAlone,
+  isEdu,
+  isZpci,
+  itWith,
+  open,
+  PAGE,
+  refused,
+  returnAll,
+  SLOW,
+  spare,
+} from './spare.js'
 
 /** Registers of QEMU's edu device (docs/specs/edu.rst): 32 bits each below 0x80. */
 const EDU = { identification: 0x00, liveness: 0x04 }
@@ -18,13 +34,13 @@ const isNvme = (device: { class: number }) => device.class === 0x010802
 describe(`regions on ${release()}`, function () {
   this.timeout(120_000)
 
-  const edu = choose('edu device alone in its group', (device) => isEdu(device) && isAlone(device))
+  const edu = chooseUnlessZpci('edu device alone in its group', (device) => isEdu(device) && isAlone(device))
   const nvme = choose('NVMe controller alone in its group', (device) => isNvme(device) && isAlone(device))
 
   beforeEach(freeAll)
   after(returnAll)
 
-  it('are registers with an exact width', async () => {
+  itWith('edu device', edu, 'are registers with an exact width', async (edu) => {
     await using opened = await open(edu.address)
     const bar = opened.device.region('bar0')
     assert.equal(bar.name, 'bar0')
@@ -54,7 +70,9 @@ describe(`regions on ${release()}`, function () {
       region.write32(E1000E.raise, 4)
       return (region.read32(E1000E.cause) & 4) - (region.read32(E1000E.cause) & 4)
     }
-    for (let round = 0; round < 100_000; round++) {
+    // Through the descriptor there is nothing to compile away; and other processors are slowly emulated.
+    const rounds = !bar.info.mmap ? 500 : SLOW ? 20_000 : 100_000
+    for (let round = 0; round < rounds; round++) {
       assert.equal(unseen(bar), 0, `round ${round}`)
       assert.equal(twice(bar), 4, `round ${round}`)
     }
@@ -73,49 +91,76 @@ describe(`regions on ${release()}`, function () {
     const bulk = new Uint8Array(16)
     bar.read(bulk, NVME.adminSubmissionQueue - 4)
     assert.equal(new DataView(bulk.buffer).getBigUint64(4, true), 0x1234_5678_9abc_d000n)
-    const mapping = bar.map({ length: 4096 })
-    assert.equal(new BigUint64Array(mapping.buffer)[0], capabilities)
-    mapping.close()
-    assert.equal(mapping.buffer.byteLength, 0)
+    // What is mapped is little-endian, as PCI is.
+    if (bar.info.mmap) {
+      const mapping = bar.map({ length: 4096 })
+      assert.equal(new DataView(mapping.buffer).getBigUint64(0, true), capabilities)
+      mapping.close()
+      assert.equal(mapping.buffer.byteLength, 0)
+    } else {
+      assert(isZpci, 'elsewhere BARs can be mapped')
+    }
   })
 
-  it('answer with a typed error while memory decode is off, and go on after', async () => {
-    await using opened = await open(edu.address)
-    const { config } = opened.device
+  it('that cannot be mapped answer with the error of the kernel while memory decode is off', async function () {
+    if (!isZpci) skip(this, 'BARs can be mapped here')
+    await using opened = await open(nvme.address)
     const bar = opened.device.region('bar0')
-    const mapping = bar.map({ length: 4096 })
-    const words = new Uint32Array(mapping.buffer)
-    assert.equal(words[0], 0x010000ed)
-    config.setCommand({ memory: false })
-    assert.equal(config.command.memory, false)
+    const version = bar.read32(NVME.version)
+    opened.device.config.setCommand({ memory: false })
     for (const call of [
       () => bar.read8(0),
-      () => bar.read16(0),
       () => bar.read32(0),
-      () => bar.read64(0, 'single'),
-      () => bar.read64(0, 'hi-lo'),
-      () => bar.write32(EDU.liveness, 1),
-      () => bar.write64(0x80, 1n, 'single'),
-      () => bar.read(new Uint8Array(64), 0),
-      () => bar.write(new Uint8Array(4), 4),
-    ]) {
-      await refused(call, 'ERR_VFIO_MEMORY_DISABLED', /memory decode is off/)
-    }
-    assert.equal(mapping.lost, false)
-    assert.equal(words[0], 0xffffffff)
-    assert.equal(mapping.lost, true)
-    config.setCommand({ memory: true })
-    assert.equal(bar.read32(0), 0x010000ed)
-    assert.equal(words[0], 0xffffffff)
-    mapping.restore()
-    assert.equal(mapping.lost, false)
-    assert.equal(words[0], 0x010000ed)
+      () => bar.write32(NVME.adminSubmissionQueue, 0),
+    ])
+      await refused(call, 'EIO')
+    await refused(() => bar.map(), 'ERR_VFIO_BAD_ARGUMENT', /may not be mapped: use read\(\)/)
+    opened.device.config.setCommand({ memory: true })
+    assert.equal(bar.read32(NVME.version), version)
   })
 
-  it('that may not be mapped go through the descriptor', async () => {
-    const withPorts = choose('device with I/O ports', (device) =>
-      device.bars.some(({ kind }) => kind === 'io'),
-    )
+  itWith(
+    'BARs that can be mapped',
+    edu,
+    'answer with a typed error while memory decode is off, and go on after',
+    async (edu) => {
+      await using opened = await open(edu.address)
+      const { config } = opened.device
+      const bar = opened.device.region('bar0')
+      const mapping = bar.map({ length: 4096 })
+      const words = new Uint32Array(mapping.buffer)
+      assert.equal(words[0], 0x010000ed)
+      config.setCommand({ memory: false })
+      assert.equal(config.command.memory, false)
+      for (const call of [
+        () => bar.read8(0),
+        () => bar.read16(0),
+        () => bar.read32(0),
+        () => bar.read64(0, 'single'),
+        () => bar.read64(0, 'hi-lo'),
+        () => bar.write32(EDU.liveness, 1),
+        () => bar.write64(0x80, 1n, 'single'),
+        () => bar.read(new Uint8Array(64), 0),
+        () => bar.write(new Uint8Array(4), 4),
+      ]) {
+        await refused(call, 'ERR_VFIO_MEMORY_DISABLED', /memory decode is off/)
+      }
+      assert.equal(mapping.lost, false)
+      assert.equal(words[0], 0xffffffff)
+      assert.equal(mapping.lost, true)
+      config.setCommand({ memory: true })
+      assert.equal(bar.read32(0), 0x010000ed)
+      assert.equal(words[0], 0xffffffff)
+      mapping.restore()
+      assert.equal(mapping.lost, false)
+      assert.equal(words[0], 0x010000ed)
+    },
+  )
+
+  const ports = chooseUnlessZpci('device with I/O ports', (device) =>
+    device.bars.some(({ kind }) => kind === 'io'),
+  )
+  itWith('I/O ports', ports, 'that may not be mapped go through the descriptor', async (withPorts) => {
     const bar = withPorts.bars.find(({ kind }) => kind === 'io')
     assert(bar)
     await using opened = await open(withPorts.address)
@@ -137,7 +182,9 @@ describe(`regions on ${release()}`, function () {
       )
       assert.equal(config.revision, sysfs[8])
       assert.equal(config.class, sysfs.readUInt32LE(8) >>> 8)
-      assert.equal(config.size, capabilities.pcie ? 4096 : 256)
+      // Linux on Z shows 256 bytes even of PCI Express.
+      assert.equal(config.size, sysfs.length)
+      assert.equal(sysfs.length, capabilities.pcie && !isZpci ? 4096 : 256)
       const seen = config.capabilities()
       assert.deepEqual(
         seen.standard.map(({ name }) => name),
@@ -162,14 +209,14 @@ describe(`regions on ${release()}`, function () {
     assert(msix)
     const region = opened.device.region(msix.tableBar)
     const mappable = region.info.capabilities.some(({ name }) => name === 'msix-mappable')
-    assert.equal(mappable, true)
+    assert.equal(mappable, !isZpci)
     const entry = region.read32(msix.tableOffset)
     assert.equal(typeof entry, 'number')
-    assert.equal(region.map().length, region.size)
+    if (mappable) assert.equal(region.map().length, region.size)
   })
 
   it('refuse what is outside, uneven, or no number', async () => {
-    await using opened = await open(edu.address)
+    await using opened = await open(nvme.address)
     const bar = opened.device.region('bar0')
     const wrong: unknown[] = [
       bar.size,
@@ -195,7 +242,11 @@ describe(`regions on ${release()}`, function () {
     }
     await refused(() => bar.read64(0, 'big' as 'single'), 'ERR_VFIO_BAD_ARGUMENT')
     await refused(() => bar.read(new Uint8Array(8), bar.size - 4), 'ERR_VFIO_BAD_ARGUMENT')
-    await refused(() => bar.map({ offset: 1 }), 'ERR_VFIO_BAD_ARGUMENT', /multiple of 4096/)
+    await refused(
+      () => bar.map({ offset: 1 }),
+      'ERR_VFIO_BAD_ARGUMENT',
+      new RegExp(`multiple of ${PAGE}|may not be mapped`),
+    )
     await refused(() => bar.map({ length: bar.size + 1 }), 'ERR_VFIO_BAD_ARGUMENT')
     const detached = new Uint8Array(16)
     structuredClone(detached.buffer, { transfer: [detached.buffer] })
@@ -209,7 +260,7 @@ describe(`regions on ${release()}`, function () {
     await refused(() => absent.read8(0), 'ERR_VFIO_BAD_ARGUMENT', /has no bar/)
   })
 
-  it('are gone with the device', async () => {
+  itWith('BARs that can be mapped', edu, 'are gone with the device', async (edu) => {
     const opened = await open(edu.address)
     const bar = opened.device.region('bar0')
     const mapping = bar.map({ length: 4096 })

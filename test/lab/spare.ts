@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { assess, Host, type OpenedDevice, openDevice, type PciDevice, VfioError, VfioSystemError } from 'vfio'
-import { inUse, put } from './binding.js'
+import { skip } from '../fixtures/skip.js'
+import { inUse, meetIommu, put } from './binding.js'
 
 const [major = 0, minor = 0] = release().split('.').map(Number)
 
@@ -10,6 +12,7 @@ export const since = (wantedMajor: number, wantedMinor: number) =>
   major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
 
 const used = inUse()
+meetIommu(used)
 const seen = new Host().snapshot()
 
 /** The devices that this guest can spare. */
@@ -27,6 +30,39 @@ export function choose(what: string, fits: (device: PciDevice) => boolean): PciD
   const device = spare.find(fits)
   if (!device) throw new Error(`the topology has no ${what}`)
   return device
+}
+
+/** Smallest page of this kernel's memory, in bytes. */
+export const PAGE =
+  1024 * Number(/^KernelPageSize:\s*(\d+) kB$/m.exec(readFileSync('/proc/self/smaps', 'utf8'))?.[1])
+
+/** Other processors are always emulated, and their Node has ten times as much to do for each step. */
+export const SLOW = process.arch !== 'x64'
+
+/** Linux on Z takes only functions with MSI-X, and shows no bridges: some devices of the other topologies it cannot have. */
+export const isZpci = process.arch === 's390x'
+
+/** Whether MSI-X vectors can be added while others are on: the kernel has it in its MSI domains, which zPCI is none of. */
+export const growsMsix = since(6, 5) && !isZpci
+
+/** As {@link choose}; `null` on Linux on Z where there is none. */
+export const chooseUnlessZpci = (what: string, fits: (device: PciDevice) => boolean): PciDevice | null =>
+  isZpci ? (spare.find(fits) ?? null) : choose(what, fits)
+
+/** Under QEMU's AMD-Vi no interrupt of an I/O APIC comes while they are remapped: `/proc/interrupts` counts none. */
+export const hasIntx = !seen.host.iommu.units.some(({ kind }) => kind === 'amd-iommu')
+
+/** A test of a device that this host may not have. */
+export function itWith(
+  what: string,
+  device: PciDevice | null,
+  title: string,
+  run: (device: PciDevice) => Promise<void>,
+): void {
+  it(title, async function () {
+    if (device === null) skip(this, `this host has no ${what}`)
+    await run(device)
+  })
 }
 
 /** Binds all of a device's group that has to be, and opens it. */

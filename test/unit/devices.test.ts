@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { Host, VfioError } from 'vfio'
 import { type DeviceDescription, makeHost, removeDirectories } from '../fixtures/host.js'
+import { seePlatform } from '../fixtures/platform.js'
 import { see } from './support.js'
 
 const seeOne = (device: Omit<DeviceDescription, 'address'>, kernel?: string) =>
@@ -396,5 +397,30 @@ describe('modules', function () {
     const trees = makeHost({ devices: [I210] })
     const seen = new Host({ ...trees, modules: '/nowhere' }).snapshot()
     assert.deepEqual(seen.device('02:00.0').modules, [])
+  })
+
+  it('knows the size of BARs that Linux on Z does not map, and takes a token for no address', () => {
+    const lines = [
+      // What 6.12 shows of an NVMe controller without MIO: 16 KiB.
+      '0x8000000000000000 0x8000000000003fff 0x0000000000140204',
+      '0x0000000000000000 0x0000000000000000 0x0000000000000000',
+      '0x8001000000000000 0x8001ffffffffffff 0x0000000000040200',
+      // Rubbish: the end in another mapping, before the beginning, an address that no bus has.
+      '0x8002000000000000 0x8003000000000fff 0x0000000000040200',
+      '0x8004000000000fff 0x8004000000000000 0x0000000000040200',
+      '0x4005000000000000 0x4005000000000fff 0x0000000000040200',
+    ]
+    const address = '0001:00:00.0'
+    const seen = seePlatform({
+      devices: [{ address, group: 0 }],
+      files: { [`sys/bus/pci/devices/${address}/resource`]: lines.join('\n') },
+    })
+    assert.deepEqual(
+      seen.device(address).bars.map(({ index, address, size }) => [index, address, size]),
+      [
+        [0, null, 0x4000],
+        [2, null, 2 ** 48],
+      ],
+    )
   })
 })

@@ -271,9 +271,70 @@ describe('export', () => {
       })
       assert.equal(
         text,
-        '--platform iommufd=on \\\n--device path=/sys/bus/pci/devices/0000:59:00.0,id=vfio0,pci_segment=1,pci_device_id=4 path=/sys/bus/pci/devices/0000:59:00.1,id=vfio1,pci_segment=1,pci_device_id=5\n',
+        '--platform num_pci_segments=2,iommufd=on \\\n--device path=/sys/bus/pci/devices/0000:59:00.0,id=vfio0,pci_segment=1,pci_device_id=4 path=/sys/bus/pci/devices/0000:59:00.1,id=vfio1,pci_segment=1,pci_device_id=5\n',
       )
       assert.match(notes.join(), /no multifunction devices/)
+    })
+
+    /** What its own parser takes (vmm/src/config.rs): known keys, and segments and slots that there are. */
+    function parse(words: readonly string[]): void {
+      const options = new Map<string, string[]>()
+      let values: string[] = []
+      for (const word of words) {
+        if (word.startsWith('--')) {
+          assert(!options.has(word), `${word} twice`)
+          values = []
+          options.set(word, values)
+        } else values.push(word)
+      }
+      assert.deepEqual(
+        [...options.keys()].filter((name) => !['--platform', '--device'].includes(name)),
+        [],
+      )
+      const fields = (text: string, known: readonly string[]) => {
+        const entries = text.split(',').map((field) => field.split('=') as [string, string])
+        for (const [key, value] of entries)
+          assert(known.includes(key) && /^[^"[\]]+$/.test(value), `${key}=${value}`)
+        assert.equal(new Set(entries.map(([key]) => key)).size, entries.length)
+        return new Map(entries)
+      }
+      const [platform, ...more] = options.get('--platform') ?? ['num_pci_segments=1']
+      assert.deepEqual(more, [])
+      const segments = Number(
+        fields(platform ?? '', ['num_pci_segments', 'iommufd']).get('num_pci_segments') ?? 1,
+      )
+      assert(segments >= 1 && segments <= 96, `${segments} segments`)
+      const places = new Set<string>()
+      const ids = new Set<string>()
+      for (const value of options.get('--device') ?? []) {
+        const device = fields(value, ['path', 'id', 'iommu', 'pci_segment', 'pci_device_id'])
+        assert(device.has('path'))
+        const segment = Number(device.get('pci_segment') ?? 0)
+        assert(segment < segments, `segment ${segment} of ${segments}`)
+        const slot = device.get('pci_device_id')
+        if (slot !== undefined) {
+          assert(Number(slot) < 32 && (Number(slot) > 0 || segment > 0), `slot ${slot}`)
+          assert(!places.has(`${segment} ${slot}`))
+          places.add(`${segment} ${slot}`)
+        }
+        const id = device.get('id')
+        // Names with an underscore in front are its own.
+        assert(id !== undefined && !id.startsWith('_') && !ids.has(id))
+        ids.add(id)
+      }
+      assert(ids.size > 0)
+    }
+
+    it('says what its parser takes', () => {
+      for (const iommufd of [false, true]) {
+        for (const guestAddress of [undefined, '00:01.0', '00:1e.0', '0005:00:04.0', '005f:00:1e.0']) {
+          parse(exportCloudHypervisor(seen, GPU.slice(0, 2), { iommufd, guestAddress }).arguments)
+        }
+      }
+      assert.throws(
+        () => exportCloudHypervisor(seen, GPU, { guestAddress: '0060:00:04.0' }),
+        isCode('ERR_VFIO_BAD_ARGUMENT'),
+      )
     })
 
     it('has no other bus than 0', () => {

@@ -91,12 +91,12 @@ describe('the IOMMU', function () {
 
   const kinds = {
     intel: [
-      { name: 'dmar0', kind: 'intel-iommu' },
-      { name: 'dmar1', kind: 'intel-iommu' },
+      { name: 'dmar0', kind: 'intel-iommu', address: null },
+      { name: 'dmar1', kind: 'intel-iommu', address: null },
     ],
-    amd: [{ name: 'ivhd0', kind: 'amd-iommu' }],
-    arm: [{ name: 'smmu3.0x0000000009050000', kind: 'arm-smmu-v3' }],
-    virtio: [{ name: 'virtio0', kind: 'virtio_iommu' }],
+    amd: [{ name: 'ivhd0', kind: 'amd-iommu', address: '0000:00:00.2' }],
+    arm: [{ name: 'smmu3.0x0000000009050000', kind: 'arm-smmu-v3', address: null }],
+    virtio: [{ name: '0000:00:02.0', kind: 'virtio_iommu', address: '0000:00:02.0' }],
   } as const
   for (const [iommu, units] of Object.entries(kinds)) {
     it(`of ${iommu} is told by its units`, () => {

@@ -29,7 +29,7 @@ function sameForAll(trees: HostTrees): Map<string, number> {
 }
 
 describe('a look around some devices', function () {
-  this.timeout(60_000)
+  this.timeout(600_000)
 
   it('says of every function of a large host what a look at all of it says, from a part of it', () => {
     const sizes = sameForAll(writeLargeHost(temporaryDirectory(), 600))
@@ -66,6 +66,18 @@ describe('a look around some devices', function () {
     assert.deepEqual(addresses('0000:03:00.0'), ['0000:00:03.0', '0000:00:03.1', '0000:03:00.0'])
     assert.deepEqual(addresses('0000:03:00.0', '0000:01:00.0').length, 8)
     sameForAll(trees)
+  })
+
+  it('takes along, of what is in no group, who has a driver that brought none either', () => {
+    const devices = [
+      { address: '0000:01:00.0' },
+      { address: '0000:02:00.0' },
+      { address: '0000:03:00.0', driver: 'igb', group: 1 },
+    ]
+    const host: HostDescription = { kernel: '6.12.9-arm64', iommu: 'virtio', devices }
+    assert.deepEqual(sameForAll(makeHost(host)).get('0000:01:00.0'), 1)
+    const uncovered = [...devices, { address: '0000:04:00.0', driver: 'nvme' }]
+    assert.deepEqual(sameForAll(makeHost({ ...host, devices: uncovered })).get('0000:01:00.0'), 2)
   })
 
   it('takes along PF and VFs, which may be other devices of a root bus', () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { assessReset, type ResetCapability } from 'vfio'
 import { type DeviceDescription, type HostDescription, removeDirectories } from '../fixtures/host.js'
+import { seePlatform, x86Cpu } from '../fixtures/platform.js'
 import { see } from './support.js'
 
 const PORT: DeviceDescription = {
@@ -204,6 +205,15 @@ describe('function reset', function () {
         const { function: reset, hot, scope } = judge({ ...bus, vendor, device })
         assert.deepEqual([reset.supported, hot.supported, scope], [false, false, 'none'])
         assert.match(hot.reason, /bus reset breaks 0000:01:00\.0/)
+      })
+    }
+
+    for (const device of [0x1103, 0x1107, 0x0308]) {
+      it(`breaks 17cb:${hex(device)} on a kernel that no longer lists it`, () => {
+        const { hot } = judge({ vendor: 0x17cb, device, resetMethod: 'pm' })
+        assert.match(hot.reason, /bus reset breaks 0000:01:00\.0/)
+        const before = judge({ ...bus, vendor: 0x17cb, device })
+        assert.deepEqual([before.function.supported, before.hot.supported], [true, true])
       })
     }
 
@@ -436,6 +446,18 @@ describe('hot reset', function () {
     )
     assert.equal(below.hot.supported, false)
     assert.match(below.hot.reason, /0000:00:01\.0/)
+  })
+
+  it('goes through the slot on Linux on Z, whose hot-plug driver is built in and has no link', () => {
+    const slots = [{ name: '00000010', address: '0001:00:00' }]
+    const devices = [{ ...DEVICE, address: '0001:00:00.0', resetMethod: 'bus' }]
+    const on = (cpuinfo: string) =>
+      assessReset(seePlatform({ devices, slots, files: { 'proc/cpuinfo': cpuinfo } }), '0001:00:00.0')
+    const z = on('vendor_id       : IBM/S390\n')
+    assert.deepEqual([z.function.methods, z.hot.supported], [['bus'], true])
+    assert.deepEqual(z.hot.affected, [{ address: '0001:00:00.0', group: 2 }])
+    const elsewhere = on(x86Cpu('GenuineIntel'))
+    assert.deepEqual([elsewhere.function.supported, elsewhere.hot.supported], [false, false])
   })
 
   it('takes the slot alone where pciehp serves it, and the bus with acpiphp', () => {
