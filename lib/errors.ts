@@ -61,6 +61,8 @@ export type VfioErrorCode =
   | 'ERR_VFIO_MEMORY_DISABLED'
   /** Array buffers over memory of a device are not possible in this runtime. */
   | 'ERR_VFIO_NO_EXTERNAL_MEMORY'
+  /** What runs the program is not Node, and lacks what this takes. */
+  | 'ERR_VFIO_RUNTIME'
   /** The kernel answered with a structure that contradicts itself. */
   | 'ERR_VFIO_BAD_KERNEL_DATA'
   /** The machine code of this package could not be loaded here. */

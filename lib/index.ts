@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 // --- errors, and the kernel's own objects (OPEN)
 
 // --- verdicts (JUDGE)

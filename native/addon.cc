@@ -1,5 +1,8 @@
 #include <napi.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <gnu/libc-version.h>
+#endif
 
 #include "account.h"
 #include "container.h"
@@ -59,6 +62,15 @@ napi_value MappingCounts(Napi::Env env) {
 Napi::Value HandleBusErrors(const Napi::CallbackInfo& info) {
   vfio::Mapping::HandleBusErrors();
   return info.Env().Undefined();
+}
+
+/** musl would take what was linked with glibc for its own; that it does not have this function keeps it from that. */
+Napi::Value GlibcVersion(Napi::Env env) {
+#ifdef __GLIBC__
+  return Napi::String::New(env, ::gnu_get_libc_version());
+#else
+  return env.Null();
+#endif
 }
 
 struct NamedFunction {
@@ -122,6 +134,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("loop", loop);
   exports.Set("mappingCounts", MappingCounts(env));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(::sysconf(_SC_PAGESIZE))));
+  exports.Set("glibcVersion", GlibcVersion(env));
   Define(exports, kFunctions);
   return exports;
 }

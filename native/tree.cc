@@ -185,7 +185,8 @@ void TakeList(Batch& batch, int directory, const char* name) {
 // a file system would have to fetch from its server, or that FUSE keeps from other users.
 void TakeNode(Batch& batch, int directory, const char* name) {
   struct statx facts;
-  if (statx(directory, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &facts) != 0)
+  // The call itself: musl before 1.2.4 has no function for it.
+  if (syscall(SYS_statx, directory, name, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &facts) != 0)
     return batch.Fail(errno);
   std::string text;
   if (S_ISCHR(facts.stx_mode) || S_ISBLK(facts.stx_mode)) {

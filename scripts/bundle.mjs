@@ -1,9 +1,10 @@
 // Builds dist/: the library as one module, since a process that imports thirty files waits for thirty files, the
-// command line as another on top of it, and the declarations of each.
+// command line as another on top of it, and the declarations of what the library exports in one file.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, renameSync, rmSync } from 'node:fs'
+import { renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
 import { build } from 'esbuild'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -11,15 +12,17 @@ const LIBRARY = '../index.js'
 
 // Made beside dist/ and put in its place whole: a build that fails leaves the last one usable.
 const OUT = 'build/dist'
+const TYPES = 'build/types'
 
-rmSync(join(ROOT, OUT), { recursive: true, force: true })
+for (const directory of [OUT, TYPES]) rmSync(join(ROOT, directory), { recursive: true, force: true })
 const tsc = join(ROOT, 'node_modules/.bin/tsc')
-const { status, error } = spawnSync(tsc, ['-p', 'tsconfig.json', '--outDir', OUT], {
+const { status, error } = spawnSync(tsc, ['-p', 'tsconfig.json', '--outDir', TYPES], {
   cwd: ROOT,
   stdio: 'inherit',
 })
 if (error) throw error
 if (status !== 0) process.exit(1)
+rollUp(`${TYPES}/index.d.ts`, `${OUT}/index.d.ts`)
 
 const common = {
   absWorkingDir: ROOT,
@@ -37,6 +40,35 @@ await build({
   outfile: `${OUT}/cli/main.js`,
   external: [LIBRARY],
 })
-chmodSync(join(ROOT, OUT, 'cli/main.js'), 0o755)
 rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
 renameSync(join(ROOT, OUT), join(ROOT, 'dist'))
+
+/** What users see of a tree of declarations, in one file: without what is internal, and without what only that needs. */
+function rollUp(entry, output) {
+  const off = { enabled: false }
+  const quiet = { default: { logLevel: 'none' } }
+  const configObject = {
+    projectFolder: ROOT,
+    mainEntryPointFilePath: join(ROOT, entry),
+    compiler: { tsconfigFilePath: join(ROOT, 'tsconfig.json') },
+    apiReport: off,
+    docModel: off,
+    newlineKind: 'lf',
+    tsdocMetadata: off,
+    dtsRollup: { enabled: true, untrimmedFilePath: '', publicTrimmedFilePath: join(ROOT, output) },
+    messages: {
+      compilerMessageReporting: { default: { logLevel: 'error' } },
+      extractorMessageReporting: quiet,
+      tsdocMessageReporting: quiet,
+    },
+  }
+  const config = ExtractorConfig.prepare({
+    configObject,
+    configObjectFullPath: undefined,
+    packageJsonFullPath: join(ROOT, 'package.json'),
+  })
+  const messageCallback = (message) => {
+    if (message.logLevel === 'info' || message.logLevel === 'verbose') message.handled = true
+  }
+  if (!Extractor.invoke(config, { localBuild: true, messageCallback }).succeeded) process.exit(1)
+}

@@ -50,6 +50,23 @@ const LAB = [
     dnf: 'ipxe-roms-qemu',
     pacman: 'qemu-system-x86-firmware',
   },
+  // What runs the binaries for other processors and C libraries, to see that they load.
+  {
+    debian: 'qemu-user-static',
+    program: 'qemu-aarch64-static',
+    dnf: 'qemu-user-static',
+    pacman: 'qemu-user-static',
+  },
+  ...[
+    ['arm64', 'aarch64'],
+    ['s390x', 's390x'],
+  ].map(([debian, gnu]) => ({
+    debian: `libstdc++6-${debian}-cross`,
+    files: [`/usr/${gnu}-linux-gnu/lib/libstdc++.so.6`],
+    dnf: `gcc-c++-${gnu}-linux-gnu`,
+    pacman: `${gnu}-linux-gnu-gcc`,
+  })),
+  { debian: 'musl', files: ['/lib/ld-musl-x86_64.so.1'], dnf: 'musl-libc', pacman: 'musl' },
   {
     debian: 'qemu-system-x86',
     program: 'qemu-system-x86_64',

@@ -19,10 +19,14 @@ import { fileURLToPath } from 'node:url'
 import { buildEnvironment, headersCache, headersDirectory, headersPackage } from './headers.mjs'
 import { fetchNodes, nodeLines, nodeProgram } from './nodes.mjs'
 import { canInstall, howToInstall, installPackages, missingPackages } from './packages.mjs'
+import { fetchTools, hasTools } from './tools.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
+const forPackage = process.argv.includes('--package')
+/** What does not compile is an error, also where there is an older one. */
+const strict = process.argv.includes('--strict')
 
 /** The C programs of the lab's tests: source, output, flags. */
 const PROGRAMS = [
@@ -73,17 +77,15 @@ const STEPS = [
     make: (log) => fetchNodes(log),
   },
   {
+    name: () => 'fetching package managers, runtimes and bundlers',
+    stale: () => forPackage && !hasTools(),
+    make: (log) => fetchTools(log),
+  },
+  {
     name: () => 'building the native addon',
     stale: () => isOlder('addon', ['native', 'binding.gyp'], 'build/Release/vfio.node'),
     // Not `rebuild`, which would take away everything below build/.
-    make: () =>
-      stamped('addon', () =>
-        compile(
-          'node-gyp',
-          ['configure', 'build', '--jobs', 'max', '--loglevel', 'error'],
-          'build/Release/vfio.node',
-        ),
-      ),
+    make: () => stamped('addon', () => compile('node', ['native/build.mjs'], 'build/Release/vfio.node')),
   },
   {
     name: () => 'compiling lib/',
@@ -186,7 +188,7 @@ function compile(program, args, output) {
   if (error) throw new Error(`${program} could not be started: ${error.message}`)
   if (status === 0) return true
   const said = `${stdout}${stderr}`.trimEnd()
-  if (time(output) === 0) throw new Error(`\`${program} ${args.join(' ')}\` failed:\n${said}`)
+  if (strict || time(output) === 0) throw new Error(`\`${program} ${args.join(' ')}\` failed:\n${said}`)
   process.stderr.write(`\n${said}\nsetup: went on after these errors … `)
   return false
 }
@@ -225,7 +227,8 @@ function newest(files) {
       if (stat === undefined) return 0
       if (!stat.isDirectory()) return stat.mtimeMs
       const inside = readdirSync(join(ROOT, file)).filter(
-        (name) => name !== 'node_modules' && name !== 'build',
+        // The last is filled by packing, for those who have no checkout.
+        (name) => !['node_modules', 'build', 'node-addon-api'].includes(name),
       )
       return Math.max(stat.mtimeMs, newest(inside.map((name) => join(file, name))))
     }),

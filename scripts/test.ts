@@ -1,13 +1,16 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { changedFiles, touchedSteps } from './test/changed.js'
 import { execute, type Outcome, type Timed } from './test/execute.js'
-import { type Lane, type Step, steps, usualSteps } from './test/steps.js'
+import { type Lane, ROOT, type Step, steps, stepsOnNode, testedLines, usualSteps } from './test/steps.js'
 
-const USAGE = `usage: npm test -- [--changed] [--grep PATTERN] [STEP…]
+const USAGE = `usage: npm test -- [--changed] [--node LINE] [--grep PATTERN] [STEP…]
 
 Runs all tests, or those of the steps named; a name stands for all steps that begin with it (\`lab\`, \`lab:6.12\`).
 
   --changed        only the steps that can see what differs from main, committed or not
+  --node LINE      unit and native, or the one of them that is named, on one line of Node: ${testedLines.join(', ')}
   --grep PATTERN   only tests whose title matches
 
 steps: ${usualSteps.map(({ name }) => name).join(', ')}
@@ -18,12 +21,25 @@ by name only (npm run soak): ${steps
 
 const PROGRESS_SECONDS = 30
 const LONGEST = 10
+const TIMES = join(ROOT, 'build/test-times.tsv')
 
 function named(names: readonly string[]): Step[] {
   const fits = (name: string, wanted: string) => name === wanted || name.startsWith(`${wanted}:`)
   const unknown = names.filter((wanted) => !steps.some(({ name }) => fits(name, wanted)))
   if (unknown.length > 0) throw new Error(`there is no step ${unknown.join(', ')}\n${USAGE}`)
   return steps.filter(({ name }) => names.some((wanted) => fits(name, wanted)))
+}
+
+function onLine(line: string, names: readonly string[]): Step[] {
+  if (!testedLines.includes(line))
+    throw new Error(`--node takes ${testedLines.join(', ')}, not ${line}\n${USAGE}`)
+  const all = stepsOnNode(line)
+  const suite = ({ name }: Step) => name.slice(name.indexOf(':') + 1)
+  const unknown = names.filter((name) => !all.some((step) => suite(step) === name))
+  if (unknown.length > 0) {
+    throw new Error(`--node goes with ${all.map(suite).join(', ')}, not ${unknown.join(', ')}\n${USAGE}`)
+  }
+  return all.filter((step) => names.length === 0 || names.includes(suite(step)))
 }
 
 /** The steps, and those that have to have ended before. */
@@ -38,6 +54,7 @@ async function main(): Promise<boolean> {
     allowPositionals: true,
     options: {
       changed: { type: 'boolean' },
+      node: { type: 'string' },
       grep: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
@@ -45,6 +62,10 @@ async function main(): Promise<boolean> {
   if (values.help) {
     console.log(USAGE)
     return true
+  }
+  if (values.node !== undefined) {
+    if (values.changed) throw new Error(`--node goes without --changed\n${USAGE}`)
+    return summarize(await runAll(onLine(values.node, positionals), values.grep))
   }
   let chosen: readonly Step[] = positionals.length > 0 ? named(positionals) : usualSteps
   if (values.changed) {
@@ -86,7 +107,8 @@ async function runAll(chosen: readonly Step[], grep: string | undefined): Promis
     for (const each of running) console.log(progressOf(each))
   }, PROGRESS_SECONDS * 1000)
   try {
-    await Promise.all([lane('host'), lane('lab')])
+    // Tests on the host wait much of their time for deadlines and for other processes, so that two of them fit on a core.
+    await Promise.all([lane('host'), lane('host'), lane('lab')])
     return await Promise.all(begun.values())
   } finally {
     clearInterval(ticking)
@@ -102,6 +124,7 @@ interface Running {
 
 interface Finished extends Outcome {
   readonly step: string
+  readonly seconds: number
 }
 
 const secondsSince = (start: number) => (performance.now() - start) / 1000
@@ -117,30 +140,50 @@ async function perform(step: Step, grep: string | undefined, running: Set<Runnin
     Object.assign(state, { results, last })
   })
   running.delete(state)
+  const seconds = secondsSince(state.start)
   const cpu = outcome.cpuSeconds === undefined ? '' : `, ${outcome.cpuSeconds.toFixed(1)} s of processor`
   // In one piece, so that two steps that end together do not mix.
   const lines = [
-    `${step.name}: ${counts([outcome])} (${secondsSince(state.start).toFixed(1)} s${cpu})`,
+    `${step.name}: ${counts([outcome])} (${seconds.toFixed(1)} s${cpu})`,
     // What a test prints it prints for people: how many comparisons, how many points.
     ...(outcome.output !== '' && 'directory' in step.work ? [indent(outcome.output)] : []),
     ...outcome.skipped.map(({ title, reason }) => `  skipped: ${title} (${reason})`),
-    ...outcome.failed.map(({ title, detail }) => `  FAILED: ${title}\n${indent(detail)}`),
+    ...outcome.failed.map(failure),
   ]
   console.log(lines.join('\n'))
-  return { ...outcome, step: step.name }
+  return { ...outcome, step: step.name, seconds }
 }
+
+const failure = ({ title, detail }: { title: string; detail: string }) =>
+  `  FAILED: ${title}\n${indent(detail)}`
 
 function summarize(outcomes: readonly Finished[]): boolean {
   const tests = outcomes.flatMap(({ step, passed, failed }) =>
     [...passed, ...failed].map((test: Timed) => ({ ...test, step })),
   )
+  writeTimes(tests)
+  console.log('the time of each step, in seconds:')
+  console.log(outcomes.map(({ step, seconds }) => `${step} ${seconds.toFixed(0)}`).join(', '))
   const longest = tests.toSorted((one, other) => other.seconds - one.seconds).slice(0, LONGEST)
   if (longest.length > 0) console.log('the longest tests:')
   for (const { step, title, seconds } of longest) {
     console.log(`  ${seconds.toFixed(1).padStart(6)} s  ${step}: ${title}`)
   }
+  // Once more at the end, which is what is left of a long output.
+  for (const { step, failed } of outcomes) {
+    for (const each of failed) console.log(`${step}:\n${failure(each)}`)
+  }
   console.log(counts(outcomes))
   return tests.length > 0 && outcomes.every(({ failed }) => failed.length === 0)
+}
+
+/** Every test with its time, longest first, for who wants to know where it goes. */
+function writeTimes(tests: readonly (Timed & { readonly step: string })[]): void {
+  const lines = tests
+    .toSorted((one, other) => other.seconds - one.seconds)
+    .map(({ step, title, seconds }) => `${seconds.toFixed(2)}\t${step}\t${title}\n`)
+  mkdirSync(dirname(TIMES), { recursive: true })
+  writeFileSync(TIMES, lines.join(''))
 }
 
 function counts(outcomes: readonly Outcome[]): string {

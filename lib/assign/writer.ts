@@ -1,3 +1,4 @@
+import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
@@ -36,10 +37,21 @@ export class Writer {
   /** Starts one, and waits until it holds nothing of this process any more. */
   static async start(): Promise<Writer> {
     const writer = new Writer(startProcess())
+    if (writer.#socket.pending) writer.#refuse()
     await new Promise<void>((resolve, reject) => {
       writer.#ready = { resolve, reject }
     })
     return writer
+  }
+
+  /** A runtime that leaves a socket for a descriptor pending never hears what comes through it. */
+  #refuse(): never {
+    closeSync(this.#descriptor)
+    binding().reapWriter(this.#pid)
+    throw new VfioError(
+      'ERR_VFIO_RUNTIME',
+      'the runtime of this program cannot hear from the process that asks the kernel: run it with Node',
+    )
   }
 
   /** One write of a whole text. @param lock kept open until it is done */

@@ -19,6 +19,8 @@ export interface Binding {
   readonly mappingCounts: ArrayBuffer
   /** That of this system, in bytes (`sysconf(3)`). */
   readonly pageSize: number
+  /** Of the glibc that it runs with; null where it was built for another C library. */
+  readonly glibcVersion: string | null
   /** Takes SIGBUS back after somebody gave it another handler, who gets what is not ours. Nothing before a first mapping. */
   handleBusErrors(): void
   /**

@@ -1,11 +1,13 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isAbsolute } from 'node:path'
 import { VfioError } from '../errors.js'
 import type { Binding } from './binding.js'
 import { guardBusErrors } from './bus-errors.js'
+import { helpPage, type Tried } from './help.js'
 
-const require = createRequire(import.meta.url)
+/** Bundlers that write CommonJS leave no name of this file: then there is nothing beside it either. */
+const require = import.meta.url ? createRequire(import.meta.url) : noRequire
 
 interface Candidate {
   readonly name: string
@@ -17,26 +19,33 @@ const DEVELOPMENT: Candidate = {
   name: 'build/Release/vfio.node',
   load: () => require('../build/Release/vfio.node'),
 }
-const PREBUILT: Record<string, Candidate> = {
-  'x64 glibc': {
-    name: 'prebuilds/linux-x64/vfio.glibc.node',
-    load: () => require('../prebuilds/linux-x64/vfio.glibc.node'),
+/** By processor; of the two C libraries each refuses what was built for the other. */
+const PREBUILT: Readonly<Record<string, Readonly<Partial<Record<'glibc' | 'musl', Candidate>>>>> = {
+  x64: {
+    glibc: {
+      name: 'prebuilds/linux-x64/vfio.glibc.node',
+      load: () => require('../prebuilds/linux-x64/vfio.glibc.node'),
+    },
+    musl: {
+      name: 'prebuilds/linux-x64/vfio.musl.node',
+      load: () => require('../prebuilds/linux-x64/vfio.musl.node'),
+    },
   },
-  'x64 musl': {
-    name: 'prebuilds/linux-x64/vfio.musl.node',
-    load: () => require('../prebuilds/linux-x64/vfio.musl.node'),
+  arm64: {
+    glibc: {
+      name: 'prebuilds/linux-arm64/vfio.glibc.node',
+      load: () => require('../prebuilds/linux-arm64/vfio.glibc.node'),
+    },
+    musl: {
+      name: 'prebuilds/linux-arm64/vfio.musl.node',
+      load: () => require('../prebuilds/linux-arm64/vfio.musl.node'),
+    },
   },
-  'arm64 glibc': {
-    name: 'prebuilds/linux-arm64/vfio.glibc.node',
-    load: () => require('../prebuilds/linux-arm64/vfio.glibc.node'),
-  },
-  'arm64 musl': {
-    name: 'prebuilds/linux-arm64/vfio.musl.node',
-    load: () => require('../prebuilds/linux-arm64/vfio.musl.node'),
-  },
-  's390x glibc': {
-    name: 'prebuilds/linux-s390x/vfio.glibc.node',
-    load: () => require('../prebuilds/linux-s390x/vfio.glibc.node'),
+  s390x: {
+    glibc: {
+      name: 'prebuilds/linux-s390x/vfio.glibc.node',
+      load: () => require('../prebuilds/linux-s390x/vfio.glibc.node'),
+    },
   },
 }
 
@@ -62,23 +71,31 @@ function load(): Binding {
       `VFIO is a part of Linux, and this is ${process.platform}: the package can be imported here and its pure functions work, but no device can be opened`,
     )
   }
-  const libc = libcName()
-  const failures: string[] = []
-  for (const candidate of candidates(libc)) {
+  const override = process.env.VFIO_ADDON
+  const prebuilt = PREBUILT[process.arch] ?? {}
+  const candidates = override
+    ? [{ name: `VFIO_ADDON=${override}`, load: () => openAddon(override) }]
+    : [DEVELOPMENT, ...Object.values(prebuilt)]
+  const tried: Tried[] = []
+  for (const { name, load } of candidates) {
     try {
-      return candidate.load() as Binding
+      return load() as Binding
     } catch (error) {
-      failures.push(`    ${candidate.name}: ${reason(error)}`)
+      const { code, message } = error as { code?: unknown; message?: unknown }
+      const absent = code === 'MODULE_NOT_FOUND' || code === 'ENOENT'
+      tried.push({ name, absent, reason: absent ? 'not there' : (String(message).split('\n')[0] ?? '') })
     }
   }
-  throw new VfioError('ERR_VFIO_ADDON', helpPage(libc, failures))
-}
-
-function candidates(libc: string): Candidate[] {
-  const override = process.env.VFIO_ADDON
-  if (override) return [{ name: `VFIO_ADDON=${override}`, load: () => openAddon(override) }]
-  const prebuilt = PREBUILT[`${process.arch} ${libc}`]
-  return prebuilt ? [DEVELOPMENT, prebuilt] : [DEVELOPMENT]
+  const failed = {
+    arch: process.arch,
+    libc: libcOfProcess(),
+    runtime: `Node ${process.version}`,
+    shipped: Object.keys(prebuilt) as ('glibc' | 'musl')[],
+    overridden: Boolean(override),
+    bundled: !isPackage(),
+    tried,
+  }
+  throw new VfioError('ERR_VFIO_ADDON', helpPage(failed))
 }
 
 /** Machine code alone: `require()` would run whatever JavaScript stands at that path. */
@@ -91,36 +108,32 @@ function openAddon(path: string): unknown {
   return loaded.exports
 }
 
-function libcName(): 'glibc' | 'musl' {
+function noRequire(path: string): never {
+  throw new Error(`nothing can be found from a bundle: ${path}`)
+}
+
+/** Whether this is code of the package where the package has it, and not copied into a bundle. */
+function isPackage(): boolean {
   try {
-    return readFileSync('/proc/self/maps', 'utf8').includes('/ld-musl-') ? 'musl' : 'glibc'
+    return (require('../package.json') as { name?: unknown }).name === 'vfio'
   } catch {
-    // Where there is no /proc: what does not fit cannot be loaded, and says so.
-    return 'glibc'
+    return false
   }
 }
 
-function reason(error: unknown): string {
-  const { code, message } = error as { code?: unknown; message?: unknown }
-  return code === 'MODULE_NOT_FOUND' ? 'not there' : (String(message).split('\n')[0] ?? '')
-}
-
-function helpPage(libc: string, failures: readonly string[]): string {
-  const target = `linux-${process.arch}`
-  const shipped = `${process.arch} ${libc}` in PREBUILT
-  return [
-    'The native addon of the package "vfio" could not be loaded.',
-    `  This is:  ${target}, ${libc}, Node ${process.version}`,
-    '  Tried:',
-    ...failures,
-    '  What to do:',
-    ...(shipped
-      ? [
-          '    - Installed from npm: reinstall the package (npm install --force vfio); its prebuilt binaries are in prebuilds/.',
-          '    - node_modules copied from another machine, or a bundle: install on this platform, and keep *.node files outside the bundle.',
-        ]
-      : [`    - There is no prebuilt binary for ${target} with ${libc}: build it from the repository.`]),
-    '    - In a checkout of the repository: npm run build:addon (needs a C++17 compiler, make and Python 3).',
-    '    - Somewhere else: set the environment variable VFIO_ADDON to the absolute path of a vfio.node.',
-  ].join('\n')
+function libcOfProcess(): string {
+  const report = process.report as (NodeJS.ProcessReport & { excludeNetwork?: boolean }) | undefined
+  if (report === undefined) return 'a C library that is not known'
+  const { excludeNetwork } = report
+  // Else it asks for the names of all that this process talks to.
+  report.excludeNetwork = true
+  const { header, sharedObjects } = report.getReport() as {
+    header?: { glibcVersionRuntime?: string }
+    sharedObjects?: string[]
+  }
+  if (excludeNetwork !== undefined) report.excludeNetwork = excludeNetwork
+  if (header?.glibcVersionRuntime !== undefined) return `glibc ${header.glibcVersionRuntime}`
+  return sharedObjects?.some((file) => /\/(ld-musl-|libc\.musl-)/.test(file))
+    ? 'musl'
+    : 'a C library that is not known'
 }

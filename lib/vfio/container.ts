@@ -5,7 +5,7 @@ import { checkIndex, checkPath, namesOf } from './arguments.js'
 import { type IommuCapability, iommuCapabilities } from './capabilities.js'
 import { ContainerHandle } from './container-handle.js'
 import { DmaSpace } from './dma.js'
-import { VfioObject } from './handle.js'
+import { VfioObject, watched } from './handle.js'
 import { call } from './translate.js'
 
 /** Extensions that `checkExtension()` knows by name (`VFIO_*_IOMMU` and others in `uapi/linux/vfio.h`). */
@@ -59,13 +59,17 @@ const FLAG_PAGE_SIZES = 1 << 0
 const FLAG_CAPABILITIES = 1 << 1
 
 /** An open `/dev/vfio/vfio`: an IOMMU context that groups join and that maps memory for their devices. */
-export class VfioContainer extends VfioObject<NativeContainer, ContainerHandle> {
+export class VfioContainer extends VfioObject {
+  /** @internal */
+  readonly handle: ContainerHandle
+
   /** The memory that its devices may use. */
   readonly dma: DmaSpace
 
   /** @internal */
   constructor(handle: ContainerHandle) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
     this.dma = new DmaSpace(this)
   }
 

@@ -1,5 +1,4 @@
 import { type Answer, answerIn, answerOfQuickCall, scratch } from '../native/answer.js'
-import type { NativeDevice } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkIndex, checkOptions, namesOf } from './arguments.js'
 import {
@@ -13,7 +12,7 @@ import type { DeviceHandle } from './device-handle.js'
 import { DmaLogging } from './dma-logging.js'
 import { type FeatureName, type FeatureOptions, VfioFeature } from './feature.js'
 import { VfioGroup } from './group.js'
-import { VfioObject } from './handle.js'
+import { VfioObject, watched } from './handle.js'
 import { addIoeventfd, type Ioeventfd, type IoeventfdOptions } from './ioeventfd.js'
 import { VfioIrq } from './irq.js'
 import { IrqLine } from './irq-line.js'
@@ -130,7 +129,10 @@ const BY_DEVID = 1 << 0
 const ALL_OWNED = 1 << 1
 
 /** An open device. It comes from `VfioGroup.openDevice()`. */
-export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
+export class VfioDevice extends VfioObject {
+  /** @internal */
+  readonly handle: DeviceHandle
+
   /** In sysfs form. */
   readonly address: string
   /** What it was opened from, and what stays open as long as it is held. */
@@ -147,7 +149,8 @@ export class VfioDevice extends VfioObject<NativeDevice, DeviceHandle> {
 
   /** @internal */
   constructor(handle: DeviceHandle, address: string, group: VfioGroup) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
     this.address = address
     this.group = group
   }

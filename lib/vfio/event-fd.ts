@@ -1,17 +1,21 @@
 import type { NativeEventFd } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkInteger, show } from './arguments.js'
-import { Handle, VfioObject } from './handle.js'
+import { Handle, VfioObject, watched } from './handle.js'
 import { call } from './translate.js'
 
 /**
  * An eventfd (`eventfd(2)`): a counter that the kernel or another program adds to. For interrupts that a VMM routes by
  * itself (`KVM_IRQFD`), and to tell VFIO something. What this package delivers as events needs none.
  */
-export class EventFd extends VfioObject<NativeEventFd> {
+export class EventFd extends VfioObject {
+  /** @internal */
+  readonly handle: Handle<NativeEventFd>
+
   /** @internal */
   constructor(handle: Handle<NativeEventFd>) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
   }
 
   /** A new one: not inherited by child processes, and reading does not wait. */

@@ -6,7 +6,7 @@ import { VfioContainer } from './container.js'
 import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
-import { type Dependent, Handle, VfioObject } from './handle.js'
+import { type Dependent, Handle, VfioObject, watched } from './handle.js'
 import { call, translate } from './translate.js'
 import { checkVfToken } from './vf-token.js'
 
@@ -31,12 +31,15 @@ const FLAG_CONTAINER_SET = 1 << 1
 const LARGEST_GROUP = 0x7fffffff
 
 /** An open `/dev/vfio/N`: the devices that the IOMMU cannot tell apart. Opens once on the whole host. */
-export class VfioGroup extends VfioObject<NativeGroup, GroupHandle> {
+export class VfioGroup extends VfioObject {
+  /** @internal */
+  readonly handle: GroupHandle
   #container: VfioContainer | null = null
 
   /** @internal */
   constructor(handle: GroupHandle) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
   }
 
   /** The container that it is in, and which stays open as long as the group is held. */

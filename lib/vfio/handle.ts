@@ -157,15 +157,19 @@ const forgotten = new FinalizationRegistry<Handle<NativeHandle>>((handle) => {
   void handle.release()
 })
 
-/** What containers, groups and devices have in common: they are open until they are closed. */
-export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = Handle<N>> {
-  /** @internal */
-  readonly handle: H
+/** The handle of an object, which is closed with a warning when the object is found dropped. */
+export function watched<H extends Handle<NativeHandle>>(object: VfioObject, handle: H): H {
+  forgotten.register(object, handle)
+  return handle
+}
 
-  protected constructor(handle: H) {
-    this.handle = handle
-    forgotten.register(this, handle)
-  }
+/** What containers, groups and devices have in common: they are open until they are closed. */
+export abstract class VfioObject {
+  /** @internal */
+  abstract readonly handle: Handle<NativeHandle>
+
+  // Not for users of the package, who open an object and do not construct it.
+  protected constructor() {}
 
   /** True after `close()` was called, and from then on for ever. */
   get closed(): boolean {
@@ -200,7 +204,10 @@ export abstract class VfioObject<N extends NativeHandle, H extends Handle<N> = H
   }
 
   /** @internal One synchronous call. Those that are made often are written out: the closures would double their cost. */
-  protected ask<T>(question: (native: N) => T): T {
+  protected ask<T, N extends NativeHandle>(
+    this: { readonly handle: Handle<N> },
+    question: (native: N) => T,
+  ): T {
     const { native } = this.handle
     return call(() => question(native))
   }

@@ -125,6 +125,7 @@ export class VfioIrq {
    * Calls back for each delivery, until it is disposed of or the device closes, in the async context of this call. Whatever
    * callbacks do, others get what comes: what one throws becomes an `uncaughtException`, one that another has disposed of is
    * called no more, and one that is added is called from the next delivery on. It keeps the process alive, see {@link unref}.
+   * @throws VfioError `ERR_VFIO_RUNTIME` in Bun and Deno
    */
   onEvent(callback: (event: IrqEvent) => void): Disposable {
     this.#checkOpen()
@@ -153,6 +154,7 @@ export class VfioIrq {
   /**
    * The deliveries as an iteration: it ends when the device closes or the loop is left, and throws the reason of `signal`.
    * What came for it alone, and it had not read when it was left, goes to who listens next.
+   * @throws VfioError `ERR_VFIO_RUNTIME` in Bun and Deno
    */
   events(options: { signal?: AbortSignal | undefined } = {}): AsyncIterableIterator<IrqEvent> {
     const { signal } = checkOptions(options)

@@ -3,7 +3,7 @@ import { binding } from '../native/load.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device.js'
 import { VfioGroup } from './group.js'
-import { type Dependent, Handle, VfioObject } from './handle.js'
+import { type Dependent, Handle, VfioObject, watched } from './handle.js'
 import { call } from './translate.js'
 
 const LARGEST_DESCRIPTOR = 0x7fffffff
@@ -16,10 +16,14 @@ type FileHandle = Handle<NativeGroup> | Handle<NativeDevice>
  * `Documentation/virt/kvm/devices/vfio.rst`): it makes memory coherent where a device is not, and lets drivers reach
  * the machine.
  */
-export class KvmVfio extends VfioObject<NativeKvmVfio, KvmHandle> {
+export class KvmVfio extends VfioObject {
+  /** @internal */
+  readonly handle: KvmHandle
+
   /** @internal */
   constructor(handle: KvmHandle) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
   }
 
   /**

@@ -1,7 +1,7 @@
 import type { NativeMigrationData } from '../native/binding.js'
 import { badArgument, checkInteger, checkOptions, show } from './arguments.js'
 import type { FeatureOptions } from './feature.js'
-import { type Handle, VfioObject } from './handle.js'
+import { type Handle, VfioObject, watched } from './handle.js'
 
 /** As much as one call moves, in bytes. */
 const MOST_AT_ONCE = 2 ** 26
@@ -10,10 +10,14 @@ const MOST_AT_ONCE = 2 ** 26
  * The stream of one transfer of a device's state. It comes from `Migration.setState()`: read it in `stop-copy` and
  * `pre-copy`, write it in `resuming`. What is in it is for the same driver elsewhere to understand.
  */
-export class MigrationData extends VfioObject<NativeMigrationData> {
+export class MigrationData extends VfioObject {
+  /** @internal */
+  readonly handle: Handle<NativeMigrationData>
+
   /** @internal */
   constructor(handle: Handle<NativeMigrationData>) {
-    super(handle)
+    super()
+    this.handle = watched(this, handle)
   }
 
   /**

@@ -11,6 +11,9 @@
 
 #include "util/failure.h"
 
+// The only function of libuv here that Deno has not; a symbol that is missing would keep the whole addon out.
+#pragma weak uv_update_time
+
 namespace vfio {
 namespace {
 
@@ -51,12 +54,13 @@ struct Calls::Call {
   std::unique_ptr<Napi::AsyncContext> context;
 };
 
-Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result result) {
+Napi::Value Work::Start(Napi::Env env, const char* name, Execute&& execute, Result&& result) {
   Calls& calls = CallsOf(env);
   std::unique_ptr<Calls::Call> call(new Calls::Call);
   call->calls = calls.shared_from_this();
   call->name = name;
-  call->execute = std::move(execute);
+  // A function that was moved from may still have a copy of what it captured (libc++), and the last one closes a file.
+  call->execute = std::exchange(execute, nullptr);
   call->result = std::move(result);
   call->context = std::make_unique<Napi::AsyncContext>(env, name);
   const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
@@ -70,7 +74,7 @@ Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute, Result
   return deferred.Promise();
 }
 
-Napi::Value Work::Start(Napi::Env env, const char* name, Execute execute) {
+Napi::Value Work::Start(Napi::Env env, const char* name, Execute&& execute) {
   return Start(env, name, std::move(execute), [](Napi::Env env) { return env.Undefined(); });
 }
 
@@ -228,7 +232,7 @@ void Calls::End() {
   // The end of the main thread is that of the process, which closes everything by itself.
   if (is_over || loop_ == uv_default_loop()) return Close();
   // Else the time may be the one from before a long computation.
-  uv_update_time(loop_);
+  if (uv_update_time != nullptr) uv_update_time(loop_);
   uv_timer_init(loop_, &timer_);
   handles_++;
   uv_timer_start(&timer_, [](uv_timer_t* timer) { static_cast<Calls*>(timer->data)->Close(); }, kGrace, 0);

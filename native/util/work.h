@@ -24,9 +24,9 @@ class Work {
    * A promise for `result`, made after `execute` ran elsewhere; a SystemFailure where no thread is to be had.
    * `execute` must not touch JavaScript.
    */
-  static Napi::Value Start(Napi::Env env, const char* name, Execute execute, Result result);
+  static Napi::Value Start(Napi::Env env, const char* name, Execute&& execute, Result&& result);
   /** The same for a call that answers nothing. */
-  static Napi::Value Start(Napi::Env env, const char* name, Execute execute);
+  static Napi::Value Start(Napi::Env env, const char* name, Execute&& execute);
 };
 
 /**

@@ -55,7 +55,7 @@ export function benchHost(addon: string): Result[] {
   }
 }
 
-/** As `prebuildify --strip` ships it. */
+/** Without what only a debugger reads. */
 function strippedSize(addon: string, directory: string): number {
   const stripped = join(directory, 'stripped.node')
   execFileSync('strip', ['-o', stripped, addon])

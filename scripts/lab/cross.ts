@@ -3,7 +3,7 @@ import { mkdirSync, renameSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { build as bundle } from 'esbuild'
-import { build } from '../prebuild/build.js'
+import { buildAll } from '../prebuild/build.js'
 import { zig, zigEnvironment } from '../prebuild/compiler.js'
 import { type Target, targets } from '../prebuild/targets.js'
 import { ROOT } from '../test/steps.js'
@@ -26,7 +26,8 @@ export async function compileFor(host: LabHost, say: (line: string) => void): Pr
   const target = targets.find(({ arch, libc }) => arch === host.processor && libc === 'glibc')
   if (target === undefined) throw new LabError(`nothing is compiled for ${host.processor}`)
   try {
-    await build(target, say)
+    const [failure] = await buildAll([target], say)
+    if (failure !== undefined) throw new Error(failure)
     await compileOracle(target, say)
     await bundleRunner(host)
   } catch (error) {

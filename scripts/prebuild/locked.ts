@@ -4,7 +4,7 @@ import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync } fro
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { cacheDirectory, exclusively } from '../lab/cache.js'
-import { ROOT } from '../test/steps.js'
+import { ROOT } from './targets.js'
 
 const run = promisify(execFile)
 

@@ -1,6 +1,6 @@
 // Builds the binaries that the package brings: npm run prebuild [-- TARGET…]
 import { messageOf } from '../lab/errors.js'
-import { build } from './build.js'
+import { buildAll } from './build.js'
 import { targets } from './targets.js'
 
 const USAGE = `usage: npm run prebuild [-- TARGET…]
@@ -14,7 +14,8 @@ async function main(names: readonly string[]): Promise<void> {
   if (unknown.length > 0) throw new Error(`there is no target ${unknown.join(', ')}\n${USAGE}`)
   const wanted = targets.filter(({ name }) => names.length === 0 || names.includes(name))
   const say = (line: string) => process.stderr.write(`prebuild: ${line}\n`)
-  for (const target of wanted) await build(target, say)
+  const failures = await buildAll(wanted, say)
+  if (failures.length > 0) throw new Error(failures.join('\n'))
 }
 
 try {

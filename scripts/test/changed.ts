@@ -32,7 +32,7 @@ export function changedFiles(): string[] {
 /** What no test runs, and only types are checked of. */
 const isTool = (file: string) => /^scripts\/(bench|compare)\/|^scripts\/demo/.test(file)
 /** What no test runs; Biome reads it, and the package carries some of it. */
-const isText = (file: string) => file.endsWith('.md') || file === 'LICENSE'
+const isText = (file: string) => file.endsWith('.md') || file === 'LICENSE' || file.startsWith('.github/')
 const isCode = (file: string) => /^(lib|test|examples)\/.*\.ts$/.test(file)
 
 /**

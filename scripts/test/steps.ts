@@ -7,7 +7,8 @@ import { nodeLines } from '../nodes.mjs'
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
 /**
- * Steps of one lane run one after the other; the lanes run side by side, one for each of the two cores one may expect.
+ * What a step keeps busy: the host, or a guest. Two of the host and one guest run side by side on the two cores one may
+ * expect.
  */
 export type Lane = 'host' | 'lab'
 
@@ -37,6 +38,8 @@ export interface Suite {
   /** At full size (test/fixtures/size.ts). */
   readonly full?: boolean
   readonly sanitized?: boolean
+  /** With the binary that the package brings, which another compiler made. */
+  readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
   /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
@@ -73,10 +76,11 @@ const testsOf = (directory: string) =>
     .map((file) => file.slice(0, -'.test.ts'.length))
     .sort()
 
-/** They look at the host or change it from outside, and hardly call the addon: a sanitizer of it has little to see in them. */
-const LOOKING: readonly string[] = [
-  ...['assign-stuck', 'look', 'look-faults', 'persist', 'reset-method', 'uses', 'vfs'],
-]
+/** They look at the host, and hardly call the addon: a sanitizer of it has little to see in them. */
+const LOOKING: readonly string[] = ['look', 'look-faults']
+
+/** Those of the guests that drive devices through the addon: where a sanitizer of it has most to see. */
+const DRIVING: readonly string[] = ['dma', 'features', 'irqs', 'kvm', 'regions', 'vfio-objects']
 
 const ORDINARY = testsOf('lab').filter(
   (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
@@ -85,6 +89,9 @@ const ORDINARY = testsOf('lab').filter(
 /** What everything runs on. */
 const { kernels } = findHost(undefined)
 const [oldest = '', newest = ''] = [kernels.at(0), kernels.at(-1)]
+
+/** Each kernel meets another line of Node; the one that is installed is on the host, and where a sanitizer is. */
+const nodeOn = (kernel: string) => nodeLines[kernels.indexOf(kernel) % nodeLines.length]
 
 const onHost = (directory: string): Suite => ({ directory, testSeconds: 120, totalSeconds: 1200 })
 const inGuest = (kernel: string, topology: Topology, files: readonly string[]): Suite => ({
@@ -103,7 +110,19 @@ const sanitized = (step: Step & { work: Suite }): Step => ({
   work: { ...step.work, sanitized: true, testSeconds: 300, totalSeconds: 3600 },
 })
 
-const onNode = (node: string) => hostStep(`node-${node}:unit`, { ...onHost('unit'), node })
+const newestNode = nodeLines.slice(-1).map((node) => ({ node }))[0]
+
+const ownLine = process.versions.node.slice(0, process.versions.node.indexOf('.'))
+
+const onNode = (node: string, suite = 'unit') =>
+  hostStep(`node-${node}:${suite}`, { ...onHost(suite), ...(node !== ownLine && { node }) })
+
+/** The lines of Node that tests can run on: the one that is installed, and those in the cache. */
+export const testedLines: readonly string[] = [ownLine, ...nodeLines.filter((line) => line !== ownLine)]
+
+/** What `npm test -- --node LINE` runs: what there is of the library without a guest. */
+export const stepsOnNode = (line: string): readonly Step[] =>
+  ['unit', 'native'].map((suite) => onNode(line, suite))
 
 /** On machines of other processors, whose emulation is slow: each object, the predictions, bind and release, the examples, once. */
 const FOREIGN = ['regions', 'irqs', 'dma', 'vfio-objects', 'once', 'agreement']
@@ -130,7 +149,16 @@ const hostSteps: readonly Step[] = [
     ],
   }),
   hostStep('types:test', { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] }),
-  ...['unit', 'cases', 'native', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
+  ...['unit', 'cases', 'lifecycle', 'package'].map((name) => hostStep(name, onHost(name))),
+  // With a sanitizer it runs on the Node that is installed.
+  hostStep('native', { ...onHost('native'), ...newestNode }),
+  {
+    name: 'shipped',
+    lane: 'host',
+    // Which packs, and so builds it.
+    after: ['package'],
+    work: { ...onHost('native'), files: ['lifetime', 'losses', 'regions'], shipped: true },
+  },
   hostStep('asan:build', {
     command: ['cmake-js', 'compile', '-d', 'native', '-O', 'build/asan', '--CDVFIO_SANITIZE=ON', '-p', '2'],
   }),
@@ -141,45 +169,48 @@ const hostSteps: readonly Step[] = [
       work: { ...onHost(name), files: testsOf(name).filter((file) => !LOOKING.includes(file)) },
     }),
   ),
-  ...nodeLines.slice(-1).map(onNode),
 ]
 
 const examplesOn = (kernel: string) =>
   labStep(`lab:${kernel}:examples`, inGuest(kernel, 'disks', ELSEWHERE.disks ?? []))
 
+/** On the kernels between the oldest and the newest, what drives a device through the library finds nothing of its own. */
+const between = kernels.slice(1, -1)
+
+const onKernel = (kernel: string, files: readonly string[]) => {
+  const node = nodeOn(kernel)
+  const suite = inGuest(kernel, 'default', files)
+  return labStep(`lab:${kernel}`, node === undefined ? suite : { ...suite, node })
+}
+
+const withoutIommu = (kernel: string) =>
+  labStep(`lab:${kernel}:no-iommu`, inGuest(kernel, 'no-iommu', ELSEWHERE['no-iommu'] ?? []))
+
+/** What else is plugged in is predicted once by the oldest and once by the newest rules. */
+const predictionsOn = (kernel: string, topology: Topology) =>
+  labStep(
+    `lab:${kernel}:${topology}`,
+    inGuest(kernel, topology, ['agreement', ...(ELSEWHERE[topology] ?? [])]),
+  )
+
 /**
- * Everything on every kernel with the default topology; on the other topologies the predictions alone, once by the
- * oldest and once by the newest rules. What takes longest comes first, so that both lanes end at about the same time.
+ * Everything on the oldest and the newest kernel with the default topology, on those between what is predicted and what
+ * is changed. What takes longest comes first, so that all ends at about the same time.
  */
 const labSteps: readonly Step[] = [
-  ...kernels
-    .toReversed()
-    .map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', [...ORDINARY, ...LAST]))),
+  onKernel(newest, [...ORDINARY, ...LAST]),
+  onKernel(oldest, [...ORDINARY, ...LAST]),
   sanitized({
     name: 'asan:lab',
     lane: 'lab',
-    work: inGuest(
-      newest,
-      'default',
-      ORDINARY.filter((name) => !LOOKING.includes(name)),
-    ),
+    work: inGuest(newest, 'default', DRIVING),
   }),
-  ...[oldest, newest].map(examplesOn),
-  ...[oldest, newest].map((kernel) =>
-    labStep(`lab:${kernel}:no-iommu`, inGuest(kernel, 'no-iommu', ELSEWHERE['no-iommu'] ?? [])),
-  ),
-  ...(['bridges', 'desktop', 'hotplug'] as const).flatMap((topology) =>
-    [oldest, newest].map((kernel) =>
-      labStep(
-        `lab:${kernel}:${topology}`,
-        inGuest(kernel, topology, ['agreement', ...(ELSEWHERE[topology] ?? [])]),
-      ),
-    ),
-  ),
+  ...between.map((kernel) => onKernel(kernel, LAST)),
+  examplesOn(newest),
+  ...(['bridges', 'desktop', 'hotplug'] as const).map((topology) => predictionsOn(newest, topology)),
+  ...(['desktop', 'hotplug'] as const).map((topology) => predictionsOn(oldest, topology)),
+  withoutIommu(newest),
 ]
-
-/** On the kernels between, what drives a device through the library finds nothing of its own. */
-const between = kernels.slice(1, -1)
 
 const full = (step: Step & { work: Suite }): Step => ({
   ...step,
@@ -187,12 +218,17 @@ const full = (step: Step & { work: Suite }): Step => ({
 })
 
 /**
- * What `npm run soak` runs, and `npm test` only by name: what gets better with time, at its full size; and the lines of
- * Node between the oldest and the newest.
+ * What `npm run soak` runs, and `npm test` only by name: what gets better with time, at its full size; what other steps
+ * prove in part; and the unit suite on each line of Node.
  */
 const soakSteps: readonly Step[] = [
   ...foreignSoakSteps,
-  ...between.map(examplesOn).map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...[
+    ...between.map((kernel) => onKernel(kernel, ORDINARY)),
+    ...kernels.slice(0, -1).map(examplesOn),
+    predictionsOn(oldest, 'bridges'),
+    withoutIommu(oldest),
+  ].map((step) => ({ ...step, name: `soak:${step.name}` })),
   full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz'] } }),
   full(
     sanitized({
@@ -201,10 +237,7 @@ const soakSteps: readonly Step[] = [
       work: { ...onHost('native'), files: ['fuzz'] },
     }) as Step & { work: Suite },
   ),
-  ...nodeLines
-    .slice(0, -1)
-    .map(onNode)
-    .map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernels.flatMap((kernel) =>
     (
       [

@@ -300,7 +300,9 @@ static int fails(const char *what) {
 /** Whether an address is in the code of the addon: the rest of the program needs the truth, and libuv aborts without epoll. */
 static int is_addon(const void *address) {
   Dl_info info;
-  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, "vfio.node") != NULL;
+  if (!dladdr(address, &info) || !info.dli_fname) return 0;
+  const char *end = strrchr(info.dli_fname, '.');
+  return end && strcmp(end, ".node") == 0;
 }
 
 /** Whether this call of the addon fails, now. */
@@ -343,9 +345,9 @@ ssize_t pwrite64(int fd, const void *from, size_t size, off_t position) {
   return pwrite(fd, from, size, position);
 }
 
-void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t position) {
-  // Only memory of files that is shared: the rest is the program's own.
-  if (fd < 0 || !(flags & MAP_SHARED) || line_count == 0) return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
+static void *map(const void *caller, void *where, size_t size, int protection, int flags, int fd, off_t position) {
+  // Only memory of files that the addon shares: the rest is the program's own, and Node's since 26.
+  if (fd < 0 || !(flags & MAP_SHARED) || line_count == 0 || !is_addon(caller)) return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
   if (fails("mmap")) return MAP_FAILED;
   const struct line *line = answer_to("pagesize");
   const uintptr_t page = line ? strtoul(line->result, NULL, 10) : 4096;
@@ -360,6 +362,10 @@ void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t po
     flags |= MAP_FIXED;
   }
   return (void *)syscall(SYS_mmap, where, size, protection, flags, fd, position);
+}
+
+void *mmap(void *where, size_t size, int protection, int flags, int fd, off_t position) {
+  return map(__builtin_return_address(0), where, size, protection, flags, fd, position);
 }
 
 int fallocate(int fd, int mode, off_t from, off_t size) {
@@ -398,11 +404,11 @@ long sysconf(int name) {
 }
 
 void *mmap64(void *where, size_t size, int protection, int flags, int fd, off_t position) {
-  return mmap(where, size, protection, flags, fd, position);
+  return map(__builtin_return_address(0), where, size, protection, flags, fd, position);
 }
 
 int memfd_create(const char *name, unsigned flags) {
-  return fails("memfd") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
+  return is_addon(__builtin_return_address(0)) && fails("memfd") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
 }
 
 /** Where a bitmap goes that a container is asked for; NULL where it is asked for something else. */

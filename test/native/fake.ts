@@ -244,6 +244,8 @@ export interface FakeOptions<Input> {
   /** Lets a model of the kernel answer what the script says nothing of. */
   machine?: Machine
   flags?: string[]
+  /** What runs the source in place of the Node that runs the tests; it finds the package where its file is. */
+  command?: (source: string) => readonly string[]
   /** Open files that the process gets as descriptors 3, 4, …, for the fake kernel to name. */
   descriptors?: number[]
   environment?: Record<string, string>
@@ -259,6 +261,7 @@ export async function runSource(
     input,
     machine,
     flags = [],
+    command = (whole) => [process.execPath, ...flags, '--input-type=module', '-e', whole],
     descriptors = [],
     environment,
     deadline = DEADLINE_MS,
@@ -268,7 +271,8 @@ export async function runSource(
   try {
     const script = join(directory, 'script')
     writeFileSync(script, scriptOf(answers))
-    const child = spawn(process.execPath, [...flags, '--input-type=module', '-e', PRELUDE + source], {
+    const [program = '', ...args] = command(PRELUDE + source)
+    const child = spawn(program, args, {
       cwd: ROOT,
       env: {
         ...process.env,
