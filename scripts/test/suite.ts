@@ -28,11 +28,19 @@ class Reporter {
       tell({
         kind: 'failed',
         title: test.fullTitle(),
-        detail: error.stack ?? String(error),
+        detail: described(error),
         seconds: passed(),
       }),
     )
   }
+}
+
+/** What failed in a test, with what its resources said as they were closed: `await using` puts both into one error. */
+function described(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  const { error: closing, suppressed } = error as { error?: unknown; suppressed?: unknown }
+  if (suppressed === undefined) return error.stack ?? String(error)
+  return `${described(suppressed)}\nand then, as it was closed:\n${described(closing)}`
 }
 
 /** A test says why it is skipped by setting `skipReason` on itself. */
