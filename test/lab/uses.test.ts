@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { createRequire } from 'node:module'
+import { release as kernelRelease } from 'node:os'
 import { dirname } from 'node:path'
 import {
   assess,
@@ -108,7 +109,10 @@ describe('what this guest uses', () => {
     )
     assert.equal(carrier.length, 1)
     const [{ address } = { address: '' }] = carrier
-    assert.deepEqual(usesOf(address), ['blocks mount: the 9p share "lab_root" is mounted at /run/lab/host'])
+    const modules = `/usr/lib/modules/${kernelRelease()}`
+    assert.deepEqual(usesOf(address), [
+      `blocks mount: the 9p share "lab_root" is mounted at /run/lab/host and ${modules}`,
+    ])
   })
 
   it('holds the device that it talks to the outside by, and says in which processes', () => {
