@@ -74,7 +74,10 @@ async function drive({ container, device }: OpenedDevice, signal: AbortSignal): 
     registers.write64(DMA_COMMAND, BigInt(START | direction | RAISE_WHEN_DONE), 'single')
     await interrupted(IRQ_DMA)
   }
-  const [sent, received] = [buffer.bytes.subarray(0, MEMORY_SIZE), buffer.bytes.subarray(MEMORY_SIZE)]
+  const [sent, received] = [
+    buffer.bytes.subarray(0, MEMORY_SIZE),
+    buffer.bytes.subarray(MEMORY_SIZE, 2 * MEMORY_SIZE),
+  ]
   randomFillSync(sent)
   await copy(mapping.iova, BigInt(DEVICE_MEMORY), 0)
   await copy(BigInt(DEVICE_MEMORY), mapping.iova + BigInt(MEMORY_SIZE), TO_MEMORY)

@@ -60,7 +60,8 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
   // Uses take no part in the verdict; what it takes to get there must not read as advice.
   const vital = uses.find((use) => use.vital)
-  if (!vital) return { ...bare, uses }
+  // That an IOMMU stays with the host is why it is blocked.
+  if (!vital || iommuIn(seen, seen.device(bare.address))) return { ...bare, uses }
   // Of what is blocked only the obstacle was named, and nothing that the host could survive or not.
   const warning =
     bare.verdict === 'blocked'

@@ -184,7 +184,10 @@ export type Ungrouped =
 
 /** Judges a function without a group. */
 export function judgeUngrouped(seen: Snapshot, device: PciDevice): Ungrouped {
-  if (mayGetGroup(seen, device)) return { kind: 'when-bound' }
+  if (mayGetGroup(seen, device)) {
+    const taken = takenStream(seen, device)
+    return taken === null ? { kind: 'when-bound' } : { kind: 'none', reason: taken }
+  }
   if (isNoIommuMode(seen)) return { kind: 'no-iommu' }
   const { address } = device
   if (!seen.host.iommu.known) {
@@ -245,6 +248,30 @@ const isAliased = (seen: Snapshot, device: PciDevice) =>
 
 const isVirtioAlone = ({ host }: Snapshot) =>
   host.iommu.units.length > 0 && host.iommu.units.every(({ kind }) => kind === 'virtio_iommu')
+
+/**
+ * To the IOMMU all behind a PCIe-to-PCI bridge are one requester, and the SMMUv3 driver of these kernels takes the first of
+ * them alone (`arm_smmu_insert_master`: "stream already in tree").
+ */
+function takenStream(seen: Snapshot, device: PciDevice): string | null {
+  if (!seen.host.iommu.units.some(({ kind }) => kind.startsWith('arm-smmu-v3'))) return null
+  const bridge = conventionalBridge(seen, device)
+  if (bridge === null) return null
+  const first = seen.devices.find(
+    (other) => other.group !== null && !isBridge(other) && conventionalBridge(seen, other) === bridge,
+  )
+  return first === undefined
+    ? null
+    : `${device.address} gets no IOMMU group: behind the bridge ${bridge} the SMMU cannot tell it from ${first.address}, and the driver of this kernel takes only the first of them`
+}
+
+/** The bridge in whose name a conventional device asks for memory. */
+function conventionalBridge(seen: Snapshot, device: PciDevice): string | null {
+  for (let at = device.parent; at !== null && seen.has(at); at = seen.device(at).parent) {
+    if (seen.device(at).capabilities.pcie?.type === 'pcie-to-pci-bridge') return at
+  }
+  return null
+}
 
 const domainOf = ({ address }: PciDevice) => address.slice(0, address.indexOf(':'))
 

@@ -54,7 +54,11 @@ export function listNames(path: string | null): string[] {
 
 /** Where a link leads, `null` where there is no link. */
 export const linkTarget = (path: string): string | null =>
-  look('readlink', path, null, (name) => decode(readlinkSync(name, 'buffer')))
+  look('readlink', path, null, (name) => {
+    // Deno takes the object alone, and Yarn's Plug'n'Play gives text whatever was asked for.
+    const target: string | Buffer = readlinkSync(name, { encoding: 'buffer' })
+    return typeof target === 'string' ? target : decode(target)
+  })
 
 /** The last component of a link's target, `null` where there is no link. */
 export function linkName(path: string): string | null {

@@ -26,7 +26,8 @@ export async function compileFor(host: LabHost, say: (line: string) => void): Pr
   const target = targets.find(({ arch, libc }) => arch === host.processor && libc === 'glibc')
   if (target === undefined) throw new LabError(`nothing is compiled for ${host.processor}`)
   try {
-    await buildAll([target], say)
+    const [failure] = await buildAll([target], say)
+    if (failure !== undefined) throw new Error(failure)
     await compileOracle(target, say)
     await bundleRunner(host)
   } catch (error) {

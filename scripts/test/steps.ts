@@ -193,8 +193,8 @@ const predictionsOn = (kernel: string, topology: Topology) =>
   )
 
 /**
- * Everything on the oldest and the newest kernel with the default topology, on those between what is predicted and what
- * is changed. What takes longest comes first, so that all ends at about the same time.
+ * Everything on the oldest and the newest kernel with the default topology, on those between what is predicted. What
+ * takes longest comes first, so that all ends at about the same time.
  */
 const labSteps: readonly Step[] = [
   onKernel(newest, [...ORDINARY, ...LAST]),
@@ -204,7 +204,7 @@ const labSteps: readonly Step[] = [
     lane: 'lab',
     work: inGuest(newest, 'default', DRIVING),
   }),
-  ...between.map((kernel) => onKernel(kernel, LAST)),
+  ...between.map((kernel) => onKernel(kernel, ['agreement'])),
   examplesOn(newest),
   ...(['bridges', 'desktop', 'hotplug'] as const).map((topology) => predictionsOn(newest, topology)),
   ...(['desktop', 'hotplug'] as const).map((topology) => predictionsOn(oldest, topology)),
@@ -263,7 +263,7 @@ const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
   ...foreignSoakSteps,
   ...[
-    ...between.map((kernel) => onKernel(kernel, ORDINARY)),
+    ...between.map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
     ...kernels.slice(0, -1).map(examplesOn),
     predictionsOn(oldest, 'bridges'),
     withoutIommu(oldest),

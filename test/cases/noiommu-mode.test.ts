@@ -17,6 +17,7 @@ import {
   type VfioError,
 } from 'vfio'
 import {
+  type DeviceDescription,
   type HostDescription,
   type HostTrees,
   type ModuleDescription,
@@ -297,6 +298,30 @@ describe('an endpoint that gets its group when it is bound', function () {
     assert.deepEqual([verdict, toBind, viability], ['bindable', [NVME], null])
     assert.match(reason, /if an IOMMU covers it: .*known only then/)
     assert.deepEqual(planAssignment(seePlatform(ARM), [NVME]).blockers, [])
+  })
+
+  /** drivers/iommu/arm/arm-smmu-v3: arm_smmu_insert_master, 6.12; seen with two devices behind a pcie-pci-bridge of QEMU. */
+  it('gets none where the SMMU takes it for another one behind the same conventional bridge', () => {
+    const BRIDGE = '0000:02:00.0'
+    const SECOND = '0000:03:02.0'
+    const behind = (first: Partial<DeviceDescription>): PlatformDescription => ({
+      ...ARM,
+      devices: [
+        { address: '0000:00:01.0', headerType: 'bridge', secondaryBus: 2, driver: 'pcieport', group: 0 },
+        {
+          address: BRIDGE,
+          headerType: 'bridge',
+          secondaryBus: 3,
+          capabilities: [{ kind: 'pcie', type: 'pcie-to-pci-bridge' }],
+        },
+        { address: '0000:03:01.0', ...first },
+        { address: SECOND },
+      ],
+    })
+    const { verdict, reason } = assess(seePlatform(behind({ driver: 'virtio-pci', group: 0 })), SECOND)
+    assert.equal(verdict, 'blocked')
+    assert.match(reason, /behind the bridge 0000:02:00\.0 the SMMU cannot tell it from 0000:03:01\.0/)
+    assert.equal(assess(seePlatform(behind({})), SECOND).verdict, 'bindable')
   })
 
   const blocked: readonly (readonly [what: string, host: PlatformDescription])[] = [

@@ -109,7 +109,7 @@ function compareAll(assessed: Assessment, answer: Answer, state: string): void {
 
 describe('agreement with the kernel', function () {
   this.timeout(0)
-  let groups: Group[]
+  let groups: Group[] = []
   /** What the kernel answered by group and drivers: no state is asked about twice. */
   const asked = new Map<string, Map<string, Answer>>()
   const promises: {
