@@ -40,7 +40,8 @@ function hintFor(
     const other = overlapped()
     return other ? `${showSpan(span)} overlaps the mapping at ${showSpan(other)}: unmap that first` : null
   }
-  if (code === 'EINVAL') return outsideOrUneven(span, part, info())
+  // Newer kernels (7.3) call a range that runs over the last of all addresses EOVERFLOW.
+  if (code === 'EINVAL' || code === 'EOVERFLOW') return outsideOrUneven(span, part, info())
   if (code === 'ENOSPC') {
     return `the container takes no more mappings (${info().dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`
   }

@@ -72,6 +72,7 @@ export class DmaSpace {
    * Maps a buffer, or a part of it, for the devices (`VFIO_IOMMU_MAP_DMA`). Its pages stay in memory, and count against
    * RLIMIT_MEMLOCK. Above 2 MiB it runs off the main thread. Calls take effect in the order in which they are made.
    * @throws VfioSystemError `EEXIST` where the range is taken, `EINVAL` where it is uneven or outside of the ranges,
+   * `EOVERFLOW` from newer kernels where it runs over the last of all addresses,
    * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each says all of it
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
    */

@@ -186,7 +186,10 @@ function qemuArguments(options: MachineOptions): string[] {
     ...['-accel', accelerator === 'kvm' ? 'kvm' : 'tcg,thread=single'],
     ...host.iommu,
     ...['-kernel', kernel.image, '-initrd', initramfsFor(kernel, host, root)],
-    ...['-append', [...host.commandLine, ...COMMAND_LINE].join(' ')],
+    ...[
+      '-append',
+      [...host.commandLine, ...(host.commandLineOf?.[kernel.name] ?? []), ...COMMAND_LINE].join(' '),
+    ],
     ...socket('console'),
     ...host.serial,
     ...['-fsdev', 'local,id=lab_root,path=/,security_model=none,readonly=on,multidevs=remap'],
