@@ -148,5 +148,5 @@ export class Windows {
 export const memoryDisabled = (device: string, region: string) =>
   new VfioError(
     'ERR_VFIO_MEMORY_DISABLED',
-    `nothing answers in ${region} of ${device}: its memory decode is off (config.setCommand({ memory: true })), or it sleeps or is being reset`,
+    `nothing answers in ${region} of ${device}: its memory decode is off (config.setCommand({ memory: true })), or it sleeps or is being reset; ARM tells so too of a device that refuses an access of this width`,
   )

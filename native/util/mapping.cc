@@ -162,8 +162,9 @@ void OnBusError(int signal, siginfo_t* info, void* context) {
   // Codes above 0 come from the kernel; anything else was sent by a program and has no address.
   const bool is_fault = info->si_code > 0;
   const uintptr_t address = is_fault ? reinterpret_cast<uintptr_t>(info->si_addr) : 0;
-  Slot* const device =
-      info->si_code == BUS_ADRERR ? SlotsOf<Slot>(Mapping::Behind::kDevice).Find(address) : nullptr;
+  // No page there; on ARM also a device, or a bridge above it, that answered an access with an error.
+  const bool is_unanswered = info->si_code == BUS_ADRERR || info->si_code == BUS_OBJERR;
+  Slot* const device = is_unanswered ? SlotsOf<Slot>(Mapping::Behind::kDevice).Find(address) : nullptr;
   if (device) {
     if (!Absorb(*device, address)) EndWith(kNoPage, signal);
   } else if (SlotsOf<Slot>(Mapping::Behind::kMemory).Find(address)) {
