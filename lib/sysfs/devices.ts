@@ -383,9 +383,9 @@ function spanOf(first: string, last: string): Span | null {
   return to < from ? null : { address: from, size: to - from + 1 }
 }
 
-/** Where Linux on Z does not map BARs: bit 63, the number of a mapping, and 48 bits within it (`ZPCI_ADDR`). */
+/** Where Linux on Z does not map BARs: bit 62 or 63, the number of a mapping, and 48 bits within it (`ZPCI_ADDR`). */
 function spanOfToken(first: string, last: string): Span | null {
-  if (!/^0x[89a-f][0-9a-f]{15}$/.test(first) || first.slice(0, 6) !== last.slice(0, 6)) return null
+  if (!/^0x[4-9a-f][0-9a-f]{15}$/.test(first) || first.slice(0, 6) !== last.slice(0, 6)) return null
   const [from, to] = [Number(`0x${first.slice(6)}`), Number(`0x${last.slice(6)}`)]
   return Number.isSafeInteger(to) && to >= from ? { address: null, size: to - from + 1 } : null
 }

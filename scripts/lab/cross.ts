@@ -7,6 +7,7 @@ import { buildAll } from '../prebuild/build.js'
 import { zig, zigEnvironment } from '../prebuild/compiler.js'
 import { type Target, targets } from '../prebuild/targets.js'
 import { ROOT } from '../test/steps.js'
+import { exclusively } from './cache.js'
 import { LabError, messageOf } from './errors.js'
 import type { LabHost } from './hosts.js'
 import { onPath } from './programs.js'
@@ -21,8 +22,18 @@ const GLIBC = '2.36'
 /** Where the guest finds the runner of its tests: the Node of s390x is too old to load mocha as it comes. */
 export const runnerFor = ({ processor }: LabHost) => join(ROOT, 'build/test', processor, 'suite.mjs')
 
+/** By the processor: guests that start side by side must not compile over each other. */
+const compiled = new Map<string, Promise<void>>()
+
 /** Makes for the processor of a host what the guest is to find in this checkout: the addon, and what runs and judges tests. */
-export async function compileFor(host: LabHost, say: (line: string) => void): Promise<void> {
+export function compileFor(host: LabHost, say: (line: string) => void): Promise<void> {
+  const begun =
+    compiled.get(host.processor) ?? exclusively(`compile-${host.processor}`, () => compileAll(host, say))
+  compiled.set(host.processor, begun)
+  return begun
+}
+
+async function compileAll(host: LabHost, say: (line: string) => void): Promise<void> {
   const target = targets.find(({ arch, libc }) => arch === host.processor && libc === 'glibc')
   if (target === undefined) throw new LabError(`nothing is compiled for ${host.processor}`)
   try {

@@ -49,10 +49,10 @@ describe(`regions on ${release()}`, function () {
     bar.write32(EDU.liveness, 0x12345678)
     assert.equal(bar.read32(EDU.liveness), 0xedcba987)
     // The device has its registers in this one width, and answers nothing of them in another.
+    assert.notEqual(bar.read64(EDU.identification, 'single'), 0xedcba987010000edn)
     for (const [read, value] of [
       [() => bar.read16(EDU.liveness), 0xa987],
       [() => bar.read8(EDU.liveness), 0x87],
-      [() => bar.read64(EDU.identification, 'single'), 0xedcba987010000edn],
     ] as const) {
       // ARM has an external abort for what the device refuses, where others read whatever.
       if (process.arch === 'arm64') await refused(read, 'ERR_VFIO_MEMORY_DISABLED', /an access of this width/)

@@ -401,14 +401,14 @@ describe('modules', function () {
 
   it('knows the size of BARs that Linux on Z does not map, and takes a token for no address', () => {
     const lines = [
-      // What 6.12 shows of an NVMe controller without MIO: 16 KiB.
-      '0x8000000000000000 0x8000000000003fff 0x0000000000140204',
+      // What 6.12 shows of an NVMe controller: 16 KiB.
+      '0x4001000000000000 0x4001000000003fff 0x0000000000140204',
       '0x0000000000000000 0x0000000000000000 0x0000000000000000',
       '0x8001000000000000 0x8001ffffffffffff 0x0000000000040200',
       // Rubbish: the end in another mapping, before the beginning, an address that no bus has.
       '0x8002000000000000 0x8003000000000fff 0x0000000000040200',
       '0x8004000000000fff 0x8004000000000000 0x0000000000040200',
-      '0x4005000000000000 0x4005000000000fff 0x0000000000040200',
+      '0x2005000000000000 0x2005000000000fff 0x0000000000040200',
     ]
     const address = '0001:00:00.0'
     const seen = seePlatform({
