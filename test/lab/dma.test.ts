@@ -258,7 +258,9 @@ describe(`DMA on ${release()}`, function () {
       using buffer = DmaBuffer.allocate(1.5 * size, { hugepages: size === 2 * MIB ? true : size })
       assert.equal(buffer.size, 2 * size)
       const mapping = await opened.container.dma.map(buffer)
-      assert.equal(mapping.iova % BigInt(size), 0n)
+      // What one entry of the table above the last can map at once.
+      const block = (PAGE * PAGE) / 8
+      assert.equal(mapping.iova % BigInt(size < block ? PAGE : size), 0n)
       await refused(
         () => DmaBuffer.allocate(64 * MIB, { hugepages: size }),
         'ENOMEM',
