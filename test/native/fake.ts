@@ -168,9 +168,12 @@ const failNext = (call, errno, skip = 0) => {
   fs.readFileSync('/dev/vfio/.fail ' + (IOCTL[call] ?? call) + ' ' + errno + ' ' + skip)
 }
 const failNoMore = () => void fs.readFileSync('/dev/vfio/.fail')
+// A group that is collected is closed, and with it goes what its container has mapped.
+const groups = new WeakMap()
 const openGroup = (number = 1) => {
   const container = vfio.VfioContainer.open()
   const group = vfio.VfioGroup.open(number)
+  groups.set(container, group)
   group.setContainer(container)
   container.setIommu('type1v2')
   return { container, group }
