@@ -42,8 +42,8 @@ export const SLOW = process.arch !== 'x64'
 /** Linux on Z takes only functions with MSI-X, and shows no bridges: some devices of the other topologies it cannot have. */
 export const isZpci = process.arch === 's390x'
 
-/** Whether MSI-X vectors can be added while others are on: of 6.12 the MSI domains of x86 can. */
-export const growsMsix = since(6, 5) && process.arch === 'x64'
+/** Whether MSI-X vectors can be added while others are on: on x86 since 6.5, on arm64 seen on 7.3, and not on 6.12. */
+export const growsMsix = (since(6, 5) && process.arch === 'x64') || (since(7, 0) && process.arch === 'arm64')
 
 /** As {@link choose}; `null` on Linux on Z where there is none. */
 export const chooseUnlessZpci = (what: string, fits: (device: PciDevice) => boolean): PciDevice | null =>
