@@ -224,7 +224,10 @@ const possibleOn = (host: string | undefined, files: readonly string[]) =>
 /** The other x86 hosts of scripts/lab/hosts.ts, and the newest kernel on the first: a part of what runs there. */
 const otherSteps: readonly Step[] = [
   ...['amd', 'virtio'].map((host) =>
-    labStep(`lab:${host}`, inGuest('6.12', 'default', possibleOn(host, [...OBJECTS, 'agreement']), host)),
+    labStep(
+      `lab:${host}`,
+      inGuest('6.12', 'default', possibleOn(host, [...OBJECTS, 'once', 'agreement']), host),
+    ),
   ),
   labStep('lab:amd-dma', inGuest('6.12', 'default', ['dma'], 'amd-dma')),
   labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
