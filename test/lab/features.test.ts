@@ -32,7 +32,7 @@ function choose(what: string, fits: (device: PciDevice) => boolean): PciDevice {
 /** Opens a device after all of its group was bound. */
 function open(address: string, vfToken?: string) {
   for (const one of assess(new Host().snapshot(), address).toBind) put(one, 'vfio-pci')
-  return openDevice(address, vfToken === undefined ? {} : { vfToken })
+  return openDevice(address, { backend: 'group', vfToken })
 }
 
 function freeAll(): void {
