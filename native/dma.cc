@@ -1,13 +1,13 @@
 #include "dma.h"
 
 #include <array>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
 #include "container.h"
 #include "memory.h"
 #include "uapi/vfio.h"
+#include "util/bitmap.h"
 #include "util/ioctl.h"
 #include "util/work.h"
 
@@ -86,22 +86,13 @@ void Unmap(const Fd& container, Page& page, Handles&) {
 constexpr uint64_t kLargestBitmap = 1 << 28;
 
 /** A bit for each page, in whole words of 64 bits as the kernel wants them. */
-std::shared_ptr<std::vector<uint64_t>> BitmapFor(uint64_t size, uint64_t page_size) {
+Bitmap BitmapFor(uint64_t size, uint64_t page_size) {
   const uint64_t pages = page_size == 0 ? 0 : size / page_size;
   const uint64_t words = pages / 64 + (pages % 64 != 0);
   if (words == 0 || words * sizeof(uint64_t) > kLargestBitmap) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "the kernel takes no bitmap of that many pages");
   }
   return std::make_shared<std::vector<uint64_t>>(words);
-}
-
-Work::Result BytesOf(std::shared_ptr<std::vector<uint64_t>> bits) {
-  return [bits](Napi::Env env) -> Napi::Value {
-    const size_t size = bits->size() * sizeof(uint64_t);
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, size);
-    std::memcpy(buffer.Data(), bits->data(), size);
-    return buffer;
-  };
 }
 
 vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {

@@ -49,15 +49,13 @@ Napi::Value Group::UnsetContainer(const Napi::CallbackInfo& info) {
 Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
   const std::string request = TextArgument(info, 0, "request");
   const std::string name = TextArgument(info, 1, "name");
-  const auto opened = std::make_shared<SharedFd>();
-  return Work::Start(
+  return OpenLater(
       info.Env(), "vfio:openDevice",
-      [group = fd(), request, name, opened] {
+      [group = fd(), request, name] {
         const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), request.c_str());
-        *opened = std::make_shared<const Fd>(number, name);
+        return std::make_shared<const Fd>(number, name);
       },
-      // A copy: where there is no environment any more, the last reference goes on a thread.
-      [opened](Napi::Env env) { return Device::Adopt(env, *opened); });
+      Device::Adopt);
 }
 
 }  // namespace vfio

@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import type { NativeContainer, NativeDevice, NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, show } from './arguments.js'
@@ -60,7 +61,11 @@ export async function handOver({ container, group, device }: OpenParts): Promise
 /** Takes what was handed over, all of it or nothing. */
 export function takeOver(handed: HandedDevice): OpenParts {
   const { address, offer, names } = checkHanded(handed)
-  const [ofContainer, ofGroup, ofDevice] = call(() => binding().accept(offer))
+  const [ofContainer, ofGroup, ofDevice] = call(() => binding().accept(offer)) as [
+    NativeContainer,
+    NativeGroup,
+    NativeDevice,
+  ]
   const container = acceptedContainer(ofContainer, names[0])
   const group = acceptedGroup(ofGroup, names[1], container)
   return { container, group, device: acceptedDevice(ofDevice, names[2], address, group) }
