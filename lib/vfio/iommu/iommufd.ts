@@ -142,7 +142,7 @@ export class Iommufd extends VfioObject {
 
   /**
    * Charges all that is mapped to this process, and lets it belong to it, after another one has opened the iommufd
-   * (`IOMMU_IOAS_CHANGE_PROCESS`, since Linux 6.14). Everything must be mapped by its file ({@link Ioas.mapFile}).
+   * (`IOMMU_IOAS_CHANGE_PROCESS`, since Linux 6.13). Everything must be mapped by its file ({@link Ioas.mapFile}).
    * @throws VfioSystemError `EINVAL` where something is not.
    */
   changeProcess(): Promise<void> {
@@ -243,7 +243,7 @@ export class Ioas extends PageTable {
 
   /**
    * Maps a memfd, or a file of hugetlbfs, by its descriptor, without mapping it into this process
-   * (`IOMMU_IOAS_MAP_FILE`, since Linux 6.14). The kernel keeps the file.
+   * (`IOMMU_IOAS_MAP_FILE`, since Linux 6.13). The kernel keeps the file.
    * @throws VfioSystemError `EINVAL` for another kind of file, and as {@link DmaSpace.map}
    */
   mapFile(fd: number, options: MapFileOptions): Promise<DmaMapping<null>> {
