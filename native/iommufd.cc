@@ -80,9 +80,10 @@ constexpr NamedAnswer kNoiommuPaAnswers[] = {{"address", VFIO_MEMBER(kU64, IoasN
                                             {"length", VFIO_MEMBER(kU64, IoasNoiommuGetPa, length)},
                                             {}};
 constexpr Command kNoiommuPa{{uapi::kIoasNoiommuGetPa, "IOMMU_IOAS_NOIOMMU_GET_PA"},
-                             nullptr,
+                             kWork,
                              sizeof(uapi::IoasNoiommuGetPa),
-                             {VFIO_MEMBER(kU32, IoasNoiommuGetPa, ioas_id), VFIO_MEMBER(kU64, IoasNoiommuGetPa, iova)},
+                             {VFIO_MEMBER(kU32, IoasNoiommuGetPa, ioas_id), VFIO_MEMBER(kU64, IoasNoiommuGetPa, iova),
+                              VFIO_MEMBER(kU64, IoasNoiommuGetPa, length)},
                              {},
                              kNoiommuPaAnswers};
 

@@ -268,8 +268,12 @@ export interface NativeIommufd extends NativeHandle {
     readonly pasidBits: number
     readonly data: ArrayBuffer
   }
-  /** `IOMMU_IOAS_NOIOMMU_GET_PA`: how many bytes follow each other in physical memory, from which address on. */
-  noiommuPa(ioas: number, iova: bigint): { readonly address: bigint; readonly length: bigint }
+  /** `IOMMU_IOAS_NOIOMMU_GET_PA`: how many bytes, `length` at most, follow each other in physical memory from which address on. */
+  noiommuPa(
+    ioas: number,
+    iova: bigint,
+    length: bigint,
+  ): Promise<{ readonly address: bigint; readonly length: bigint }>
 }
 
 export interface NativeDmaBuf extends NativeHandle {

@@ -328,11 +328,10 @@ static int allocate_hwpt(struct iommufd *iommufd, struct iommu_hwpt_alloc *ask) 
   const uint32_t known = NEST_PARENT | DIRTY_TRACKING | (machine.linux_version >= 611 ? FAULT_ID : 0) |
                          (machine.linux_version >= 614 ? PASID : 0);
   if (ask->flags & ~(machine.linux_version >= 607 ? known : 0) || ask->reserved) return -EOPNOTSUPP;
-  if (!ask->data_type && ask->data_len) return -EINVAL;
+  if (!ask->data_type != !ask->data_len) return -EINVAL;
   if (!find_type(iommufd, ask->dev_id, DEVICE)) return -ENOENT;
   struct object *parent = find(iommufd, ask->pt_id);
-  if (!parent) return -ENOENT;
-  if (parent->type == DEVICE) return -EINVAL;
+  if (!parent || parent->type == DEVICE) return -EINVAL;
   if (ask->flags & FAULT_ID) return -ENOENT;
   if (parent->type == IOAS) {
     // Data are for a table within another.
@@ -371,7 +370,7 @@ static int hw_info(const struct iommufd *iommufd, struct iommu_hw_info *ask) {
 }
 
 static int set_dirty(const struct iommufd *iommufd, const struct iommu_hwpt_set_dirty_tracking *ask) {
-  if (ask->flags & ~1u || ask->reserved) return -EOPNOTSUPP;
+  if (ask->flags & ~1u) return -EOPNOTSUPP;
   struct object *table = find_type(iommufd, ask->hwpt_id, HWPT);
   if (!table || table->parent->type != IOAS) return -ENOENT;
   if (!(table->flags & DIRTY_TRACKING)) return -EOPNOTSUPP;
@@ -386,7 +385,8 @@ static int get_dirty(const struct iommufd *iommufd, const struct iommu_hwpt_get_
   struct object *table = find_type(iommufd, ask->hwpt_id, HWPT);
   if (!table || table->parent->type != IOAS) return -ENOENT;
   const uint64_t last = ask->iova + (ask->length - 1);
-  if (ask->length == 0 || last < ask->iova) return -EOVERFLOW;
+  if (ask->length == 0) return -EINVAL;
+  if (last < ask->iova) return -EOVERFLOW;
   if ((ask->iova | (last + 1)) & (machine.page_size - 1) || !ask->page_size) return -EINVAL;
   if ((ask->iova | (last + 1)) & (ask->page_size - 1)) return -EINVAL;
   if (!(table->flags & DIRTY_TRACKING)) return -EOPNOTSUPP;
@@ -411,12 +411,14 @@ static int change_process(const struct iommufd *iommufd) {
 
 static int physical(const struct iommufd *iommufd, struct iommu_ioas_noiommu_get_pa *ask) {
   if (ask->flags || ask->reserved) return -EOPNOTSUPP;
+  if (!ask->length) return -EINVAL;
+  if (ask->iova == UINT64_MAX) return -EOVERFLOW;
   const struct object *ioas = find_type(iommufd, ask->ioas_id, IOAS);
   const struct area *area = ioas ? area_at(ioas, ask->iova, ask->iova) : NULL;
   if (!area) return -ENOENT;
   ask->out_phys = 0x100000000 + ask->iova;
   const uint64_t left = area->iova + area->size - ask->iova;
-  if (ask->length == 0 || ask->length > left) ask->length = left;
+  if (ask->length > left) ask->length = left;
   return 0;
 }
 
