@@ -126,6 +126,9 @@ const objectsOf = (parts: Parts): readonly VfioObject[] =>
     ? [...parts.groups, parts.container]
     : [...parts.devices, parts.ioas, parts.iommufd]
 
+/** A file is not there, or not for this user or container. */
+const CLOSED_TO_US: ReadonlySet<string> = new Set(['ENOENT', 'EACCES', 'EPERM', 'ENODEV', 'ENXIO'])
+
 async function openParts(addresses: readonly string[], options: OpenOptions): Promise<Parts> {
   const { seen = new Host().look({ around: [...addresses], overrides: NONE }), backend = 'auto' } =
     checkOptions(options)
@@ -145,7 +148,8 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   try {
     return await byIommufd(devices, options)
   } catch (error) {
-    if (!(error instanceof VfioSystemError) || error.syscall !== 'open') throw error
+    if (!(error instanceof VfioSystemError) || error.syscall !== 'open' || !CLOSED_TO_US.has(error.code))
+      throw error
     return byGroup(seen, devices, options)
   }
 }
@@ -197,8 +201,8 @@ async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): P
   try {
     const ioas = iommufd.allocateIoas()
     const opened = await Promise.all(
-      devices.map(({ address, vfioDevice }) =>
-        VfioDevice.openCdev(address, { ...options, iommufd, path: nodeOf(address, vfioDevice) }),
+      devices.map((device) =>
+        VfioDevice.openCdev(device.address, { ...options, iommufd, path: nodeOf(device) }),
       ),
     )
     for (const device of opened) await device.attach(ioas, options)
@@ -209,7 +213,8 @@ async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): P
   }
 }
 
-function nodeOf(address: string, vfioDevice: string | null): string {
+/** The node of a device, as it was seen. */
+export function nodeOf({ address, vfioDevice }: PciDevice): string {
   if (vfioDevice !== null) return `/dev/vfio/devices/${vfioDevice}`
   throw new VfioError(
     'ERR_VFIO_NO_DEVICE',

@@ -3,7 +3,7 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { VfioDevice } from './device/device.js'
 import type { VfioGroup } from './iommu/type1.js'
-import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
+import { closeAfter, isBound, nodeOf, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
 
 /** What a reset did. */
 export interface ResetReport {
@@ -83,7 +83,8 @@ async function resetHot(
         groups.push(other)
         other.setContainer(opened.container)
       } else {
-        others.push(await VfioDevice.openCdev(address, { iommufd: opened.iommufd, signal }))
+        const path = nodeOf(seen.device(address))
+        others.push(await VfioDevice.openCdev(address, { iommufd: opened.iommufd, path, signal }))
       }
     }
     const owned = opened.backend === 'group' ? [opened.group, ...groups] : []

@@ -128,7 +128,7 @@ export class VfioDevice extends VfioObject {
    * Attaches it to an address space, or to a page table of one, in the place of what it is attached to
    * (`VFIO_DEVICE_ATTACH_IOMMUFD_PT`). It may read and write what is mapped there from then on.
    * @throws VfioSystemError `EBUSY` while a device of its group is being reset, `EADDRINUSE` where something is mapped at addresses
-   * that it reserves, `EOPNOTSUPP` where it has no PASIDs, `EINVAL` where its IOMMU cannot use the page table.
+   * that it reserves, `ENOTSUP` where it has no PASIDs, `EINVAL` where its IOMMU cannot use the page table.
    */
   async attach(table: Ioas | Hwpt, options: AttachOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)

@@ -156,18 +156,21 @@ export class DmaSpace {
    * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each says all of it
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
    */
-  async map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping<DmaBuffer>> {
-    const { backend } = this
-    checkOptions(options).signal?.throwIfAborted()
-    if (!(buffer instanceof DmaBuffer)) throw badArgument(`buffer must be a DmaBuffer, not ${show(buffer)}`)
-    if (backend.handle.closed) throw backend.handle.closedError()
-    const memory = buffer.memoryId
-    const { offset, length } = partOf(buffer, options)
-    const calls: MapCalls = {
-      now: (iova, access) => backend.mapNow(memory, offset, length, iova, access),
-      later: (iova, access) => backend.map(memory, offset, length, iova, access),
+  map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping<DmaBuffer>> {
+    // In so many words, because an async function around another takes longer than the kernel's call.
+    try {
+      const { backend } = this
+      checkOptions(options).signal?.throwIfAborted()
+      if (!(buffer instanceof DmaBuffer)) throw badArgument(`buffer must be a DmaBuffer, not ${show(buffer)}`)
+      if (backend.handle.closed) throw backend.handle.closedError()
+      const memory = buffer.memoryId
+      const { offset, length } = partOf(buffer, options)
+      const now = (iova: bigint, access: number) => backend.mapNow(memory, offset, length, iova, access)
+      const later = (iova: bigint, access: number) => backend.map(memory, offset, length, iova, access)
+      return this.place({ buffer, offset, length }, options, { now, later }, this.map)
+    } catch (error) {
+      return Promise.reject(error)
     }
-    return this.place({ buffer, offset, length }, options, calls, this.map)
   }
 
   /** @internal Maps something at a place that is chosen, or given. */
@@ -187,22 +190,11 @@ export class DmaSpace {
     const start =
       options.iova === undefined ? this.#choose(length, options) : checkUint64(options.iova, 'iova')
     const span = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
-    const explain = (error: unknown) =>
-      // What would say more cannot be asked of what closed meanwhile.
-      handle.closed
-        ? error
-        : explainMap(
-            error,
-            span,
-            { offset, systemPage: binding().pageSize },
-            () => backend.explainLimits(),
-            () => [...mappings.spans.overlapping(span.start, span.end)].find((other) => other !== span),
-          )
     if (length <= LARGEST_AT_ONCE && !handle.busy && calls.now) {
       try {
         calls.now(start, access)
       } catch (error) {
-        throw explain(translate(error))
+        throw this.#explain(translate(error), span, offset)
       }
       this.#confirm(span)
       return new DmaMapping(this, span, length, buffer)
@@ -233,9 +225,22 @@ export class DmaSpace {
       )
     } catch (error) {
       if (!began) mappings.give(span)
-      throw explain(error)
+      throw this.#explain(error, span, offset)
     }
     return new DmaMapping(this, span, length, buffer)
+  }
+
+  #explain(error: unknown, span: MappedSpan, offset: number): unknown {
+    const { backend } = this
+    // What would say more cannot be asked of what closed meanwhile.
+    if (backend.handle.closed) return error
+    return explainMap(
+      error,
+      span,
+      { offset, systemPage: binding().pageSize },
+      () => backend.explainLimits(),
+      () => [...backend.mappings.spans.overlapping(span.start, span.end)].find((other) => other !== span),
+    )
   }
 
   /**
@@ -414,7 +419,7 @@ export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
 
 /**
  * The pages that devices wrote. By container (`VFIO_IOMMU_DIRTY_PAGES`) the kernel calls every page dirty that is mapped, where
- * the IOMMU does not track them. By iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`) it refuses then, with `EOPNOTSUPP`; devices move to page
+ * the IOMMU does not track them. By iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`) it refuses then, with `ENOTSUP`; devices move to page
  * tables that can log when the log begins. A bitmap has a bit for each page, the lowest address in the lowest bit of the first byte.
  */
 export class DirtyPages {
