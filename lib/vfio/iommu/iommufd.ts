@@ -342,13 +342,22 @@ export class Ioas extends PageTable {
   }
 
   /**
-   * Where in physical memory an address leads, and how many bytes follow it there (`IOMMU_IOAS_NOIOMMU_GET_PA`): for devices
-   * without an IOMMU, which know no other addresses. Since Linux 7.3.
-   * @throws VfioSystemError `ENOENT` where nothing is mapped there.
+   * Where in physical memory an address leads, and how many bytes, `length` at most, follow it there
+   * (`IOMMU_IOAS_NOIOMMU_GET_PA`, in Linux 7.3): for devices without an IOMMU, which know no other addresses.
+   * @throws VfioSystemError `ENOENT` where nothing is mapped there, `EOPNOTSUPP` where the devices have an IOMMU, `EPERM`
+   * without CAP_SYS_RAWIO.
    */
-  physicalAddress(iova: number | bigint): { readonly address: bigint; readonly length: bigint } {
-    const at = checkUint64(iova, 'iova')
-    return call(() => this.handle.iommufd.native.noiommuPa(this.handle.native.id, at))
+  physicalAddress(
+    iova: number | bigint,
+    length: number | bigint,
+  ): Promise<{ readonly address: bigint; readonly length: bigint }> {
+    const { handle } = this
+    const [at, most] = [checkUint64(iova, 'iova'), checkUint64(length, 'length')]
+    return handle.run(
+      () => handle.iommufd.native.noiommuPa(handle.native.id, at, most),
+      {},
+      this.physicalAddress,
+    )
   }
 }
 
