@@ -89,7 +89,7 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
   row('VFIO_DEVICE_ATTACH_IOMMUFD_PT', 'ENOENT', NO_SUCH_OBJECT),
   row(
     'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the driver of the device, or its IOMMU, has no address spaces of processes (PASID)',
   ),
   row(
@@ -100,7 +100,7 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
   row('VFIO_DEVICE_DETACH_IOMMUFD_PT', 'EINVAL', 'the device is not bound to an iommufd'),
   row(
     'VFIO_DEVICE_DETACH_IOMMUFD_PT',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the driver of the device has no address spaces of processes (PASID)',
   ),
 
@@ -173,16 +173,16 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
     'EINVAL',
     'huge pages are chosen before a device is attached and something is mapped, or the kernel has no such value',
   ),
-  row('IOMMU_OPTION', 'EOPNOTSUPP', 'the kernel has no such option for this object'),
+  row('IOMMU_OPTION', 'ENOTSUP', 'the kernel has no such option for this object'),
   row(
     'IOMMU_HWPT_ALLOC',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the IOMMU of the device, or the kernel, has no such page tables: hardwareInfo() tells whether it logs dirty pages',
   ),
   row('IOMMU_HWPT_ALLOC', 'ENOENT', NO_SUCH_OBJECT),
   row(
     'IOMMU_HWPT_SET_DIRTY_TRACKING',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the page table was not allocated with dirtyTracking, or its IOMMU cannot log dirty pages',
   ),
   row('IOMMU_HWPT_SET_DIRTY_TRACKING', 'ENOENT', NO_SUCH_OBJECT),
@@ -193,12 +193,12 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
   ),
   row(
     'IOMMU_HWPT_GET_DIRTY_BITMAP',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the page table was not allocated with dirtyTracking, or its IOMMU cannot log dirty pages',
   ),
   row(
     'IOMMU_GET_HW_INFO',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'the IOMMU has no data of this type, or the kernel is before Linux 6.17 and takes no type: leave it out',
   ),
   row('IOMMU_GET_HW_INFO', 'ENOENT', NO_SUCH_OBJECT),
@@ -207,7 +207,7 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
   row('IOMMU_IOAS_NOIOMMU_GET_PA', 'ENOENT', 'nothing is mapped at this address'),
   row(
     'IOMMU_IOAS_NOIOMMU_GET_PA',
-    'EOPNOTSUPP',
+    'ENOTSUP',
     'no device without an IOMMU is attached, or the kernel has no CONFIG_IOMMUFD_NOIOMMU (since Linux 7.3)',
   ),
 ]

@@ -132,7 +132,7 @@ export class VfioDevice extends VfioObject {
    * Attaches it to an address space, or to a page table of one, in the place of what it is attached to
    * (`VFIO_DEVICE_ATTACH_IOMMUFD_PT`). It may read and write what is mapped there from then on.
    * @throws VfioSystemError `EBUSY` while a device of its group is being reset, `EADDRINUSE` where something is mapped at addresses
-   * that it reserves, `EOPNOTSUPP` where it has no PASIDs, `EINVAL` where its IOMMU cannot use the page table.
+   * that it reserves, `ENOTSUP` where it has no PASIDs, `EINVAL` where its IOMMU cannot use the page table.
    */
   async attach(table: Ioas | Hwpt, options: AttachOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)
@@ -307,7 +307,7 @@ export class VfioDevice extends VfioObject {
   /**
    * Memory of a BAR as a file that other devices can do DMA with (`VFIO_DEVICE_FEATURE_DMA_BUF`, since Linux 6.19).
    * @throws VfioSystemError `ENODEV` for what is no BAR, `EINVAL` for ranges that are not whole pages of it or overlap, `ENOTTY`
-   * and `EOPNOTSUPP` where the kernel or the device cannot do DMA between devices.
+   * and `ENOTSUP` where the kernel or the device cannot do DMA between devices.
    */
   dmaBuf(region: RegionName | number, options: DmaBufOptions = {}): Promise<DmaBuf> {
     return exportDmaBuf(this.handle, region, options, this.dmaBuf)

@@ -152,7 +152,7 @@ export class Iommufd extends VfioObject {
   /**
    * What the IOMMU of a device is and can (`IOMMU_GET_HW_INFO`).
    * @param type what its data is to be laid out as, by number, since Linux 6.17; left out: as the IOMMU likes
-   * @throws VfioSystemError `EOPNOTSUPP` where it has no such data.
+   * @throws VfioSystemError `ENOTSUP` where it has no such data.
    */
   hardwareInfo(device: BoundDevice, type?: number): HardwareInfo {
     const id = devidOf(device)
@@ -304,7 +304,7 @@ export class Ioas extends PageTable {
 
   /**
    * A page table over what is mapped here, for the IOMMU of a device, which is not attached to it yet (`IOMMU_HWPT_ALLOC`).
-   * @throws VfioSystemError `EOPNOTSUPP` where that IOMMU has not what is asked for.
+   * @throws VfioSystemError `ENOTSUP` where that IOMMU has not what is asked for.
    */
   async allocateHwpt(device: BoundDevice, options: HwptOptions = {}): Promise<Hwpt> {
     const id = devidOf(device)
@@ -344,7 +344,7 @@ export class Ioas extends PageTable {
   /**
    * Where in physical memory an address leads, and how many bytes, `length` at most, follow it there
    * (`IOMMU_IOAS_NOIOMMU_GET_PA`, in Linux 7.3): for devices without an IOMMU, which know no other addresses.
-   * @throws VfioSystemError `ENOENT` where nothing is mapped there, `EOPNOTSUPP` where the devices have an IOMMU, `EPERM`
+   * @throws VfioSystemError `ENOENT` where nothing is mapped there, `ENOTSUP` where the devices have an IOMMU, `EPERM`
    * without CAP_SYS_RAWIO.
    */
   physicalAddress(
@@ -377,7 +377,7 @@ export class Hwpt extends PageTable {
 
   /**
    * Begins or ends the log of the pages that devices write (`IOMMU_HWPT_SET_DIRTY_TRACKING`).
-   * @throws VfioSystemError `EOPNOTSUPP` where it was not allocated for that.
+   * @throws VfioSystemError `ENOTSUP` where it was not allocated for that.
    */
   setDirtyTracking(on: boolean): Promise<void> {
     const wanted = checkFlag(on, true, 'on')

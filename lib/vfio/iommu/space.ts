@@ -414,7 +414,7 @@ export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
 
 /**
  * The pages that devices wrote. By container (`VFIO_IOMMU_DIRTY_PAGES`) the kernel calls every page dirty that is mapped, where
- * the IOMMU does not track them. By iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`) it refuses then, with `EOPNOTSUPP`; devices move to page
+ * the IOMMU does not track them. By iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`) it refuses then, with `ENOTSUP`; devices move to page
  * tables that can log when the log begins. A bitmap has a bit for each page, the lowest address in the lowest bit of the first byte.
  */
 export class DirtyPages {
