@@ -205,6 +205,7 @@ export const IOMMUFD_HINTS: readonly Hint[] = [
   row('IOMMU_DESTROY', 'EBUSY', IS_USED),
   row('IOMMU_DESTROY', 'ENOENT', NO_SUCH_OBJECT),
   row('IOMMU_IOAS_NOIOMMU_GET_PA', 'ENOENT', 'nothing is mapped at this address'),
+  row('IOMMU_IOAS_NOIOMMU_GET_PA', 'EPERM', 'physical addresses are for CAP_SYS_RAWIO only: run as root'),
   row(
     'IOMMU_IOAS_NOIOMMU_GET_PA',
     'ENOTSUP',

@@ -117,6 +117,10 @@ export type {
   MappableArea,
   RegionCapability,
   UnknownCapability,
+  ZpciBase,
+  ZpciFunctionPath,
+  ZpciGroup,
+  ZpciUtilityString,
 } from './vfio/capabilities.js'
 export { ConfigSpace, type PciCommand } from './vfio/device/config-space.js'
 export {
@@ -126,6 +130,7 @@ export {
   type ResetOptions,
   VfioDevice,
 } from './vfio/device/device.js'
+export { DmaBuf, type DmaBufOptions, type RegionRange } from './vfio/device/dma-buf.js'
 export {
   DmaLogging,
   type DmaLoggingOptions,
@@ -153,6 +158,7 @@ export {
   MigrationData,
   type MigrationStateName,
   type MigrationSupport,
+  type PrecopyInfo,
 } from './vfio/device/migration.js'
 export { VfioRegion, type WordOrder } from './vfio/device/region.js'
 export { RegionMapping } from './vfio/device/region-memory.js'

@@ -124,6 +124,7 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
                                 DefineMethod<&Device::StartDmaLogging>("startDmaLogging"),
                                 DefineMethod<&Device::DmaLoggingReport>("dmaLoggingReport"),
                                 DefineMethod<&Device::DmaBufOf>("dmaBuf"),
+                                DefineMethod<&Device::ZpciError>("zpciError"),
                                 DefineMethod<&Device::Ioeventfd>("ioeventfd"),
                             });
 }

@@ -30,6 +30,7 @@ class Device : public FdObject<Device> {
   Napi::Value StartDmaLogging(const Napi::CallbackInfo& info);
   Napi::Value DmaLoggingReport(const Napi::CallbackInfo& info);
   Napi::Value DmaBufOf(const Napi::CallbackInfo& info);
+  Napi::Value ZpciError(const Napi::CallbackInfo& info);
   // native/ioeventfd.cc
   Napi::Value Ioeventfd(const Napi::CallbackInfo& info);
 };

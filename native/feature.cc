@@ -19,6 +19,8 @@ namespace {
 
 // No feature's data is a hundredth of it.
 constexpr size_t kLargestPayload = 1 << 16;
+// A hundred times what a kernel tells of an error, which writes all of it whatever room there is.
+constexpr size_t kLargestError = 1 << 13;
 
 void AskFeature(const Fd& device, void* structure) {
   Ioctl(device, VFIO_REQUEST(VFIO_DEVICE_FEATURE), structure);
@@ -126,6 +128,16 @@ Napi::Value Device::DmaBufOf(const Napi::CallbackInfo& info) {
         return std::make_shared<const Fd>(number, "a dma-buf of " + device->path());
       },
       DmaBuf::Adopt);
+}
+
+Napi::Value Device::ZpciError(const Napi::CallbackInfo& info) {
+  const size_t size = Uint32Argument(info, 0, "size");
+  if (size > kLargestError / 2) BadArgument(info.Env(), "size must be 4096 at most");
+  const auto room = std::make_shared<std::vector<uint64_t>>(kLargestError / sizeof(uint64_t));
+  const auto question = FeatureQuestion(uapi::kZpciError | VFIO_DEVICE_FEATURE_GET, AddressOf(room->data()));
+  return Work::Start(
+      info.Env(), "vfio:zpciError", [device = fd(), question, room] { AskFeature(*device, question.get()); },
+      [room, size](Napi::Env env) { return CopyOf(env, room->data(), size); });
 }
 
 }  // namespace vfio

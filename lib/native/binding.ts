@@ -204,6 +204,8 @@ export interface NativeDevice extends NativeHandle {
    * added.
    */
   dmaBuf(region: number, flags: number, ranges: BigUint64Array): Promise<NativeDmaBuf>
+  /** `VFIO_DEVICE_FEATURE_ZPCI_ERROR`: the first `size` bytes of an error that waits, 4096 at most. */
+  zpciError(size: number): Promise<ArrayBuffer>
   /** `flags` say the width in bytes, `offset` is one in the device's file; an eventfd of `null` ends it. */
   ioeventfd(flags: number, offset: bigint, data: bigint, eventfd: number | null): void
 }

@@ -84,6 +84,8 @@ constexpr uint32_t kMigrationState = 2;
 constexpr uint32_t kDmaLoggingStart = 6;
 constexpr uint32_t kDmaLoggingReport = 8;
 constexpr uint32_t kDmaBuf = 11;
+/** VFIO_DEVICE_FEATURE_ZPCI_ERROR, in Linux 7.3: its data is an address. */
+constexpr uint32_t kZpciError = 13;
 constexpr unsigned long kGetPrecopyInfo = _IO(VFIO_TYPE, VFIO_BASE + 21);
 
 static_assert(sizeof(vfio_device_feature) == 8);
@@ -199,7 +201,8 @@ static_assert(VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 == 12);
 #endif
 
 #ifdef VFIO_DEVICE_FEATURE_ZPCI_ERROR
-static_assert(VFIO_DEVICE_FEATURE_ZPCI_ERROR == 13);
+static_assert(VFIO_DEVICE_FEATURE_ZPCI_ERROR == kZpciError);
+static_assert(sizeof(vfio_device_feature_zpci_err) == sizeof(uint64_t));
 #endif
 
 }  // namespace uapi

@@ -418,12 +418,12 @@ int memfd_create(const char *name, unsigned flags) {
   return is_addon(__builtin_return_address(0)) && fails("memfd") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
 }
 
-/** Answers of an iommufd go on where a structure points: behind `head` bytes of the script, `at` and as much as `room` says. */
+/** Some answers go on where a structure points: behind `head` bytes of the script, `at` and as much as `room` says. */
 static void spill(const char *what, void *argument, const struct line *line, size_t room) {
   static const struct {
     const char *what;
     size_t head, at;
-  } tails[] = {{"iommu.84", 32, 16}, {"iommu.8a", 40, 16}, {"iommu.8c", 48, 40}};
+  } tails[] = {{"iommu.84", 32, 16}, {"iommu.8a", 40, 16}, {"iommu.8c", 48, 40}, {"17.13", 16, 8}};
   for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
     if (strcmp(what, tails[i].what) != 0 || line->size <= tails[i].head) continue;
     const size_t size = line->size - tails[i].head;
@@ -436,6 +436,8 @@ static void spill(const char *what, void *argument, const struct line *line, siz
 static size_t room_of(const char *what, const uint32_t *words) {
   if (strcmp(what, "iommu.84") == 0) return 16 * (size_t)words[2];
   if (strcmp(what, "iommu.8a") == 0) return words[3];
+  // Linux does not ask.
+  if (strcmp(what, "17.13") == 0) return SIZE_MAX;
   const uint64_t *longs = (const uint64_t *)words;
   return strcmp(what, "iommu.8c") == 0 ? 8 * ((longs[3] / longs[4] + 63) / 64) : 0;
 }
@@ -521,7 +523,7 @@ int ioctl(int fd, unsigned long request, ...) {
     } else if (line->size > 0) {
       // As the kernel: never more than the caller says it has room for.
       uint32_t room = *(uint32_t *)argument;
-      const size_t behind = is_of_iommu ? room_of(what, words) : 0;
+      const size_t behind = is_of_iommu || is_feature ? room_of(what, words) : 0;
       if (behind > 0) spill(what, argument, line, behind);
       memcpy(argument, line->bytes, line->size < room ? line->size : room);
     }

@@ -1,4 +1,4 @@
-import { VfioError } from '../../errors.js'
+import { VfioError, VfioSystemError } from '../../errors.js'
 import { keepAlive } from '../../native/alive.js'
 import { binding } from '../../native/load.js'
 import { parseAddress } from '../../sysfs/address.js'
@@ -13,9 +13,11 @@ import {
   uuidBytes,
 } from '../arguments.js'
 import { VfioObject, watched } from '../handle.js'
-import { attach, type Hwpt, type Ioas, Iommufd, PageTable, wasAttached } from '../iommu/iommufd.js'
+import { type Hwpt, type Ioas, Iommufd, PageTable } from '../iommu/iommufd.js'
+import { attach, wasAttached } from '../iommu/tables.js'
 import { callSite, translate } from '../translate.js'
 import { ConfigSpace } from './config-space.js'
+import { type DmaBuf, type DmaBufOptions, exportDmaBuf } from './dma-buf.js'
 import { DmaLogging, type FeatureName, type FeatureOptions, LowPower, VfioFeature } from './features.js'
 import { DeviceHandle, type DevicePart, GroupFile } from './handle.js'
 import {
@@ -40,6 +42,9 @@ import { IrqLine, IrqPoll } from './irq-line.js'
 import { Migration } from './migration.js'
 import { VfioRegion } from './region.js'
 import { mappableAreas, Windows } from './region-memory.js'
+
+/** What the addon has room for, in bytes; a hundred times what kernels have. */
+const LONGEST_ERROR = 4096
 
 /** A group that is open, as `VfioGroup` is: whoever has it owns the devices in it. */
 export interface OpenGroup {
@@ -298,6 +303,33 @@ export class VfioDevice extends VfioObject {
   async setVfToken(uuid: string, options: FeatureOptions = {}): Promise<void> {
     const bytes = uuidBytes(checkVfToken(uuid, 'uuid'))
     await this.feature('vf-token').setBytes(bytes, options, this.setVfToken)
+  }
+
+  /**
+   * Memory of a BAR as a file that other devices can do DMA with (`VFIO_DEVICE_FEATURE_DMA_BUF`, since Linux 6.19).
+   * @throws VfioSystemError `ENODEV` for what is no BAR, `EINVAL` for ranges that are not whole pages of it or overlap, `ENOTTY`
+   * and `ENOTSUP` where the kernel or the device cannot do DMA between devices.
+   */
+  dmaBuf(region: RegionName | number, options: DmaBufOptions = {}): Promise<DmaBuf> {
+    return exportDmaBuf(this.handle, region, options, this.dmaBuf)
+  }
+
+  /**
+   * IBM Z: the error of the function that waits to be told, as bytes of `struct zpci_ccdf_err`; `null` where none does
+   * (`VFIO_DEVICE_FEATURE_ZPCI_ERROR`, in Linux 7.3). The interrupt `err` announces one.
+   * @throws VfioSystemError `ENOTTY` on other machines and older kernels.
+   */
+  async zpciError(options: FeatureOptions = {}): Promise<Uint8Array | null> {
+    const { signal } = checkOptions(options)
+    const base = this.info().capabilities.find((each) => each.name === 'zpci-base')
+    const length = base?.name === 'zpci-base' ? (base.ccdfErrorLength ?? 0) : 0
+    try {
+      const work = () => this.handle.native.zpciError(Math.min(length, LONGEST_ERROR))
+      return new Uint8Array(await this.handle.run(work, { signal, subject: 'zpci-error' }, this.zpciError))
+    } catch (error) {
+      if (error instanceof VfioSystemError && error.code === 'ENOMSG') return null
+      throw error
+    }
   }
 
   /**
