@@ -41,6 +41,7 @@ export function diagnose(seen: Snapshot): Diagnosis {
     checkContainer(seen),
     checkGroupNodes(seen),
     checkMemlock(seen),
+    ...checkAddon(seen),
     ...checkAnswering(seen),
     ...checkView(seen),
   ]
@@ -53,6 +54,18 @@ function checkKernel(seen: Snapshot): Check {
     'kernel',
     `Linux ${seen.host.kernel || 'of unknown release'} judges the viability of groups by ${rule}`,
   )
+}
+
+/** The host may be ready all the same, for this program elsewhere and for others. */
+function checkAddon({ host: { addon } }: Snapshot): Check[] {
+  if (addon === undefined) return []
+  return [
+    warn(
+      'addon',
+      `the native addon of vfio could not be loaded (${addon.reason}): devices can be looked at, and neither bound, reset nor opened`,
+      addon.cure,
+    ),
+  ]
 }
 
 /** In a container the kernel is another's: its devices and nodes have to be handed in. */
