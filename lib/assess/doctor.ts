@@ -1,11 +1,12 @@
 import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import { findSilent, silenceCure } from './answering.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { iommuSwitchedOff } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
-import { printable, several, unseenCure, unseenText } from './uses-text.js'
+import { several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
 
 /** One line of a diagnosis. */

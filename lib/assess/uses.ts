@@ -1,12 +1,13 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
 import { nodeUses, vfioUses } from './uses-open.js'
 import { pathsOf, Storage } from './uses-storage.js'
-import { printable, several } from './uses-text.js'
+import { several } from './uses-text.js'
 
 /** Something on this host that would lose a device. */
 export interface HostUse {
