@@ -1,0 +1,45 @@
+import { type JournalStatus, status as statusOfJournal } from '../index.js'
+import { NOT_READY } from './exit.js'
+import { type Declare, journal, json, run } from './options.js'
+import { answer, colour, note, wrap } from './output.js'
+import { badRecord, NOTHING_ASSIGNED } from './words.js'
+
+interface StatusOptions {
+  readonly journal?: string
+  readonly json?: boolean
+}
+
+/** `vfio status`: what is assigned by whom, and what is half done. Exit status 1 where something wants `recover`. */
+export const status: Declare = (vfio) => {
+  vfio
+    .command('status')
+    .description('what is assigned by whom, and what is half done')
+    .addOption(journal())
+    .addOption(json())
+    .action(run(act))
+}
+
+async function act({ journal, json = false }: StatusOptions): Promise<number> {
+  const found = await statusOfJournal({ journal })
+  const isUnfinished = found.assignments.some(
+    ({ state, alive }) => state === 'broken' || (state !== 'assigned' && alive !== true),
+  )
+  answer(found, json, render)
+  for (const record of found.bad) note(badRecord(record))
+  return isUnfinished ? NOT_READY : 0
+}
+
+function render({ assignments, bad }: JournalStatus): string {
+  if (assignments.length + bad.length === 0) return NOTHING_ASSIGNED
+  const lines: string[] = []
+  for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of assignments) {
+    const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
+    lines.push(`${names}  ${state === 'assigned' ? colour.good(state) : colour.bad(state)}`)
+    const how = alive === null ? ' (not to be seen from here)' : alive ? '' : ' (ended)'
+    lines.push(wrap(`by ${program}, pid ${pid}${how}, since ${since}`, 2))
+    for (const line of [...deviations, ...failures]) lines.push(wrap(line, 4, '  ! '))
+    if (stale)
+      lines.push(wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2))
+  }
+  return lines.map((line) => `${line}\n`).join('')
+}
