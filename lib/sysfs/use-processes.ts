@@ -235,12 +235,12 @@ function parseStat(bytes: Uint8Array | null) {
 /** Takes in what failed of the first row of a batch. */
 type Judge = (batch: Batch, path: string, names: readonly string[]) => void
 
-/** What the descriptors of one process or thread lead to, with those that may lead to a node. */
+/** What the descriptors of one process or thread lead to. */
 interface Opened {
   readonly process: Process
-  /** By their paths below `/proc`. */
+  /** Paths below `/proc` of those that may lead to a node. */
   readonly files: readonly string[]
-  /** What their links say, one for each file. */
+  /** What the links of all say. */
   readonly targets: readonly (string | null)[]
   readonly devices: readonly OpenFile[]
 }
@@ -267,17 +267,17 @@ class OpenNodes {
   take(path: string, process: Process, descriptors: readonly string[]): void {
     const root = `${this.#proc}/${path}`
     const batch = readBatch(root, ['fd'], { links: descriptors, judged: descriptors })
-    const target = (descriptor: string) => batch.text(0, descriptor)
-    const devices = descriptors.filter((descriptor) => target(descriptor) === VFIO_DEVICE)
+    const targets = descriptors.map((descriptor) => batch.text(0, descriptor))
+    const devices = descriptors.filter((_descriptor, index) => targets[index] === VFIO_DEVICE)
     this.#judge(batch, `${path}/fd`, descriptors)
     // What has no path is no device: sockets, pipes, anonymous inodes. Anybody may make one that is too long to be told.
-    const files = descriptors.filter(
-      (descriptor) => batch.errno(0, descriptor) === ENAMETOOLONG || target(descriptor)?.startsWith('/'),
-    )
+    const files = descriptors.filter((descriptor, index) => {
+      return batch.errno(0, descriptor) === ENAMETOOLONG || targets[index]?.startsWith('/')
+    })
     this.#opened.push({
       process,
       files: files.map((descriptor) => `${path}/fd/${descriptor}`),
-      targets: files.map(target),
+      targets,
       devices: readVfioDevices(root, process, devices),
     })
   }
@@ -286,9 +286,9 @@ class OpenNodes {
   found(): OpenFile[] {
     const numbers = this.#isLive ? this.#readNumbers() : null
     return this.#opened.flatMap(({ process, files, targets, devices }) => {
-      const nodes = files.map((file, index) =>
-        numbers ? (this.#byNumber.get(numbers.text(0, file) ?? '') ?? null) : this.#named(targets[index]),
-      )
+      const nodes = numbers
+        ? files.map((file) => this.#byNumber.get(numbers.text(0, file) ?? '') ?? null)
+        : targets.map((target) => this.#named(target))
       const distinct = new Set(nodes.filter((node) => node !== null))
       return [...Array.from(distinct, (node) => ({ ...process, node, function: null })), ...devices]
     })
@@ -302,9 +302,9 @@ class OpenNodes {
   }
 
   /** The path may start with that of a jail, and end with a remark. */
-  #named(target: string | null | undefined): string | null {
+  #named(target: string | null): string | null {
     const at = target?.lastIndexOf('/dev/') ?? -1
-    if (!target || at < 0) return null
+    if (target === null || at < 0) return null
     const node = target.slice(at + '/dev/'.length).replace(/ \(deleted\)$/, '')
     return this.#byPath.has(node) || node.startsWith('vfio/') ? node : null
   }
