@@ -60,7 +60,10 @@ function render({ device, group, assessment }: Shown, variants: readonly string[
   line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
   line('SR-IOV', sriov(device))
   line('boot display', device.bootVga ? 'yes' : null)
-  line('vfio device', device.vfioDevice)
+  line(
+    'vfio device',
+    device.vfioDevice && `${device.vfioDevice}, opened by /dev/vfio/devices/${device.vfioDevice}`,
+  )
   line('answers', device.answers === false ? 'no: its config space reads as all ones' : null)
   line('made by', device.madeBy && `${device.madeBy}, whose driver makes its bus`)
   for (const bar of device.bars) line(bar.index === 'rom' ? 'ROM' : `BAR ${bar.index}`, describeBar(bar))

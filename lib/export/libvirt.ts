@@ -4,14 +4,14 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { type ExportSlot, exportSlots, notReady } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, notReady } from './set.js'
 
 export interface LibvirtOptions {
   /** Machine type of the domain; default `q35`, with `zpci` `s390-ccw-virtio`. */
   readonly machine?: string | undefined
   /** libvirt binds and gives back the device itself (default), or finds it bound. */
   readonly managed?: boolean | undefined
-  /** Open the devices through `/dev/iommu` (libvirt 12 and newer). */
+  /** Open the devices through `/dev/iommu` (libvirt 12 and newer); left out: where the kernel has nothing else. */
   readonly iommufd?: boolean | undefined
   /** Where the first slot goes; the bus is the index of a controller of the domain. */
   readonly guestAddress?: string | undefined
@@ -61,6 +61,7 @@ export function exportLibvirt(
     )
   }
   if (options.zpci) checkZpci(options.zpci, slots.length)
+  const iommufd = byIommufd(seen, options.iommufd)
   const places = placesOf(slots, options.guestAddress, machine)
   const devices: { address: string; xml: string }[] = []
   for (const [index, { functions }] of slots.entries()) {
@@ -75,7 +76,7 @@ export function exportLibvirt(
         address,
         xml: hostdev(address, {
           managed: managedOf(address),
-          iommufd: options.iommufd,
+          iommufd,
           guest,
           zpci,
         }),
@@ -88,7 +89,7 @@ export function exportLibvirt(
     managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: notReady(seen, slots, options.managed ?? true),
+    notes: [...iommufdNotes(seen, iommufd), ...notReady(seen, slots, options.managed ?? true)],
   }
 }
 
@@ -129,7 +130,7 @@ function hostdev(
   address: string,
   options: {
     readonly managed: boolean
-    readonly iommufd: boolean | undefined
+    readonly iommufd: boolean
     readonly guest: readonly string[]
     readonly zpci: string | undefined
   },
