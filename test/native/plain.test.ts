@@ -124,7 +124,7 @@ describe('the readers, with the addon and without', function () {
     try {
       const names = [
         ...['file', 'directory', 'fifo', 'loop', 'dangling', 'to directory', 'null', 'zero', 'full'],
-        ...['long', 'socket', 'nowhere', '.', '..', 'x'.repeat(255), 'x'.repeat(256)],
+        ...['long', 'socket', 'nowhere', '.', 'directory/..', 'x'.repeat(255), 'x'.repeat(256)],
         ...['file/x', 'file/', 'directory/', 'directory/x', 'loop/x', 'fifo/x', 'null/x', 'to directory/.'],
       ]
       agree(root, names, all(names))
@@ -185,12 +185,13 @@ describe('the readers, with the addon and without', function () {
   })
 
   it('agree on any tree (property)', () => {
+    // No link leads up: what is written through it has to stay in here.
     const name = fc.constantFrom('a', 'b', 'c', ...ODD)
     const entry = fc.oneof(
       fc.record({ kind: fc.constant('file' as const), content: fc.uint8Array({ maxLength: 100 }) }),
       fc.record({
         kind: fc.constant('link' as const),
-        target: fc.array(fc.constantFrom('a', 'b', '..', '.', 'c', 'x')),
+        target: fc.array(fc.constantFrom('a', 'b', '.', 'c', 'x')),
       }),
       fc.record({ kind: fc.constant('directory' as const) }),
     )
