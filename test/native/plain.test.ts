@@ -165,6 +165,19 @@ describe('the readers, with the addon and without', function () {
     agree(root, ['.'], all(['log']), 2 ** 20)
   })
 
+  it('tell devices by the same numbers, however large', function () {
+    if (process.geteuid?.() !== 0) this.skip()
+    const numbers = ['1:3', '511:255', '511:256', '4095:1048575', '259:70000', '4094:0']
+    for (const kind of ['c', 'b'])
+      for (const number of numbers)
+        execFileSync('mknod', [join(root, `${kind}${number}`), kind, ...number.split(':')])
+    const names = ['c', 'b'].flatMap((kind) => numbers.map((number) => `${kind}${number}`))
+    for (const reader of [quick, plain]) {
+      const answers = said(reader, root, ['.'], { ...all([]), nodes: names }, 1)
+      assert.deepEqual(Object.values(answers), names)
+    }
+  })
+
   it('are refused alike', function () {
     if (process.geteuid?.() !== 0) this.skip()
     mkdirSync(at('closed'))
