@@ -98,13 +98,14 @@ export function readBatch(root: string, directories: readonly string[], wanted: 
     if (column < files.length + links.length) return 'readlink'
     return column < files.length + links.length + lists.length ? 'getdents' : 'stat'
   }
+  const judged = new Set(wanted.judged)
   for (let at = 0; at < spans.length; at += 2) {
     const start = spans[at] ?? 0
     // The errno of nearly all that is not there.
     if (start >= 0 || start === -constants.errno.ENOENT) continue
     const column = (at / 2) % names.length
     const name = names[column] ?? ''
-    if (wanted.judged?.includes(name) && !isShortage(-start)) continue
+    if (judged.has(name) && !isShortage(-start)) continue
     const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
     lookFailed(
       callOf(column),
