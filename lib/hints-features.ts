@@ -18,6 +18,26 @@ export const FEATURE_HINTS: readonly Hint[] = [
     'E2BIG',
     'the driver cannot log so many ranges of DMA: give fewer and larger ones',
   ),
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'ENODEV',
+    'a dma-buf is of a BAR that the device has, no other region; or the function is none of IBM Z',
+  ),
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'ENOTSUP',
+    'the driver of the device, or its platform, cannot share BARs with other devices (CONFIG_PCI_P2PDMA)',
+  ),
+  row(
+    'VFIO_MIG_GET_PRECOPY_INFO',
+    'EINVAL',
+    'only in the states pre-copy and pre-copy-p2p the kernel estimates what is left',
+  ),
+  row(
+    'VFIO_MIG_GET_PRECOPY_INFO',
+    'ENOTTY',
+    'this device or kernel has no pre-copy (migration.support() tells)',
+  ),
 
   row(
     'VFIO_DEVICE_IOEVENTFD',

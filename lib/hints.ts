@@ -1,4 +1,5 @@
 import { FEATURE_HINTS } from './hints-features.js'
+import { IOMMUFD_HINTS } from './hints-iommufd.js'
 import { type Hint, row } from './hints-row.js'
 
 export type { Hint } from './hints-row.js'
@@ -35,19 +36,6 @@ export const HINTS: readonly Hint[] = [
     'EBUSY',
     'the group opens once, and somebody has it open, or one of its devices by cdev: stop that program',
   ),
-
-  row(
-    'cdev',
-    'ENOENT',
-    'the device is not bound to a vfio driver, or the kernel has no CONFIG_VFIO_DEVICE_CDEV',
-  ),
-  row(
-    'cdev',
-    'EACCES',
-    'this user may not open it: give read and write permission on the file, or run as root',
-  ),
-  row('cdev', 'ENODEV', 'the device is going away: it was just unbound from its vfio driver'),
-  row('cdev', 'EBUSY', 'the group of the device is open: a device opens by group or by cdev, not both'),
 
   row(
     'VFIO_GROUP_GET_STATUS',
@@ -225,7 +213,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_DEVICE_PCI_HOT_RESET',
     'EINVAL',
-    'not every affected device is bound to a vfio driver and in one of the groups given: hotResetInfo() lists them; bind them all (bridges cannot be)',
+    'not every affected device is bound to a vfio driver and in one of the groups given, or by cdev in a group of the same iommufd: hotResetInfo() lists them; bind them all (bridges cannot be)',
   ),
   row('VFIO_DEVICE_PCI_HOT_RESET', 'EPERM', 'an affected device belongs to a group that was not given'),
   row(
@@ -248,19 +236,7 @@ export const HINTS: readonly Hint[] = [
 
   ...FEATURE_HINTS,
 
-  row(
-    'VFIO_DEVICE_BIND_IOMMUFD',
-    'EINVAL',
-    `the device was opened by group or is bound already, ${DIRECT_REGION}`,
-  ),
-  row('VFIO_DEVICE_BIND_IOMMUFD', 'EBUSY', 'the group of the device is open: close it first'),
-  row('VFIO_DEVICE_BIND_IOMMUFD', 'EBADF', 'the iommufd is closed'),
-  row('VFIO_DEVICE_BIND_IOMMUFD', 'EBADFD', 'the descriptor is not an iommufd'),
-  row(
-    'VFIO_DEVICE_BIND_IOMMUFD',
-    'EPERM',
-    `the group of the device is not viable (\`vfio check group:N\` names the device), or ${NO_ISOLATED_MSI}`,
-  ),
+  ...IOMMUFD_HINTS,
 
   row(
     'VFIO_IOMMU_MAP_DMA',

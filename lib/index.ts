@@ -117,9 +117,20 @@ export type {
   MappableArea,
   RegionCapability,
   UnknownCapability,
+  ZpciBase,
+  ZpciFunctionPath,
+  ZpciGroup,
+  ZpciUtilityString,
 } from './vfio/capabilities.js'
 export { ConfigSpace, type PciCommand } from './vfio/device/config-space.js'
-export { type OpenGroup, type ResetOptions, VfioDevice } from './vfio/device/device.js'
+export {
+  type AttachOptions,
+  type OpenCdevOptions,
+  type OpenGroup,
+  type ResetOptions,
+  VfioDevice,
+} from './vfio/device/device.js'
+export { DmaBuf, type DmaBufOptions, type RegionRange } from './vfio/device/dma-buf.js'
 export {
   DmaLogging,
   type DmaLoggingOptions,
@@ -147,13 +158,24 @@ export {
   MigrationData,
   type MigrationStateName,
   type MigrationSupport,
+  type PrecopyInfo,
 } from './vfio/device/migration.js'
 export { VfioRegion, type WordOrder } from './vfio/device/region.js'
 export { RegionMapping } from './vfio/device/region-memory.js'
 export { EventFd } from './vfio/event-fd.js'
-export type { HandedDevice } from './vfio/hand-over.js'
+export type { GroupParts, HandedDevice, IommufdParts, Offered } from './vfio/hand-over.js'
 export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'
-export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/iommu/space.js'
+export {
+  type Accounting,
+  type BoundDevice,
+  type HardwareInfo,
+  Hwpt,
+  type HwptOptions,
+  Ioas,
+  Iommufd,
+  type MapFileOptions,
+} from './vfio/iommu/iommufd.js'
+export { DirtyPages, DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './vfio/iommu/space.js'
 export {
   type ExtensionName,
   type GroupStatus,
@@ -165,5 +187,16 @@ export {
   VfioGroup,
 } from './vfio/iommu/type1.js'
 export { KvmVfio } from './vfio/kvm.js'
-export { type OpenedDevice, type OpenOptions, openDevice, receiveDevice } from './vfio/open.js'
+export {
+  type Backend,
+  type Opened,
+  type OpenedByGroup,
+  type OpenedByIommufd,
+  type OpenedDevice,
+  type OpenedDevices,
+  type OpenOptions,
+  openDevice,
+  openDevices,
+  receiveDevice,
+} from './vfio/open.js'
 export { type ResetDeviceOptions, type ResetReport, resetDevice } from './vfio/reset.js'

@@ -18,7 +18,7 @@ export async function askKernel(
   const onGroup = (group: VfioGroup) => {
     viable = group.status().viable
   }
-  return withOpenDevice(address, { ...options, seen, onGroup }, ({ device }) => ({
+  return withOpenDevice(address, { ...options, seen, onGroup, backend: 'group' }, ({ device }) => ({
     viable,
     functionReset: device.info().reset,
     hotReset: askHotReset(() => device.hotResetInfo().devices),

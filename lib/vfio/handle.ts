@@ -26,7 +26,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
     /** As errors call it: `device 0000:59:00.0`. */
     readonly name: string,
     /** What it was opened from, which closes it before itself. */
-    private readonly parent: Handle<NativeHandle> | null,
+    readonly parent: Handle<NativeHandle> | null,
   ) {
     parent?.dependents.add(this)
   }

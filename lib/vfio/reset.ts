@@ -1,8 +1,9 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { VfioDevice } from './device/device.js'
 import type { VfioGroup } from './iommu/type1.js'
-import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
+import { closeAfter, isBound, nodeOf, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
 
 /** What a reset did. */
 export interface ResetReport {
@@ -54,9 +55,10 @@ async function resetFunction(
 
 async function resetHot(
   seen: Snapshot,
-  { device, group, container }: OpenedDevice,
+  opened: OpenedDevice,
   signal: AbortSignal | undefined,
 ): Promise<ResetReport> {
+  const { device } = opened
   const { devices } = device.hotResetInfo()
   const foreign = devices.filter(
     (affected) => !seen.has(affected.address) || !isBound(seen, affected.address),
@@ -69,20 +71,28 @@ async function resetHot(
     )
   }
   const own = seen.device(device.address).group
-  const numbers = new Set(devices.map((affected) => affected.group).filter((number) => number !== null))
-  const others: VfioGroup[] = []
+  // A member of each group makes whoever has it open own all of the group.
+  const members = new Map(devices.map(({ address }) => [seen.device(address).group, address]))
+  const groups: VfioGroup[] = []
+  const others: VfioDevice[] = []
   try {
-    for (const number of numbers) {
-      if (number === own) continue
-      const other = openGroup(number, seen.group(number).noIommu)
-      others.push(other)
-      other.setContainer(container)
+    for (const [number, address] of members) {
+      if (number === own || number === null) continue
+      if (opened.backend === 'group') {
+        const other = openGroup(number, seen.group(number).noIommu)
+        groups.push(other)
+        other.setContainer(opened.container)
+      } else {
+        const path = nodeOf(seen.device(address))
+        others.push(await VfioDevice.openCdev(address, { iommufd: opened.iommufd, path, signal }))
+      }
     }
-    const milliseconds = await timed(() => device.hotReset([group, ...others], { signal }))
+    const owned = opened.backend === 'group' ? [opened.group, ...groups] : []
+    const milliseconds = await timed(() => device.hotReset(owned, { signal }))
     const affected = devices.map(({ address }) => address)
     return { address: device.address, method: 'hot', affected, milliseconds }
   } finally {
-    await closeAfter(others, signal)
+    await closeAfter([...groups, ...others], signal)
   }
 }
 

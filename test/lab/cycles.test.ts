@@ -140,7 +140,7 @@ describe(`devices again and again on ${release()}`, function () {
       break
     }
     using buffer = DmaBuffer.allocate(4096)
-    await (await opened.container.dma.map(buffer)).unmap()
+    await (await opened.dma.map(buffer)).unmap()
     await refused(() => receiveDevice(handed), 'ERR_VFIO_BAD_ARGUMENT', /taken already/)
     await refused(openDevice(edu.address), 'EBUSY')
     await opened.close()

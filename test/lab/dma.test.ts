@@ -51,7 +51,7 @@ describe(`DMA on ${release()}`, function () {
 
   itWith('edu device', edu, 'moves bytes both ways, and only while they are mapped', async (edu) => {
     await using opened = await open(edu.address)
-    const { dma } = opened.container
+    const { dma } = opened
     opened.device.config.setCommand({ busMaster: true })
     using buffer = DmaBuffer.allocate(2 * PAGE)
     const text = Buffer.from(`from ${edu.address}`)
@@ -71,7 +71,7 @@ describe(`DMA on ${release()}`, function () {
 
   itWith('edu device', edu, 'obeys read and write', async (edu) => {
     await using opened = await open(edu.address)
-    const { dma } = opened.container
+    const { dma } = opened
     opened.device.config.setCommand({ busMaster: true })
     using buffer = DmaBuffer.allocate(PAGE)
     buffer.bytes.fill(0x5a)
@@ -99,7 +99,7 @@ describe(`DMA on ${release()}`, function () {
     using part = DmaBuffer.fromFd(ram.fd, { offset: 4 * PAGE, size: 2 * PAGE })
     ram.bytes.set(Buffer.from('guest'), 4 * PAGE)
     assert.equal(Buffer.from(part.bytes.subarray(0, 5)).toString(), 'guest')
-    const mapping = await opened.container.dma.map(part, { addressBits: 28 })
+    const mapping = await opened.dma.map(part, { addressBits: 28 })
     await copy(opened, mapping.iova, BigInt(EDU.buffer), 5)
     await copy(opened, BigInt(EDU.buffer), mapping.iova + BigInt(PAGE), 5)
     assert.equal(Buffer.from(ram.bytes.subarray(5 * PAGE, 5 * PAGE + 5)).toString(), 'guest')
@@ -117,7 +117,7 @@ describe(`DMA on ${release()}`, function () {
     writeFileSync(ENTRY_LIMIT, String(2 ** 20))
     try {
       await using opened = await open(any.address)
-      const { dma } = opened.container
+      const { dma } = opened
       // The pages are all the same ones: the guest has not so much memory.
       using buffer = DmaBuffer.allocate(2 * MIB)
       const pages = SPAN / PAGE
@@ -145,7 +145,7 @@ describe(`DMA on ${release()}`, function () {
 
   it('maps a checkerboard and fills its holes', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(4 * MIB)
     const step = 16 * PAGE
     for (let at = 0; at < buffer.size; at += 2 * step) {
@@ -169,7 +169,7 @@ describe(`DMA on ${release()}`, function () {
 
   it('does not cut a mapping in two', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(16 * PAGE)
     const mapping = await dma.map(buffer, { iova: BASE })
     for (const [iova, size] of [
@@ -188,7 +188,7 @@ describe(`DMA on ${release()}`, function () {
 
   it('unmaps all at once, small and large', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     const end = opened.container.iommuInfo().iovaRanges?.at(-1)?.end
     assert(end)
     using small = DmaBuffer.allocate(PAGE)
@@ -257,7 +257,7 @@ describe(`DMA on ${release()}`, function () {
       await using opened = await open(any.address)
       using buffer = DmaBuffer.allocate(1.5 * size, { hugepages: size === 2 * MIB ? true : size })
       assert.equal(buffer.size, 2 * size)
-      const mapping = await opened.container.dma.map(buffer)
+      const mapping = await opened.dma.map(buffer)
       // What one entry of the table above the last can map at once.
       const block = (PAGE * PAGE) / 8
       assert.equal(mapping.iova % BigInt(size < block ? PAGE : size), 0n)
@@ -278,7 +278,7 @@ describe(`DMA on ${release()}`, function () {
     writeFileSync(ENTRY_LIMIT, '3')
     try {
       await using opened = await open(any.address)
-      const { dma } = opened.container
+      const { dma } = opened
       using buffer = DmaBuffer.allocate(PAGE)
       for (let i = 0; i < 3; i++) await dma.map(buffer)
       assert.equal(opened.container.iommuInfo().dmaAvailable, 0)
@@ -294,11 +294,11 @@ describe(`DMA on ${release()}`, function () {
     await opened.close()
     const program = `
       import { DmaBuffer, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
-      const { container, close } = await openDevice(process.argv[1])
+      const { dma, close } = await openDevice(process.argv[1])
       const first = DmaBuffer.allocate(1048576), second = DmaBuffer.allocate(8388608)
-      await container.dma.map(first)
+      await dma.map(first)
       try {
-        await container.dma.map(second)
+        await dma.map(second)
       } catch (error) {
         console.log(error.code, error.message)
       }
@@ -319,7 +319,7 @@ describe(`DMA on ${release()}`, function () {
 
   it('tells which pages are dirty', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(1 * MIB)
     const { iova, size } = await dma.map(buffer)
     await refused(dma.dirty.bitmap(iova, size), 'EINVAL', /dirty\.start\(\)/)
@@ -350,7 +350,7 @@ describe(`DMA on ${release()}`, function () {
   it('holds a buffer until it is unmapped or the container is closed', async () => {
     const opened = await open(any.address)
     const buffer = DmaBuffer.allocate(PAGE)
-    await opened.container.dma.map(buffer)
+    await opened.dma.map(buffer)
     await refused(() => buffer.close(), 'ERR_VFIO_IN_USE', /unmap it, or close the container/)
     await opened.close()
     assert.equal(buffer.mapped, false)
@@ -358,13 +358,13 @@ describe(`DMA on ${release()}`, function () {
     buffer.close()
     assert.equal(buffer.bytes.byteLength, 0)
     await refused(() => buffer.fd, 'ERR_VFIO_CLOSED')
-    await refused(opened.container.dma.map(buffer), 'ERR_VFIO_CLOSED')
-    await refused(opened.container.dma.unmapAll(), 'ERR_VFIO_CLOSED')
+    await refused(opened.dma.map(buffer), 'ERR_VFIO_CLOSED')
+    await refused(opened.dma.unmapAll(), 'ERR_VFIO_CLOSED')
   })
 
   it('of a large mapping can be aborted, and leaves nothing behind', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(64 * MIB)
     const controller = new AbortController()
     const mapping = dma.map(buffer, { iova: BASE, signal: controller.signal })

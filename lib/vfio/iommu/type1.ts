@@ -188,6 +188,7 @@ function type1(container: VfioContainer): SpaceBackend {
         ...limitsIn(info),
         choosing: 'setIommu()',
         full: `the container takes no more mappings (${info.dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`,
+        locked: 'VmLck',
         charged: 'each container is charged for itself',
       }
     },
