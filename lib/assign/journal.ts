@@ -14,12 +14,12 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
+import type { Program } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { readText } from '../sysfs/files.js'
 import { isAbandoned, isOurDraft } from './drafts.js'
 import type { FormerState, PlannedDevice, ResetPolicy } from './plan.js'
-import type { Program } from './program.js'
 
 /** Where records are kept: gone after a reboot, as are the changes that they speak of. */
 export const JOURNAL = '/run/vfio'

@@ -1,9 +1,9 @@
+import type { Changes } from '../change/changes.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
 import { Host, hostOf } from '../sysfs/host.js'
-import type { Changes } from './changes.js'
 import { type FormerState, idsOf, type Plan, planAssignment, type Step } from './plan.js'
 
 /**

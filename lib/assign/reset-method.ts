@@ -1,11 +1,11 @@
 import { refusalOf } from '../assess/refusals.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
+import { type ChangeOptions, Changes } from '../change/changes.js'
+import { lockGroups, lockOf } from '../change/group-lock.js'
 import { VfioError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type ChangeOptions, Changes } from './changes.js'
-import { lockGroups, lockOf } from './group-lock.js'
 
 export interface ResetMethodOptions extends ChangeOptions {
   /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never is. */

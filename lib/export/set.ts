@@ -1,11 +1,11 @@
 import { assess } from '../assess/assessment.js'
 import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
+import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { lockedMemory, memoryBars } from './memlock.js'
 
 /** One function on its way into a guest. */
 export interface ExportFunction {

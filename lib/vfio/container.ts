@@ -1,12 +1,12 @@
 import { answerIn, scratch } from '../native/answer.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { checkIndex, checkPath, namesOf } from './arguments.js'
 import { type IommuCapability, iommuCapabilities } from './capabilities.js'
 import { ContainerHandle } from './container-handle.js'
 import { DmaSpace } from './dma.js'
 import { VfioObject, watched } from './handle.js'
-import { call } from './translate.js'
 
 /** Extensions that `checkExtension()` knows by name (`VFIO_*_IOMMU` and others in `uapi/linux/vfio.h`). */
 export const EXTENSIONS = {

@@ -1,5 +1,6 @@
 import { type Answer, answerIn, answerOfQuickCall, scratch } from '../native/answer.js'
 import { binding } from '../native/load.js'
+import { translate } from '../native/translate.js'
 import { badArgument, checkIndex, checkOptions, namesOf } from './arguments.js'
 import {
   type DeviceCapability,
@@ -19,7 +20,6 @@ import { IrqLine } from './irq-line.js'
 import { LowPower } from './low-power.js'
 import { Migration } from './migration.js'
 import { mappableAreas, VfioRegion } from './region.js'
-import { translate } from './translate.js'
 import { checkVfToken, uuidBytes } from './vf-token.js'
 import { Windows } from './window.js'
 

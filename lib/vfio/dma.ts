@@ -2,6 +2,7 @@ import { VfioError } from '../errors.js'
 import type { NativeContainer } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { type Page, sharedPage } from '../native/page.js'
+import { translate } from '../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
 import type { VfioContainer } from './container.js'
 import type { IommuLimits, MappedSpan } from './container-handle.js'
@@ -9,7 +10,6 @@ import { allocateFor, DmaBuffer } from './dma-buffer.js'
 import { explainMap, showSpan } from './dma-errors.js'
 import type { IovaSpan } from './iova-map.js'
 import { pageBits } from './page-bits.js'
-import { translate } from './translate.js'
 
 export interface MapOptions {
   /**

@@ -1,7 +1,7 @@
 import { VfioSystemError } from '../errors.js'
+import { call } from '../native/translate.js'
 import { badArgument, checkIndex, checkInteger, checkOptions, namesOf, show } from './arguments.js'
 import type { VfioDevice } from './device.js'
-import { call } from './translate.js'
 
 /** Features of a device by name (`VFIO_DEVICE_FEATURE_*` in `uapi/linux/vfio.h`). */
 export const FEATURES = {

@@ -1,5 +1,6 @@
 import type { NativeDevice, NativeGroup } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call, translate } from '../native/translate.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, checkOptions, checkPath, show } from './arguments.js'
 import { VfioContainer } from './container.js'
@@ -7,7 +8,6 @@ import type { ContainerHandle } from './container-handle.js'
 import { VfioDevice } from './device.js'
 import { DeviceHandle } from './device-handle.js'
 import { type Dependent, Handle, VfioObject, watched } from './handle.js'
-import { call, translate } from './translate.js'
 import { checkVfToken } from './vf-token.js'
 
 /** `struct vfio_group_status`. */

@@ -1,11 +1,11 @@
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, show } from './arguments.js'
 import { acceptedContainer, type VfioContainer } from './container.js'
 import type { VfioDevice } from './device.js'
 import { acceptedDevice, acceptedGroup, type VfioGroup } from './group.js'
-import { call } from './translate.js'
 
 /** The open objects that a device needs. */
 export interface OpenParts {

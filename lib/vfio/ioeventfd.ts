@@ -1,8 +1,8 @@
+import { call } from '../native/translate.js'
 import { badArgument, show } from './arguments.js'
 import type { RegionInfo, RegionName, VfioDevice } from './device.js'
 import type { Attachment, DeviceHandle } from './device-handle.js'
 import { type EventFd, eventfdNumber } from './event-fd.js'
-import { call } from './translate.js'
 
 /** A write that an eventfd sets off. */
 export interface IoeventfdOptions {

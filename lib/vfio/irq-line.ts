@@ -1,9 +1,9 @@
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { sharedPage } from '../native/page.js'
+import { call, translate } from '../native/translate.js'
 import type { DeviceHandle } from './device-handle.js'
 import type { IrqPoll, IrqReceiver, IrqSource } from './irq-poll.js'
-import { call, translate } from './translate.js'
 
 const DATA_NONE = 1 << 0
 const DATA_EVENTFD = 1 << 2

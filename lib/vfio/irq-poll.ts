@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import type { NativeEventFd, NativePoll } from '../native/binding.js'
 import { binding } from '../native/load.js'
-import { call } from './translate.js'
+import { call } from '../native/translate.js'
 
 /** Who gets the interrupts of one kind. */
 export interface IrqReceiver {

@@ -1,7 +1,7 @@
 import type { NativeMemory } from '../native/binding.js'
+import { call, translate } from '../native/translate.js'
 import { checkMappings, explainMemory } from './memory-errors.js'
 import type { VfioRegion } from './region.js'
-import { call, translate } from './translate.js'
 
 /** A part of a region in this process's memory. It comes from `VfioRegion.map()`. */
 export class RegionMapping {

@@ -1,10 +1,10 @@
 import { binding } from '../native/load.js'
 import { type Page, sharedPage } from '../native/page.js'
+import { translate } from '../native/translate.js'
 import { badArgument, checkView, show } from './arguments.js'
 import type { MappableArea } from './capabilities.js'
 import type { RegionInfo, VfioDevice } from './device.js'
 import { mapRegion, type RegionMapping } from './region-mapping.js'
-import { translate } from './translate.js'
 import type { Windows } from './window.js'
 
 /**

@@ -1,11 +1,11 @@
 import { VfioError } from '../errors.js'
 import type { NativeDevice, NativeMemory } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { translate } from '../native/translate.js'
 import type { MappableArea } from './capabilities.js'
 import type { Handle } from './handle.js'
 import { checkMappings, explainMemory } from './memory-errors.js'
 import { restore } from './region-mapping.js'
-import { translate } from './translate.js'
 
 /** One window of address space is at most this large; a region that is larger gets several. */
 const LARGEST_WINDOW = 2 ** 30

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { VfioError } from '../errors.js'
-import { INITRAMFS, INITRAMFS_FILES } from '../export/initramfs.js'
-import { MADE_FROM } from '../export/made-from.js'
-import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from '../export/persist.js'
+import { SafeDirectory, type SafeFile } from '../records.js'
 import { compareAddresses } from '../sysfs/address.js'
 import { readText } from '../sysfs/files.js'
 import { detectInitramfs, type RootTree } from './boot-system.js'
-import { SafeDirectory, type SafeFile } from './safe-files.js'
+import { INITRAMFS, INITRAMFS_FILES } from './initramfs.js'
+import { MADE_FROM } from './made-from.js'
+import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from './plan.js'
 
 /** The file tree to write to. */
 export type PersistTree = RootTree

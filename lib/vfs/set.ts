@@ -1,9 +1,9 @@
+import { type GroupLock, lockGroups } from '../change/group-lock.js'
+import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from '../change/kernel.js'
 import { VfioError } from '../errors.js'
 import { below, linkName, readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type GroupLock, lockGroups } from './group-lock.js'
-import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
-import { planVfs, type VfsPlan } from './vfs-plan.js'
+import { planVfs, type VfsPlan } from './plan.js'
 
 export interface VfsOptions {
   /** In place of `/sys`. */

@@ -1,11 +1,11 @@
 import { statSync } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
+import { numberOf } from '../grant/nodes.js'
 import { isAddress } from '../sysfs/address.js'
 import { exists, listNames, readText } from '../sysfs/files.js'
 import { lookFailed } from '../sysfs/unseen.js'
 import { readProcesses } from '../sysfs/use-processes.js'
 import { openGroup } from '../vfio/open.js'
-import { numberOf } from './nodes.js'
 
 /** The trees of the host that is asked about. */
 interface Trees {

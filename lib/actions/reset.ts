@@ -1,8 +1,8 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { VfioGroup } from './group.js'
-import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
+import type { VfioGroup } from '../vfio/group.js'
+import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from '../vfio/open.js'
 
 /** What a reset did. */
 export interface ResetReport {

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
+import { resetDevice } from '../actions/reset.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { Host } from '../sysfs/host.js'
-import { resetDevice } from '../vfio/reset.js'
 import { isGroupOpen } from './group-open.js'
 import { Writer } from './writer.js'
 

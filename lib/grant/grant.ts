@@ -1,15 +1,15 @@
+import { lockedMemory, type Memlock, memoryBars } from '../assess/memlock.js'
+import { bootId, JOURNAL } from '../assign/journal.js'
+import { lockGroups } from '../change/group-lock.js'
+import { holdersOf } from '../change/holders.js'
 import { VfioError } from '../errors.js'
-import { lockedMemory, type Memlock, memoryBars } from '../export/memlock.js'
+import { SerialQueue } from '../queue.js'
 import { chooseAddress, parseAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
-import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
-import { lockGroups } from './group-lock.js'
-import { holdersOf } from './holders.js'
-import { bootId, JOURNAL } from './journal.js'
 import { DeviceNode, type KnownNode, nodesOf, type Ownership } from './nodes.js'
+import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './records.js'
 
 export interface GrantPlace {
   /** Directory of the records; default `/run/vfio`. */

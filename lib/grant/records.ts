@@ -1,9 +1,9 @@
 import { rmdir } from 'node:fs/promises'
 import { basename, dirname, resolve } from 'node:path'
 import { VfioError } from '../errors.js'
+import { SafeDirectory } from '../records.js'
 import { parseAddress, splitAddress } from '../sysfs/address.js'
 import type { NodeState, Ownership } from './nodes.js'
-import { SafeDirectory } from './safe-files.js'
 
 /** One node that was granted: how it stood before, and to whom it was given. */
 export interface GrantedNode {

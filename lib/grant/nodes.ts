@@ -1,11 +1,11 @@
 import { constants } from 'node:fs'
 import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
+import { fileError } from '../records.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { fileError } from './safe-files.js'
 
 /** `O_PATH`: a descriptor of the node itself, which neither opens its device nor may be another node later. */
 const O_PATH = 0o10000000

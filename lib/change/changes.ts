@@ -1,4 +1,5 @@
 import { resolve } from 'node:path'
+import type { FormerState } from '../assign/plan.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
@@ -6,7 +7,6 @@ import { exists, linkName } from '../sysfs/files.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
-import type { FormerState } from './plan.js'
 
 /** Called after each single change, of the host or of the journal, with a sentence that says which. */
 export type Progress = (change: string) => void

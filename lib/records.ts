@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises'
-import { VfioError, VfioSystemError } from '../errors.js'
-import { binding } from '../native/load.js'
-import { isAbandoned, isOurDraft } from './drafts.js'
+import { isAbandoned, isOurDraft } from './assign/drafts.js'
+import { VfioError, VfioSystemError } from './errors.js'
+import { binding } from './native/load.js'
 
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_DIRECTORY } = constants
 
