@@ -21,16 +21,14 @@ export {
 } from './assess/viability.js'
 // --- what changes the host (CHANGE)
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
-export { type BadRecord, JOURNAL, type JournalRecord, type RecordState } from './assign/journal.js'
+export type { JournalRecord, RecordState } from './assign/journal.js'
 export {
   type Blocker,
-  type FormerState,
   type Plan,
   type PlannedDevice,
   type PlanOptions,
   planAssignment,
   type ResetPolicy,
-  type Step,
 } from './assign/plan.js'
 export {
   type AssignmentStatus,
@@ -42,7 +40,16 @@ export {
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { type RescanOptions, type RescanReport, rescanDevice } from './assign/rescan.js'
 export { type ResetMethodOptions, type ResetMethodReport, resetByMethod } from './assign/reset-method.js'
-export type { ChangeOptions, Progress } from './change/changes.js'
+export type {
+  AddIdStep,
+  BindStep,
+  LoadStep,
+  OverrideStep,
+  ResetStep,
+  Step,
+  UnbindStep,
+} from './assign/steps.js'
+export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
 export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
 export {
   type CloudHypervisorExport,
@@ -64,7 +71,7 @@ export {
   revokeAll,
 } from './grant/grant.js'
 export type { NodeState, Ownership } from './grant/nodes.js'
-export type { GrantedNode, GrantRecord, GrantRecords } from './grant/records.js'
+export type { GrantedNode, GrantRecord } from './grant/records.js'
 // --- text for others (HAND ON)
 export type { BootLoader, BootLoaderName, CommandLineAdvice, ParameterReason } from './persist/boot-loader.js'
 export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
@@ -96,6 +103,7 @@ export {
   removePersistence,
   writePersistence,
 } from './persist/write.js'
+export { type BadRecord, JOURNAL } from './records.js'
 // --- what the kernel publishes (LOOK)
 export { compareAddresses, parseAddress } from './sysfs/address.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'

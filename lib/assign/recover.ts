@@ -1,10 +1,11 @@
 import { setTimeout } from 'node:timers/promises'
 import { Changes } from '../change/changes.js'
 import { type GroupLock, GroupLocked, lockGroups, lockOf } from '../change/group-lock.js'
-import { isAlive } from '../change/program.js'
+import { bootId, isAlive } from '../change/program.js'
 import { VfioError } from '../errors.js'
+import type { BadRecord } from '../records.js'
 import { linkName } from '../sysfs/files.js'
-import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
+import { type JournalRecord, journalIn } from './journal.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
@@ -29,7 +30,7 @@ export interface JournalStatus {
 export async function status(
   options: { readonly journal?: string | undefined } = {},
 ): Promise<JournalStatus> {
-  const { records, bad } = await new Journal(options.journal).read()
+  const { records, bad } = journalIn(options.journal).read()
   const boot = bootId()
   const assignments = records.map((record) => ({
     ...record,
@@ -69,8 +70,8 @@ export interface RecoveryReport {
  * @throws VfioError `ERR_VFIO_NOT_RESTORED` with all that could not be put back
  */
 export async function recover(options: ReleaseOptions = {}): Promise<RecoveryReport> {
-  const journal = new Journal(options.journal)
-  const { records, bad } = await journal.read()
+  const journal = journalIn(options.journal)
+  const { records, bad } = journal.read()
   const recovered: string[] = []
   const stale: string[] = []
   const busy: string[] = []
@@ -91,7 +92,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
     }
     using _held = lock
     // Read again under the lock: its program may have ended in good order meanwhile.
-    const record = (await journal.read()).records.find((one) => one.id === id)
+    const record = journal.read().records.find((one) => one.id === id)
     if (!record || (record.state === 'assigned' && record.bootId === bootId())) continue
     using changes = new Changes(record.sysfs, options, lock)
     if (record.bootId !== bootId()) {
@@ -107,8 +108,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
       )
       continue
     }
-    const addresses = record.devices.map(({ address }) => address)
-    warnings.push(...(await revokeGrants(changes, addresses, options.journal)))
+    warnings.push(...(await revokeGrants(changes, record, options.journal)))
     const left = await restore(changes, record, options)
     await settle(journal, changes, record, left)
     failures.push(...left)

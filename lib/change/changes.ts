@@ -1,9 +1,9 @@
 import { resolve } from 'node:path'
-import type { FormerState } from '../assign/plan.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
@@ -17,6 +17,12 @@ export interface ChangeOptions {
   readonly onChange?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
+}
+
+/** How a device stands, or stood before anything was changed. */
+export interface FormerState {
+  readonly driver: string | null
+  readonly override: string | null
 }
 
 /** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
@@ -83,10 +89,10 @@ export class Changes {
     this.done(`loaded ${module}`)
   }
 
-  async reset(address: string, kind: 'function' | 'hot'): Promise<void> {
+  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
     await this.#ask(
       address,
-      () => this.kernel.reset(address, kind),
+      () => this.kernel.reset(address, kind, seen),
       () => `resetting ${address}`,
     )
     this.done(`reset ${address}`)

@@ -1,7 +1,4 @@
-import { rmdir } from 'node:fs/promises'
-import { basename, dirname, resolve } from 'node:path'
-import { VfioError } from '../errors.js'
-import { SafeDirectory } from '../records.js'
+import { Records } from '../records.js'
 import { parseAddress, splitAddress } from '../sysfs/address.js'
 import type { NodeState, Ownership } from './nodes.js'
 
@@ -25,113 +22,10 @@ export interface GrantRecord {
   readonly nodes: readonly GrantedNode[]
 }
 
-/** Where grants are remembered. Keys are addresses in full. */
-export interface GrantRecords {
-  /**
-   * Keeps other programs from granting and revoking: devices of several groups share `/dev/iommu`.
-   * @throws VfioError `ERR_VFIO_LOCKED` where one does so now
-   */
-  lock(): Promise<AsyncDisposable>
-  keys(): Promise<string[]>
-  /** `null` where there is none. */
-  read(key: string): Promise<GrantRecord | null>
-  write(key: string, record: GrantRecord): Promise<void>
-  remove(key: string): Promise<void>
-}
+/** What is granted, beside the journal of assignments. @param directory default `/run/vfio` */
+export const grantsIn = (directory: string | undefined): Records<GrantRecord> =>
+  new Records(directory, { prefix: 'grant-', parse: parseGrant, keyOf: ({ address }) => address })
 
-const PREFIX = 'grant-'
-const SUFFIX = '.json'
-
-/** Records as JSON files beside the journal of assignments, each written whole and readable by its owner alone. */
-export class GrantFiles implements GrantRecords {
-  readonly #directory: string
-
-  constructor(directory: string) {
-    this.#directory = resolve(directory)
-  }
-
-  async lock(): Promise<AsyncDisposable> {
-    for (;;) {
-      const directory = await this.#open(true)
-      if (directory === null) throw new Error(`${this.#directory} was not made`)
-      try {
-        if (!directory.tryLock()) {
-          throw new VfioError(
-            'ERR_VFIO_LOCKED',
-            `another program grants or revokes at this moment (it has ${this.#directory} locked): try again when it is done`,
-          )
-        }
-        // Who emptied it may have removed it meanwhile.
-        if (await directory.isInPlace()) return this.#held(directory)
-      } catch (error) {
-        await directory[Symbol.asyncDispose]()
-        throw error
-      }
-      await directory[Symbol.asyncDispose]()
-    }
-  }
-
-  #held(directory: SafeDirectory): AsyncDisposable {
-    const letGo = async () => {
-      // What was made for the lock alone goes with it.
-      await rmdir(this.#directory).catch(() => {})
-      await directory[Symbol.asyncDispose]()
-    }
-    return { [Symbol.asyncDispose]: letGo }
-  }
-
-  async keys(): Promise<string[]> {
-    await using directory = await this.#open(false)
-    const names = directory ? await directory.names() : []
-    return names
-      .filter((name) => name.startsWith(PREFIX) && name.endsWith(SUFFIX))
-      .map((name) => name.slice(PREFIX.length, -SUFFIX.length))
-      .filter(isFullAddress)
-      .sort()
-  }
-
-  async read(key: string): Promise<GrantRecord | null> {
-    await using directory = await this.#open(false)
-    const file = await directory?.read(nameOf(key))
-    if (!file) return null
-    const refuse = (why: string, cause?: unknown) =>
-      new VfioError(
-        'ERR_VFIO_BAD_JOURNAL',
-        `${this.#directory}/${nameOf(key)} is no record of a grant (${why}): look at it, and take it away`,
-        { cause },
-      )
-    const self = process.geteuid?.() ?? 0
-    // What others can write decides over nothing here.
-    if (file.uid !== 0 && file.uid !== self) throw refuse(`it belongs to user ${file.uid}`)
-    if ((file.mode & 0o022) !== 0) throw refuse('others may write it')
-    let record: GrantRecord
-    try {
-      record = parseGrant(file.text)
-    } catch (error) {
-      throw refuse(error instanceof Error ? error.message : String(error), error)
-    }
-    if (record.address !== key) throw refuse('it carries the name of another device')
-    return record
-  }
-
-  async write(key: string, record: GrantRecord): Promise<void> {
-    await using directory = await this.#open(true)
-    const text = `${JSON.stringify(record, null, 2)}\n`
-    const uid = process.geteuid?.() ?? 0
-    await directory?.write(nameOf(key), { text, mode: 0o600, uid, gid: process.getegid?.() ?? 0 })
-  }
-
-  async remove(key: string): Promise<void> {
-    await using directory = await this.#open(false)
-    await directory?.remove(nameOf(key))
-  }
-
-  #open(create: boolean): Promise<SafeDirectory | null> {
-    return SafeDirectory.open(dirname(this.#directory), basename(this.#directory), { create, mode: 0o700 })
-  }
-}
-
-const nameOf = (key: string) => `${PREFIX}${parseAddress(key)}${SUFFIX}`
 const isFullAddress = (text: string) => splitAddress(text) !== null && parseAddress(text) === text
 
 /** Checks every field: a record decides whom nodes are given to. */
