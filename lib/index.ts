@@ -1,10 +1,72 @@
 /// <reference types="node" preserve="true" />
+
 // --- errors, and the kernel's own objects (OPEN)
 
+export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+export type {
+  DeviceCapability,
+  IommuCapability,
+  IovaRange,
+  MappableArea,
+  RegionCapability,
+  UnknownCapability,
+} from './vfio/capabilities.js'
+export { ConfigSpace, type PciCommand } from './vfio/device/config-space.js'
+export { type OpenGroup, type ResetOptions, VfioDevice } from './vfio/device/device.js'
+export {
+  DmaLogging,
+  type DmaLoggingOptions,
+  type DmaLoggingRange,
+  type FeatureName,
+  type FeatureOperation,
+  type FeatureOptions,
+  LowPower,
+  type LowPowerOptions,
+  VfioFeature,
+} from './vfio/device/features.js'
+export type {
+  DeviceInfo,
+  HotResetDevice,
+  HotResetInfo,
+  IrqInfo,
+  IrqName,
+  RegionInfo,
+  RegionName,
+} from './vfio/device/info.js'
+export { Ioeventfd, type IoeventfdOptions } from './vfio/device/ioeventfd.js'
+export { type IrqEvent, type IrqOptions, VfioIrq } from './vfio/device/irq.js'
+export {
+  Migration,
+  MigrationData,
+  type MigrationStateName,
+  type MigrationSupport,
+} from './vfio/device/migration.js'
+export { VfioRegion, type WordOrder } from './vfio/device/region.js'
+export { RegionMapping } from './vfio/device/region-memory.js'
+export { EventFd } from './vfio/event-fd.js'
+export type { HandedDevice } from './vfio/hand-over.js'
+export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'
+export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/iommu/space.js'
+export {
+  type ExtensionName,
+  type GroupStatus,
+  type IommuInfo,
+  type IommuTypeName,
+  type MigrationInfo,
+  type OpenDeviceOptions,
+  VfioContainer,
+  VfioGroup,
+} from './vfio/iommu/type1.js'
+export { KvmVfio } from './vfio/kvm.js'
+export { type OpenedDevice, type OpenOptions, openDevice, receiveDevice } from './vfio/open.js'
+
 // --- whole steps on an open device
+
 export { askKernel } from './actions/ask.js'
 export { type ResetDeviceOptions, type ResetReport, resetDevice } from './actions/reset.js'
+
 // --- verdicts (JUDGE)
+
 export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
@@ -19,7 +81,9 @@ export {
   type ViabilityMember,
   type ViabilityRule,
 } from './assess/viability.js'
+
 // --- what changes the host (CHANGE)
+
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
 export type { JournalRecord, RecordState } from './assign/journal.js'
 export {
@@ -50,17 +114,6 @@ export type {
   UnbindStep,
 } from './assign/steps.js'
 export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
-export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
-export {
-  type CloudHypervisorExport,
-  type CloudHypervisorOptions,
-  exportCloudHypervisor,
-} from './export/cloud-hypervisor.js'
-export { grantRule, type RuleOwner } from './export/grant-rule.js'
-export { parseZpci, type ZpciIds } from './export/guest.js'
-export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
-export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
-export { parseSize } from './export/size.js'
 export {
   type Grant,
   type GrantOptions,
@@ -72,7 +125,6 @@ export {
 } from './grant/grant.js'
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
-// --- text for others (HAND ON)
 export type { BootLoader, BootLoaderName, CommandLineAdvice, ParameterReason } from './persist/boot-loader.js'
 export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
 export {
@@ -104,7 +156,24 @@ export {
   writePersistence,
 } from './persist/write.js'
 export { type BadRecord, JOURNAL } from './records.js'
+export { planVfs, type VfsFacts, type VfsPlan } from './vfs/plan.js'
+export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
+
+// --- text for others (HAND ON)
+
+export {
+  type CloudHypervisorExport,
+  type CloudHypervisorOptions,
+  exportCloudHypervisor,
+} from './export/cloud-hypervisor.js'
+export { grantRule, type RuleOwner } from './export/grant-rule.js'
+export { parseZpci, type ZpciIds } from './export/guest.js'
+export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
+export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
+export { parseSize } from './export/size.js'
+
 // --- what the kernel publishes (LOOK)
+
 export { compareAddresses, parseAddress } from './sysfs/address.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
@@ -116,49 +185,3 @@ export type { DeviceNames } from './sysfs/names.js'
 export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
 export type { Snapshot } from './sysfs/snapshot.js'
 export type { UseFacts } from './sysfs/use.js'
-export type {
-  DeviceCapability,
-  IommuCapability,
-  MappableArea,
-  RegionCapability,
-  UnknownCapability,
-} from './vfio/capabilities.js'
-export { ConfigSpace, type PciCommand } from './vfio/config-space.js'
-export {
-  type ExtensionName,
-  type IommuInfo,
-  type IommuTypeName,
-  type IovaRange,
-  type MigrationInfo,
-  VfioContainer,
-} from './vfio/container.js'
-export {
-  type DeviceInfo,
-  type HotResetDevice,
-  type HotResetInfo,
-  type IrqInfo,
-  type IrqName,
-  type RegionInfo,
-  type RegionName,
-  type ResetOptions,
-  VfioDevice,
-} from './vfio/device.js'
-export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/dma.js'
-export { DmaBuffer, type DmaBufferOptions } from './vfio/dma-buffer.js'
-export { DmaLogging, type DmaLoggingOptions, type DmaLoggingRange } from './vfio/dma-logging.js'
-export { EventFd } from './vfio/event-fd.js'
-export { type FeatureName, type FeatureOperation, type FeatureOptions, VfioFeature } from './vfio/feature.js'
-export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
-export type { HandedDevice } from './vfio/hand-over.js'
-export { Ioeventfd, type IoeventfdOptions } from './vfio/ioeventfd.js'
-export { type IrqOptions, VfioIrq } from './vfio/irq.js'
-export type { IrqEvent } from './vfio/irq-events.js'
-export { KvmVfio } from './vfio/kvm.js'
-export { LowPower, type LowPowerOptions } from './vfio/low-power.js'
-export { Migration, type MigrationStateName, type MigrationSupport } from './vfio/migration.js'
-export { MigrationData } from './vfio/migration-data.js'
-export { type OpenedDevice, type OpenOptions, openDevice, receiveDevice } from './vfio/open.js'
-export { VfioRegion, type WordOrder } from './vfio/region.js'
-export { RegionMapping } from './vfio/region-mapping.js'
-export { planVfs, type VfsFacts, type VfsPlan } from './vfs/plan.js'
-export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'

@@ -1,7 +1,7 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { VfioGroup } from '../vfio/group.js'
+import type { VfioGroup } from '../vfio/iommu/type1.js'
 import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from '../vfio/open.js'
 
 /** What a reset did. */
