@@ -114,6 +114,7 @@ export type {
   UnbindStep,
 } from './assign/steps.js'
 export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
+export type { UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,

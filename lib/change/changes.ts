@@ -80,6 +80,16 @@ export class Changes {
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
   }
 
+  /** The text of a file of sysfs that may have to wait for a change of its device. */
+  async read(path: string): Promise<string> {
+    let text = ''
+    const read = async () => {
+      text = await this.kernel.read(path, this.#lock.descriptor)
+    }
+    await this.#ask(this.#subjectOf(path, ''), read, () => `reading ${path}`)
+    return text.trim()
+  }
+
   async load(modprobe: string, module: string): Promise<void> {
     await this.#ask(
       module,

@@ -13,7 +13,7 @@ const FLOORS: Readonly<Record<string, readonly string[]>> = {
   JUDGE: ['assess'],
   OPEN: ['vfio'],
   actions: ['actions'],
-  CHANGE: ['change', 'grant', 'assign', 'persist', 'vfs'],
+  CHANGE: ['change', 'grant', 'vfs', 'assign', 'persist'],
   'HAND ON': ['export'],
   outside: ['index.ts', 'cli'],
 }
