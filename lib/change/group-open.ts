@@ -37,7 +37,8 @@ function isBusy(group: number, name: string, { sysfs, dev }: Trees): boolean {
   const there = nodeNumber(path)
   if (known === null || there !== known) throw cannotTell(group, path, there)
   try {
-    call(() => binding().Group.open(path).closeNow())
+    // That of this machine, whatever tree is looked at: a file in its place answers nothing.
+    call(() => binding().Group.open(`/dev/vfio/${name}`).closeNow())
     return false
   } catch (error) {
     if (error instanceof VfioSystemError && error.code === 'EBUSY') return true
