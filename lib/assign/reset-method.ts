@@ -45,9 +45,11 @@ export async function resetByMethod(
 ): Promise<ResetMethodReport> {
   const device = seen.device(address)
   const records = unfinishedIn(options.journal)
-  refuseUnfinished(records, device.address)
   const methods = device.resetMethods ?? []
-  if (!methods.includes(method)) throw noMethod(device, method)
+  if (!methods.includes(method)) {
+    refuseUnfinished(records, device.address)
+    throw noMethod(device, method)
+  }
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
   using lock = lockGroups(sysfs, [lockOf(device)])

@@ -67,7 +67,7 @@ export function refuseUnfinished(records: Records<UnfinishedStep>, address: stri
   if (left === null || left.bootId !== bootId()) return
   throw new VfioError(
     'ERR_VFIO_IN_USE',
-    `${STEPS[left.step]} of ${address} was left half done by ${left.program} (pid ${left.pid}): "vfio recover" puts it in order`,
+    `${STEPS[left.step]} of ${address} is half done, by ${left.program} (pid ${left.pid}): where that has ended, "vfio recover" puts it in order`,
   )
 }
 

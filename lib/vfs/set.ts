@@ -49,12 +49,16 @@ export async function setVfs(
   const directory = `${sysfs}/bus/pci/devices/${plan.address}`
   if (plan.writes.length > 0) {
     const records = unfinishedIn(options.journal)
-    refuseUnfinished(records, plan.address)
-    using lock = lockAll(seen, plan.address, options)
-    refuseUnfinished(records, plan.address)
+    const lock = lockAll(seen, plan.address, options)
     const kernel = kernelWith(options.kernel)
     const deadline = options.deadline ?? DEADLINE
+    const late: Promise<void>[] = []
+    const end = () => {
+      kernel.close()
+      lock[Symbol.dispose]()
+    }
     try {
+      refuseUnfinished(records, plan.address)
       const before = await countIn(directory, kernel, deadline, lock)
       if (before !== plan.from) {
         throw new VfioError(
@@ -66,7 +70,8 @@ export async function setVfs(
       const step = { ...begun(resolve(sysfs), seen.device(plan.address), lock), step: 'vfs' as const }
       await records.write({ ...step, from: plan.from, to: plan.to, autoprobe })
       const forget = () => records.remove(plan.address)
-      await withoutAutoprobe(directory, { deadline, kernel, autoprobe, forget }, plan, lock)
+      const onLate = (rest: Promise<void>) => late.push(rest)
+      await withoutAutoprobe(directory, { deadline, kernel, autoprobe, forget, onLate }, plan, lock)
       const now = await countIn(directory, kernel, deadline, lock)
       if (now !== count) {
         throw new VfioError(
@@ -75,7 +80,9 @@ export async function setVfs(
         )
       }
     } finally {
-      kernel.close()
+      // What the kernel has not answered keeps the lock.
+      if (late.length > 0) Promise.allSettled(late).then(end)
+      else end()
     }
   }
   return { address: plan.address, from: plan.from, to: count, vfs: vfsOf(directory, count) }
@@ -84,7 +91,7 @@ export async function setVfs(
 const AUTOPROBE = 'sriov_drivers_autoprobe'
 const COUNT = 'sriov_numvfs'
 
-/** The kernel tells it when it has made or taken what it is at (since 5.17), so this may take as long as that. */
+/** The kernel may tell it only when it has ended what it is at with the device, so this may take as long as that. */
 async function countIn(
   directory: string,
   kernel: KernelAccess,
@@ -141,12 +148,14 @@ interface Means {
   readonly autoprobe: string | null
   /** Everything is in order: its record is not needed any more. */
   readonly forget: () => Promise<void>
+  /** Takes what is left to do once the kernel has answered. */
+  readonly onLate: (rest: Promise<void>) => void
 }
 
 /** Writes the numbers while the kernel offers no new function to a driver; then it may again, if it could before. */
 async function withoutAutoprobe(
   directory: string,
-  { deadline, kernel, autoprobe: former, forget }: Means,
+  { deadline, kernel, autoprobe: former, forget, onLate }: Means,
   { writes, from }: VfsPlan,
   lock: GroupLock,
 ): Promise<void> {
@@ -184,7 +193,7 @@ async function withoutAutoprobe(
       if (isOn) await write(AUTOPROBE, former ?? '1')
       if (!isLost) await forget()
     }
-    if (isLate) asked.then(allow, allow).catch(() => {})
+    if (isLate) onLate(asked.then(allow, allow))
     else await allow()
   }
 }

@@ -174,9 +174,13 @@ describe('vfs', () => {
     const { set, autoprobe, answerAll } = recorder(trees, (name) => (name === 'sriov_numvfs' ? 'hang' : null))
     await assert.rejects(set(5, 20), isCode('ERR_VFIO_TIMEOUT'))
     assert.equal(autoprobe(), '0')
+    // What is still in the kernel keeps the lock.
+    await assert.rejects(recorder(trees).set(3), isCode('ERR_VFIO_LOCKED'))
     answerAll()
     while (existsSync(journalOf(trees))) await new Promise((resolve) => setImmediate(resolve))
     assert.equal(autoprobe(), '1')
+    await new Promise((resolve) => setImmediate(resolve))
+    await recorder(trees).set(3)
   })
 
   it('is refused while another program works on one of the functions, or gave it a driver', async () => {
