@@ -26,8 +26,8 @@ export interface AssignmentStatus extends JournalRecord {
 /** What the journal has: assignments, and files in their place that are none. */
 export interface JournalStatus {
   readonly assignments: readonly AssignmentStatus[]
-  /** Resets by a method and changes of virtual functions that are being made, or that a crash ended. */
-  readonly unfinished: readonly UnfinishedStep[]
+  /** Resets by a method and changes of virtual functions that are being made, or that a crash ended; only where there are any. */
+  readonly unfinished?: readonly UnfinishedStep[]
   readonly bad: readonly BadRecord[]
 }
 
@@ -44,7 +44,11 @@ export async function status(
     stale: record.bootId !== boot,
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
-  return { assignments, unfinished: unfinished.records, bad: [...bad, ...unfinished.bad] }
+  return {
+    assignments,
+    ...(unfinished.records.length > 0 && { unfinished: unfinished.records }),
+    bad: [...bad, ...unfinished.bad],
+  }
 }
 
 function deviations({ devices, sysfs }: JournalRecord): string[] {

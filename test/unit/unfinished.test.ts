@@ -47,7 +47,7 @@ const isCode = (code: string) => (error: unknown) => error instanceof VfioError 
 
 async function puts(trees: HostTrees, expected: Readonly<Record<string, string>>): Promise<void> {
   const journal = journalOf(trees)
-  const { unfinished, bad } = await status({ journal })
+  const { unfinished = [], bad } = await status({ journal })
   assert.deepEqual([unfinished.map(({ address }) => address), bad], [[ADDRESS], []])
   const { recovered, warnings } = await recover({ journal })
   assert.deepEqual([recovered, warnings], [[ADDRESS], []])
@@ -121,7 +121,7 @@ describe('a step that a crash ended', function () {
         for (const other of wrong) {
           if ((allowed as Record<string, readonly unknown[]>)[name]?.includes(other)) continue
           writeFileSync(path, JSON.stringify({ ...record, [name]: other }))
-          const { bad, unfinished } = await status({ journal: journalOf(trees) })
+          const { bad, unfinished = [] } = await status({ journal: journalOf(trees) })
           assert.deepEqual([bad.length, unfinished.length], [1, 0], `${name}: ${JSON.stringify(other)}`)
         }
       }
