@@ -8,6 +8,7 @@ import {
   VfioError,
 } from '../index.js'
 import { note, print, toJson } from './output.js'
+import { NOT_READY } from './status.js'
 
 export interface ExportOptions {
   readonly iommufd?: boolean
@@ -50,7 +51,7 @@ export function exportTo(
   print(options.json ? toJson(exported) : exported.text)
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
-  return 0
+  return exported.blockers.length > 0 ? NOT_READY : 0
 }
 
 function refuse(wrong: boolean, option: string, format: string): void {

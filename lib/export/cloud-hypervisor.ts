@@ -2,7 +2,7 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { guestPlaces } from './guest.js'
 import { parseMachine } from './machine.js'
-import { exportSlots, memoryNotes, notReady } from './set.js'
+import { exportSlots, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface CloudHypervisorOptions {
@@ -24,6 +24,8 @@ export interface CloudHypervisorExport {
   readonly text: string
   /** What has to happen before, and what differs from the host, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** `MAX_NUM_PCI_SEGMENTS` of vmm/src/config.rs. */
@@ -79,11 +81,13 @@ export function exportCloudHypervisor(
       (slot) =>
         `Cloud Hypervisor has no multifunction devices: ${slot.functions.map(({ address }) => address).join(', ')} become devices of their own in the guest`,
     )
+  const { notes, blockers } = obstacles(seen, slots)
   return {
     format: 'cloud-hypervisor',
     devices,
     arguments: options.flat(),
     text: shellLines(options),
-    notes: [...apart, ...notReady(seen, slots), ...memoryNotes(seen, slots, { iommufd, memory })],
+    notes: [...apart, ...notes, ...memoryNotes(seen, slots, { iommufd, memory })],
+    blockers,
   }
 }

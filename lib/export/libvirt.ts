@@ -4,7 +4,7 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { type ExportSlot, exportSlots, notReady } from './set.js'
+import { type ExportSlot, exportSlots, obstacles } from './set.js'
 
 export interface LibvirtOptions {
   /** Machine type of the domain; default `q35`, with `zpci` `s390-ccw-virtio`. */
@@ -29,6 +29,8 @@ export interface LibvirtExport {
   readonly text: string
   /** What has to happen before, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** Beyond what domains have by themselves; libvirt adds the controllers below that are missing. */
@@ -88,7 +90,7 @@ export function exportLibvirt(
     managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: notReady(seen, slots, options.managed ?? true),
+    ...obstacles(seen, slots, options.managed ?? true),
   }
 }
 

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { VfioError } from '../errors.js'
-import { INITRAMFS, INITRAMFS_FILES } from '../export/initramfs.js'
-import { MADE_FROM } from '../export/made-from.js'
-import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from '../export/persist.js'
+import { Directory, type FileContent, fileError } from '../records.js'
 import { compareAddresses } from '../sysfs/address.js'
 import { readText } from '../sysfs/files.js'
 import { detectInitramfs, type RootTree } from './boot-system.js'
-import { SafeDirectory, type SafeFile } from './safe-files.js'
+import { INITRAMFS, INITRAMFS_FILES } from './initramfs.js'
+import { MADE_FROM } from './made-from.js'
+import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from './plan.js'
 
 /** The file tree to write to. */
 export type PersistTree = RootTree
@@ -77,13 +77,15 @@ async function apply(
     const { path } = place
     // A shared file that nothing of ours goes to may be whatever it likes.
     const isShared = place.kind === 'block' && !wanted.has(path)
-    const present = await readIn(root, path).catch((error: unknown) => {
-      if (isShared && error instanceof VfioError && error.code === 'ERR_VFIO_BAD_FILE') return null
-      throw error
-    })
+    const present = readIn(root, path, isShared)
     changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
   }
-  for (const change of changes) if (change.action !== 'keep') await perform(root, change)
+  for (const change of changes) {
+    if (change.action === 'keep') continue
+    await perform(root, change).catch((error: unknown) => {
+      throw fileError(error, change.path)
+    })
+  }
   const paths = (action: Change['action']) =>
     changes.filter((change) => change.action === action).map(({ path }) => path)
   const before = new Set(changes.flatMap(({ former }) => former))
@@ -104,7 +106,7 @@ interface Change {
   readonly text: string
   /** Nothing of ours was in it: what is there is kept aside first. */
   readonly isFirst: boolean
-  readonly present: SafeFile | null
+  readonly present: PresentFile | null
   /** The devices that it was for until now. */
   readonly former: readonly string[]
 }
@@ -112,7 +114,7 @@ interface Change {
 function planChange(
   { path, kind, text }: Pick<PersistFile, 'path' | 'kind'> & { text: string | null },
   addresses: readonly string[],
-  present: SafeFile | null,
+  present: PresentFile | null,
 ): Change {
   const found = present ? findOurs(present.text, path, kind) : null
   const change = { path, present, former: found?.addresses ?? [], isFirst: false }
@@ -199,30 +201,49 @@ const backupOf = (path: string) => `${path}.vfio-backup`
 const nameOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
 const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
 
-async function readIn(root: string, path: string): Promise<SafeFile | null> {
-  await using directory = await SafeDirectory.open(root, directoryOf(path))
-  // Both who writes and who removes look here first.
-  for (const name of [path, backupOf(path)]) await directory?.sweep(nameOf(name))
-  // Awaited here: the directory closes when this returns.
-  return directory && (await directory.read(nameOf(path)))
+function readIn(root: string, path: string, isShared: boolean): PresentFile | null {
+  try {
+    using directory = Directory.open(root, directoryOf(path))
+    // Both who writes and who removes look here first.
+    for (const name of [path, backupOf(path)]) directory?.sweep(nameOf(name))
+    return textOf(directory?.read(nameOf(path)))
+  } catch (error) {
+    const fault = fileError(error, path)
+    if (isShared && fault instanceof VfioError && fault.code === 'ERR_VFIO_BAD_FILE') return null
+    throw fault
+  }
 }
 
+/** A file as it was read, one character for each byte: what is no UTF-8 comes through unharmed. */
+type PresentFile = Omit<FileContent, 'bytes'> & { readonly text: string }
+
+function textOf(file: FileContent | null | undefined): PresentFile | null {
+  if (!file) return null
+  const { bytes, ...rest } = file
+  return { ...rest, text: bytes.toString('latin1') }
+}
+
+const contentOf = ({ text, ...rest }: PresentFile): FileContent => ({
+  ...rest,
+  bytes: Buffer.from(text, 'latin1'),
+})
+
 async function perform(root: string, { path, action, text, isFirst, present }: Change): Promise<void> {
-  await using directory = await SafeDirectory.open(root, directoryOf(path), { create: action === 'write' })
+  using directory = Directory.open(root, directoryOf(path), { create: action === 'write' })
   if (directory === null) return
   const name = nameOf(path)
   const saved = nameOf(backupOf(path))
   const like = present ?? { mode: 0o644, uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 }
-  if (isFirst && present) await directory.write(saved, present)
+  if (isFirst && present) await directory.write(saved, contentOf(present))
   if (action === 'write') {
-    await directory.write(name, { ...like, text })
+    await directory.write(name, contentOf({ ...like, text }))
     return
   }
-  const former = await directory.read(saved)
+  const former = textOf(directory.read(saved))
   // We ended a last line that had no end.
   const isAsBefore = former !== null && (former.text === text || `${former.text}\n` === text)
   if (isAsBefore) await directory.rename(saved, name)
   else if (action === 'remove') await directory.remove(name)
-  else await directory.write(name, { ...like, text })
+  else await directory.write(name, contentOf({ ...like, text }))
   if (!isAsBefore) await directory.remove(saved)
 }

@@ -3,10 +3,10 @@ import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
-import type { FormerState } from './plan.js'
 
 /** Called after each single change, of the host or of the journal, with a sentence that says which. */
 export type Progress = (change: string) => void
@@ -17,6 +17,12 @@ export interface ChangeOptions {
   readonly onChange?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
+}
+
+/** How a device stands, or stood before anything was changed. */
+export interface FormerState {
+  readonly driver: string | null
+  readonly override: string | null
 }
 
 /** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
@@ -74,6 +80,16 @@ export class Changes {
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
   }
 
+  /** The text of a file of sysfs that may have to wait for a change of its device. */
+  async read(path: string): Promise<string> {
+    let text = ''
+    const read = async () => {
+      text = await this.kernel.read(path, this.#lock.descriptor)
+    }
+    await this.#ask(this.#subjectOf(path, ''), read, () => `reading ${path}`)
+    return text.trim()
+  }
+
   async load(modprobe: string, module: string): Promise<void> {
     await this.#ask(
       module,
@@ -83,10 +99,10 @@ export class Changes {
     this.done(`loaded ${module}`)
   }
 
-  async reset(address: string, kind: 'function' | 'hot'): Promise<void> {
+  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
     await this.#ask(
       address,
-      () => this.kernel.reset(address, kind),
+      () => this.kernel.reset(address, kind, seen),
       () => `resetting ${address}`,
     )
     this.done(`reset ${address}`)

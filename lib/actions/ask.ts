@@ -1,8 +1,8 @@
 import type { KernelAnswer } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { VfioGroup } from './iommu/type1.js'
-import { type OpenOptions, withOpenDevice } from './open.js'
+import type { VfioGroup } from '../vfio/iommu/type1.js'
+import { type OpenOptions, withOpenDevice } from '../vfio/open.js'
 
 /**
  * Asks the kernel itself what an assessment predicts: opens group and device, and closes them again.

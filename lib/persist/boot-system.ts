@@ -1,7 +1,7 @@
-import type { BootLoader } from '../export/boot-loader.js'
-import type { Initramfs } from '../export/initramfs.js'
 import { exists, listNames, readBytes, readText } from '../sysfs/files.js'
 import { leavingOut } from '../sysfs/unseen.js'
+import type { BootLoader } from './boot-loader.js'
+import type { Initramfs } from './initramfs.js'
 
 /** A file tree to look at. */
 export interface RootTree {

@@ -1,11 +1,12 @@
 import { constants } from 'node:fs'
 import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
+import { numberOf } from '../change/device-number.js'
 import { VfioError } from '../errors.js'
+import { fileError } from '../records.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { fileError } from './safe-files.js'
 
 /** `O_PATH`: a descriptor of the node itself, which neither opens its device nor may be another node later. */
 const O_PATH = 0o10000000
@@ -55,14 +56,6 @@ export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): KnownNo
       : []
   const name = `${prefix}${group}`
   return [known(`vfio/${name}`, `class/vfio/${name}`), ...own, known('iommu', 'class/misc/iommu')]
-}
-
-/** `major:minor` of a device number as `stat(2)` gives it (`gnu_dev_major`, `gnu_dev_minor`). */
-export function numberOf(rdev: number): string {
-  const bits = BigInt(rdev)
-  const major = ((bits >> 8n) & 0xfffn) | ((bits >> 32n) & 0xfffff000n)
-  const minor = (bits & 0xffn) | ((bits >> 12n) & 0xffffff00n)
-  return `${major}:${minor}`
 }
 
 /** A node that is held by descriptor while it is looked at and changed. */

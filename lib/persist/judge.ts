@@ -1,7 +1,7 @@
 import { assessUses, type HostUse } from '../assess/uses.js'
+import { type Blocker, type PlannedDevice, planAssignment } from '../assign/plan.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type Blocker, type PlannedDevice, planAssignment } from './plan.js'
 
 /** Kinds of use that `--force` may name; what VFIO itself has open is never in the way of the next boot. */
 export const FORCEABLE = [

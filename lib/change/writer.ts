@@ -2,7 +2,7 @@ import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
-import { translate } from '../vfio/translate.js'
+import { translate } from '../native/translate.js'
 
 const WORD = 4
 

@@ -1,5 +1,5 @@
+import type { ByHand, PersistFile } from './file.js'
 import type { Initramfs } from './initramfs.js'
-import type { ByHand, PersistFile } from './persist-file.js'
 
 /** All that a boot needs to bind devices. */
 export interface BootContent {

@@ -1,11 +1,12 @@
 import { statSync } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
+import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { isAddress } from '../sysfs/address.js'
 import { exists, listNames, readText } from '../sysfs/files.js'
 import { lookFailed } from '../sysfs/unseen.js'
 import { readProcesses } from '../sysfs/use-processes.js'
-import { openGroup } from '../vfio/open.js'
-import { numberOf } from './nodes.js'
+import { numberOf } from './device-number.js'
 
 /** The trees of the host that is asked about. */
 interface Trees {
@@ -36,7 +37,8 @@ function isBusy(group: number, name: string, { sysfs, dev }: Trees): boolean {
   const there = nodeNumber(path)
   if (known === null || there !== known) throw cannotTell(group, path, there)
   try {
-    openGroup(group, name !== `${group}`)[Symbol.dispose]()
+    // That of this machine, whatever tree is looked at: a file in its place answers nothing.
+    call(() => binding().Group.open(`/dev/vfio/${name}`).closeNow())
     return false
   } catch (error) {
     if (error instanceof VfioSystemError && error.code === 'EBUSY') return true

@@ -1,4 +1,4 @@
-import type { PersistFile } from './persist-file.js'
+import type { PersistFile } from './file.js'
 
 /**
  * What builds a host's initramfs, or in place of that what the host is made from. Of one tool there are several where

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
+import { resetDevice } from '../actions/reset.js'
 import { VfioError, VfioSystemError } from '../errors.js'
-import { Host } from '../sysfs/host.js'
-import { resetDevice } from '../vfio/reset.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
 import { isGroupOpen } from './group-open.js'
 import { Writer } from './writer.js'
 
@@ -13,8 +13,8 @@ export interface KernelAccess {
   read(path: string, lock?: number): Promise<string>
   /** Loads a kernel module. */
   load(modprobe: string, module: string): Promise<void>
-  /** Resets a device through VFIO. */
-  reset(address: string, kind: 'function' | 'hot'): Promise<void>
+  /** Resets a device through VFIO. @param seen the host with all of them bound */
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void>
   /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
   isOpen(group: number): boolean
   /** Does not wait any more for what has not been answered: the program can end before it. */
@@ -35,7 +35,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
     write: (path, text, lock) => has('write').write(path, text, lock),
     read: (path, lock) => has('read').read(path, lock),
     load: (modprobe, module) => has('load').load(modprobe, module),
-    reset: (address, kind) => has('reset').reset(address, kind),
+    reset: (address, kind, seen) => has('reset').reset(address, kind, seen),
     isOpen: (group) => has('isOpen').isOpen(group),
     leave: () => has('leave').leave(),
     close: () => has('close').close(),
@@ -121,11 +121,10 @@ export class RunningKernel implements KernelAccess {
     })
   }
 
-  reset(address: string, kind: 'function' | 'hot'): Promise<void> {
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
     const stop = new AbortController()
     const running = { leave: () => stop.abort() }
     this.#busy.add(running)
-    const seen = new Host().snapshot({ brief: true, around: [address] })
     const done = resetDevice(seen, address, { hot: kind === 'hot', signal: stop.signal })
     return new Promise((resolve, reject) => {
       done

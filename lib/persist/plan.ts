@@ -4,7 +4,6 @@ import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { kernelParameters } from '../assess/kernel-parameters.js'
 import { iommuIn, isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
-import { judgePersistence } from '../assign/persist-judge.js'
 import type { Blocker } from '../assign/plan.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
@@ -12,10 +11,9 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { adviseCommandLine, type BootLoader, type CommandLineAdvice } from './boot-loader.js'
+import type { ByHand, PersistFile } from './file.js'
 import { INITRAMFS, type Initramfs } from './initramfs.js'
-import { MADE_FROM } from './made-from.js'
-import { type ModuleOption, moduleOptions, withOptions } from './module-options.js'
-import type { ByHand, PersistFile } from './persist-file.js'
+import { judgePersistence } from './judge.js'
 import {
   idOf,
   idsOf,
@@ -24,9 +22,11 @@ import {
   optionParameter,
   type PersistDevice,
   udevRules,
-} from './persist-lines.js'
+} from './lines.js'
+import { MADE_FROM } from './made-from.js'
+import { type ModuleOption, moduleOptions, withOptions } from './module-options.js'
 
-export type { ByHand, PersistFile } from './persist-file.js'
+export type { ByHand, PersistFile } from './file.js'
 
 /** How devices are told apart at boot: each by its place, or all of a kind by their ids. */
 export type PersistBy = 'address' | 'ids'

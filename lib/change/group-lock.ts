@@ -11,6 +11,12 @@ import { leavingOut } from '../sysfs/unseen.js'
  */
 const fileOf = (sysfs: string) => `${sysfs}/bus/pci/rescan`
 
+/**
+ * The owners of device nodes, which devices of several groups share: the byte beyond those of groups, which the kernel
+ * numbers with 31 bits.
+ */
+export const NODE_OWNERS = 2 ** 31
+
 /** A group by its number, or a device that has none yet by its address. */
 type LockSubject = number | string
 
@@ -23,7 +29,7 @@ export const lockOf = ({
   readonly group: number | null
 }): LockSubject => group ?? address
 
-/** Devices have the bytes beyond those of groups, which the kernel numbers with 31 bits. */
+/** Devices have the bytes beyond. */
 const DEVICES = 2 ** 32
 
 /** The byte that stands for a subject. */
@@ -118,7 +124,8 @@ interface Holder {
 
 function locked(path: string, facts: Stats, subject: LockSubject): VfioError {
   const holders = seenHolders(path, facts, byteOf(subject))
-  const what = typeof subject === 'number' ? `group ${subject}` : subject
+  const group = subject === NODE_OWNERS ? 'whom device nodes belong to' : `group ${subject}`
+  const what = typeof subject === 'number' ? group : subject
   // A program that works has its writer too; a writer alone was left behind.
   const [program] = holders.filter(({ name }) => name !== WRITER)
   const [left] = program ? [] : holders

@@ -1,6 +1,6 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type BootLine, commandLineIds, type PersistedFacts } from './persisted.js'
+import { type BootLine, commandLineIds, type PersistedFacts } from './read.js'
 
 /** How a device that was persisted came out of the boot. */
 export interface CheckedDevice {

@@ -1,7 +1,7 @@
-import { MODPROBE_FILE, UDEV_FILE } from '../export/persist.js'
 import { listNames, readText } from '../sysfs/files.js'
 import type { RootTree } from './boot-system.js'
-import { persistedIn } from './persist.js'
+import { MODPROBE_FILE, UDEV_FILE } from './plan.js'
+import { persistedIn } from './write.js'
 
 /** A device that was persisted, and for which driver. */
 export interface PersistedDevice {

@@ -12,6 +12,9 @@ export interface Program {
   readonly pidNamespace?: string | undefined
 }
 
+/** A mark that is the same until the next boot. */
+export const bootId = () => readText('/proc/sys/kernel/random/boot_id') ?? ''
+
 /** The program that works here. */
 export function thisProgram(): Program {
   const started = startIn(readText('/proc/self/stat') ?? '')

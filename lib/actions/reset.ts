@@ -1,9 +1,9 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { VfioDevice } from './device/device.js'
-import type { VfioGroup } from './iommu/type1.js'
-import { closeAfter, isBound, nodeOf, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
+import { VfioDevice } from '../vfio/device/device.js'
+import type { VfioGroup } from '../vfio/iommu/type1.js'
+import { closeAfter, isBound, nodeOf, type OpenedDevice, openGroup, withOpenDevice } from '../vfio/open.js'
 
 /** What a reset did. */
 export interface ResetReport {

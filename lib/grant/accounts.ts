@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import { binding } from '../native/load.js'
-import { translate } from '../vfio/translate.js'
+import { translate } from '../native/translate.js'
 
 /** The largest id that an account can have: the one above means "leave it" to `chown(2)`. */
 const LARGEST_ID = 2 ** 32 - 2

@@ -1,23 +1,22 @@
+import { lockedMemory, type Memlock, memoryBars } from '../assess/memlock.js'
+import { lockGroups, NODE_OWNERS } from '../change/group-lock.js'
+import { holdersOf } from '../change/holders.js'
+import { bootId } from '../change/program.js'
 import { VfioError } from '../errors.js'
-import { lockedMemory, type Memlock, memoryBars } from '../export/memlock.js'
+import { SerialQueue } from '../queue.js'
+import { badRecord, type Records } from '../records.js'
 import { chooseAddress, parseAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { SerialQueue } from '../vfio/queue.js'
 import { findGid, findUid } from './accounts.js'
-import { type GrantedNode, GrantFiles, type GrantRecord, type GrantRecords } from './grant-records.js'
-import { lockGroups } from './group-lock.js'
-import { holdersOf } from './holders.js'
-import { bootId, JOURNAL } from './journal.js'
 import { DeviceNode, type KnownNode, nodesOf, type Ownership } from './nodes.js'
+import { type GrantedNode, type GrantRecord, grantsIn } from './records.js'
 
 export interface GrantPlace {
   /** Directory of the records; default `/run/vfio`. */
   readonly journal?: string | undefined
   /** In place of `/sys`, where groups are locked. */
   readonly sysfs?: string | undefined
-  /** @internal In place of files in `journal`. */
-  readonly records?: GrantRecords | undefined
 }
 
 export interface GrantOptions extends GrantPlace {
@@ -55,10 +54,15 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   const device = seen.device(address)
   const uid = await findUid(options.user)
   const gid = options.group === undefined ? null : await findGid(options.group)
-  const nodes = nodesOf(seen, device, options.dev ?? '/dev')
-  const records = recordsOf(options)
-  using _lock = lock({ ...options, sysfs: seen.host.paths.sysfs }, device.group)
-  return await exclusively(records, () => giveNodes(device, nodes, records, { ...options, uid, gid }))
+  if (device.group === null) {
+    throw new VfioError('ERR_VFIO_NO_GROUP', `${device.address} is in no IOMMU group`)
+  }
+  const { sysfs } = seen.host.paths
+  using _lock = lockGroups(sysfs, [device.group])
+  return await exclusively(sysfs, () => {
+    const nodes = nodesOf(seen, device, options.dev ?? '/dev')
+    return giveNodes(device, nodes, grantsIn(options.journal), { ...options, uid, gid })
+  })
 }
 
 type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
@@ -66,7 +70,7 @@ type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
 async function giveNodes(
   device: PciDevice,
   known: readonly KnownNode[],
-  records: GrantRecords,
+  records: Records<GrantRecord>,
   options: Given,
 ): Promise<Grant> {
   const { uid, gid } = options
@@ -79,8 +83,8 @@ async function giveNodes(
     )
   }
   const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, device, open.nodes)
-  const { nodes: others, damaged } = await otherGrants(records, device.address)
-  const before = currentOnly(await records.read(device.address))
+  const { nodes: others, damaged } = otherGrants(records, device.address)
+  const before = currentOnly(records.find(device.address))
   const nodes = open.nodes.map(({ path, state }) => {
     const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
     const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
@@ -98,7 +102,7 @@ async function giveNodes(
     }
     return { path, former, granted, ...(again && { earlier: again.granted }) }
   })
-  await records.write(device.address, {
+  await records.write({
     version: 1,
     address: device.address,
     bootId: bootId(),
@@ -134,13 +138,15 @@ export interface Revocation {
  * @throws VfioSystemError where the kernel refuses
  */
 export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
-  const records = recordsOf(place)
-  const granted = await records.keys()
-  const full = chooseAddress(address, () => granted)
-  const record = await records.read(full)
-  using _lock = lock(place, record ? groupOf(record) : null)
-  const [revocation] = await revokeAll([full], place)
-  if (revocation) return revocation
+  const records = grantsIn(place.journal)
+  const full = chooseAddress(address, () => records.read().records.map((record) => record.address))
+  const record = records.find(full)
+  if (record) {
+    const group = groupOf(record)
+    using _lock = lockGroups(place.sysfs ?? '/sys', group === null ? [] : [group])
+    const [revocation] = await revokeAll([full], place)
+    if (revocation) return revocation
+  }
   throw new VfioError(
     'ERR_VFIO_NOT_GRANTED',
     `nothing is known of a grant of ${full}, so nothing was changed: its nodes are as they are`,
@@ -148,42 +154,42 @@ export async function revoke(address: string, place: GrantPlace = {}): Promise<R
 }
 
 /**
- * Revokes the grants of these devices, those that there are: what a release does before it unbinds. Takes no lock: the
- * caller has that of the groups.
+ * Revokes the grants of these devices, those that there are: what a release does before it unbinds. Their groups are the
+ * caller's to lock.
+ * @throws VfioError, VfioSystemError as {@link revoke}
  */
 export async function revokeAll(addresses: readonly string[], place: GrantPlace = {}): Promise<Revocation[]> {
-  const records = recordsOf(place)
+  const records = grantsIn(place.journal)
   const revocations: Revocation[] = []
   for (const address of addresses.map(parseAddress)) {
-    const revocation = await giveBack(records, address)
+    // What was never granted needs no lock.
+    if (records.find(address) === null) continue
+    const revocation = await exclusively(place.sysfs ?? '/sys', () => takeBack(records, address))
     if (revocation) revocations.push(revocation)
   }
   return revocations
 }
 
-/** What was never granted needs no lock, and leaves no trace. */
-async function giveBack(records: GrantRecords, address: string): Promise<Revocation | null> {
-  if ((await records.read(address)) === null) return null
-  return exclusively(records, () => takeBack(records, address))
-}
-
 const turns = new SerialQueue()
 
-/** One grant or revocation at a time, here and among programs: devices of several groups share `/dev/iommu`. */
-function exclusively<T>(records: GrantRecords, work: () => Promise<T>): Promise<T> {
+/**
+ * One grant or revocation at a time, here and among programs, whatever journals they have: devices of several groups
+ * share `/dev/iommu`.
+ */
+function exclusively<T>(sysfs: string, work: () => Promise<T>): Promise<T> {
   return turns.run(async () => {
-    await using _lock = await records.lock()
+    using _lock = lockGroups(sysfs, [NODE_OWNERS])
     return await work()
   })
 }
 
-async function takeBack(records: GrantRecords, address: string): Promise<Revocation | null> {
-  const record = await records.read(address)
+async function takeBack(records: Records<GrantRecord>, address: string): Promise<Revocation | null> {
+  const record = records.find(address)
   if (record === null) return null
   const restored: string[] = []
   const kept: string[] = []
   const changed: string[] = []
-  const { nodes: others } = await otherGrants(records, address)
+  const { nodes: others } = otherGrants(records, address)
   for (const { path, former, granted, earlier } of currentOnly(record)?.nodes ?? []) {
     await using node = await DeviceNode.open(path)
     const isShared = others.some((other) => other.path === path && other.former.rdev === former.rdev)
@@ -210,34 +216,22 @@ const isBetween = (now: Ownership, states: readonly Ownership[]) =>
 const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)
 
 /** What else is granted. One record that cannot be read keeps nobody from the others. */
-async function otherGrants(
-  records: GrantRecords,
+function otherGrants(
+  records: Records<GrantRecord>,
   address: string,
-): Promise<{ nodes: GrantedNode[]; damaged: unknown }> {
-  const nodes: GrantedNode[] = []
-  let damaged: unknown = null
-  for (const key of await records.keys()) {
-    if (key === address) continue
-    try {
-      nodes.push(...(currentOnly(await records.read(key))?.nodes ?? []))
-    } catch (error) {
-      damaged = error
-    }
+): { nodes: GrantedNode[]; damaged: VfioError | null } {
+  const { records: all, bad } = records.read()
+  const others = all.filter((record) => record.address !== address)
+  const [damaged] = bad.filter(({ path }) => path !== records.path(address))
+  return {
+    nodes: others.flatMap((record) => currentOnly(record)?.nodes ?? []),
+    damaged: damaged ? badRecord(damaged) : null,
   }
-  return { nodes, damaged }
 }
 
 const groupOf = ({ nodes }: GrantRecord) => {
   const number = nodes.map(({ path }) => /\/vfio\/(?:noiommu-)?(\d+)$/.exec(path)?.[1]).find(Boolean)
   return number === undefined ? null : Number(number)
-}
-
-const recordsOf = ({ records, journal }: GrantPlace) => records ?? new GrantFiles(journal ?? JOURNAL)
-
-function lock({ records, sysfs = '/sys' }: GrantPlace, group: number | null): Disposable {
-  // Records that are not files are the caller's to lock.
-  if (records || group === null) return { [Symbol.dispose]: () => {} }
-  return lockGroups(sysfs, [group])
 }
 
 async function openAll(known: readonly KnownNode[]): Promise<AsyncDisposable & { nodes: DeviceNode[] }> {
