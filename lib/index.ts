@@ -100,7 +100,13 @@ export { type ResetDeviceOptions, type ResetReport, resetDevice } from './action
 
 // --- verdicts (JUDGE)
 
-export { type Assessment, assess, assessGroup, type KernelAnswer } from './assess/assessment.js'
+export {
+  type Assessment,
+  agreesWithKernel,
+  assess,
+  assessGroup,
+  type KernelAnswer,
+} from './assess/assessment.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'

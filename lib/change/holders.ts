@@ -1,8 +1,8 @@
 import { vfioUses } from '../assess/uses-open.js'
-import { printable } from '../assess/uses-text.js'
 import { linkName, listNames, readText } from '../sysfs/files.js'
 import { leavingOut } from '../sysfs/unseen.js'
 import { NO_PROCESSES, readProcesses } from '../sysfs/use-processes.js'
+import { printable } from '../text.js'
 
 /**
  * Who has a device open through VFIO, a sentence each, as far as it can be seen: for what is said to people, not to decide

@@ -1,4 +1,5 @@
 import { assess } from '../assess/assessment.js'
+import { backendOf } from '../assess/backends.js'
 import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
 import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { isBridge } from '../assess/topology.js'
@@ -103,6 +104,22 @@ export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = 
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
   return { notes: [...notes, ...warnings], blockers }
+}
+
+/** Whether to open through `/dev/iommu`: as was asked for, else where the kernel has nothing else. */
+export const byIommufd = ({ host }: Snapshot, asked: boolean | undefined): boolean =>
+  asked ?? backendOf(host) === 'iommufd'
+
+/** What is wrong with that, a sentence. */
+export function iommufdNotes(seen: Snapshot, iommufd: boolean): string[] {
+  const { host } = seen
+  const isAll = backendOf(host) === 'iommufd'
+  if (iommufd && host.modules.iommufd === 'missing')
+    return ['this kernel has no iommufd, so devices are not opened by /dev/iommu here: leave that out']
+  // It may stand in for containers (CONFIG_IOMMUFD_VFIO_CONTAINER).
+  return !iommufd && isAll && host.nodes.container === null
+    ? ['this kernel opens devices by /dev/iommu alone: ask for iommufd']
+    : []
 }
 
 /** What the process that opens devices is charged for, a sentence; none without the guest's memory. */

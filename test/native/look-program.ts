@@ -1,5 +1,5 @@
 import { openSync, readFileSync, readSync, writeSync } from 'node:fs'
-import { assess, diagnose, Host, type Plan, planAssignment, planPersistence, survey } from 'vfio'
+import type { Plan } from 'vfio'
 import { refuseChanged } from '../../lib/assign/recheck.js'
 import { Changes } from '../../lib/change/changes.js'
 import type { GroupLock } from '../../lib/change/group-lock.js'
@@ -34,6 +34,12 @@ interface Input extends Look {
 
 /** What is permitted, by name: the more, the larger. */
 type Permissions = readonly (readonly [what: string, much: number])[]
+
+// In parts the library has no addon beside it.
+const library: typeof import('vfio') = process.env.LOOK_PLAIN
+  ? ((await import('../../lib/index.js')) as never)
+  : await import('vfio')
+const { assess, diagnose, Host, planAssignment, planPersistence, survey } = library
 
 const { trees, control, errno, step, phase, look, argument } = JSON.parse(
   process.env.LOOK_INPUT ?? '',
