@@ -113,7 +113,7 @@ export async function buildKernel(
     // The kernels of one source are built in one tree, where the second one is made of what is there.
     await exclusively(`build-${source.version}`, async () => {
       await installTools(begin)
-      begin(`building Linux ${source.version}, once on this machine: about 20 minutes of one processor`)
+      begin(`building Linux ${source.version}, once on this machine: from nothing, 20 minutes of one processor`)
       const tell = (state: string) => {
         doing = state
       }
@@ -176,8 +176,8 @@ async function build({ name, recipe, source, directory, signal, tell }: Build): 
     tell(`building, ${files} files made, last ${what}`)
   }
   const resumed = existsSync(join(objects, '.config'))
+  await configure(configuration(name, recipe), source, objects, kbuild)
   try {
-    await configure(configuration(name, recipe), source, objects, kbuild)
     await kbuild([PARALLEL, 'bzImage'], count)
   } catch (error) {
     // Stopped, it can go on from here; what fails on top of something older may fail because of that.
