@@ -34,7 +34,7 @@ const ADDRESS_BITS = 28
 /** Longer than anything here takes, on an emulated processor too. */
 const PATIENCE_MS = 30_000
 
-async function drive({ container, device }: OpenedDevice, signal: AbortSignal): Promise<void> {
+async function drive({ device, dma }: OpenedDevice, signal: AbortSignal): Promise<void> {
   device.config.setCommand({ memory: true, busMaster: true })
   const registers = device.region('bar0')
   const interrupt = device.irq('msi')
@@ -66,7 +66,7 @@ async function drive({ container, device }: OpenedDevice, signal: AbortSignal): 
 
   // Two halves: what is sent, and what comes back.
   using buffer = DmaBuffer.allocate(2 * MEMORY_SIZE)
-  await using mapping = await container.dma.map(buffer, { addressBits: ADDRESS_BITS })
+  await using mapping = await dma.map(buffer, { addressBits: ADDRESS_BITS })
   const copy = async (from: bigint, to: bigint, direction: number) => {
     registers.write64(DMA_SOURCE, from, 'single')
     registers.write64(DMA_TARGET, to, 'single')

@@ -113,45 +113,57 @@ export { askKernel } from './vfio/ask.js'
 export type {
   DeviceCapability,
   IommuCapability,
+  IovaRange,
   MappableArea,
   RegionCapability,
   UnknownCapability,
 } from './vfio/capabilities.js'
-export { ConfigSpace, type PciCommand } from './vfio/config-space.js'
+export { ConfigSpace, type PciCommand } from './vfio/device/config-space.js'
+export { type OpenGroup, type ResetOptions, VfioDevice } from './vfio/device/device.js'
+export {
+  DmaLogging,
+  type DmaLoggingOptions,
+  type DmaLoggingRange,
+  type FeatureName,
+  type FeatureOperation,
+  type FeatureOptions,
+  LowPower,
+  type LowPowerOptions,
+  VfioFeature,
+} from './vfio/device/features.js'
+export type {
+  DeviceInfo,
+  HotResetDevice,
+  HotResetInfo,
+  IrqInfo,
+  IrqName,
+  RegionInfo,
+  RegionName,
+} from './vfio/device/info.js'
+export { Ioeventfd, type IoeventfdOptions } from './vfio/device/ioeventfd.js'
+export { type IrqEvent, type IrqOptions, VfioIrq } from './vfio/device/irq.js'
+export {
+  Migration,
+  MigrationData,
+  type MigrationStateName,
+  type MigrationSupport,
+} from './vfio/device/migration.js'
+export { VfioRegion, type WordOrder } from './vfio/device/region.js'
+export { RegionMapping } from './vfio/device/region-memory.js'
+export { EventFd } from './vfio/event-fd.js'
+export type { HandedDevice } from './vfio/hand-over.js'
+export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'
+export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/iommu/space.js'
 export {
   type ExtensionName,
+  type GroupStatus,
   type IommuInfo,
   type IommuTypeName,
-  type IovaRange,
   type MigrationInfo,
+  type OpenDeviceOptions,
   VfioContainer,
-} from './vfio/container.js'
-export {
-  type DeviceInfo,
-  type HotResetDevice,
-  type HotResetInfo,
-  type IrqInfo,
-  type IrqName,
-  type RegionInfo,
-  type RegionName,
-  type ResetOptions,
-  VfioDevice,
-} from './vfio/device.js'
-export { DirtyPages, DmaMapping, DmaSpace, type MapOptions } from './vfio/dma.js'
-export { DmaBuffer, type DmaBufferOptions } from './vfio/dma-buffer.js'
-export { DmaLogging, type DmaLoggingOptions, type DmaLoggingRange } from './vfio/dma-logging.js'
-export { EventFd } from './vfio/event-fd.js'
-export { type FeatureName, type FeatureOperation, type FeatureOptions, VfioFeature } from './vfio/feature.js'
-export { type GroupStatus, type OpenDeviceOptions, VfioGroup } from './vfio/group.js'
-export type { HandedDevice } from './vfio/hand-over.js'
-export { Ioeventfd, type IoeventfdOptions } from './vfio/ioeventfd.js'
-export { type IrqOptions, VfioIrq } from './vfio/irq.js'
-export type { IrqEvent } from './vfio/irq-events.js'
+  VfioGroup,
+} from './vfio/iommu/type1.js'
 export { KvmVfio } from './vfio/kvm.js'
-export { LowPower, type LowPowerOptions } from './vfio/low-power.js'
-export { Migration, type MigrationStateName, type MigrationSupport } from './vfio/migration.js'
-export { MigrationData } from './vfio/migration-data.js'
 export { type OpenedDevice, type OpenOptions, openDevice, receiveDevice } from './vfio/open.js'
-export { VfioRegion, type WordOrder } from './vfio/region.js'
-export { RegionMapping } from './vfio/region-mapping.js'
 export { type ResetDeviceOptions, type ResetReport, resetDevice } from './vfio/reset.js'

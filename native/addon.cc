@@ -4,28 +4,23 @@
 #include <gnu/libc-version.h>
 #endif
 
-#include "account.h"
-#include "container.h"
+#include "host/account.h"
 #include "device.h"
-#include "dma.h"
 #include "event-fd.h"
 #include "fd.h"
-#include "group.h"
 #include "kvm.h"
-#include "lock.h"
+#include "host/lock.h"
 #include "memory-file.h"
 #include "memory.h"
 #include "migration.h"
 #include "offers.h"
 #include "poll.h"
 #include "region.h"
-#include "tree.h"
-#include "writer.h"
+#include "type1.h"
+#include "host/tree.h"
+#include "host/writer.h"
 
 namespace {
-
-// No structure without capabilities is larger.
-constexpr size_t kAnswersSize = 64;
 
 /**
  * What may take long to close when an environment ends: the last close of a device resets it, that of a group
@@ -120,14 +115,10 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     addon->*member = define(env);
     exports.Set(name, (addon->*member).Value());
   }
-  Napi::ArrayBuffer answers = Napi::ArrayBuffer::New(env, kAnswersSize);
-  addon->answers = Napi::Persistent(answers);
-  addon->handles->answers = answers.Data();
-  exports.Set("answers", answers);
+  vfio::Container::DefineQuick(exports, addon->handles.get());
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
   vfio::Memory::DefineQuick(exports, addon->handles.get());
-  vfio::DefineDma(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   Napi::Object loop = Napi::Object::New(env);
   Define(loop, kLoop);

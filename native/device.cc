@@ -3,8 +3,8 @@
 #include <cstring>
 #include <vector>
 
-#include "group.h"
 #include "memory.h"
+#include "type1.h"
 #include "uapi/vfio.h"
 #include "util/answer.h"
 #include "util/ioctl.h"
@@ -34,16 +34,13 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
   }
 }
 
-napi_value RegionInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles& handles) {
+napi_value RegionInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   vfio_region_info question{};
   question.index = CheckedUint32(env, arguments[0], "index");
+  const Buffer into = BufferArgument(env, arguments[1], "into");
   Answer answer;
-  const auto* info =
-      Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
-  if (info->flags & VFIO_REGION_INFO_FLAG_CAPS) return answer.CopyTo(env, {}, answer.size());
-  std::memcpy(handles.answers, info, sizeof *info);
-  // Which is `undefined`.
-  return nullptr;
+  Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
+  return answer.CopyTo(env, into);
 }
 
 napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
@@ -66,25 +63,26 @@ napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
 }
 
 // One interrupt or several without data: the kernel is to trigger, mask or unmask them.
-void SignalIrqs(const Fd& fd, Page& page, Handles&) {
+napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   vfio_irq_set question{};
   question.argsz = sizeof question;
-  question.flags = page.words[1];
-  question.index = page.words[2];
-  question.start = page.words[3];
-  question.count = page.words[4];
+  question.flags = CheckedUint32(env, arguments[0], "flags");
+  question.index = CheckedUint32(env, arguments[1], "index");
+  question.start = CheckedUint32(env, arguments[2], "start");
+  question.count = CheckedUint32(env, arguments[3], "count");
   if ((question.flags & VFIO_IRQ_SET_DATA_NONE) == 0) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call takes no data");
   }
   Ioctl(fd, VFIO_REQUEST(VFIO_DEVICE_SET_IRQS), &question);
+  return nullptr;
 }
 
 }  // namespace
 
 void Device::DefineQuick(Napi::Object exports, Handles* handles) {
-  DefineCall<Device, RegionInfo>(exports, "deviceRegionInfo", handles);
-  DefineCall<Device, IrqInfo>(exports, "deviceIrqInfo", handles);
-  DefinePageCall<Device, SignalIrqs>(exports, "deviceSignalIrqs", handles);
+  DefineCall<Device, RegionInfo, 2>(exports, "deviceRegionInfo", handles);
+  DefineCall<Device, IrqInfo, 1>(exports, "deviceIrqInfo", handles);
+  DefineCall<Device, SignalIrqs, 4>(exports, "deviceSignalIrqs", handles);
 }
 
 Napi::FunctionReference Device::Define(Napi::Env env) {

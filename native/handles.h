@@ -47,11 +47,7 @@ class Handles {
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
   const typename T::Owned& Get(napi_env env, napi_value number) {
-    return GetById<T>(Number(env, number));
-  }
-  template <typename T>
-  const typename T::Owned& GetById(uint32_t id) {
-    return *static_cast<const typename T::Owned*>(OpenAt(id, T::kTag).get());
+    return *static_cast<const typename T::Owned*>(OpenAt(Number(env, number), T::kTag).get());
   }
   /** For work that goes on after the call. */
   template <typename T>
@@ -62,10 +58,6 @@ class Handles {
   /** The callback of a quick call, whose data is what Remember() gave. */
   static napi_value Call(napi_env env, napi_callback_info info);
   void* Remember(const QuickCall& call);
-
-  /** The memory of an ArrayBuffer for the answers to quick calls: asking for it at each call would take long.
-   */
-  void* answers = nullptr;
 
  private:
   // Together 31 bits, so that a number is a small integer in JavaScript.
@@ -103,7 +95,7 @@ class Handles {
 /** The arguments of a quick call after the number of its object. */
 using Arguments = const napi_value*;
 
-/** A call on what an open object of kind `T` stands for; a structure goes into the answers of the table. */
+/** A call on what an open object of kind `T` stands for. */
 template <typename T>
 using Quick = napi_value (*)(Napi::Env env, const typename T::Owned& owned, Arguments arguments,
                              Handles& handles);
@@ -119,7 +111,7 @@ void DefineFunction(Napi::Object exports, const char* name, napi_callback callba
 void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles);
 
 /** Exports a function that takes the number of an object of kind `T` and `kArguments` more. */
-template <typename T, Quick<T> quick, size_t kArguments = 1>
+template <typename T, Quick<T> quick, size_t kArguments>
 void DefineCall(Napi::Object exports, const char* name, Handles* handles) {
   static_assert(kArguments < kMostArguments);
   static constexpr QuickCall kCall{
@@ -127,38 +119,6 @@ void DefineCall(Napi::Object exports, const char* name, Handles* handles) {
         return quick(env, *static_cast<const typename T::Owned*>(owned), arguments, handles);
       }};
   DefineCall(exports, name, kCall, handles);
-}
-
-/** What `answers` is to the calls that have everything in it: numbers of either size, as lib/native/page.ts.
- */
-union Page {
-  uint32_t words[16];
-  uint64_t longs[8];
-  double doubles[8];
-};
-
-/** A call that has its arguments in the page, and its answer. */
-template <typename T>
-using Quickest = void (*)(const typename T::Owned& owned, Page& page, Handles& handles);
-
-/** Exports such a function; the number of an object of kind `T` is the first word of the page. */
-template <typename T, Quickest<T> quickest>
-void DefinePageCall(Napi::Object exports, const char* name, Handles* handles) {
-  const auto callback = [](napi_env env, napi_callback_info info) -> napi_value {
-    return Napi::details::WrapCallback(env, [&]() -> napi_value {
-      void* data;
-      napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
-      Handles* handles = static_cast<Handles*>(data);
-      Page& page = *static_cast<Page*>(handles->answers);
-      try {
-        quickest(handles->GetById<T>(page.words[0]), page, *handles);
-        return nullptr;
-      } catch (...) {
-        throw ToError(env);
-      }
-    });
-  };
-  DefineFunction(exports, name, callback, handles);
 }
 
 }  // namespace vfio

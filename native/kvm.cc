@@ -3,7 +3,7 @@
 #include <linux/kvm.h>
 
 #include "device.h"
-#include "group.h"
+#include "type1.h"
 #include "util/ioctl.h"
 
 namespace vfio {

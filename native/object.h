@@ -26,7 +26,6 @@ struct Addon {
   Napi::FunctionReference memory_file;
   Napi::FunctionReference kvm_vfio;
   Napi::FunctionReference migration_data;
-  Napi::Reference<Napi::ArrayBuffer> answers;
   Resource adopted;
   // Shared with every object, since the last of them may go after this.
   const std::shared_ptr<Handles> handles = std::make_shared<Handles>();

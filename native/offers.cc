@@ -6,9 +6,8 @@
 #include <mutex>
 #include <utility>
 
-#include "container.h"
 #include "device.h"
-#include "group.h"
+#include "type1.h"
 
 namespace vfio {
 namespace {

@@ -33,18 +33,17 @@ void WriteExactly(const Fd& fd, const void* from, size_t size, int64_t position)
   if (static_cast<size_t>(done) != size) CutShort("pwrite", done, size);
 }
 
-// The third and fourth word of the page are the position, low half first; what was read becomes the first.
 template <typename T>
-void Read(const Fd& fd, Page& page, Handles&) {
-  const uint64_t position = uint64_t{page.words[3]} << 32 | page.words[2];
+napi_value Read(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   T word;
-  ReadExactly(fd, &word, sizeof word, static_cast<int64_t>(position));
-  const T value = mmio::ToPci(word);
+  ReadExactly(fd, &word, sizeof word, CheckedInt64(env, arguments[0], "position"));
+  napi_value value;
   if constexpr (sizeof(T) == sizeof(uint64_t)) {
-    page.longs[0] = value;
+    NAPI_THROW_IF_FAILED(env, napi_create_bigint_uint64(env, mmio::ToPci(word), &value), nullptr);
   } else {
-    page.words[0] = value;
+    NAPI_THROW_IF_FAILED(env, napi_create_uint32(env, mmio::ToPci(word), &value), nullptr);
   }
+  return value;
 }
 
 template <typename T>
@@ -69,10 +68,10 @@ napi_value CopyIn(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
 }  // namespace
 
 void DefineRegionAccess(Napi::Object exports, Handles* handles) {
-  DefinePageCall<Device, Read<uint8_t>>(exports, "deviceRead8", handles);
-  DefinePageCall<Device, Read<uint16_t>>(exports, "deviceRead16", handles);
-  DefinePageCall<Device, Read<uint32_t>>(exports, "deviceRead32", handles);
-  DefinePageCall<Device, Read<uint64_t>>(exports, "deviceRead64", handles);
+  DefineCall<Device, Read<uint8_t>, 1>(exports, "deviceRead8", handles);
+  DefineCall<Device, Read<uint16_t>, 1>(exports, "deviceRead16", handles);
+  DefineCall<Device, Read<uint32_t>, 1>(exports, "deviceRead32", handles);
+  DefineCall<Device, Read<uint64_t>, 1>(exports, "deviceRead64", handles);
   DefineCall<Device, Write<uint8_t>, 2>(exports, "deviceWrite8", handles);
   DefineCall<Device, Write<uint16_t>, 2>(exports, "deviceWrite16", handles);
   DefineCall<Device, Write<uint32_t>, 2>(exports, "deviceWrite32", handles);

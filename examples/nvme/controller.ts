@@ -237,7 +237,7 @@ export class NvmeController implements AsyncDisposable {
   }
 
   async #map(pages: number): Promise<DmaMemory> {
-    const memory = await DmaMemory.map(this.#opened.container, pages, this.limits.pageSize)
+    const memory = await DmaMemory.map(this.#opened.dma, pages, this.limits.pageSize)
     this.#memory.push(memory)
     return memory
   }

@@ -1,4 +1,4 @@
-import { DmaBuffer, type DmaMapping, type VfioContainer } from 'vfio'
+import { DmaBuffer, type DmaMapping, type DmaSpace } from 'vfio'
 
 /** A piece of memory that both sides reach. */
 export interface Piece {
@@ -23,11 +23,11 @@ export class DmaMemory implements AsyncDisposable {
   }
 
   /** @param pages how many pages, of `pageSize` bytes, can be taken from it */
-  static async map(container: VfioContainer, pages: number, pageSize: number): Promise<DmaMemory> {
+  static async map(space: DmaSpace, pages: number, pageSize: number): Promise<DmaMemory> {
     // The one page more is for an address that the kernel's pages align and the device's, which are larger, do not.
     const buffer = DmaBuffer.allocate((pages + 1) * pageSize)
     try {
-      return new DmaMemory(buffer, await container.dma.map(buffer), pageSize)
+      return new DmaMemory(buffer, await space.map(buffer), pageSize)
     } catch (error) {
       buffer.close()
       throw error

@@ -1,7 +1,7 @@
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { Finding } from './uses.js'
+import type { Finding } from './host-use.js'
 import { several } from './uses-text.js'
 
 const FRAME_BUFFER = 'frame buffer device'

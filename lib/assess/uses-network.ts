@@ -1,7 +1,7 @@
 import { BlockList } from 'node:net'
 import type { UseFacts } from '../sysfs/use.js'
 import type { NetworkInterface, Route } from '../sysfs/use-network.js'
-import type { Finding } from './uses.js'
+import type { Finding } from './host-use.js'
 import { DEEPEST, several } from './uses-text.js'
 
 /** What goes over network interfaces. */

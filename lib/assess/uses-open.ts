@@ -1,7 +1,7 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { UseFacts } from '../sysfs/use.js'
 import type { OpenFile } from '../sysfs/use-processes.js'
-import type { Finding } from './uses.js'
+import type { Finding } from './host-use.js'
 import { holders, stopping } from './uses-text.js'
 
 /** Nodes of the device that processes have open: of graphics, sound, serial ports, USB devices, … */

@@ -3,7 +3,7 @@ import type { BlockDevice } from '../sysfs/use-block.js'
 import type { Mount } from '../sysfs/use-mounts.js'
 import type { OpenFile } from '../sysfs/use-processes.js'
 import type { Share } from '../sysfs/use-shares.js'
-import type { Finding } from './uses.js'
+import type { Finding } from './host-use.js'
 import { DEEPEST, holders, several, stopping } from './uses-text.js'
 
 /** What rests on block devices, in both directions. */

@@ -1,7 +1,7 @@
 import type { Unseen } from '../sysfs/unseen.js'
 import type { Process } from '../sysfs/use-processes.js'
+import type { HostUse } from './host-use.js'
 import { ownerOf, stopCure } from './service.js'
-import type { HostUse } from './uses.js'
 
 /** No host stacks its devices or interfaces higher. */
 export const DEEPEST = 32

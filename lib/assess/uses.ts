@@ -1,5 +1,6 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import type { Finding, HostUse } from './host-use.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { displayUses } from './uses-display.js'
@@ -8,26 +9,7 @@ import { nodeUses, vfioUses } from './uses-open.js'
 import { pathsOf, Storage } from './uses-storage.js'
 import { printable, several } from './uses-text.js'
 
-/** Something on this host that would lose a device. */
-export interface HostUse {
-  readonly address: string
-  readonly kind: 'mount' | 'swap' | 'holder' | 'network' | 'display' | 'vfio' | 'other'
-  /** One sentence: the device, the chain from it, and the consequence. */
-  readonly what: string
-  /** `blocks`: taking the device away does harm. `warns`: to be known. */
-  readonly severity: 'blocks' | 'warns'
-  /** Nothing was seen of such a use, and nothing could have been: it may be there. */
-  readonly unknown?: true
-  /** The host itself runs on it: no sentence offers to take it. */
-  readonly vital?: true
-  /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
-  readonly hangs?: true
-  /** The command that ends those who have it open, where systemd started them: `"systemctl stop gdm.service"`. */
-  readonly stop?: string
-}
-
-/** A use before it is tied to an address. @internal */
-export type Finding = Omit<HostUse, 'address'>
+export type { HostUse } from './host-use.js'
 
 const indexes = new WeakMap<Snapshot, { storage: Storage; network: Network }>()
 

@@ -1,4 +1,4 @@
-import { binding } from './load.js'
+import { endianness } from 'node:os'
 
 /** As large as what the addon asks with first, so that the common answer needs no new buffer. */
 export const scratch = new ArrayBuffer(128)
@@ -75,15 +75,21 @@ function inside<T>(value: T | undefined): T {
 
 const scratchAnswer = new Answer(scratch)
 
-let quickAnswer: Answer | undefined
-
-/** What a quick call left in `answers`. Read it at once: the next call overwrites it. */
-export function answerOfQuickCall(): Answer {
-  quickAnswer ??= new Answer(binding().answers)
-  return quickAnswer
-}
-
 /** Reads what a call of the addon returned. Read it at once: the next call may overwrite it. */
 export function answerIn(buffer: ArrayBuffer): Answer {
   return buffer === scratch ? scratchAnswer : new Answer(buffer)
+}
+
+const WORD = 8
+
+/**
+ * The kernel's bitmaps are words of 64 bits in the byte order of the processor. In what is returned bit 0 of byte 0 is the
+ * first page on each: the buffer's own bytes, put in order.
+ */
+export function pageBits(bitmap: ArrayBuffer): Uint8Array {
+  const bytes = new Uint8Array(bitmap)
+  if (endianness() === 'BE') {
+    for (let at = 0; at + WORD <= bytes.length; at += WORD) bytes.subarray(at, at + WORD).reverse()
+  }
+  return bytes
 }

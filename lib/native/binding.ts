@@ -33,31 +33,30 @@ export interface Binding {
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
   // Calls that are made often take the number of their object: that is the quickest way to it.
-  /** Where they put what is larger than a number, until the next of them. */
-  readonly answers: ArrayBuffer
   /** `flags` of `struct vfio_group_status`. */
   groupStatus(group: number): number
-  /** `struct vfio_region_info` with its capabilities, or `undefined` where there are none: it is in `answers` then. */
-  deviceRegionInfo(device: number, index: number): ArrayBuffer | undefined
+  /** `struct vfio_region_info` with its capabilities, in `into` where it fits. */
+  deviceRegionInfo(device: number, index: number, into: ArrayBuffer): ArrayBuffer
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
-  // Calls with all of their numbers in `answers`, that of their object first (lib/native/page.ts).
-  /** `VFIO_DEVICE_SET_IRQS` without data, which triggers, masks or unmasks; words: device, flags, index, start, count. */
-  deviceSignalIrqs(): void
-  /**
-   * One access of a device's region through its descriptor (`pread(2)`); word 0: device; words 2 and 3: position in its
-   * file, low half first. Word 0 becomes the value.
-   */
-  deviceRead8(): void
-  deviceRead16(): void
-  deviceRead32(): void
-  /** The same; long 0 becomes the value. */
-  deviceRead64(): void
-  /** `VFIO_IOMMU_MAP_DMA` of mapped memory; words: container, memory, flags; doubles 2 and 3: offset, size; long 4: IOVA. */
-  containerMapDma(): void
-  /** `VFIO_IOMMU_UNMAP_DMA`; words: container, flags; longs 1 and 2: IOVA, size. Long 0 becomes how many bytes were unmapped. */
-  containerUnmapDma(): void
-  // One access of a device's region through its descriptor (`pwrite(2)`); `position` is that in its file.
+  /** `VFIO_DEVICE_SET_IRQS` without data, which triggers, masks or unmasks. */
+  deviceSignalIrqs(device: number, flags: number, index: number, start: number, count: number): void
+  /** `VFIO_IOMMU_MAP_DMA` of mapped memory. */
+  containerMapDma(
+    container: number,
+    memory: number,
+    offset: number,
+    size: number,
+    iova: bigint,
+    flags: number,
+  ): void
+  /** `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped. */
+  containerUnmapDma(container: number, iova: bigint, size: bigint, flags: number): bigint
+  // One access of a device's region through its descriptor (`pread(2)`, `pwrite(2)`); `position` is that in its file.
+  deviceRead8(device: number, position: number): number
+  deviceRead16(device: number, position: number): number
+  deviceRead32(device: number, position: number): number
+  deviceRead64(device: number, position: number): bigint
   deviceWrite8(device: number, position: number, value: number): void
   deviceWrite16(device: number, position: number, value: number): void
   deviceWrite32(device: number, position: number, value: number): void

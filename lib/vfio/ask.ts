@@ -1,7 +1,7 @@
 import type { KernelAnswer } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { VfioGroup } from './group.js'
+import type { VfioGroup } from './iommu/type1.js'
 import { type OpenOptions, withOpenDevice } from './open.js'
 
 /**

@@ -1,6 +1,11 @@
 import { VfioError } from '../errors.js'
 import type { Answer } from '../native/answer.js'
-import type { IovaRange } from './container.js'
+
+/** I/O virtual addresses; `end` is the last one. */
+export interface IovaRange {
+  readonly start: bigint
+  readonly end: bigint
+}
 
 /** A capability that this version does not know, or knows in another version only. */
 export interface UnknownCapability {

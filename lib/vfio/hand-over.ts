@@ -2,9 +2,14 @@ import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, show } from './arguments.js'
-import { acceptedContainer, type VfioContainer } from './container.js'
-import type { VfioDevice } from './device.js'
-import { acceptedDevice, acceptedGroup, type VfioGroup } from './group.js'
+import type { VfioDevice } from './device/device.js'
+import {
+  acceptedContainer,
+  acceptedDevice,
+  acceptedGroup,
+  type VfioContainer,
+  type VfioGroup,
+} from './iommu/type1.js'
 import { call } from './translate.js'
 
 /** The open objects that a device needs. */
@@ -94,7 +99,7 @@ function checkHanded(handed: HandedDevice): {
 function whatIsLeft({ container, group, device }: OpenParts): string | null {
   if (device.handle.hasEnabledIrqs) return 'an interrupt is enabled: disable() it first'
   if (device.handle.dependents.size > 0) return 'its migration data is open: close that first'
-  if (container.handle.mapped.size > 0) return 'memory is mapped for it: unmapAll() first'
+  if (container.handle.mappings.spans.size > 0) return 'memory is mapped for it: unmapAll() first'
   if (group.handle.dependents.size > 1) return 'another device of its group is open: close that first'
   if (container.handle.dependents.size > 1) return 'another group is in its container: close that first'
   return null

@@ -1,9 +1,9 @@
 import type { NativeDevice, NativeGroup, NativeKvmVfio } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { badArgument, checkInteger, show } from './arguments.js'
-import { VfioDevice } from './device.js'
-import { VfioGroup } from './group.js'
+import { VfioDevice } from './device/device.js'
 import { type Dependent, Handle, VfioObject, watched } from './handle.js'
+import { VfioGroup } from './iommu/type1.js'
 import { call } from './translate.js'
 
 const LARGEST_DESCRIPTOR = 0x7fffffff

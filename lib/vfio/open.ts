@@ -5,16 +5,18 @@ import { isWithVfio } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkOptions } from './arguments.js'
-import { type ExtensionName, VfioContainer } from './container.js'
-import type { VfioDevice } from './device.js'
-import { VfioGroup } from './group.js'
+import type { VfioDevice } from './device/device.js'
 import { type HandedDevice, handOver, type OpenParts, takeOver } from './hand-over.js'
+import type { DmaSpace } from './iommu/space.js'
+import { type ExtensionName, VfioContainer, VfioGroup } from './iommu/type1.js'
 
 /** A device with all that it took to open it. Closing it closes the device, then its group, then the container. */
 export interface OpenedDevice {
   readonly container: VfioContainer
   readonly group: VfioGroup
   readonly device: VfioDevice
+  /** The memory that it may use. */
+  readonly dma: DmaSpace
   close(): Promise<void>
   /**
    * Leaves the open device to another thread of this process, which takes it with {@link receiveDevice}; here all of it
@@ -118,7 +120,8 @@ export const receiveDevice = (handed: HandedDevice): OpenedDevice => whole(takeO
 
 function whole(parts: OpenParts): OpenedDevice {
   const close = () => keepAlive(releaseAll([parts.group, parts.container]))
-  return { ...parts, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
+  const { dma } = parts.container
+  return { ...parts, dma, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
 }
 
 /** One after the other, each of them whatever became of those before. */

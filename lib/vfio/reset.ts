@@ -1,7 +1,7 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import type { VfioGroup } from './group.js'
+import type { VfioGroup } from './iommu/type1.js'
 import { closeAfter, isBound, type OpenedDevice, openGroup, withOpenDevice } from './open.js'
 
 /** What a reset did. */

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { VfioDevice } from 'vfio'
 import { OPENS, withFake } from '../native/fake.js'
 import { DRIVING_ANSWERS } from './driving.js'
 
@@ -59,11 +60,28 @@ describe('an open object that was dropped', function () {
     )
   })
 
-  it('is not closed while something that was opened from it is held', async () => {
+  it('is not closed while something that was opened from it, or a part of that, is held', async () => {
     await withFake(
-      [OPENS],
+      [OPENS, ...DRIVING_ANSWERS],
       async ({ openGroup, log, vfio }) => {
-        const device = await openGroup().group.openDevice('0000:01:00.0')
+        const parts: ((device: VfioDevice) => object)[] = [
+          (device) => device,
+          (device) => device.region(0),
+          (device) => device.region(0).map(),
+          (device) => device.config,
+          (device) => device.irq('msix'),
+          (device) => device.feature('migration'),
+          (device) => device.lowPower,
+          (device) => device.migration,
+          (device) => device.dmaLogging,
+        ]
+        const dropped: string[] = []
+        process.on('warning', ({ message }) => dropped.push(message))
+        const held: object[] = []
+        for (const [i, part] of parts.entries())
+          held.push(part(await openGroup(i + 10).group.openDevice(`0000:0${i + 1}:00.0`)))
+        const { container } = openGroup(30)
+        held.push(container.dma, await container.dma.map(vfio.DmaBuffer.allocate(4096), { iova: 0 }))
         // When this one is found dropped, the others would have been too.
         ;(() => vfio.VfioGroup.open(2))()
         while (!log().includes('close /dev/vfio/2')) {
@@ -71,11 +89,10 @@ describe('an open object that was dropped', function () {
           await new Promise(setImmediate)
         }
         assert.deepEqual(
-          log().filter((line) => line.startsWith('close ')),
-          ['close /dev/vfio/2'],
+          dropped.map((message) => message.split(' was dropped')[0]),
+          ['group /dev/vfio/2'],
         )
-        device.info()
-        await device.group.close()
+        assert.equal(held.length, parts.length + 2)
       },
       { flags: ['--expose-gc'] },
     )

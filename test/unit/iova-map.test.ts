@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import { IovaMap, type IovaSpan } from '../../lib/vfio/iova-map.js'
+import { IovaMap, type IovaSpan } from '../../lib/vfio/iommu/iova-map.js'
 
 const SEED = 20_261_121
 

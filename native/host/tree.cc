@@ -1,4 +1,4 @@
-#include "tree.h"
+#include "host/tree.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
-import { badArgument, show } from './arguments.js'
-import type { RegionInfo, RegionName, VfioDevice } from './device.js'
-import type { Attachment, DeviceHandle } from './device-handle.js'
-import { type EventFd, eventfdNumber } from './event-fd.js'
-import { call } from './translate.js'
+import { badArgument, show } from '../arguments.js'
+import { type EventFd, eventfdNumber } from '../event-fd.js'
+import { call } from '../translate.js'
+import type { Attachment, DeviceHandle } from './handle.js'
+import { askRegionInfo, type RegionInfo, type RegionName, regionIndex } from './info.js'
 
 /** A write that an eventfd sets off. */
 export interface IoeventfdOptions {
@@ -62,7 +62,7 @@ export class Ioeventfd implements Disposable {
 }
 
 /** @internal Checks what a program asks for, and asks the kernel. */
-export function addIoeventfd(device: VfioDevice, options: IoeventfdOptions): Ioeventfd {
+export function addIoeventfd(device: DeviceHandle, options: IoeventfdOptions): Ioeventfd {
   if (typeof options !== 'object' || options === null) {
     throw badArgument(`options must be an object, not ${show(options)}`)
   }
@@ -72,9 +72,9 @@ export function addIoeventfd(device: VfioDevice, options: IoeventfdOptions): Ioe
   }
   const eventfd = eventfdNumber(options.eventfd, 'options.eventfd')
   const data = checkData(options.data, width)
-  const region = device.regionInfo(options.region)
+  const region = askRegionInfo(device, regionIndex(options.region))
   const offset = region.offset + checkOffset(options.offset, width / 8, region)
-  return new Ioeventfd(device.handle, [width / 8, offset, data], eventfd)
+  return new Ioeventfd(device, [width / 8, offset, data], eventfd)
 }
 
 function checkOffset(value: unknown, bytes: number, { size }: RegionInfo): bigint {

@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { VfioSystemError } from '../errors.js'
-import type { IommuInfo } from './container.js'
+import { VfioSystemError } from '../../errors.js'
 import type { IovaSpan } from './iova-map.js'
 
 const hex = (value: bigint) => `0x${value.toString(16)}`
@@ -14,16 +13,30 @@ export interface MappedPart {
   readonly systemPage: number
 }
 
+/** What is known of who refuses. */
+export interface MapLimits {
+  /** `null` where the kernel does not say. */
+  readonly ranges: readonly IovaSpan[] | null
+  /** The smallest page of the IOMMU in bytes; `null` where the kernel does not say. */
+  readonly page: bigint | null
+  /** The call after which buffers are allocated for such pages. */
+  readonly choosing: string
+  /** What it means that there is no room for one more mapping; `null` where there always is. */
+  readonly full: string | null
+  /** Who is charged for locked memory, and what else counts. */
+  readonly charged: string
+}
+
 /** What the refusal of a mapping means with all that is known: the sentence names the mapping, range or limit. */
 export function explainMap(
   error: unknown,
   span: IovaSpan,
   part: MappedPart,
-  info: () => IommuInfo,
+  limits: () => MapLimits,
   overlapped: () => IovaSpan | undefined,
 ): unknown {
   if (!(error instanceof VfioSystemError)) return error
-  const hint = hintFor(error.code, span, part, info, overlapped)
+  const hint = hintFor(error.code, span, part, limits, overlapped)
   return hint === null ? error : new VfioSystemError({ ...plain(error), hint })
 }
 
@@ -33,7 +46,7 @@ function hintFor(
   code: string,
   span: IovaSpan,
   part: MappedPart,
-  info: () => IommuInfo,
+  limits: () => MapLimits,
   overlapped: () => IovaSpan | undefined,
 ): string | null {
   if (code === 'EEXIST') {
@@ -41,46 +54,44 @@ function hintFor(
     return other ? `${showSpan(span)} overlaps the mapping at ${showSpan(other)}: unmap that first` : null
   }
   // Newer kernels (7.3) call a range that runs over the last of all addresses EOVERFLOW.
-  if (code === 'EINVAL' || code === 'EOVERFLOW') return outsideOrUneven(span, part, info())
-  if (code === 'ENOSPC') {
-    return `the container takes no more mappings (${info().dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`
-  }
-  return code === 'ENOMEM' ? lockedMemoryHint(span.end - span.start + 1n) : null
+  if (code === 'EINVAL' || code === 'EOVERFLOW') return outsideOrUneven(span, part, limits())
+  if (code === 'ENOSPC') return limits().full
+  return code === 'ENOMEM' ? lockedMemoryHint(span.end - span.start + 1n, limits().charged) : null
 }
 
 function outsideOrUneven(
   span: IovaSpan,
   { offset, systemPage }: MappedPart,
-  { iovaRanges, pageSizes }: IommuInfo,
+  { ranges, page: known, choosing }: MapLimits,
 ): string | null {
-  const page = pageSizes[0] ?? BigInt(systemPage)
+  const page = known ?? BigInt(systemPage)
   const size = span.end - span.start + 1n
   if (span.start % page !== 0n || size % page !== 0n) {
     const cure =
       size % page !== 0n && page > BigInt(systemPage)
-        ? ': buffers that are allocated after setIommu() have whole pages of the IOMMU'
+        ? `: buffers that are allocated after ${choosing} have whole pages of the IOMMU`
         : ''
     return `${hex(span.start)} and ${hex(size)} must be multiples of the page size, ${hex(page)}${cure}`
   }
   if (BigInt(offset) % page !== 0n) {
     return `the offset in the buffer, ${hex(BigInt(offset))}, must be a multiple of the page size, ${hex(page)}`
   }
-  if (iovaRanges && !iovaRanges.some(({ start, end }) => span.start >= start && span.end <= end)) {
-    return `${showSpan(span)} is not within what the IOMMU maps: ${iovaRanges.map(showSpan).join(', ')}`
+  if (ranges && !ranges.some(({ start, end }) => span.start >= start && span.end <= end)) {
+    return `${showSpan(span)} is not within what the IOMMU maps: ${ranges.map(showSpan).join(', ')}`
   }
   if (page > BigInt(systemPage)) {
-    return `the memory itself must begin at a multiple of the page size of the IOMMU, ${hex(page)}: allocate it after setIommu()`
+    return `the memory itself must begin at a multiple of the page size of the IOMMU, ${hex(page)}: allocate it after ${choosing}`
   }
   return null
 }
 
 /** How much this process has locked, what it may lock, and what would be needed. */
-function lockedMemoryHint(wanted: bigint): string | null {
+function lockedMemoryHint(wanted: bigint, charged: string): string | null {
   const locked = numberIn('/proc/self/status', /^VmLck:\s+(\d+) kB/m)
   const limit = numberIn('/proc/self/limits', /^Max locked memory\s+(\d+)/m)
   if (locked === null || limit === null) return null
   const lockedBytes = locked * 1024n
-  return `this process has locked ${kib(lockedBytes)} of at most ${kib(limit)} (RLIMIT_MEMLOCK), and ${kib(wanted)} more are asked for: raise the limit to ${kib(lockedBytes + wanted)} or more (\`ulimit -l\`, LimitMEMLOCK= of systemd), or give CAP_IPC_LOCK; each container is charged for itself`
+  return `this process has locked ${kib(lockedBytes)} of at most ${kib(limit)} (RLIMIT_MEMLOCK), and ${kib(wanted)} more are asked for: raise the limit to ${kib(lockedBytes + wanted)} or more (\`ulimit -l\`, LimitMEMLOCK= of systemd), or give CAP_IPC_LOCK; ${charged}`
 }
 
 const kib = (bytes: bigint) => `${(bytes + 1023n) / 1024n} KiB`

@@ -1,15 +1,88 @@
-import { VfioError } from '../errors.js'
-import type { NativeContainer } from '../native/binding.js'
-import { binding } from '../native/load.js'
-import { type Page, sharedPage } from '../native/page.js'
-import { badArgument, checkFlag, checkInteger, checkOptions, show } from './arguments.js'
-import type { VfioContainer } from './container.js'
-import type { IommuLimits, MappedSpan } from './container-handle.js'
-import { allocateFor, DmaBuffer } from './dma-buffer.js'
-import { explainMap, showSpan } from './dma-errors.js'
-import type { IovaSpan } from './iova-map.js'
-import { pageBits } from './page-bits.js'
-import { translate } from './translate.js'
+import { VfioError } from '../../errors.js'
+import { pageBits } from '../../native/answer.js'
+import type { NativeHandle } from '../../native/binding.js'
+import { binding } from '../../native/load.js'
+import { badArgument, checkFlag, checkInteger, checkOptions, show } from '../arguments.js'
+import type { Handle } from '../handle.js'
+import { translate } from '../translate.js'
+import { allocateFor, DmaBuffer } from './buffer.js'
+import { IovaMap, type IovaSpan } from './iova-map.js'
+import { explainMap, type MapLimits, showSpan } from './map-errors.js'
+
+/** What of a buffer is mapped where. */
+export interface MappedSpan extends IovaSpan {
+  readonly buffer: DmaBuffer
+  /** The kernel has not answered yet: the place is taken, and nothing is mapped there. */
+  pending: boolean
+}
+
+/** What of an IOMMU decides where something can be mapped. */
+export interface IommuLimits {
+  readonly ranges: readonly IovaSpan[]
+  /** Its smallest page in bytes: addresses and sizes are multiples of it. */
+  readonly page: bigint
+}
+
+/** What is mapped in one address space, apart from the object that the program holds. */
+export class Mappings {
+  /** What the IOMMU maps; null until it is asked, and after a device came or went. */
+  limits: IommuLimits | null = null
+  /** Where the next place that is chosen may lie. */
+  next = 0n
+  readonly spans = new IovaMap<MappedSpan>()
+
+  /** Takes an address range for a buffer; from then on the buffer cannot be closed. */
+  take(span: MappedSpan): void {
+    this.spans.add(span)
+    span.buffer.count(1)
+  }
+
+  /** Does nothing where all has been unmapped meanwhile. */
+  give(span: MappedSpan): void {
+    if (this.spans.delete(span)) span.buffer.count(-1)
+  }
+
+  /** The kernel has unmapped everything; what waits for it is not concerned. */
+  emptied(): void {
+    for (const span of [...this.spans]) if (!span.pending) this.give(span)
+  }
+
+  /** The kernel has let the whole address space go. */
+  clear(): void {
+    for (const { buffer } of this.spans) buffer.count(-1)
+    this.spans.clear()
+  }
+}
+
+/** What devices may do with mapped memory. */
+export const MAY_READ = 1 << 0
+export const MAY_WRITE = 1 << 1
+
+/** What the kernel has to map memory with: a container of type1, or an IOAS of an iommufd. Each call is one of the kernel's. */
+export interface SpaceBackend {
+  /** Whose calls these are. */
+  readonly handle: Handle<NativeHandle>
+  readonly mappings: Mappings
+  /** `memory` is the number of mapped memory, `offset` and `length` are the part of it in bytes, `access` MAY_READ and MAY_WRITE. */
+  mapNow(memory: number, offset: number, length: number, iova: bigint, access: number): void
+  map(memory: number, offset: number, length: number, iova: bigint, access: number): Promise<void>
+  /** How many bytes that was. */
+  unmapNow(iova: bigint, size: bigint): bigint
+  unmap(iova: bigint, size: bigint): Promise<bigint>
+  /** All that is mapped; `null` where the kernel has no call for that. */
+  unmapAll(): (() => Promise<bigint>) | null
+  /** What the kernel says of the addresses and pages; what it leaves open, all IOMMUs have. */
+  askLimits(): { readonly ranges: readonly IovaSpan[] | null; readonly page: bigint | null }
+  /** The same and more, for an error. */
+  explainLimits(): MapLimits
+  startDirty(): Promise<void>
+  stopDirty(): Promise<void>
+  /** A bit for each page, in words of 64 bits. */
+  dirtyBitmap(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer>
+  unmapDirty(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer>
+  /** The smallest page that can be told of; `null` where the kernel does not say. */
+  dirtyPage(): bigint | null
+}
 
 export interface MapOptions {
   /**
@@ -29,12 +102,6 @@ export interface MapOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const MAP_READ = 1 << 0
-const MAP_WRITE = 1 << 1
-const UNMAP_ALL = 1 << 1
-const DIRTY_START = 1 << 0
-const DIRTY_STOP = 1 << 1
-
 /** Up to here the kernel needs about as long as another thread would take to begin. */
 const LARGEST_AT_ONCE = 2 * 2 ** 20
 
@@ -47,23 +114,24 @@ const largePages = (page: bigint) => [page * (page / 8n) ** 2n, page * (page / 8
 const LAST_ADDRESS = 2n ** 64n - 1n
 
 /**
- * The memory that the devices of a container may use, by I/O virtual addresses. Addresses go in as number or bigint and
- * come out as bigint.
+ * The memory that the devices of a container or an IOAS may use, by I/O virtual addresses. Addresses go in as number or
+ * bigint and come out as bigint.
  */
 export class DmaSpace {
-  readonly container: VfioContainer
   /** Logging of the pages that devices write, as far as the IOMMU can tell. */
   readonly dirty: DirtyPages
+  /** @internal It keeps the object that the program holds open as long as this is held. */
+  readonly backend: SpaceBackend
 
   /** @internal */
-  constructor(container: VfioContainer) {
-    this.container = container
+  constructor(backend: SpaceBackend) {
+    this.backend = backend
     this.dirty = new DirtyPages(this)
   }
 
   /** What is mapped, lowest address first. */
   get mappings(): { readonly iova: bigint; readonly size: number; readonly buffer: DmaBuffer }[] {
-    return [...this.container.handle.mapped]
+    return [...this.backend.mappings.spans]
       .filter(({ pending }) => !pending)
       .map((span) => ({ iova: span.start, size: sizeOf(span), buffer: span.buffer }))
   }
@@ -80,37 +148,31 @@ export class DmaSpace {
     const { signal } = checkOptions(options)
     signal?.throwIfAborted()
     if (!(buffer instanceof DmaBuffer)) throw badArgument(`buffer must be a DmaBuffer, not ${show(buffer)}`)
-    const { handle } = this.container
-    const { native } = handle
+    const { backend } = this
+    const { handle, mappings } = backend
+    if (handle.closed) throw handle.closedError()
     const memory = buffer.memoryId
     const { offset, length } = partOf(buffer, options)
-    const flags =
-      (checkFlag(options.read, true, 'options.read') ? MAP_READ : 0) |
-      (checkFlag(options.write, true, 'options.write') ? MAP_WRITE : 0)
-    if (flags === 0) throw badArgument('options.read and options.write must not both be false')
+    const access =
+      (checkFlag(options.read, true, 'options.read') ? MAY_READ : 0) |
+      (checkFlag(options.write, true, 'options.write') ? MAY_WRITE : 0)
+    if (access === 0) throw badArgument('options.read and options.write must not both be false')
     const start = options.iova === undefined ? this.#choose(length, options) : checkIova(options.iova, 'iova')
     const span: MappedSpan = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
     const explain = (error: unknown) =>
-      // What would say more cannot be asked of a container that closed meanwhile.
+      // What would say more cannot be asked of what closed meanwhile.
       handle.closed
         ? error
         : explainMap(
             error,
             span,
             { offset, systemPage: binding().pageSize },
-            () => this.container.iommuInfo(),
-            () => [...handle.mapped.overlapping(span.start, span.end)].find((other) => other !== span),
+            () => backend.explainLimits(),
+            () => [...mappings.spans.overlapping(span.start, span.end)].find((other) => other !== span),
           )
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
       try {
-        const { words, doubles, longs } = sharedPage()
-        words[0] = native.id
-        words[1] = memory
-        words[2] = flags
-        doubles[2] = offset
-        doubles[3] = length
-        longs[4] = start
-        binding().containerMapDma()
+        backend.mapNow(memory, offset, length, start, access)
       } catch (error) {
         throw explain(translate(error))
       }
@@ -123,15 +185,15 @@ export class DmaSpace {
       await handle.run(
         async () => {
           began = true
-          for (const other of [...handle.mapped.overlapping(span.start, span.end)]) {
+          for (const other of [...mappings.spans.overlapping(span.start, span.end)]) {
             // Who comes after this one gets the place after it.
-            if (other.pending && other !== span) handle.give(other)
+            if (other.pending && other !== span) mappings.give(other)
           }
           this.#reserve(span)
           try {
-            await native.mapDma(memory, offset, length, start, flags)
+            await backend.map(memory, offset, length, start, access)
           } catch (error) {
-            handle.give(span)
+            mappings.give(span)
             throw error
           }
           this.#confirm(span)
@@ -142,7 +204,7 @@ export class DmaSpace {
         this.map,
       )
     } catch (error) {
-      if (!began) handle.give(span)
+      if (!began) mappings.give(span)
       throw explain(error)
     }
     return new DmaMapping(this, span, length)
@@ -159,31 +221,32 @@ export class DmaSpace {
 
   /** @internal Unmaps one mapping, unless that has happened when its turn comes: nothing to wait for where it is small. */
   unmapSpan(span: MappedSpan, size: number): Promise<unknown> | undefined {
-    const { handle } = this.container
-    const isMapped = () => handle.mapped.has(span)
+    const { backend } = this
+    const { handle, mappings } = backend
+    const isMapped = () => mappings.spans.has(span)
     if (!isMapped()) return undefined
     if (size > LARGEST_AT_ONCE || handle.busy) return this.#unmap(span.start, size, isMapped)
-    unmapAtOnce(handle.native, span.start, BigInt(size))
-    handle.give(span)
+    unmapAtOnce(backend, span.start, BigInt(size))
+    mappings.give(span)
     return undefined
   }
 
   async #unmap(iova: number | bigint, size: number | bigint, wanted: () => boolean): Promise<bigint> {
-    const { handle } = this.container
-    const { native } = handle
+    const { backend } = this
+    const { handle } = backend
     const start = checkIova(iova, 'iova')
     const length = checkIova(size, 'size')
     if (length === 0n) throw badArgument('size must not be 0')
     const end = start + length - 1n
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
-      const bytes = unmapAtOnce(native, start, length).longs[0] as bigint
+      const bytes = unmapAtOnce(backend, start, length)
       this.forget(start, end)
       return bytes
     }
     return handle.run(
       async () => {
         if (!wanted()) return 0n
-        const bytes = await native.unmapDma(start, length, 0)
+        const bytes = await backend.unmap(start, length)
         this.forget(start, end)
         return bytes
       },
@@ -194,12 +257,12 @@ export class DmaSpace {
 
   /** Unmaps everything: how many bytes that was. */
   async unmapAll(): Promise<bigint> {
-    const { handle } = this.container
-    const { native } = handle
-    if (this.container.checkExtension('unmap-all')) {
+    const { handle } = this.backend
+    const all = this.backend.unmapAll()
+    if (all !== null) {
       return handle.run(
         async () => {
-          const bytes = await native.unmapDma(0n, 0n, UNMAP_ALL)
+          const bytes = await all()
           this.forget(0n, LAST_ADDRESS)
           return bytes
         },
@@ -208,56 +271,61 @@ export class DmaSpace {
       )
     }
     let bytes = 0n
-    for (const { start, end } of this.limits.ranges.flatMap(halves))
+    for (const { start, end } of this.ranges.flatMap(halves))
       bytes += await this.unmap(start, end - start + 1n)
     return bytes
   }
 
+  /** The I/O virtual addresses that may be mapped, lowest first. */
+  get ranges(): readonly IovaSpan[] {
+    return this.limits.ranges
+  }
+
   /** @internal What was unmapped by the kernel is not mapped here either; what waits for the kernel is not concerned. */
   forget(start: bigint, end: bigint): void {
-    const { handle } = this.container
-    for (const span of handle.mapped.within(start, end)) if (!span.pending) handle.give(span)
+    const { mappings } = this.backend
+    for (const span of mappings.spans.within(start, end)) if (!span.pending) mappings.give(span)
   }
 
   /** Takes the place, where it is free. */
   #reserve(span: MappedSpan): void {
-    const { handle } = this.container
-    if (!handle.closed && !handle.mapped.overlaps(span.start, span.end)) handle.take(span)
+    const { handle, mappings } = this.backend
+    if (!handle.closed && !mappings.spans.overlaps(span.start, span.end)) mappings.take(span)
   }
 
   /** The kernel has mapped it. */
   #confirm(span: MappedSpan): void {
-    const { handle } = this.container
+    const { handle, mappings } = this.backend
     span.pending = false
-    if (handle.closed || handle.mapped.has(span)) return
+    if (handle.closed || mappings.spans.has(span)) return
     // It knows better than we what is in the way of what.
-    if (handle.mapped.overlaps(span.start, span.end)) {
-      for (const other of [...handle.mapped.overlapping(span.start, span.end)]) handle.give(other)
+    if (mappings.spans.overlaps(span.start, span.end)) {
+      for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
     }
-    handle.take(span)
+    mappings.take(span)
   }
 
   async #unmapNow(span: MappedSpan): Promise<void> {
-    const { handle } = this.container
-    await handle.raw.unmapDma(span.start, BigInt(sizeOf(span)), 0)
-    handle.give(span)
+    await this.backend.unmap(span.start, BigInt(sizeOf(span)))
+    this.backend.mappings.give(span)
   }
 
-  /** @internal What may be mapped, asked again when a group has come or gone. */
+  /** @internal What may be mapped, asked again when a device has come or gone. */
   get limits(): IommuLimits {
-    const { handle } = this.container
-    if (handle.limits) return handle.limits
-    const { iovaRanges, pageSizes } = this.container.iommuInfo()
-    const page = pageSizes[0] ?? BigInt(binding().pageSize)
+    const { mappings } = this.backend
+    if (mappings.limits) return mappings.limits
+    const { ranges, page: known } = this.backend.askLimits()
+    const page = known ?? BigInt(binding().pageSize)
     allocateFor(page)
-    handle.limits = { ranges: iovaRanges ?? [COMMON_RANGE], page }
-    return handle.limits
+    mappings.limits = { ranges: ranges ?? [COMMON_RANGE], page }
+    return mappings.limits
   }
 
   #choose(length: number, { addressBits }: MapOptions): bigint {
     const limit = addressBits === undefined ? LAST_ADDRESS : 2n ** BigInt(checkBits(addressBits)) - 1n
     const size = BigInt(length)
-    const { mapped, next } = this.container.handle
+    const { mappings } = this.backend
+    const { spans, next } = mappings
     const { ranges, page } = this.limits
     for (const alignment of [...largePages(page).filter((step) => size >= step), page]) {
       // Behind the last one first, so that many of them are chosen quickly; never address 0, which means "none" to many.
@@ -265,9 +333,9 @@ export class DmaSpace {
         for (const { start, end } of ranges) {
           const from = start > lowest ? start : lowest
           const to = end < limit ? end : limit
-          const place = from <= to ? mapped.gap(from, to, size, alignment) : null
+          const place = from <= to ? spans.gap(from, to, size, alignment) : null
           if (place === null) continue
-          this.container.handle.next = place + size
+          mappings.next = place + size
           return place
         }
       }
@@ -300,7 +368,7 @@ export class DmaMapping {
 
   /** False after it was unmapped, in whatever way. */
   get mapped(): boolean {
-    return this.#space.container.handle.mapped.has(this.#span)
+    return this.#space.backend.mappings.spans.has(this.#span)
   }
 
   /** Unmaps it. Does nothing where that has happened. */
@@ -328,11 +396,11 @@ export class DirtyPages {
 
   /** Begins to log. */
   start(): Promise<void> {
-    return this.#run((native) => native.logDirtyPages(DIRTY_START), this.start)
+    return this.#run((backend) => backend.startDirty(), this.start)
   }
 
   stop(): Promise<void> {
-    return this.#run((native) => native.logDirtyPages(DIRTY_STOP), this.stop)
+    return this.#run((backend) => backend.stopDirty(), this.stop)
   }
 
   /**
@@ -347,14 +415,14 @@ export class DirtyPages {
     pageSize?: number | bigint,
   ): Promise<Uint8Array> {
     const [start, length, page] = this.#question(iova, size, pageSize)
-    return pageBits(await this.#run((native) => native.dirtyBitmap(start, length, page), this.bitmap))
+    return pageBits(await this.#run((backend) => backend.dirtyBitmap(start, length, page), this.bitmap))
   }
 
   /** Unmaps a range, and tells the pages of it that were written until then. */
   async unmap(iova: number | bigint, size: number | bigint, pageSize?: number | bigint): Promise<Uint8Array> {
     const [start, length, page] = this.#question(iova, size, pageSize)
-    const work = async (native: NativeContainer) => {
-      const bits = await native.unmapDirty(start, length, page)
+    const work = async (backend: SpaceBackend) => {
+      const bits = await backend.unmapDirty(start, length, page)
       this.#space.forget(start, start + length - 1n)
       return bits
     }
@@ -373,12 +441,12 @@ export class DirtyPages {
   }
 
   #smallestPage(): bigint {
-    return this.#space.container.iommuInfo().migration?.pageSizes[0] ?? this.#space.limits.page
+    return this.#space.backend.dirtyPage() ?? this.#space.limits.page
   }
 
-  #run<T>(work: (native: NativeContainer) => Promise<T>, caller: (...args: never[]) => unknown): Promise<T> {
-    const { handle } = this.#space.container
-    return handle.run(() => work(handle.native), {}, caller)
+  #run<T>(work: (backend: SpaceBackend) => Promise<T>, caller: (...args: never[]) => unknown): Promise<T> {
+    const { backend } = this.#space
+    return backend.handle.run(() => work(backend), {}, caller)
   }
 }
 
@@ -393,19 +461,12 @@ const halves = (span: IovaSpan): IovaSpan[] =>
         { start: HALF, end: LAST_ADDRESS },
       ]
 
-/** Afterwards the page has in its first long how many bytes that was. */
-function unmapAtOnce(container: NativeContainer, start: bigint, length: bigint): Page {
-  const page = sharedPage()
-  page.words[0] = container.id
-  page.words[1] = 0
-  page.longs[1] = start
-  page.longs[2] = length
+function unmapAtOnce(backend: SpaceBackend, start: bigint, length: bigint): bigint {
   try {
-    binding().containerUnmapDma()
+    return backend.unmapNow(start, length)
   } catch (error) {
     throw translate(error)
   }
-  return page
 }
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)

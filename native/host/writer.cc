@@ -1,4 +1,4 @@
-#include "writer.h"
+#include "host/writer.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "tree.h"
+#include "host/tree.h"
 #include "util/arguments.h"
 #include "util/failure.h"
 #include "util/work.h"

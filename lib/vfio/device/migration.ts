@@ -1,9 +1,9 @@
-import { VfioError } from '../errors.js'
-import { badArgument, checkOptions, show } from './arguments.js'
-import type { VfioDevice } from './device.js'
-import type { FeatureOptions } from './feature.js'
-import { Handle } from './handle.js'
-import { MigrationData } from './migration-data.js'
+import { VfioError } from '../../errors.js'
+import type { NativeMigrationData } from '../../native/binding.js'
+import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
+import { Handle, VfioObject, watched } from '../handle.js'
+import { type FeatureOptions, VfioFeature } from './features.js'
+import type { DevicePart } from './handle.js'
 
 /** The states of a device that migrates (`enum vfio_device_mig_state`), by number. */
 const STATES = [
@@ -35,10 +35,10 @@ export interface MigrationSupport {
  * mediated devices can; vfio-pci answers `ENOTTY`.
  */
 export class Migration {
-  readonly #device: VfioDevice
+  readonly #device: DevicePart
 
   /** @internal */
-  constructor(device: VfioDevice) {
+  constructor(device: DevicePart) {
     this.#device = device
   }
 
@@ -47,7 +47,7 @@ export class Migration {
    * @throws VfioSystemError `ENOTTY` where it cannot migrate.
    */
   async support(options: FeatureOptions = {}): Promise<MigrationSupport> {
-    const bytes = await this.#device.feature('migration').getBytes(8, options, this.support)
+    const bytes = await new VfioFeature(this.#device, 'migration').getBytes(8, options, this.support)
     const flags = long(bytes)
     const flag = (bit: bigint) => (flags & (1n << bit)) !== 0n
     return { stopCopy: flag(0n), p2p: flag(1n), preCopy: flag(2n), flags }
@@ -60,7 +60,7 @@ export class Migration {
    */
   async state(options: FeatureOptions = {}): Promise<MigrationStateName> {
     // struct vfio_device_feature_mig_state, with the descriptor that is −1 here.
-    const bytes = await this.#device.feature('migration-state').getBytes(8, options, this.state)
+    const bytes = await new VfioFeature(this.#device, 'migration-state').getBytes(8, options, this.state)
     const number = new DataView(bytes.buffer).getUint32(0, LITTLE_ENDIAN)
     const state = STATES[number]
     if (state !== undefined) return state
@@ -102,7 +102,9 @@ export class Migration {
    * @throws VfioSystemError `ENOTTY` where the device cannot say.
    */
   async dataSize(options: FeatureOptions = {}): Promise<bigint> {
-    return long(await this.#device.feature('migration-data-size').getBytes(8, options, this.dataSize))
+    return long(
+      await new VfioFeature(this.#device, 'migration-data-size').getBytes(8, options, this.dataSize),
+    )
   }
 }
 
@@ -110,3 +112,54 @@ export class Migration {
 const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 const long = (bytes: Uint8Array) => new DataView(bytes.buffer).getBigUint64(0, LITTLE_ENDIAN)
+
+/** As much as one call moves, in bytes. */
+const MOST_AT_ONCE = 2 ** 26
+
+/**
+ * The stream of one transfer of a device's state. It comes from `Migration.setState()`: read it in `stop-copy` and
+ * `pre-copy`, write it in `resuming`. What is in it is for the same driver elsewhere to understand.
+ */
+export class MigrationData extends VfioObject {
+  /** @internal */
+  readonly handle: Handle<NativeMigrationData>
+
+  /** @internal */
+  constructor(handle: Handle<NativeMigrationData>) {
+    super()
+    this.handle = watched(this, handle)
+  }
+
+  /**
+   * Reads what comes next (`read(2)`).
+   * @param size in bytes, the most to read: from 1 to 64 MiB
+   * @returns bytes of its own, fewer than `size` where the driver has no more at once; none at the end
+   * @throws VfioSystemError `ENOMSG` at the end of what `pre-copy` has for now.
+   */
+  async read(size: number, options: FeatureOptions = {}): Promise<Uint8Array> {
+    if (checkInteger(size, MOST_AT_ONCE, 'size') === 0) throw badArgument('size must be 1 at least, not 0')
+    const { signal } = checkOptions(options)
+    return new Uint8Array(await this.handle.run(() => this.handle.native.read(size), { signal }, this.read))
+  }
+
+  /**
+   * Writes all of `bytes` (`write(2)`); they must not change until it has. After an abort or an error part of them may
+   * have been written, so the transfer has failed: reset the device.
+   */
+  async write(bytes: Uint8Array, options: FeatureOptions = {}): Promise<void> {
+    if (!(bytes instanceof Uint8Array)) throw badArgument(`bytes must be a Uint8Array, not ${show(bytes)}`)
+    const { signal } = checkOptions(options)
+    await this.handle.run(
+      async () => {
+        for (let done = 0; done < bytes.byteLength; ) {
+          signal?.throwIfAborted()
+          const size = Math.min(bytes.byteLength - done, MOST_AT_ONCE)
+          const { buffer, byteOffset } = bytes
+          done += await this.handle.native.write(buffer as ArrayBuffer, byteOffset + done, size)
+        }
+      },
+      { signal },
+      this.write,
+    )
+  }
+}

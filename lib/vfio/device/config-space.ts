@@ -4,8 +4,8 @@ import {
   type ConfigHeader,
   readCapabilities,
   readHeader,
-} from '../sysfs/config.js'
-import { badArgument, checkFlag, show } from './arguments.js'
+} from '../../sysfs/config.js'
+import { badArgument, checkFlag, show } from '../arguments.js'
 import type { VfioRegion } from './region.js'
 
 /** The command register of a function (PCI 3.0, 6.2.2). */
@@ -40,10 +40,12 @@ const COMMAND_NAMES = Object.keys(COMMAND_BITS) as (keyof PciCommand)[]
  */
 export class ConfigSpace {
   readonly region: VfioRegion
+  readonly #address: string
 
   /** @internal */
-  constructor(region: VfioRegion) {
+  constructor(region: VfioRegion, address: string) {
     this.region = region
+    this.#address = address
   }
 
   /** 256 bytes, or 4096 with PCI Express. */
@@ -118,7 +120,7 @@ export class ConfigSpace {
   /** The header's fields. */
   header(): ConfigHeader {
     const header = readHeader(this.#bytes(64))
-    if (!header) throw badArgument(`${this.region.device.address} has no config space`)
+    if (!header) throw badArgument(`${this.#address} has no config space`)
     return header
   }
 

@@ -1,11 +1,21 @@
-import { VfioError } from '../errors.js'
-import type { NativeDevice, NativeMemory } from '../native/binding.js'
-import { binding } from '../native/load.js'
-import type { MappableArea } from './capabilities.js'
-import type { Handle } from './handle.js'
-import { checkMappings, explainMemory } from './memory-errors.js'
-import { restore } from './region-mapping.js'
-import { translate } from './translate.js'
+import { VfioError } from '../../errors.js'
+import type { NativeMemory } from '../../native/binding.js'
+import { binding } from '../../native/load.js'
+import type { MappableArea } from '../capabilities.js'
+import { checkMappings, explainMemory } from '../memory-errors.js'
+import { call, translate } from '../translate.js'
+import type { DeviceHandle, DevicePart } from './handle.js'
+import type { RegionInfo } from './info.js'
+
+/**
+ * The parts of a region that may be mapped: all of it, those that the kernel lists, or none. None of one that cannot be
+ * written: an array buffer always can, and the processor would not let it.
+ */
+export function mappableAreas({ mmap, write, size, capabilities }: RegionInfo): readonly MappableArea[] {
+  if (!mmap || !write || size === 0n) return []
+  const sparse = capabilities.find((entry) => entry.name === 'sparse-mmap')
+  return sparse?.name === 'sparse-mmap' ? sparse.areas : [{ offset: 0n, size }]
+}
 
 /** One window of address space is at most this large; a region that is larger gets several. */
 const LARGEST_WINDOW = 2 ** 30
@@ -54,13 +64,13 @@ export class Windows {
   readonly losses: Uint32Array
   seenLosses: number
 
-  readonly #handle: Handle<NativeDevice>
+  readonly #handle: DeviceHandle
   readonly #position: number
   readonly #areas: readonly { start: number; end: number }[]
   readonly #made: Window[] = []
 
   /** `position` is that of the region in the device's file; `areas` are the parts that may be mapped. */
-  constructor(handle: Handle<NativeDevice>, position: number, areas: readonly MappableArea[]) {
+  constructor(handle: DeviceHandle, position: number, areas: readonly MappableArea[]) {
     this.#handle = handle
     this.#position = position
     // Typed arrays have the byte order of this machine, and devices have that of PCI.
@@ -145,8 +155,86 @@ export class Windows {
   }
 }
 
-export const memoryDisabled = (device: string, region: string) =>
+const memoryDisabled = (device: string, region: string) =>
   new VfioError(
     'ERR_VFIO_MEMORY_DISABLED',
     `nothing answers in ${region} of ${device}: its memory decode is off (config.setCommand({ memory: true })), or it sleeps or is being reset; ARM tells so too of a device that refuses an access of this width`,
   )
+
+/** A part of a region in this process's memory. It comes from `VfioRegion.map()`. */
+export class RegionMapping {
+  /** Over the device's own memory; detached when the mapping or the device is closed. */
+  readonly buffer: ArrayBuffer
+  /** In bytes from the start of the region. */
+  readonly offset: number
+  readonly length: number
+  readonly #device: DevicePart
+  readonly #memory: NativeMemory
+
+  /** @internal */
+  constructor(device: DevicePart, memory: NativeMemory, offset: number, length: number) {
+    this.#device = device
+    this.offset = offset
+    this.length = length
+    this.buffer = memory.buffer
+    this.#memory = memory
+  }
+
+  get closed(): boolean {
+    return !this.#device.handle.isAttached(this.#memory)
+  }
+
+  /**
+   * Did an access find nothing there, since it was mapped or restored? The device's memory decode was off then, and
+   * what was read was ones, as on a PCI bus.
+   * @throws VfioError `ERR_VFIO_CLOSED`
+   */
+  get lost(): boolean {
+    return call(() => this.#memory.lost())
+  }
+
+  /**
+   * Maps the device anew where something was lost.
+   * @throws VfioError `ERR_VFIO_CLOSED`
+   * @throws VfioSystemError where the kernel does not map it: it stays lost, and reads ones where it was
+   */
+  restore(): void {
+    restore(this.#memory)
+  }
+
+  /** Detaches the buffer. Idempotent. */
+  close(): void {
+    this.#device.handle.detach(this.#memory)
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}
+
+/** Maps `length` bytes from `position` on of the device's file, which are those from `offset` on of the region. */
+export function mapRegion(
+  device: DevicePart,
+  position: number,
+  offset: number,
+  length: number,
+): RegionMapping {
+  const { handle } = device
+  checkMappings()
+  const memory = explained(() => handle.native.map(position, length))
+  handle.attach(memory)
+  return new RegionMapping(device, memory, offset, length)
+}
+
+/** Maps device memory anew where something of it was lost. */
+function restore(memory: NativeMemory): void {
+  explained(() => memory.restore())
+}
+
+function explained<T>(mapping: () => T): T {
+  try {
+    return mapping()
+  } catch (error) {
+    throw explainMemory(translate(error))
+  }
+}

@@ -1,11 +1,9 @@
-import { binding } from '../native/load.js'
-import { type Page, sharedPage } from '../native/page.js'
-import { badArgument, checkView, show } from './arguments.js'
-import type { MappableArea } from './capabilities.js'
-import type { RegionInfo, VfioDevice } from './device.js'
-import { mapRegion, type RegionMapping } from './region-mapping.js'
-import { translate } from './translate.js'
-import type { Windows } from './window.js'
+import { binding } from '../../native/load.js'
+import { badArgument, checkView, show } from '../arguments.js'
+import { translate } from '../translate.js'
+import type { DeviceHandle, DevicePart } from './handle.js'
+import type { RegionInfo } from './info.js'
+import { mappableAreas, mapRegion, type RegionMapping, type Windows } from './region-memory.js'
 
 /**
  * How 64 bits go over the bus: in one access, or in two of 32 bits each with the low or the high half first, as
@@ -19,16 +17,6 @@ export type WordOrder = 'single' | 'lo-hi' | 'hi-lo'
  * and take twice as long.
  */
 const seen = new Uint32Array(1)
-
-/**
- * The parts of a region that may be mapped: all of it, those that the kernel lists, or none. None of one that cannot be
- * written: an array buffer always can, and the processor would not let it.
- */
-export function mappableAreas({ mmap, write, size, capabilities }: RegionInfo): readonly MappableArea[] {
-  if (!mmap || !write || size === 0n) return []
-  const sparse = capabilities.find((entry) => entry.name === 'sparse-mmap')
-  return sparse?.name === 'sparse-mmap' ? sparse.areas : [{ offset: 0n, size }]
-}
 
 /**
  * A region of an open device: a BAR, the ROM, config space. Offsets are in bytes from its start.
@@ -46,24 +34,22 @@ export class VfioRegion {
   readonly size: number
   readonly info: RegionInfo
   /** What stays open as long as the region is held. */
-  readonly device: VfioDevice
+  readonly #device: DevicePart
+  readonly #handle: DeviceHandle
   readonly #windows: Windows
   readonly #position: number
-  readonly #low: number
-  readonly #high: number
   /** Up to here all accesses are the descriptor's; 0 where some place may be mapped. */
   readonly #fileEnd: number
 
   /** @internal */
-  constructor(device: VfioDevice, name: string, info: RegionInfo, windows: Windows) {
-    this.device = device
+  constructor(device: DevicePart, name: string, info: RegionInfo, windows: Windows) {
+    this.#device = device
+    this.#handle = device.handle
     this.name = name
     this.info = info
     this.index = info.index
     this.size = Number(info.size)
     this.#position = Number(info.offset)
-    this.#low = Number(info.offset & 0xffffffffn)
-    this.#high = Number(info.offset >> 32n)
     this.#fileEnd = windows.mappable ? 0 : this.size - (this.size % 8)
     this.#windows = windows
   }
@@ -130,9 +116,7 @@ export class VfioRegion {
       return value
     }
     try {
-      const { longs } = this.#place(offset)
-      binding().deviceRead64()
-      return longs[0] as bigint
+      return binding().deviceRead64(this.#handle.native.id, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
@@ -219,11 +203,11 @@ export class VfioRegion {
       const list = areas.map((area) => `0x${area.offset.toString(16)} + 0x${area.size.toString(16)}`)
       throw badArgument(
         list.length === 0
-          ? `${this.name} of ${this.device.address} may not be mapped: use read() and write()`
-          : `this part of ${this.name} of ${this.device.address} may not be mapped, only ${list.join(', ')}: use read() and write()`,
+          ? `${this.name} of ${this.#device.address} may not be mapped: use read() and write()`
+          : `this part of ${this.name} of ${this.#device.address} may not be mapped, only ${list.join(', ')}: use read() and write()`,
       )
     }
-    return mapRegion(this, this.#position + offset, offset, length)
+    return mapRegion(this.#device, this.#position + offset, offset, length)
   }
 
   // Through the descriptor, or through a window that is not the current one. Apart, so that the compiler puts the quick
@@ -233,9 +217,7 @@ export class VfioRegion {
     const isFile = typeof offset === 'number' && offset >>> 0 === offset && offset < this.#fileEnd
     if (!isFile && this.#enter(offset, 1)) return this.read8(offset)
     try {
-      const { words } = this.#place(offset)
-      binding().deviceRead8()
-      return words[0] as number
+      return binding().deviceRead8(this.#handle.native.id, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
@@ -246,9 +228,7 @@ export class VfioRegion {
       typeof offset === 'number' && offset >>> 0 === offset && (offset & 1) === 0 && offset < this.#fileEnd
     if (!isFile && this.#enter(offset, 2)) return this.read16(offset)
     try {
-      const { words } = this.#place(offset)
-      binding().deviceRead16()
-      return words[0] as number
+      return binding().deviceRead16(this.#handle.native.id, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
@@ -259,22 +239,10 @@ export class VfioRegion {
       typeof offset === 'number' && offset >>> 0 === offset && (offset & 3) === 0 && offset < this.#fileEnd
     if (!isFile && this.#enter(offset, 4)) return this.read32(offset)
     try {
-      const { words } = this.#place(offset)
-      binding().deviceRead32()
-      return words[0] as number
+      return binding().deviceRead32(this.#handle.native.id, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
-  }
-
-  /** Names this device and a place in its file. In halves, because what is not a small integer takes long. */
-  #place(offset: number): Page {
-    const page = sharedPage()
-    const low = this.#low + offset
-    page.words[0] = this.device.handle.native.id
-    page.words[2] = low
-    page.words[3] = low > 0xffffffff ? this.#high + Math.floor(low / 2 ** 32) : this.#high
-    return page
   }
 
   #store<V extends number | bigint>(
@@ -288,7 +256,7 @@ export class VfioRegion {
     const memory = this.#enter(offset, width) ? windows.memory : null
     try {
       if (!memory) {
-        binding()[inFile](this.device.handle.native.id, this.#position + offset, value as never)
+        binding()[inFile](this.#handle.native.id, this.#position + offset, value as never)
         return
       }
       binding()[inMemory](memory.id, offset - windows.start, value as never)
@@ -310,7 +278,7 @@ export class VfioRegion {
     const memory = windows.find(offset, view.byteLength)?.memory
     try {
       if (!memory) {
-        binding()[inFile](this.device.handle.native.id, this.#position + offset, view)
+        binding()[inFile](this.#handle.native.id, this.#position + offset, view)
         return
       }
       binding()[inMemory](memory.id, offset - windows.start, view)
@@ -335,14 +303,14 @@ export class VfioRegion {
   }
 
   #checkOpen(): void {
-    if (this.device.closed) throw this.device.handle.closedError()
+    if (this.#handle.closed) throw this.#handle.closedError()
   }
 
   #checkOffset(offset: unknown, size: number, alignment: number): void {
     if (typeof offset !== 'number' || !Number.isInteger(offset) || offset < 0 || offset > this.size - size) {
       throw badArgument(
         this.size === 0
-          ? `${this.device.address} has no ${this.name}`
+          ? `${this.#device.address} has no ${this.name}`
           : `an access of ${size} bytes in ${this.name} (${this.size} bytes) must be inside of it, not at ${show(offset)}`,
       )
     }

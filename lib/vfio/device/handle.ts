@@ -1,6 +1,5 @@
-import type { NativeDevice } from '../native/binding.js'
-import { Handle } from './handle.js'
-import { IrqPoll } from './irq-poll.js'
+import type { NativeDevice, NativeGroup } from '../../native/binding.js'
+import { Handle } from '../handle.js'
 
 /** What an open device takes along when it closes: mapped memory, interrupts. */
 export interface Attachment {
@@ -10,7 +9,6 @@ export interface Attachment {
 
 /** An open device, apart from the object that the program holds. */
 export class DeviceHandle extends Handle<NativeDevice> {
-  readonly irqPoll = new IrqPoll()
   readonly #attachments = new Set<Attachment>()
 
   /** Is an interrupt enabled, whose eventfds belong to this thread? */
@@ -34,6 +32,17 @@ export class DeviceHandle extends Handle<NativeDevice> {
   // At once, so that no register is touched while the close waits for a call that runs.
   protected override onClosing(): void {
     for (const attachment of this.#attachments) this.detach(attachment)
-    this.irqPoll.close()
   }
+}
+
+/** The file of a group, with which its owner may reset all that is in it. */
+export abstract class GroupFile extends Handle<NativeGroup> {}
+
+/** What the parts of an open device have of it. */
+export interface DevicePart {
+  readonly handle: DeviceHandle
+  /** In sysfs form. */
+  readonly address: string
+  /** The object that the program opened: as long as one of its parts is held, so is it. */
+  readonly owner: object
 }

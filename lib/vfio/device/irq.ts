@@ -1,10 +1,10 @@
 import { AsyncResource } from 'node:async_hooks'
-import { VfioError } from '../errors.js'
-import { badArgument, checkInteger, checkOptions, show } from './arguments.js'
-import type { IrqInfo, VfioDevice } from './device.js'
-import { type EventFd, eventfdNumber } from './event-fd.js'
-import { type IrqEvent, IrqEvents } from './irq-events.js'
-import type { IrqLine, Listener } from './irq-line.js'
+import { VfioError } from '../../errors.js'
+import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
+import { type EventFd, eventfdNumber } from '../event-fd.js'
+import type { DevicePart } from './handle.js'
+import type { IrqInfo } from './info.js'
+import type { IrqLine, IrqSource, Listener } from './irq-line.js'
 
 export interface IrqOptions {
   /** The vectors to enable, any subset of them in any order; left out: vector 0. */
@@ -14,6 +14,12 @@ export interface IrqOptions {
    * open while the interrupt is enabled. Vectors that are not in `vectors` are added to it.
    */
   readonly eventfds?: ReadonlyMap<number, EventFd | number> | undefined
+}
+
+/** One delivery: `count` interrupts of a vector since the last one. */
+export interface IrqEvent {
+  readonly vector: number
+  readonly count: number
 }
 
 /**
@@ -27,12 +33,12 @@ export class VfioIrq {
   readonly name: string
   readonly info: IrqInfo
   /** What stays open as long as the interrupt is held. */
-  readonly device: VfioDevice
+  readonly #device: DevicePart
   readonly #line: IrqLine
 
   /** @internal */
-  constructor(device: VfioDevice, name: string, info: IrqInfo, line: IrqLine) {
-    this.device = device
+  constructor(device: DevicePart, name: string, info: IrqInfo, line: IrqLine) {
+    this.#device = device
     this.name = name
     this.info = info
     this.index = info.index
@@ -79,7 +85,7 @@ export class VfioIrq {
     if (beyond !== undefined && this.info.noresize) {
       throw new VfioError(
         'ERR_VFIO_NO_VECTORS',
-        `${this.name} of ${this.device.address} cannot grow to vector ${beyond} while it is enabled: disable() it, and enable() it with all vectors`,
+        `${this.name} of ${this.#device.address} cannot grow to vector ${beyond} while it is enabled: disable() it, and enable() it with all vectors`,
       )
     }
     this.#line.add(wanted, own)
@@ -215,13 +221,116 @@ export class VfioIrq {
     if (this.info.count === 0) {
       throw new VfioError(
         'ERR_VFIO_NO_VECTORS',
-        `${this.device.address} has no ${this.name}: device.irqInfo() tells which interrupts it has`,
+        `${this.#device.address} has no ${this.name}: device.irqInfo() tells which interrupts it has`,
       )
     }
     return checkInteger(vector, this.info.count - 1, `a vector of ${this.name}`)
   }
 
   #checkOpen(): void {
-    if (this.device.closed) throw this.device.handle.closedError()
+    const { handle } = this.#device
+    if (handle.closed) throw handle.closedError()
+  }
+}
+
+type Waiter = {
+  resolve(result: IteratorResult<IrqEvent, undefined>): void
+  reject(reason: unknown): void
+}
+
+/** What nobody has asked for yet, and how much of it came while nobody else listened. */
+interface Unread {
+  count: number
+  alone: number
+}
+
+/** Where interrupts come from, and where they go back to. */
+export interface IrqOrigin {
+  /** It was received, and nobody has seen it. */
+  giveBack(source: IrqSource, count: number): void
+  leave(listener: IrqEvents): void
+}
+
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined }
+
+/**
+ * Interrupts as an iteration. While nobody asks they add up, one count for each vector, so memory stays bounded. What was
+ * never asked for goes to those who listen after it, unless they have had it.
+ */
+export class IrqEvents implements AsyncIterableIterator<IrqEvent> {
+  readonly #unread = new Map<IrqSource, Unread>()
+  readonly #waiters: Waiter[] = []
+  readonly #origin: IrqOrigin
+  readonly #signal: AbortSignal | undefined
+  #ended = false
+  #failure: { reason: unknown } | null = null
+
+  constructor(origin: IrqOrigin, signal: AbortSignal | undefined) {
+    this.#origin = origin
+    this.#signal = signal
+    signal?.addEventListener('abort', this.#onAbort, { once: true })
+  }
+
+  readonly #onAbort = () => {
+    this.#failure = { reason: this.#signal?.reason }
+    this.#giveBack()
+    this.end()
+  }
+
+  /** `alone`: nobody else receives it. */
+  receive(source: IrqSource, count: number, alone: boolean): void {
+    const waiter = this.#waiters.shift()
+    if (waiter) {
+      waiter.resolve({ done: false, value: { vector: source.vector, count } })
+      return
+    }
+    const unread = this.#unread.get(source) ?? { count: 0, alone: 0 }
+    unread.count += count
+    if (alone) unread.alone += count
+    this.#unread.set(source, unread)
+  }
+
+  next(): Promise<IteratorResult<IrqEvent, undefined>> {
+    for (const [source, { count }] of this.#unread) {
+      this.#unread.delete(source)
+      return Promise.resolve({ done: false, value: { vector: source.vector, count } })
+    }
+    if (!this.#ended) return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }))
+    const failure = this.#failure
+    this.#failure = null
+    return failure ? Promise.reject(failure.reason) : Promise.resolve(DONE)
+  }
+
+  return(): Promise<IteratorReturnResult<undefined>> {
+    this.#giveBack()
+    this.end()
+    return Promise.resolve(DONE)
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+
+  /** Nothing comes any more; what has come is still there to be read. */
+  end(): void {
+    if (this.#ended) return
+    this.#ended = true
+    this.#signal?.removeEventListener('abort', this.#onAbort)
+    this.#origin.leave(this)
+    for (const waiter of this.#waiters.splice(0)) {
+      if (this.#failure) {
+        waiter.reject(this.#failure.reason)
+        this.#failure = null
+      } else waiter.resolve(DONE)
+    }
+  }
+
+  #giveBack(): void {
+    for (const [source, { alone }] of this.#unread) if (alone > 0) this.#origin.giveBack(source, alone)
+    this.#unread.clear()
   }
 }

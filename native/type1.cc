@@ -1,13 +1,15 @@
-#include "dma.h"
+// VFIO without iommufd: containers, and the groups that join them.
+#include "type1.h"
 
 #include <array>
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
-#include "container.h"
+#include "device.h"
 #include "memory.h"
 #include "uapi/vfio.h"
+#include "util/answer.h"
 #include "util/ioctl.h"
 #include "util/work.h"
 
@@ -62,25 +64,21 @@ UnmapQuestion Unmapping(uint64_t iova, uint64_t size, uint32_t flags) {
   return question;
 }
 
-// An offset or size: an integer that a double holds exactly, or -1, which is neither.
-int64_t WholeNumber(double number) {
-  constexpr double kLargest = 9007199254740991;
-  return number >= 0 && number <= kLargest ? static_cast<int64_t>(number) : -1;
-}
-
-// In the page: memory, flags, offset and size as doubles, IOVA.
-void Map(const Fd& container, Page& page, Handles& handles) {
+napi_value Map(Napi::Env env, const Fd& container, Arguments arguments, Handles& handles) {
   vfio_iommu_type1_dma_map question =
-      MapQuestion(handles.GetById<Memory>(page.words[1]), WholeNumber(page.doubles[2]),
-                  WholeNumber(page.doubles[3]), page.longs[4], page.words[2]);
+      MapQuestion(handles.Get<Memory>(env, arguments[0]), CheckedInt64(env, arguments[1], "offset"),
+                  CheckedInt64(env, arguments[2], "size"), CheckedUint64(env, arguments[3], "iova"),
+                  CheckedUint32(env, arguments[4], "flags"));
   Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
+  return nullptr;
 }
 
-// In the page: flags, IOVA, size; what was unmapped becomes the first long.
-void Unmap(const Fd& container, Page& page, Handles&) {
-  UnmapQuestion question = Unmapping(page.longs[1], page.longs[2], page.words[1]);
+napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handles&) {
+  UnmapQuestion question = Unmapping(CheckedUint64(env, arguments[0], "iova"),
+                                     CheckedUint64(env, arguments[1], "size"),
+                                     CheckedUint32(env, arguments[2], "flags"));
   Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question.head());
-  page.longs[0] = question.head().size;
+  return Napi::BigInt::New(env, uint64_t{question.head().size});
 }
 
 constexpr uint64_t kLargestBitmap = 1 << 28;
@@ -112,14 +110,63 @@ vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {
   return bitmap;
 }
 
-}  // namespace
-
-void DefineDma(Napi::Object exports, Handles* handles) {
-  DefinePageCall<Container, Map>(exports, "containerMapDma", handles);
-  DefinePageCall<Container, Unmap>(exports, "containerUnmapDma", handles);
+napi_value Status(Napi::Env env, const Fd& fd, Arguments, Handles&) {
+  vfio_group_status status{sizeof status, 0};
+  Ioctl(fd, VFIO_REQUEST(VFIO_GROUP_GET_STATUS), &status);
+  napi_value flags;
+  NAPI_THROW_IF_FAILED(env, napi_create_uint32(env, status.flags, &flags), nullptr);
+  return flags;
 }
 
-Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
+}  // namespace
+
+Napi::FunctionReference Container::Define(Napi::Env env) {
+  return DefineFdClass(env, {
+                                DefineStatic<&Container::Open>("open"),
+                                DefineMethod<&Container::ApiVersion>("apiVersion"),
+                                DefineMethod<&Container::CheckExtension>("checkExtension"),
+                                DefineMethod<&Container::SetIommu>("setIommu"),
+                                DefineMethod<&Container::IommuInfo>("iommuInfo"),
+                                DefineMethod<&Container::MapDma>("mapDma"),
+                                DefineMethod<&Container::UnmapDma>("unmapDma"),
+                                DefineMethod<&Container::LogDirtyPages>("logDirtyPages"),
+                                DefineMethod<&Container::DirtyBitmap>("dirtyBitmap"),
+                                DefineMethod<&Container::UnmapDirty>("unmapDirty"),
+                            });
+}
+
+void Container::DefineQuick(Napi::Object exports, Handles* handles) {
+  DefineCall<Container, Map, 5>(exports, "containerMapDma", handles);
+  DefineCall<Container, Unmap, 3>(exports, "containerUnmapDma", handles);
+}
+
+Napi::Value Container::Open(const Napi::CallbackInfo& info) {
+  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "container"));
+}
+
+Napi::Value Container::ApiVersion(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), Ioctl(*fd(), VFIO_REQUEST(VFIO_GET_API_VERSION)));
+}
+
+Napi::Value Container::CheckExtension(const Napi::CallbackInfo& info) {
+  const unsigned long extension = Uint32Argument(info, 0, "extension");
+  return Napi::Number::New(info.Env(), Ioctl(*fd(), VFIO_REQUEST(VFIO_CHECK_EXTENSION), extension));
+}
+
+Napi::Value Container::SetIommu(const Napi::CallbackInfo& info) {
+  const unsigned long type = Uint32Argument(info, 0, "type");
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_SET_IOMMU), type);
+  return info.Env().Undefined();
+}
+
+Napi::Value Container::IommuInfo(const Napi::CallbackInfo& info) {
+  const Buffer into = BufferArgument(info, 0, "into");
+  Answer answer;
+  Ask(*fd(), VFIO_REQUEST(VFIO_IOMMU_GET_INFO), vfio_iommu_type1_info{}, VFIO_IOMMU_INFO_CAPS, answer);
+  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
+}
+
+Napi::Value Container::MapDma(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::shared_ptr<Handles>& handles = env.GetInstanceData<Addon>()->handles;
   const SharedMapping memory = handles->Share<Memory>(env, info[0]);
@@ -127,36 +174,36 @@ Napi::Value MapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
       MapQuestion(*memory, CheckedInt64(env, info[1], "offset"), CheckedInt64(env, info[2], "size"),
                   CheckedUint64(env, info[3], "iova"), CheckedUint32(env, info[4], "flags"));
   // The memory is held as long as the kernel works on it.
-  return Work::Start(env, "vfio:mapDma", [container, memory, question]() mutable {
+  return Work::Start(env, "vfio:mapDma", [container = fd(), memory, question]() mutable {
     Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
   });
 }
 
-Napi::Value UnmapDma(const Napi::CallbackInfo& info, const SharedFd& container) {
+Napi::Value Container::UnmapDma(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto question = std::make_shared<UnmapQuestion>(Unmapping(CheckedUint64(env, info[0], "iova"),
                                                                   CheckedUint64(env, info[1], "size"),
                                                                   CheckedUint32(env, info[2], "flags")));
   return Work::Start(
       info.Env(), "vfio:unmapDma",
-      [container, question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question->head()); },
+      [container = fd(), question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question->head()); },
       [question](Napi::Env env) -> Napi::Value {
         return Napi::BigInt::New(env, uint64_t{question->head().size});
       });
 }
 
-Napi::Value LogDirtyPages(const Napi::CallbackInfo& info, const SharedFd& container) {
+Napi::Value Container::LogDirtyPages(const Napi::CallbackInfo& info) {
   DmaQuestion<vfio_iommu_type1_dirty_bitmap> question;
   question.head().flags = Uint32Argument(info, 0, "flags");
   if (question.head().flags & VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "this call has no room for a bitmap");
   }
-  return Work::Start(info.Env(), "vfio:logDirtyPages", [container, question]() mutable {
+  return Work::Start(info.Env(), "vfio:logDirtyPages", [container = fd(), question]() mutable {
     Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_DIRTY_PAGES), &question.head());
   });
 }
 
-Napi::Value DirtyBitmap(const Napi::CallbackInfo& info, const SharedFd& container) {
+Napi::Value Container::DirtyBitmap(const Napi::CallbackInfo& info) {
   DmaQuestion<vfio_iommu_type1_dirty_bitmap, vfio_iommu_type1_dirty_bitmap_get> question;
   question.head().flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
   question.tail().iova = CheckedUint64(info.Env(), info[0], "iova");
@@ -166,13 +213,13 @@ Napi::Value DirtyBitmap(const Napi::CallbackInfo& info, const SharedFd& containe
   question.tail().bitmap = BitmapQuestion(page_size, *bits);
   return Work::Start(
       info.Env(), "vfio:dirtyBitmap",
-      [container, bits, question]() mutable {
+      [container = fd(), bits, question]() mutable {
         Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_DIRTY_PAGES), &question.head());
       },
       BytesOf(bits));
 }
 
-Napi::Value UnmapDirty(const Napi::CallbackInfo& info, const SharedFd& container) {
+Napi::Value Container::UnmapDirty(const Napi::CallbackInfo& info) {
   DmaQuestion<vfio_iommu_type1_dma_unmap, vfio_bitmap> question;
   question.head().flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
   question.head().iova = CheckedUint64(info.Env(), info[0], "iova");
@@ -182,10 +229,52 @@ Napi::Value UnmapDirty(const Napi::CallbackInfo& info, const SharedFd& container
   question.tail() = BitmapQuestion(page_size, *bits);
   return Work::Start(
       info.Env(), "vfio:unmapDma",
-      [container, bits, question]() mutable {
+      [container = fd(), bits, question]() mutable {
         Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question.head());
       },
       BytesOf(bits));
+}
+
+Napi::FunctionReference Group::Define(Napi::Env env) {
+  return DefineFdClass(env, {
+                                DefineStatic<&Group::Open>("open"),
+                                DefineMethod<&Group::SetContainer>("setContainer"),
+                                DefineMethod<&Group::UnsetContainer>("unsetContainer"),
+                                DefineMethod<&Group::OpenDevice>("openDevice"),
+                            });
+}
+
+void Group::DefineQuick(Napi::Object exports, Handles* handles) {
+  DefineCall<Group, Status, 0>(exports, "groupStatus", handles);
+}
+
+Napi::Value Group::Open(const Napi::CallbackInfo& info) {
+  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "group"));
+}
+
+Napi::Value Group::SetContainer(const Napi::CallbackInfo& info) {
+  int container = Container::From(info.Env(), info[0]).fd()->number();
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_SET_CONTAINER), &container);
+  return info.Env().Undefined();
+}
+
+Napi::Value Group::UnsetContainer(const Napi::CallbackInfo& info) {
+  Ioctl(*fd(), VFIO_REQUEST(VFIO_GROUP_UNSET_CONTAINER));
+  return info.Env().Undefined();
+}
+
+Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
+  const std::string request = TextArgument(info, 0, "request");
+  const std::string name = TextArgument(info, 1, "name");
+  const auto opened = std::make_shared<SharedFd>();
+  return Work::Start(
+      info.Env(), "vfio:openDevice",
+      [group = fd(), request, name, opened] {
+        const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), request.c_str());
+        *opened = std::make_shared<const Fd>(number, name);
+      },
+      // A copy: where there is no environment any more, the last reference goes on a thread.
+      [opened](Napi::Env env) { return Device::Adopt(env, *opened); });
 }
 
 }  // namespace vfio
