@@ -113,7 +113,9 @@ export async function buildKernel(
     // The kernels of one source are built in one tree, where the second one is made of what is there.
     await exclusively(`build-${source.version}`, async () => {
       await installTools(begin)
-      begin(`building Linux ${source.version}, once on this machine: from nothing, 20 minutes of one processor`)
+      begin(
+        `building Linux ${source.version}, once on this machine: from nothing, 20 minutes of one processor`,
+      )
       const tell = (state: string) => {
         doing = state
       }
