@@ -172,6 +172,11 @@ export const HINTS: readonly Hint[] = [
   row('region', 'EINVAL', 'the region cannot be read, written or mapped that way (regionInfo() says how)'),
   row('region', 'EPERM', 'the kernel lets nobody write there: the device would get out of its control'),
   row('region', 'EFAULT', 'the kernel could not copy the bytes: the device did not take or give them'),
+  row(
+    'region',
+    'EBUSY',
+    'something else on the host holds this memory of the device, often the frame buffer of the firmware: /proc/iomem names it',
+  ),
   row('region', 'ENODEV', 'the device is gone from the bus: close it'),
   row(
     'region',
