@@ -12,6 +12,15 @@ SharedFd OpenFile(const std::string& path, const char* request) {
   return std::make_shared<const Fd>(number, path);
 }
 
+Napi::Value OpenLater(Napi::Env env, const char* name, std::function<SharedFd()>&& open,
+                      Napi::Object (*adopt)(Napi::Env env, SharedFd fd)) {
+  const auto opened = std::make_shared<SharedFd>();
+  return Work::Start(
+      env, name, [open = std::move(open), opened] { *opened = open(); },
+      // A copy: where there is no environment any more, the last reference goes on a thread.
+      [opened, adopt](Napi::Env env) { return adopt(env, *opened); });
+}
+
 Napi::Value CloseLater(Napi::Env env, Resource resource) {
   try {
     return Work::Start(env, "vfio:close", [resource = std::move(resource)] {});

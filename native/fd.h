@@ -2,10 +2,12 @@
 
 #include <napi.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "command.h"
 #include "object.h"
 #include "util/fd.h"
 #include "util/work.h"
@@ -14,6 +16,10 @@ namespace vfio {
 
 /** Opens a file for reading and writing; `request` says in errors what it is. */
 SharedFd OpenFile(const std::string& path, const char* request);
+
+/** A promise for what `adopt` makes of a file that is opened off the main thread. */
+Napi::Value OpenLater(Napi::Env env, const char* name, std::function<SharedFd()>&& open,
+                      Napi::Object (*adopt)(Napi::Env env, SharedFd fd));
 
 /** A promise for the end of its close: the last one of a device resets it, which takes long. */
 Napi::Value CloseLater(Napi::Env env, Resource resource);
@@ -35,6 +41,13 @@ class FdObject : public ObjectOf<T, Fd> {
     members.push_back(FdObject::template DefineMethod<&FdObject::Close>("close"));
     members.push_back(FdObject::template DefineMethod<&FdObject::CloseNow>("closeNow"));
     return FdObject::DefineClass(env, members);
+  }
+
+  /** A method that is one ioctl. */
+  template <const Command& command>
+  static napi_property_descriptor DefineCommand(const char* name) {
+    static constexpr CommandMethod kMethod{{&FdObject::kClass, CallCommand}, &command};
+    return Object::DefineMethod(name, kMethod);
   }
 
  private:

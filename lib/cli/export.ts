@@ -7,6 +7,7 @@ import {
   parseZpci,
   VfioError,
 } from '../index.js'
+import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, memory, run, sysfs } from './options.js'
 import { note, print, toJson } from './output.js'
 
@@ -65,7 +66,7 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
   print(options.json ? toJson(exported) : exported.text)
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
-  return 0
+  return exported.blockers.length > 0 ? NOT_READY : 0
 }
 
 function refuse(wrong: boolean, option: string, format: string): void {

@@ -2,7 +2,7 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { guestPlaces } from './guest.js'
 import { parseMachine } from './machine.js'
-import { byIommufd, exportSlots, iommufdNotes, memoryNotes, notReady } from './set.js'
+import { byIommufd, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface CloudHypervisorOptions {
@@ -24,6 +24,8 @@ export interface CloudHypervisorExport {
   readonly text: string
   /** What has to happen before, and what differs from the host, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** `MAX_NUM_PCI_SEGMENTS` of vmm/src/config.rs. */
@@ -80,6 +82,7 @@ export function exportCloudHypervisor(
       (slot) =>
         `Cloud Hypervisor has no multifunction devices: ${slot.functions.map(({ address }) => address).join(', ')} become devices of their own in the guest`,
     )
+  const { notes, blockers } = obstacles(seen, slots)
   return {
     format: 'cloud-hypervisor',
     devices,
@@ -88,8 +91,9 @@ export function exportCloudHypervisor(
     notes: [
       ...apart,
       ...iommufdNotes(seen, iommufd),
-      ...notReady(seen, slots),
+      ...notes,
       ...memoryNotes(seen, slots, { iommufd, memory }),
     ],
+    blockers,
   }
 }

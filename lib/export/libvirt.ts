@@ -4,7 +4,7 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, notReady } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, obstacles } from './set.js'
 
 export interface LibvirtOptions {
   /** Machine type of the domain; default `q35`, with `zpci` `s390-ccw-virtio`. */
@@ -29,6 +29,8 @@ export interface LibvirtExport {
   readonly text: string
   /** What has to happen before, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** Beyond what domains have by themselves; libvirt adds the controllers below that are missing. */
@@ -83,13 +85,15 @@ export function exportLibvirt(
       })
     }
   }
+  const { notes, blockers } = obstacles(seen, slots, options.managed ?? true)
   return {
     format: 'libvirt',
     machine: machine.name,
     managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: [...iommufdNotes(seen, iommufd), ...notReady(seen, slots, options.managed ?? true)],
+    notes: [...iommufdNotes(seen, iommufd), ...notes],
+    blockers,
   }
 }
 

@@ -3,7 +3,7 @@ import { type AddressParts, splitAddress } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, memoryNotes, notReady } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface QemuOptions {
@@ -37,6 +37,8 @@ export interface QemuExport {
   readonly text: string
   /** What has to happen before, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** Chassis 100 is ours: its slot numbers meet nobody else's. */
@@ -66,17 +68,15 @@ export function exportQemu(
   if (options.guestAddress !== undefined) writer.atGuestAddress(slots, options.guestAddress)
   else if (machine.kind === 'express') writer.belowPorts(slots)
   else writer.onConventionalBus(slots)
+  const { notes, blockers } = obstacles(seen, slots)
   return {
     format: 'qemu',
     machine: machine.name,
     devices: writer.devices,
     arguments: writer.options.flat(),
     text: shellLines(writer.options),
-    notes: [
-      ...iommufdNotes(seen, iommufd),
-      ...notReady(seen, slots),
-      ...memoryNotes(seen, slots, { ...options, iommufd }),
-    ],
+    notes: [...iommufdNotes(seen, iommufd), ...notes, ...memoryNotes(seen, slots, { ...options, iommufd })],
+    blockers,
   }
 }
 

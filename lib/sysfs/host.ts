@@ -1,6 +1,6 @@
 import { notLinux } from '../native/load.js'
 import { expandAddress, isAddress } from './address.js'
-import { readDevices } from './devices.js'
+import { readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
@@ -129,14 +129,15 @@ export class Host {
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
       const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
+      const platform = this.#lookAtPlatform()
       const devices = readDevices(this.paths.sysfs, names, {
         aliases,
         names: deviceNames,
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
         overrides,
+        slotRule: slotRuleOf(this.#kernel, platform),
       })
-      const platform = this.#lookAtPlatform()
       const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
       return {
         devices,
@@ -159,6 +160,12 @@ export class Host {
     if (unseen.length === 0) this.#platform = seen
     return seen
   }
+}
+
+/** By version, because what a slot publishes is the same under every rule. */
+function slotRuleOf(kernel: string, { architecture }: PlatformFacts): SlotRule {
+  if (!isKernelSince(kernel, 7, 0)) return 'device'
+  return architecture === 's390' ? 'function' : 'bus'
 }
 
 /** `/proc/sys/kernel/osrelease`, or the third word of `/proc/version` where only that was copied. */

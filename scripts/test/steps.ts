@@ -1,7 +1,9 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { builtKernels } from '../lab/build.js'
 import { findHost } from '../lab/hosts.js'
+import { awaitsBuild } from '../lab/kernels.js'
 import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -62,12 +64,14 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 
 /** Tests of test/lab/ that need other devices than those of the default topology; a new test needs no entry. */
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
-  disks: ['examples'],
+  disks: ['examples', 'shared'],
   hotplug: ['failing', 'removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu'],
 }
+/** Tests of what only the kernels of scripts/lab/build.ts have. */
+const OF_BUILT: readonly string[] = ['selftests']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'crash', 'clients', 'agreement']
 
@@ -90,7 +94,7 @@ const SAME_EVERYWHERE: readonly string[] = ['cycles', 'persist', 'uses', 'crash'
 const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
 
 const ORDINARY = testsOf('lab').filter(
-  (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
+  (name) => ![LAST, OF_BUILT, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
 )
 
 /** What everything runs on. */
@@ -239,12 +243,18 @@ const otherSteps: readonly Step[] = [
     ),
   ),
   labStep('lab:amd-dma', inGuest('6.12', 'default', ['dma'], 'amd-dma')),
-  labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
+  ...['6.18', '7.3'].map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', ['agreement']))),
+]
+
+/** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */
+const iommufdSteps: readonly Step[] = [
+  labStep('lab:iommufd', inGuest('iommufd', 'default', [...OBJECTS, 'regions', ...OF_BUILT, 'agreement'])),
+  labStep('lab:iommufd-container', inGuest('iommufd-container', 'default', [...OBJECTS, 'agreement'])),
 ]
 
 /** All of it, on each of these and their kernels. */
 const otherSoakSteps: readonly Step[] = [
-  ...['6.18', '7.3'].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
+  ...['6.18', '7.3', ...builtKernels].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
   ...['amd', 'virtio'].flatMap((host) =>
     findHost(host).kernels.map((kernel) => ({ name: `${host}:${kernel}`, host, kernel })),
   ),
@@ -254,7 +264,7 @@ const otherSoakSteps: readonly Step[] = [
     inGuest(
       kernel,
       host === 'virtio' ? 'express' : 'default',
-      possibleOn(host, [...ORDINARY, ...LAST]),
+      possibleOn(host, [...ORDINARY, ...(builtKernels.includes(kernel) ? OF_BUILT : []), ...LAST]),
       host,
     ),
   ),
@@ -321,11 +331,22 @@ export const steps: readonly Step[] = [
   ...hostSteps,
   ...labSteps,
   ...otherSteps,
+  ...iommufdSteps,
   ...foreignSteps,
   ...soakSteps,
 ]
 /** What `npm test` runs without names. */
-export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...foreignSteps]
+export const usualSteps: readonly Step[] = [
+  ...hostSteps,
+  ...labSteps,
+  ...otherSteps,
+  ...iommufdSteps,
+  ...foreignSteps,
+]
+
+/** Why a step is left out unless somebody asks for it by name: building its kernel would take longer than all the rest; else null. */
+export const whyLeftOut = ({ work }: Step): string | null =>
+  'guest' in work && work.guest !== undefined ? awaitsBuild(work.guest.kernel) : null
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {

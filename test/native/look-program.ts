@@ -1,9 +1,9 @@
 import { openSync, readFileSync, readSync, writeSync } from 'node:fs'
 import type { Plan } from 'vfio'
-import { Changes } from '../../lib/assign/changes.js'
-import type { GroupLock } from '../../lib/assign/group-lock.js'
-import { isGroupOpen } from '../../lib/assign/group-open.js'
 import { refuseChanged } from '../../lib/assign/recheck.js'
+import { Changes } from '../../lib/change/changes.js'
+import type { GroupLock } from '../../lib/change/group-lock.js'
+import { isGroupOpen } from '../../lib/change/group-open.js'
 
 /**
  * A program that looks and judges over and over, each time with another call failing, and says where a fault let something
