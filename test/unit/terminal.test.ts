@@ -24,7 +24,7 @@ function assertHarmless(text: string): void {
 }
 
 describe('a terminal', function () {
-  this.timeout(20_000)
+  this.timeout(300_000)
   let sysfs = ''
   before(() => {
     const trees = makeHost({
