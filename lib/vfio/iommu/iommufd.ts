@@ -1,6 +1,7 @@
 import { pageBits } from '../../native/answer.js'
 import type { NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call } from '../../native/translate.js'
 import {
   badArgument,
   checkFlag,
@@ -12,7 +13,6 @@ import {
 } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import { Handle, VfioObject, watched } from '../handle.js'
-import { call } from '../translate.js'
 import type { DmaBuffer } from './buffer.js'
 import { type DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './space.js'
 import {
