@@ -1,5 +1,6 @@
 // The system packages that this project is built and tested with, and how to get those that are missing.
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { osRelease, privateApt } from './apt.mjs'
@@ -76,17 +77,41 @@ const LAB = [
     pacman: 'qemu-system-x86',
   },
 ]
+/** What a kernel is built with, beside all of these. */
+const KERNEL = [
+  { debian: 'bc', program: 'bc', dnf: 'bc', pacman: 'bc' },
+  { debian: 'bison', program: 'bison', dnf: 'bison', pacman: 'bison' },
+  { debian: 'flex', program: 'flex', dnf: 'flex', pacman: 'flex' },
+  {
+    debian: 'libelf-dev',
+    files: ['/usr/include/libelf.h'],
+    dnf: 'elfutils-libelf-devel',
+    pacman: 'libelf',
+  },
+  { debian: 'lz4', program: 'lz4', dnf: 'lz4', pacman: 'lz4' },
+  // Its own tests of VFIO are linked with it.
+  {
+    debian: 'uuid-dev',
+    files: ['/usr/include/uuid/uuid.h'],
+    dnf: 'libuuid-devel',
+    pacman: 'util-linux-libs',
+  },
+]
 
 const QEMU_MAJOR = 8
 
 /** The packages whose programs or files this machine does not have. */
-export function missingPackages(lab) {
-  return [...BUILD, ...(lab ? LAB : [])].filter(({ program, files = [], fits = () => true }) => {
+export const missingPackages = (lab) => missingOf([...BUILD, ...(lab ? LAB : [])])
+
+/** The same of those that only building a kernel needs. */
+export const missingForKernels = () => missingOf([...BUILD, ...KERNEL])
+
+const missingOf = (packages) =>
+  packages.filter(({ program, files = [], fits = () => true }) => {
     if (program === undefined) return !files.some((file) => existsSync(file))
     const file = findProgram(program)
     return file === undefined || !fits(file)
   })
-}
 
 /** One line: what is missing, and the command that installs it here. */
 export function howToInstall(missing) {
@@ -122,12 +147,12 @@ export async function installPackages(missing, cache, log) {
   const lists = '/var/lib/apt/lists'
   const known = existsSync(lists) && readdirSync(lists).some((name) => name.includes('_Packages'))
   // Sources that do not answer are no reason to stop: the packages may come from those that do.
-  if (!known) apt(['update'], log)
+  if (!known) await apt(['update'], log)
   if (others.length > 0) {
     const install = ['install', '--no-install-recommends', ...others]
-    if (!apt(install, log)) {
-      apt(['update'], log)
-      if (!apt(install, log)) throw new Error(`apt-get could not install ${others.join(' ')}`)
+    if (!(await apt(install, log))) {
+      await apt(['update'], log)
+      if (!(await apt(install, log))) throw new Error(`apt-get could not install ${others.join(' ')}`)
     }
   }
   if (names.includes('qemu-system-x86')) await installQemu(cache, log)
@@ -136,14 +161,14 @@ export async function installPackages(missing, cache, log) {
 async function installQemu(cache, log) {
   const install = ['install', '--no-install-recommends', 'qemu-system-x86']
   if (candidateMajor('qemu-system-x86') >= QEMU_MAJOR) {
-    if (apt(install, log)) return
+    if (await apt(install, log)) return
     throw new Error('apt-get could not install qemu-system-x86')
   }
   const { VERSION_CODENAME: release } = osRelease()
   const backports = `${release}-backports`
   const suites = [release, `${release}-updates`, `${release}-security`, backports]
   const options = await privateApt(join(cache, 'apt', 'qemu'), suites)
-  if (!apt([...options, '-t', backports, ...install], log)) {
+  if (!(await apt([...options, '-t', backports, ...install], log))) {
     throw new Error(`apt-get could not install QEMU ${QEMU_MAJOR} or newer from ${backports}`)
   }
 }
@@ -156,11 +181,12 @@ function candidateMajor(name) {
   return Number(/Candidate: (?:\d+:)?(\d+)/.exec(stdout ?? '')?.[1] ?? 0)
 }
 
-function apt(args, log) {
-  const { status } = spawnSync('apt-get', ['-y', '-q', '-o', 'DPkg::Lock::Timeout=300', ...args], {
+async function apt(args, log) {
+  const child = spawn('apt-get', ['-y', '-q', '-o', 'DPkg::Lock::Timeout=300', ...args], {
     stdio: ['ignore', log, log],
     env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
   })
+  const [status] = await once(child, 'close')
   return status === 0
 }
 

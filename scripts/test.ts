@@ -2,8 +2,17 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { changedFiles, touchedSteps } from './test/changed.js'
-import { execute, type Outcome, type Timed } from './test/execute.js'
-import { type Lane, ROOT, type Step, steps, stepsOnNode, testedLines, usualSteps } from './test/steps.js'
+import { execute, leftOut, type Outcome, type Timed } from './test/execute.js'
+import {
+  type Lane,
+  ROOT,
+  type Step,
+  steps,
+  stepsOnNode,
+  testedLines,
+  usualSteps,
+  whyLeftOut,
+} from './test/steps.js'
 
 const USAGE = `usage: npm test -- [--changed] [--node LINE] [--grep PATTERN] [STEP…]
 
@@ -77,11 +86,16 @@ async function main(): Promise<boolean> {
     if (touched.length === 0) return summarize([])
     chosen = touched
   }
-  const outcomes = await runAll(withNeeded(chosen), values.grep)
+  const mayBuild = positionals.length > 0
+  const outcomes = await runAll(withNeeded(chosen), values.grep, mayBuild)
   return summarize(outcomes) || (values.changed === true && outcomes.length === 0)
 }
 
-async function runAll(chosen: readonly Step[], grep: string | undefined): Promise<Finished[]> {
+async function runAll(
+  chosen: readonly Step[],
+  grep: string | undefined,
+  mayBuild = true,
+): Promise<Finished[]> {
   const begun = new Map<string, Promise<Finished>>()
   const running = new Set<Running>()
   const waiting = [...chosen]
@@ -99,7 +113,7 @@ async function runAll(chosen: readonly Step[], grep: string | undefined): Promis
   const begin = (name: string): Promise<Finished | undefined> => {
     const step = chosen.find((each) => each.name === name)
     if (step === undefined) return Promise.resolve(undefined)
-    const outcome = begun.get(name) ?? perform(step, grep, running)
+    const outcome = begun.get(name) ?? perform(step, grep, running, mayBuild)
     begun.set(name, outcome)
     return outcome
   }
@@ -132,13 +146,22 @@ const secondsSince = (start: number) => (performance.now() - start) / 1000
 const progressOf = ({ name, start, results, last }: Running) =>
   `${name}: ${results} results in ${secondsSince(start).toFixed(0)} s${last === '' ? '' : `, last ${last}`}`
 
-async function perform(step: Step, grep: string | undefined, running: Set<Running>): Promise<Finished> {
+async function perform(
+  step: Step,
+  grep: string | undefined,
+  running: Set<Running>,
+  mayBuild: boolean,
+): Promise<Finished> {
   const state: Running = { name: step.name, start: performance.now(), results: 0, last: '' }
   running.add(state)
   console.log(`${step.name} …`)
-  const outcome = await execute(step, grep, (results, last) => {
-    Object.assign(state, { results, last })
-  })
+  const reason = mayBuild ? null : whyLeftOut(step)
+  const outcome =
+    reason === null
+      ? await execute(step, grep, (results, last) => {
+          Object.assign(state, { results, last })
+        })
+      : leftOut(step, reason)
   running.delete(state)
   const seconds = secondsSince(state.start)
   const cpu = outcome.cpuSeconds === undefined ? '' : `, ${outcome.cpuSeconds.toFixed(1)} s of processor`

@@ -1,11 +1,15 @@
 import type { PciDevice } from '../sysfs/devices.js'
 
-/** The kernel's own exceptions (`drivers/pci/quirks.c`, `drivers/vfio/pci/vfio_pci.c`, Linux 6.12), by vendor. */
+/** The kernel's own exceptions (`drivers/pci/quirks.c`, `drivers/vfio/pci/vfio_pci.c`, Linux 7.3), by vendor. */
 const NO_FLR: Record<number, readonly number[]> = {
-  4130: [0x1487, 0x148c, 0x149c, 0x7901],
+  4130: [0x1487, 0x148c, 0x149c, 0x7901, 0x1502, 0x17f0],
   32902: [0x1502, 0x1503],
-  5315: [0x0616],
+  5315: [0x0616, 0x7925],
 }
+
+/** SolidRun's SNET, in its first revision alone. */
+const isFirstSnet = ({ vendor, device, revision }: PciDevice) =>
+  vendor === 0xd063 && device === 0x1000 && revision === 1
 
 const NO_BUS_RESET: Record<number, readonly number[]> = {
   4318: [0x22ce, 0x22d0],
@@ -39,7 +43,8 @@ const isIn = (table: Record<number, readonly number[] | 'all'>, { vendor, device
   return devices === 'all' || (devices?.includes(device) ?? false)
 }
 
-export const lacksFlr = (device: PciDevice) => isIn(NO_FLR, device)
+/** Needed only before 5.15, like the device-specific ones: some came later, and to those kernels by their updates. */
+export const lacksFlr = (device: PciDevice) => isIn(NO_FLR, device) || isFirstSnet(device)
 
 /** NVIDIA's 2340–237f are a range in the kernel too. */
 export const lacksBusReset = (device: PciDevice) =>

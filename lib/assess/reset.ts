@@ -136,7 +136,9 @@ function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: 
   }
   if (method === 'bus' && isKernelSince(seen.host.kernel, 6, 10)) {
     const bridge = topology.bridgeOf(device)
-    if (bridge?.capabilities.cxlResetMasked) return `the CXL port ${bridge.address} masks bus resets`
+    // Since 7.0 a port whose link is one of PCIe alone counts as any other.
+    const isCxl = !isKernelSince(seen.host.kernel, 7, 0) || bridge?.capabilities.cxlLink === true
+    if (bridge?.capabilities.cxlResetMasked && isCxl) return `the CXL port ${bridge.address} masks bus resets`
   }
   // `cxl_bus` is the same reset with the mask lifted meanwhile; before 6.10 the kernel knew of neither.
   return method === 'bus' || method === 'cxl_bus' ? obstacleToBusReset(seen, topology, device) : null
@@ -146,7 +148,7 @@ function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: 
 function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevice): string | null {
   if (lacksBusReset(device)) return 'the kernel knows that a bus reset breaks it'
   const bridge = topology.bridgeOf(device)
-  const bySlot = hasSlotReset(seen, device) && !isOneOfSeveral(device)
+  const bySlot = hasSlotReset(seen, device) && (hasOwnSlot(seen) || !isOneOfSeveral(device))
   if (!bridge) return bySlot ? null : 'it is on a root bus, which cannot be reset'
   if (whyUnreachable(seen, bridge)) return `the bridge ${bridge.address} does not answer`
   const neighbours = topology.onSameBus(device)
@@ -157,6 +159,10 @@ function obstacleToBusReset(seen: Snapshot, topology: Topology, device: PciDevic
 /** `pci_dev.multifunction`: the header of function 0 says it, and being another function proves it. */
 const isOneOfSeveral = (device: PciDevice) =>
   device.sriov?.role !== 'vf' && (device.multifunction || !device.address.endsWith('.0'))
+
+/** `pci_slot.per_func_slot`: since 7.0 each function of Linux on Z has a slot of its own. */
+const hasOwnSlot = ({ host }: Snapshot) =>
+  host.platform.architecture === 's390' && isKernelSince(host.kernel, 7, 0)
 
 /** Hot-plug drivers that implement `reset_slot`: a reset that does not look like an unplug to them. */
 const SLOT_RESETTERS = new Set(['pciehp', 'pnv_php', 's390_pci_hpc'])

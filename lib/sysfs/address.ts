@@ -138,5 +138,11 @@ export function compareAddresses(a: string, b: string): number {
 /** `domain:bus` of an address in sysfs form: the name of its bus under `pci_bus`. */
 export const busOf = (address: string) => address.slice(0, address.lastIndexOf(':'))
 
-/** `domain:bus:device` of an address in sysfs form: what a slot covers. */
+/** `domain:bus:device` of an address in sysfs form: a device with all its functions. */
 export const slotOf = (address: string) => address.slice(0, address.lastIndexOf('.'))
+
+/** Device and function in one number (`PCI_DEVFN`), as two hexadecimal digits. */
+export function devfnOf(address: string): string {
+  const { device = 0, function: fn = 0 } = splitAddress(address) ?? {}
+  return hex(device * 8 + fn, 2)
+}

@@ -60,6 +60,8 @@ export interface Capabilities {
   } | null
   /** A CXL port whose secondary bus reset is masked (CXL 3.1, 8.1.5): SBR does nothing there. */
   readonly cxlResetMasked: boolean
+  /** The link of a CXL port was trained to carry CXL.cache or CXL.mem (CXL 3.1, 8.1.8.3); `null` for anything else. */
+  readonly cxlLink: boolean | null
 }
 
 /** The parts of the header that topology needs. */
@@ -268,6 +270,7 @@ function noCapabilities(readable: number, complete: boolean): Capabilities {
     acs: null,
     sriov: null,
     cxlResetMasked: false,
+    cxlLink: null,
   })
   without.set(key, none)
   return none
@@ -340,6 +343,7 @@ export function readCapabilities(config: Uint8Array): Capabilities {
         }
       : null,
     cxlResetMasked: extended.some((entry) => isMaskedCxlPort(config, entry)),
+    cxlLink: extended.reduce<boolean | null>((link, entry) => link ?? cxlLinkOf(config, entry), null),
   }
 }
 
@@ -362,7 +366,21 @@ function readPcie(config: Uint8Array, at: number): PcieCapability {
 /** DVSEC 3 of vendor 1e98 is "CXL extensions for ports"; bit 0 of its control word unmasks SBR. */
 function isMaskedCxlPort(config: Uint8Array, entry: CapabilityEntry): boolean {
   const at = entry.offset
-  if (entry.id !== 0x23 || at + 0x0e > config.length) return false
-  const isPort = word(config, at + 4) === 0x1e98 && word(config, at + 8) === 3
-  return isPort && (word(config, at + 0x0c) & 1) === 0
+  return isCxlDvsec(config, entry, 3, 0x0e) && (word(config, at + 0x0c) & 1) === 0
+}
+
+/** DVSEC 7 is "Flex Bus port"; bits 0 and 2 of its status word are CXL.cache and CXL.mem. */
+function cxlLinkOf(config: Uint8Array, entry: CapabilityEntry): boolean | null {
+  if (!isCxlDvsec(config, entry, 7, 0x10)) return null
+  return (word(config, entry.offset + 0x0e) & 0b101) !== 0
+}
+
+function isCxlDvsec(
+  config: Uint8Array,
+  { id, offset }: CapabilityEntry,
+  dvsec: number,
+  size: number,
+): boolean {
+  if (id !== 0x23 || offset + size > config.length) return false
+  return word(config, offset + 4) === 0x1e98 && word(config, offset + 8) === dvsec
 }

@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { busOf, compareAddresses, isAddress, slotOf, splitAddress } from './address.js'
+import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } from './address.js'
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
@@ -101,7 +101,15 @@ export interface DeviceContext {
   readonly brief: boolean
   /** Overrides that are known already, so that none is read; `null`: all are. */
   readonly overrides: ReadonlyMap<string, string | null> | null
+  readonly slotRule: SlotRule
 }
+
+/**
+ * What the third number of a slot's `address` stands for (`drivers/pci/slot.c`). `device`: a device number. Since 7.0
+ * `bus` and, on Linux on Z, `function`: a slot of pciehp covers its whole bus, though it still says 00, and each function
+ * has a slot of its own there, named by device and function in one number (`PCI_DEVFN`).
+ */
+export type SlotRule = 'device' | 'bus' | 'function'
 
 // Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
 const BRIEF_FILES = ['modalias', 'config', 'reset_method']
@@ -188,7 +196,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       numaNode: draft.numaNode,
       parent: draft.pathParent !== undefined ? draft.pathParent : (bridges.get(busOf(address)) ?? null),
       secondaryBus,
-      slot: slots.get(slotOf(address)) ?? null,
+      slot: slotCovering(slots, address, context.slotRule),
       sriov: sriovOf(draft, capabilities, detail, present, vfs.get(address)),
       bootVga: detail?.bootVga ?? false,
       resetMethods: draft.resetMethods ?? (publishes ? EMPTY : null),
@@ -545,9 +553,15 @@ function sriovOf(
   }
 }
 
-type Slots = ReadonlyMap<string, { readonly name: string; readonly driver: string | null }>
+type Slots = ReadonlyMap<string, NonNullable<PciDevice['slot']>>
 
-/** Slots by `domain:bus:device`. The `module` link says which hot-plug driver serves a slot. */
+function slotCovering(slots: Slots, address: string, rule: SlotRule): PciDevice['slot'] {
+  if (rule === 'function') return slots.get(`${busOf(address)}:${devfnOf(address)}`) ?? null
+  const ofBus = rule === 'bus' ? slots.get(`${busOf(address)}:00`) : undefined
+  return ofBus?.driver === 'pciehp' ? ofBus : (slots.get(slotOf(address)) ?? null)
+}
+
+/** Slots by their `address`. The `module` link says which hot-plug driver serves a slot. */
 function readSlots(sysfs: string): Slots {
   const root = `${sysfs}/bus/pci`
   const names = readBatch(root, ['.'], { lists: ['slots'] }).names(0, 'slots')

@@ -7,6 +7,7 @@ import type {
   NativeIommufd,
 } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device/device.js'
@@ -20,7 +21,6 @@ import {
   type VfioContainer,
   type VfioGroup,
 } from './iommu/type1.js'
-import { call } from './translate.js'
 
 /** The open objects that a device needs that was opened by its group. */
 export interface GroupParts {

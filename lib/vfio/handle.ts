@@ -1,8 +1,8 @@
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import type { NativeHandle } from '../native/binding.js'
-import { SerialQueue } from './queue.js'
-import { call, callSite, translate } from './translate.js'
+import { call, callSite, translate } from '../native/translate.js'
+import { SerialQueue } from '../queue.js'
 
 /** What must be let go before an object can close: the devices of a group, the groups of a container. */
 export interface Dependent {

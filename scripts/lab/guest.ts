@@ -25,7 +25,7 @@ const BOOT_SECONDS = 180
 export interface GuestOptions {
   /** One of hosts.ts by name; left out: the default. */
   readonly host?: string | undefined
-  /** A series (`6.12`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest of the host's that can be had. */
+  /** A known one by name (`6.12`, `iommufd`), `IMAGE[,MODULES-DIR]`, or a kernel found before; left out: the newest of the host's that can be had. */
   readonly kernel?: string | Kernel | undefined
   /** A file of QEMU arguments; left out: the host's default one. */
   readonly topology?: string | undefined
@@ -70,7 +70,9 @@ export async function runInGuest(options: GuestOptions): Promise<GuestResult> {
   const host = findHost(options.host)
   const devices = readTopology(options.topology ?? defaultTopology(host))
   const kernel =
-    typeof options.kernel === 'object' ? options.kernel : await findKernel(host, options.kernel, say)
+    typeof options.kernel === 'object'
+      ? options.kernel
+      : await findKernel(host, options.kernel, say, options.signal)
   const emulator = await emulatorFor(host, say)
   const native = isNative(host)
   if (!native) await compileFor(host, say)

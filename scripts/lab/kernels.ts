@@ -4,9 +4,11 @@ import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { downloadPackages, packageNames, privateApt } from '../apt.mjs'
+import { buildKernel, builtInCache, builtKernels, seriesOf } from './build.js'
 import { cacheDirectory, exclusively } from './cache.js'
 import { LabError, messageOf } from './errors.js'
 import type { LabHost } from './hosts.js'
+import { kernelSource } from './source.js'
 
 const run = promisify(execFile)
 
@@ -31,14 +33,42 @@ const SERIES: Readonly<Record<string, readonly string[]>> = {
 /** The series that the lab knows by name, oldest first. */
 export const kernelSeries: readonly string[] = Object.keys(SERIES).reverse()
 
-/** Finds the kernel of a host that `--kernel` names, fetching it when it is a series that is not in the cache. */
+/** All kernels that the lab knows by name. */
+export const kernelNames: readonly string[] = [...kernelSeries, ...builtKernels]
+
+/** Finds the kernel of a host that `--kernel` names, fetching or building it when it is a known one that is not in the cache. */
 export async function findKernel(
   host: LabHost,
   name: string | undefined,
   say: (line: string) => void,
+  signal?: AbortSignal,
 ): Promise<Kernel> {
   if (name === undefined) return newestKernel(host, say)
+  const source = seriesOf(name)
+  if (source !== undefined) return builtKernel(host, name, source, say, signal)
   return Object.hasOwn(SERIES, name) ? ofSeries(host, name, say) : kernelAt(name)
+}
+
+/** Why a kernel by name is not to be had without minutes of building it; null where it is. */
+export const awaitsBuild = (name: string): string | null =>
+  seriesOf(name) === undefined || builtInCache(name) !== undefined
+    ? null
+    : `the kernel ${name} takes 20 minutes of a processor to build, and is not in the cache: "npm run lab -- --kernel ${name} -- true" puts it there`
+
+async function builtKernel(
+  host: LabHost,
+  name: string,
+  series: string,
+  say: (line: string) => void,
+  signal: AbortSignal | undefined,
+): Promise<Kernel> {
+  if (host.processor !== 'x64') {
+    throw new LabError(`the kernel ${name} is built for x86-64 alone, and the host ${host.name} is another`)
+  }
+  const built =
+    builtInCache(name) ??
+    (await buildKernel(name, await kernelSource(series, SERIES[series] ?? [], say), say, signal))
+  return { name, ...built }
 }
 
 const ofSeries = async (host: LabHost, series: string, say: (line: string) => void) =>
@@ -62,7 +92,7 @@ function kernelAt(name: string): Kernel {
   const [path = '', directory] = name.split(',', 2)
   const image = resolve(path)
   if (!existsSync(image)) {
-    const known = kernelSeries.join(', ')
+    const known = kernelNames.join(', ')
     throw new LabError(
       `--kernel ${name}: there is no file ${image}; give one of ${known}, or IMAGE[,MODULES-DIR]`,
     )

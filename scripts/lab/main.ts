@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util'
 import { LabError, messageOf } from './errors.js'
 import { GUEST_FAILED, runInGuest } from './guest.js'
 import { labHosts } from './hosts.js'
-import { kernelSeries } from './kernels.js'
+import { kernelNames } from './kernels.js'
 
 const USAGE = `usage: npm run lab -- [OPTIONS] [--] [COMMAND…]
 
@@ -12,7 +12,7 @@ Without COMMAND: an interactive shell there.
 
   --host H          the machine to have; default: ${labHosts[0]?.name}
 ${labHosts.map(({ name, title, kernels }) => `                      ${name.padEnd(12)} ${title}; kernels ${kernels.join(', ')}`).join('\n')}
-  --kernel K        ${kernelSeries.join(', ')}, or IMAGE[,MODULES-DIR]; default: the newest of the host's
+  --kernel K        ${kernelNames.join(', ')}, or IMAGE[,MODULES-DIR]; default: the newest of the host's
   --topology FILE   QEMU arguments of the devices to have; default: one of scripts/lab/topologies/
   --timeout S       seconds that COMMAND may take (status 124 when it takes longer)
   --no-vfio         leave vfio-pci unloaded

@@ -41,6 +41,14 @@ const crashed = (title: string, detail: string, output = ''): Outcome => ({
   output,
 })
 
+/** A step that was not to be run. */
+export const leftOut = ({ name }: Step, reason: string): Outcome => ({
+  passed: [],
+  failed: [],
+  skipped: [{ title: `all of ${name}`, reason }],
+  output: '',
+})
+
 export async function execute(
   step: Step,
   grep: string | undefined,
@@ -139,6 +147,11 @@ class Collector {
     this.#progress = progress
   }
 
+  /** What is done before there are results. */
+  note(line: string): void {
+    this.#progress(0, line)
+  }
+
   line(line: string): void {
     const found = readRecord(line)
     const printed = found === null ? line : found.before
@@ -229,6 +242,7 @@ async function runInLab(
     env: { FORCE_COLOR: '0', ...environment },
     timeoutSeconds: suite.totalSeconds,
     streams: { stdin: null, stdout, stderr },
+    say: (line) => collected.note(line),
   })
   stdout.end()
   stderr.end()

@@ -1,7 +1,9 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { builtKernels } from '../lab/build.js'
 import { findHost } from '../lab/hosts.js'
+import { awaitsBuild } from '../lab/kernels.js'
 import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -62,14 +64,16 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 
 /** Tests of test/lab/ that need other devices than those of the default topology; a new test needs no entry. */
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
-  disks: ['examples'],
+  disks: ['examples', 'shared'],
   hotplug: ['failing', 'removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu'],
 }
+/** Tests of what only the kernels of scripts/lab/build.ts have. */
+const OF_BUILT: readonly string[] = ['selftests']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
-const LAST: readonly string[] = ['assign', 'agreement']
+const LAST: readonly string[] = ['assign', 'crash', 'clients', 'agreement']
 
 const testsOf = (directory: string) =>
   readdirSync(join(ROOT, 'test', directory))
@@ -83,8 +87,14 @@ const LOOKING: readonly string[] = ['look', 'look-faults']
 /** Those of the guests that drive devices through the addon: where a sanitizer of it has most to see. */
 const DRIVING: readonly string[] = ['dma', 'features', 'irqs', 'kvm', 'regions', 'vfio-objects']
 
+/** What no kernel of the lab answers differently, or takes long: on the oldest it is left to the soak. */
+const SAME_EVERYWHERE: readonly string[] = ['cycles', 'persist', 'uses', 'crash', 'clients']
+
+/** Where descriptors, interrupts and memory go through the addon in ways that no simulated kernel of test/native/ has. */
+const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
+
 const ORDINARY = testsOf('lab').filter(
-  (name) => !LAST.includes(name) && !Object.values(ELSEWHERE).some((names) => names.includes(name)),
+  (name) => ![LAST, OF_BUILT, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
 )
 
 /** What everything runs on. */
@@ -131,8 +141,8 @@ const foreign = (host: string, topology: Topology, kernel = '6.12', files = FORE
   inGuest(kernel, topology, files, host)
 const foreignSteps: readonly Step[] = [
   labStep('lab:arm64', foreign('arm64', 'arm64')),
-  // What is predicted there does not go by the size of pages.
-  labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64', '6.12', ['regions', 'dma', 'once'])),
+  // Only registers and memory go by the size of pages.
+  labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64', '6.12', ['regions', 'dma'])),
   labStep('lab:s390x', foreign('s390x', 's390x')),
 ]
 /** The newer rules, under which groups are there from the start. */
@@ -200,11 +210,14 @@ const predictionsOn = (kernel: string, topology: Topology) =>
  */
 const labSteps: readonly Step[] = [
   onKernel(newest, [...ORDINARY, ...LAST]),
-  onKernel(oldest, [...ORDINARY, ...LAST]),
+  onKernel(
+    oldest,
+    [...ORDINARY, ...LAST].filter((name) => !SAME_EVERYWHERE.includes(name)),
+  ),
   sanitized({
     name: 'asan:lab',
     lane: 'lab',
-    work: inGuest(newest, 'default', DRIVING),
+    work: inGuest(newest, 'default', SANITIZED),
   }),
   ...between.map((kernel) => onKernel(kernel, ['agreement'])),
   examplesOn(newest),
@@ -230,12 +243,18 @@ const otherSteps: readonly Step[] = [
     ),
   ),
   labStep('lab:amd-dma', inGuest('6.12', 'default', ['dma'], 'amd-dma')),
-  labStep('lab:7.3', inGuest('7.3', 'default', ['agreement'])),
+  ...['6.18', '7.3'].map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', ['agreement']))),
+]
+
+/** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */
+const iommufdSteps: readonly Step[] = [
+  labStep('lab:iommufd', inGuest('iommufd', 'default', [...OBJECTS, 'regions', ...OF_BUILT, 'agreement'])),
+  labStep('lab:iommufd-container', inGuest('iommufd-container', 'default', [...OBJECTS, 'agreement'])),
 ]
 
 /** All of it, on each of these and their kernels. */
 const otherSoakSteps: readonly Step[] = [
-  ...['6.18', '7.3'].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
+  ...['6.18', '7.3', ...builtKernels].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
   ...['amd', 'virtio'].flatMap((host) =>
     findHost(host).kernels.map((kernel) => ({ name: `${host}:${kernel}`, host, kernel })),
   ),
@@ -245,7 +264,7 @@ const otherSoakSteps: readonly Step[] = [
     inGuest(
       kernel,
       host === 'virtio' ? 'express' : 'default',
-      possibleOn(host, [...ORDINARY, ...LAST]),
+      possibleOn(host, [...ORDINARY, ...(builtKernels.includes(kernel) ? OF_BUILT : []), ...LAST]),
       host,
     ),
   ),
@@ -268,7 +287,7 @@ const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
   ...foreignSoakSteps,
   ...[
-    ...between.map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
+    ...[oldest, ...between].map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
     ...kernels.slice(0, -1).map(examplesOn),
     ...(['bridges', 'desktop'] as const).map((topology) => predictionsOn(oldest, topology)),
     withoutIommu(oldest),
@@ -286,13 +305,18 @@ const soakSteps: readonly Step[] = [
     (
       [
         ['cycles', 'cycles'],
-        ['rounds', 'assign'],
+        ['rounds', 'assign', 'crash'],
         ['mappings', 'dma'],
       ] as const
-    ).map(([name, file]) =>
-      full({ name: `soak:${kernel}:${name}`, lane: 'lab', work: inGuest(kernel, 'default', [file]) }),
+    ).map(([name, ...files]) =>
+      full({ name: `soak:${kernel}:${name}`, lane: 'lab', work: inGuest(kernel, 'default', files) }),
     ),
   ),
+  sanitized({
+    name: 'soak:asan:lab',
+    lane: 'lab',
+    work: inGuest(newest, 'default', DRIVING),
+  }),
   full(
     sanitized({
       name: 'soak:asan:cycles',
@@ -307,11 +331,22 @@ export const steps: readonly Step[] = [
   ...hostSteps,
   ...labSteps,
   ...otherSteps,
+  ...iommufdSteps,
   ...foreignSteps,
   ...soakSteps,
 ]
 /** What `npm test` runs without names. */
-export const usualSteps: readonly Step[] = [...hostSteps, ...labSteps, ...otherSteps, ...foreignSteps]
+export const usualSteps: readonly Step[] = [
+  ...hostSteps,
+  ...labSteps,
+  ...otherSteps,
+  ...iommufdSteps,
+  ...foreignSteps,
+]
+
+/** Why a step is left out unless somebody asks for it by name: building its kernel would take longer than all the rest; else null. */
+export const whyLeftOut = ({ work }: Step): string | null =>
+  'guest' in work && work.guest !== undefined ? awaitsBuild(work.guest.kernel) : null
 
 /** The compiled tests of a suite, as a path that is the same in a guest. */
 export function compiled(suite: Suite): string {

@@ -4,7 +4,7 @@ import { release } from 'node:os'
 import { type Assessment, assess, Host, type Snapshot } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { inUse, load, meetIommu, meetings, put, tryVfio } from './binding.js'
-import { type Answer, Oracle } from './oracle.js'
+import { type Answer, type CdevAnswer, Oracle } from './oracle.js'
 import { allOn, apply, type Group, groupsOf, type State, statesOf } from './states.js'
 
 /** Before 5.18 the kernel lets a group that is not viable have a container, and refuses the device. */
@@ -83,6 +83,7 @@ function compareAll(assessed: Assessment, answer: Answer, state: string): void {
     }
   }
   compare(`${address} ready`, verdict === 'ready', reason, answer.device === 'ok', state)
+  if (answer.cdev) compareByCdev(assessed, answer.cdev, state)
   if (answer.functionReset === undefined) return
   const { function: ofFunction, hot } = reset
   compare(`${address} function reset`, ofFunction.supported, ofFunction.reason, answer.functionReset, state)
@@ -105,6 +106,30 @@ function compareAll(assessed: Assessment, answer: Answer, state: string): void {
     answer.hotReset === 'ok',
     state,
   )
+}
+
+/** By cdev the same is refused and reset as by group: who has one device of a group owns all of it. */
+function compareByCdev(
+  { address, verdict, reason, reset }: Assessment,
+  cdev: CdevAnswer,
+  state: string,
+): void {
+  const { function: ofFunction, hot } = reset
+  const by = `${address} by cdev`
+  compare(`${by} ready`, verdict === 'ready', reason, cdev.bind === 'ok', state)
+  if (cdev.functionReset === undefined) return
+  compare(`${by} function reset`, ofFunction.supported, ofFunction.reason, cdev.functionReset, state)
+  if (cdev.hotReset === undefined) return
+  if (cdev.affected) {
+    const names = (list: readonly { readonly address: string }[]) => list.map((each) => each.address).sort()
+    compare(`${by} hot reset affects`, names(hot.affected), hot.reason, names(cdev.affected), state)
+    compare(`${by} hot reset owned`, hot.blockers.length === 0, hot.reason, cdev.owned, state)
+    const own = cdev.affected.find((one) => one.address === address)
+    compare(`${by} devid`, cdev.devid, 'out_devid of VFIO_DEVICE_BIND_IOMMUFD', own?.devid, state)
+  } else {
+    compare(`${by} hot reset info ${cdev.hotInfo}`, hot.supported, hot.reason, false, state)
+  }
+  compare(`${by} hot reset (${cdev.hotReset})`, hot.supported, hot.reason, cdev.hotReset === 'ok', state)
 }
 
 describe('agreement with the kernel', function () {

@@ -1,8 +1,5 @@
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { release as kernelRelease } from 'node:os'
-import { text } from 'node:stream/consumers'
 import {
   assess,
   assign,
@@ -105,73 +102,6 @@ describe(`assignments on ${kernelRelease()}`, function () {
     })
   })
 
-  describe('after a crash at every change, vfio recover makes the host as it was', () => {
-    /** A device alone in its group, and a group of three, each with drivers of the host among them. */
-    function choose(seen: Snapshot, members: number): Plan {
-      const found = spare(seen)
-        .groups.filter((group) => group.length === members && group.some((one) => driverOf(one) === 'nvme'))
-        .map(([first = '']) => planAssignment(seen, [first], { group: true }))
-        .find(({ blockers }) => blockers.length === 0)
-      assert(found, `the topology has a group of ${members} with a disk`)
-      return found
-    }
-
-    /**
-     * Kills programs after one change, after two, … until one comes to its end; each next one is started ahead. At the
-     * small size each kernel of the lab has every third of the changes, and another third than the others.
-     */
-    const STEP = sized(3, 1)
-    const FIRST = sized(1 + [since(6, 1), since(6, 12)].filter(Boolean).length, 1)
-    async function crash(task: 'assign' | 'release', members: number): Promise<number> {
-      place('host')
-      const plan = choose(host.snapshot(), members)
-      const before = hostState()
-      let program = new Program()
-      for (let dieAfter = FIRST; ; dieAfter += STEP) {
-        const next = new Program()
-        if (task === 'release') await assign(plan)
-        await program.give({ do: task, plan, dieAfter })
-        const said = await program.line()
-        const [, signal] = await program.ended
-        if (signal === null) {
-          await next.end()
-          assert.equal(said, 'done')
-          if (task === 'assign') await release(plan.addresses)
-          assert.deepEqual(hostState(), before)
-          return dieAfter - 1
-        }
-        assert.equal(signal, 'SIGKILL')
-        program = next
-        // The first time as a person does it, which starts another Node.
-        if (dieAfter === FIRST) {
-          const { status, stderr } = vfio('recover')
-          assert.equal(status, 0, stderr)
-        } else {
-          await recover()
-        }
-        // Behind its last change an assignment stands.
-        if (hostState()[plan.addresses[0] ?? ''] !== before[plan.addresses[0] ?? '']) {
-          assert.equal(dieAfter, plan.steps.length + 2)
-          await release(plan.addresses)
-        }
-        assert.deepEqual(hostState(), before, `${task}, ${dieAfter} changes`)
-      }
-    }
-
-    for (const [name, members] of [
-      ['a single device', 1],
-      ['a group of three', 3],
-    ] as const) {
-      for (const task of ['assign', 'release'] as const) {
-        it(`${task} of ${name}`, async () => {
-          const changes = await crash(task, members)
-          console.log(`      at most ${changes} changes, killed after every ${STEP}`)
-          assert.ok(changes >= (task === 'assign' ? 6 : 5), `${changes} changes`)
-        })
-      }
-    }
-  })
-
   describe('a device that another program has open', () => {
     let plan: Plan
     before(() => {
@@ -248,62 +178,6 @@ describe(`assignments on ${kernelRelease()}`, function () {
       while (left().length > 0) await new Promise(setImmediate)
       assert.deepEqual((await recover()).recovered, [address()])
       assert.deepEqual(hostState(), before)
-    })
-  })
-
-  describe('seen by the clients that people have', () => {
-    let device: string
-    const run = (program: string, ...args: string[]) =>
-      execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
-
-    before(() => {
-      place('host')
-      const seen = host.snapshot()
-      const found = spare(seen).groups.find(
-        ([address = '', ...others]) =>
-          others.length === 0 && seen.device(address).class === 0x020000 && driverOf(address) !== null,
-      )
-      assert(found?.[0], 'the topology has a network card alone in its group')
-      device = found[0]
-      const { status, stdout, stderr } = vfio('bind', device)
-      assert.equal(status, 0, stderr)
-      assert.match(stdout, new RegExp(`^${device} is bound to vfio-pci, group \\d+\n$`))
-    })
-
-    it('driverctl lists the override', () => {
-      assert.match(run('driverctl', 'list-overrides'), new RegExp(`^${device} vfio-pci$`, 'm'))
-    })
-
-    it('dpdk-devbind has it among the devices that user space drives', () => {
-      const [, ours = '', others = ''] =
-        /using DPDK-compatible driver\n=+\n([\s\S]*?)\n\n([\s\S]*)/.exec(
-          run('dpdk-devbind.py', '--status'),
-        ) ?? []
-      assert.match(ours, new RegExp(`^${device} .*drv=vfio-pci`, 'm'))
-      assert.equal(others.includes(device), false)
-    })
-
-    it('lspci names the driver', () => {
-      assert.match(run('lspci', '-k', '-s', device), /Kernel driver in use: vfio-pci/)
-    })
-
-    it('QEMU opens it with the arguments that vfio export printed, and lists it', async () => {
-      const { stdout: exported, stderr } = vfio('export', 'qemu', '--guest-address', '00:06.0', device)
-      assert.match(exported, new RegExp(`vfio-pci,host=${device}`), stderr)
-      const { vendor, device: id } = host.snapshot({ brief: true }).device(device)
-      const words = `exec qemu-system-x86_64 -M q35 -nodefaults -display none -S -accel tcg -m 64 -monitor stdio ${exported}`
-      const qemu = spawn('/bin/sh', ['-c', words], { stdio: ['pipe', 'pipe', 'inherit'] })
-      const ended = once(qemu, 'close')
-      qemu.stdin.end('info pci\nquit\n')
-      const said = await text(qemu.stdout)
-      assert.deepEqual(await ended, [0, null], said)
-      const hex = (value: number) => value.toString(16).padStart(4, '0')
-      assert.match(said, new RegExp(`PCI device ${hex(vendor)}:${hex(id)}`), said)
-    })
-
-    after(() => {
-      const { status, stderr } = vfio('release', device)
-      assert.equal(status, 0, stderr)
     })
   })
 })

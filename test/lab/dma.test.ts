@@ -5,6 +5,7 @@ import { release } from 'node:os'
 import { DmaBuffer, type OpenedDevice, VfioContainer } from 'vfio'
 import { sized } from '../fixtures/size.js'
 import { skip } from '../fixtures/skip.js'
+import { overModes } from './modes.js'
 import {
   choose,
   chooseUnlessZpci,
@@ -13,7 +14,6 @@ import {
   isEdu,
   isZpci,
   itWith,
-  open,
   PAGE,
   refused,
   returnAll,
@@ -40,7 +40,11 @@ async function copy({ device }: OpenedDevice, source: bigint, target: bigint, co
   while (bar.read64(EDU.command, 'single') & 1n) await new Promise(setImmediate)
 }
 
-describe(`DMA on ${release()}`, function () {
+/** How many more mappings the container takes. */
+const availableIn = (opened: OpenedDevice) =>
+  opened.backend === 'group' ? opened.container.iommuInfo().dmaAvailable : null
+
+overModes('DMA', function ({ open, backend, isType1 }) {
   this.timeout(200_000)
 
   const edu = chooseUnlessZpci('edu device alone in its group', (device) => isEdu(device) && isAlone(device))
@@ -113,8 +117,8 @@ describe(`DMA on ${release()}`, function () {
   })
 
   it(`maps ${SPAN / MIB} MiB in single pages and unmaps it in other sizes`, async () => {
-    const limit = readFileSync(ENTRY_LIMIT, 'utf8')
-    writeFileSync(ENTRY_LIMIT, String(2 ** 20))
+    const limit = isType1 ? readFileSync(ENTRY_LIMIT, 'utf8') : ''
+    if (isType1) writeFileSync(ENTRY_LIMIT, String(2 ** 20))
     try {
       await using opened = await open(any.address)
       const { dma } = opened
@@ -128,18 +132,18 @@ describe(`DMA on ${release()}`, function () {
           length: PAGE,
         })
       }
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 2 ** 20 - pages)
+      if (isType1) assert.equal(availableIn(opened), 2 ** 20 - pages)
       let at = BASE
       for (const size of [PAGE, 2 * PAGE, 1 * MIB, 2 * MIB, 3 * MIB, SPAN / 16, SPAN / 4]) {
         assert.equal(await dma.unmap(at, size), BigInt(size))
         at += size
       }
       assert.equal(await dma.unmap(at, BASE + SPAN - at), BigInt(BASE + SPAN - at))
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 2 ** 20)
+      if (isType1) assert.equal(availableIn(opened), 2 ** 20)
       assert.deepEqual(dma.mappings, [])
       assert.equal(buffer.mapped, false)
     } finally {
-      writeFileSync(ENTRY_LIMIT, limit)
+      if (isType1) writeFileSync(ENTRY_LIMIT, limit)
     }
   })
 
@@ -189,7 +193,7 @@ describe(`DMA on ${release()}`, function () {
   it('unmaps all at once, small and large', async () => {
     await using opened = await open(any.address)
     const { dma } = opened
-    const end = opened.container.iommuInfo().iovaRanges?.at(-1)?.end
+    const end = dma.ranges.at(-1)?.end
     assert(end)
     using small = DmaBuffer.allocate(PAGE)
     using large = DmaBuffer.allocate(64 * MIB)
@@ -207,38 +211,34 @@ describe(`DMA on ${release()}`, function () {
 
   it('maps the last page of each range, and nothing beyond', async () => {
     await using opened = await open(any.address)
-    const { container } = opened
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(2 * PAGE)
-    const { iovaRanges } = container.iommuInfo()
-    assert(iovaRanges && iovaRanges.length > (isZpci ? 0 : 1))
-    for (const { start, end } of iovaRanges) {
-      const last = await container.dma.map(buffer, { iova: end - BigInt(PAGE - 1), length: PAGE })
-      const first = await container.dma.map(buffer, { iova: start, length: PAGE })
+    const { ranges } = dma
+    assert(ranges.length > (isZpci ? 0 : 1))
+    for (const { start, end } of ranges) {
+      const last = await dma.map(buffer, { iova: end - BigInt(PAGE - 1), length: PAGE })
+      const first = await dma.map(buffer, { iova: start, length: PAGE })
       assert.deepEqual([first.iova, last.iova], [start, end - BigInt(PAGE - 1)])
       await last.unmap()
       await refused(
-        container.dma.map(buffer, { iova: end - BigInt(PAGE - 1) }),
+        dma.map(buffer, { iova: end - BigInt(PAGE - 1) }),
         ['EINVAL', 'EOVERFLOW'],
         /not within what the IOMMU maps: 0x/,
       )
       // Behind the last address of all there is none to ask for.
       if (end + 1n < 2n ** 64n) {
-        await refused(container.dma.map(buffer, { iova: end + 1n }), 'EINVAL', /not within/)
+        await refused(dma.map(buffer, { iova: end + 1n }), 'EINVAL', /not within/)
       }
     }
     // Over the end of all addresses.
+    await refused(dma.map(buffer, { iova: 2n ** 64n - BigInt(PAGE) }), ['EINVAL', 'EOVERFLOW'], /not within/)
     await refused(
-      container.dma.map(buffer, { iova: 2n ** 64n - BigInt(PAGE) }),
-      ['EINVAL', 'EOVERFLOW'],
-      /not within/,
-    )
-    await refused(
-      container.dma.map(buffer, { iova: 0x1001 }),
+      dma.map(buffer, { iova: 0x1001 }),
       'EINVAL',
       new RegExp(`multiples of the page size, 0x${PAGE.toString(16)}`),
     )
-    await refused(container.dma.map(buffer, { length: 100 }), 'EINVAL', /multiples of the page size/)
-    await container.dma.unmapAll()
+    await refused(dma.map(buffer, { length: 100 }), 'EINVAL', /multiples of the page size/)
+    await dma.unmapAll()
   })
 
   it('uses huge pages', async function () {
@@ -273,7 +273,8 @@ describe(`DMA on ${release()}`, function () {
     }
   })
 
-  it('is refused when the container takes no more', async () => {
+  it('is refused when the container takes no more', async function () {
+    if (!isType1) skip(this, 'an iommufd takes as many as there is memory for')
     const limit = readFileSync(ENTRY_LIMIT, 'utf8')
     writeFileSync(ENTRY_LIMIT, '3')
     try {
@@ -281,7 +282,7 @@ describe(`DMA on ${release()}`, function () {
       const { dma } = opened
       using buffer = DmaBuffer.allocate(PAGE)
       for (let i = 0; i < 3; i++) await dma.map(buffer)
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 0)
+      assert.equal(availableIn(opened), 0)
       await refused(dma.map(buffer), 'ENOSPC', /no more mappings \(0 left\).*dma_entry_limit/)
       await dma.unmapAll()
     } finally {
@@ -294,7 +295,7 @@ describe(`DMA on ${release()}`, function () {
     await opened.close()
     const program = `
       import { DmaBuffer, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
-      const { dma, close } = await openDevice(process.argv[1])
+      const { dma, close } = await openDevice(process.argv[1], { backend: '${backend}' })
       const first = DmaBuffer.allocate(1048576), second = DmaBuffer.allocate(8388608)
       await dma.map(first)
       try {
@@ -339,19 +340,11 @@ describe(`DMA on ${release()}`, function () {
     await dma.dirty.stop()
   })
 
-  it('needs an IOMMU of the right type', async () => {
-    await using container = VfioContainer.open()
-    using buffer = DmaBuffer.allocate(PAGE)
-    await refused(container.dma.map(buffer, { iova: BASE }), 'EINVAL')
-    await refused(container.dma.map(buffer), 'EINVAL', /setIommu\(\)/)
-    assert.equal(buffer.mapped, false)
-  })
-
   it('holds a buffer until it is unmapped or the container is closed', async () => {
     const opened = await open(any.address)
     const buffer = DmaBuffer.allocate(PAGE)
     await opened.dma.map(buffer)
-    await refused(() => buffer.close(), 'ERR_VFIO_IN_USE', /unmap it, or close the container/)
+    await refused(() => buffer.close(), 'ERR_VFIO_IN_USE', /unmap it, or close the (container|IOAS)/)
     await opened.close()
     assert.equal(buffer.mapped, false)
     buffer.close()
@@ -376,6 +369,16 @@ describe(`DMA on ${release()}`, function () {
     const again = await dma.map(buffer, { iova: BASE + 256 * MIB })
     await again.unmap()
     assert.deepEqual([buffer.mapped, dma.mappings], [false, []])
-    assert.equal(opened.container.iommuInfo().dmaAvailable, 65535)
+    if (isType1) assert.equal(availableIn(opened), 65535)
+  })
+})
+
+describe(`DMA without a group on ${release()}`, () => {
+  it('needs an IOMMU of the right type', async () => {
+    await using container = VfioContainer.open()
+    using buffer = DmaBuffer.allocate(PAGE)
+    await refused(container.dma.map(buffer, { iova: BASE }), 'EINVAL')
+    await refused(container.dma.map(buffer), 'EINVAL', /setIommu\(\)/)
+    assert.equal(buffer.mapped, false)
   })
 })

@@ -423,6 +423,14 @@ describe('an iommufd', function () {
       [],
       async ({ vfio, input, log, state, failure }) => {
         const seen = new vfio.Host(input.trees).snapshot()
+        for (const backend of ['auto', 'iommufd'] as const) {
+          const { viable, hotReset } = await vfio.askKernel(seen, '01:00.0', { backend })
+          assert.equal(viable, true)
+          assert.deepEqual(hotReset, [
+            { address: '0000:01:00.0', group: 1 },
+            { address: '0000:01:00.2', group: 2 },
+          ])
+        }
         const report = await vfio.resetDevice(seen, '01:00.0', { hot: true })
         assert.deepEqual(report.affected, ['0000:01:00.0', '0000:01:00.2'])
         assert(log().includes('begin 13 /dev/vfio/devices/vfio0'))

@@ -123,6 +123,7 @@ const extended: Arbitrary<Capability> = fc.oneof(
     vfDevice: fc.nat(0xffff),
   }),
   fc.record({ kind: fc.constant('cxl-port' as const), resetUnmasked: fc.boolean() }),
+  fc.record({ kind: fc.constant('cxl-flex-bus' as const), status: fc.nat(0xffff) }),
   fc.record({
     kind: fc.constant('extended' as const),
     id: fc.constantFrom(1, 3, 0x0b, 0x0e, 0x0f, 0x19, 0x23),
@@ -226,6 +227,8 @@ describe(`config space (seed ${SEED})`, function () {
           )
           assert.deepEqual(found.sriov, without(sriov))
           assert.equal(found.cxlResetMasked, cxl?.resetUnmasked === false)
+          const flexBus = of('cxl-flex-bus')
+          assert.equal(found.cxlLink, flexBus ? (flexBus.status & 0b101) !== 0 : null)
         }
       }),
       { numRuns: 60 },
@@ -427,6 +430,7 @@ describe(`a random tree (seed ${SEED})`, function () {
     '5.18.0',
     '6.1.0',
     '6.12.0',
+    '7.3.0',
     '',
     'rubbish',
     null,

@@ -172,6 +172,27 @@ describe('function reset', function () {
       assert.match(below(false).reason, /CXL/)
     })
 
+    it('works since 7.0 below a CXL port whose link is one of PCIe alone', () => {
+      const below = (kernel: string, status: number) => {
+        const capabilities = [
+          { kind: 'pcie', type: 'root-port' },
+          { kind: 'cxl-port', resetUnmasked: false },
+          { kind: 'cxl-flex-bus', status },
+        ] as const
+        const devices = [
+          { ...PORT, capabilities },
+          { ...DEVICE, ...bus },
+        ]
+        return assessReset(see({ kernel, devices }), '01:00.0').function.supported
+      }
+      const [IO, CACHE, MEM] = [0b10, 0b1, 0b100]
+      assert.deepEqual(
+        [IO, IO | CACHE, IO | MEM].map((status) => below('7.0.0', status)),
+        [true, false, false],
+      )
+      assert.equal(below('6.18.0', IO), false)
+    })
+
     it('goes through a CXL port that masks it by cxl_bus, and like bus only alone', () => {
       const masked = [
         { kind: 'pcie', type: 'root-port' },
@@ -289,10 +310,11 @@ describe('function reset', function () {
     })
 
     const noFlr: readonly (readonly [number, number])[] = [
-      ...[0x1487, 0x148c, 0x149c, 0x7901].map((device) => [0x1022, device] as const),
+      ...[0x1487, 0x148c, 0x149c, 0x7901, 0x1502, 0x17f0].map((device) => [0x1022, device] as const),
       [0x8086, 0x1502],
       [0x8086, 0x1503],
       [0x14c3, 0x0616],
+      [0x14c3, 0x7925],
     ]
     for (const [vendor, device] of noFlr) {
       it(`is not by FLR on ${hex(vendor)}:${hex(device)}`, () => {
@@ -304,6 +326,17 @@ describe('function reset', function () {
         }
       })
     }
+
+    it('is not by FLR on the first revision of d063:1000', () => {
+      const capabilities = [{ kind: 'pcie', flr: true }] as const
+      const revisions = [1, 2].map((revision) =>
+        old({ vendor: 0xd063, device: 0x1000, revision, capabilities }),
+      )
+      assert.deepEqual(
+        revisions.map(({ supported }) => supported),
+        [false, true],
+      )
+    })
 
     it('is a guess that says so without the privilege to read the capabilities', () => {
       const unprivileged = old({ capabilities: [{ kind: 'pcie', flr: true }], readable: 64 })
@@ -336,7 +369,7 @@ describe('hot reset', function () {
   this.timeout(20_000)
   afterEach(removeDirectories)
 
-  const affected = ({ hot }: ResetCapability) => hot.affected.map(({ address }) => address)
+  const affected = ({ hot }: Pick<ResetCapability, 'hot'>) => hot.affected.map(({ address }) => address)
 
   it('takes the whole bus along', () => {
     const { hot, scope } = judge({}, [SECOND])
@@ -458,6 +491,40 @@ describe('hot reset', function () {
     assert.deepEqual(z.hot.affected, [{ address: '0001:00:00.0', group: 2 }])
     const elsewhere = on(x86Cpu('GenuineIntel'))
     assert.deepEqual([elsewhere.function.supported, elsewhere.hot.supported], [false, false])
+  })
+
+  it('gives each function on Linux on Z a slot of its own since 7.0', () => {
+    const functions = ['0001:00:00.0', '0001:00:00.1', '0001:00:01.0']
+    const slots = [
+      { name: '00000010', address: '0001:00:00' },
+      { name: '00000011', address: '0001:00:01' },
+      { name: '00000012', address: '0001:00:08' },
+    ]
+    const devices = functions.map((address, group) => ({
+      ...DEVICE,
+      ...{ address, group, multifunction: true, resetMethod: 'bus' },
+    }))
+    const files = { 'proc/cpuinfo': 'vendor_id       : IBM/S390\n' }
+    const seen = seePlatform({ kernel: '7.3.4', devices, slots, files })
+    for (const [index, address] of functions.entries()) {
+      const { function: reset, hot } = assessReset(seen, address)
+      assert.deepEqual([reset.methods, hot.supported], [['bus'], true])
+      assert.deepEqual(affected({ hot }), [address])
+      assert.match(hot.reason, new RegExp(`slot 0000001${index}`))
+    }
+    const before = seePlatform({ kernel: '6.18.0', devices, slots, files })
+    assert.equal(assessReset(before, '0001:00:00.0').function.supported, false)
+  })
+
+  it('takes all of the bus with the slot of pciehp since 7.0, which covers it', () => {
+    const others = [SECOND, { ...DEVICE, address: '0000:01:10.0' }]
+    const on = (kernel: string, module: string) =>
+      judge({}, others, { kernel, slots: [{ name: '7', address: '0000:01:00', module }] })
+    assert.deepEqual(affected(on('7.3.4', 'pciehp')), ['0000:01:00.0', '0000:01:00.1', '0000:01:10.0'])
+    assert.match(on('7.3.4', 'pciehp').hot.reason, /slot 7/)
+    assert.deepEqual(affected(on('6.18.0', 'pciehp')), ['0000:01:00.0', '0000:01:00.1'])
+    // Others have a slot for each device.
+    assert.deepEqual(affected(on('7.3.4', 'pnv_php')), ['0000:01:00.0', '0000:01:00.1'])
   })
 
   it('takes the slot alone where pciehp serves it, and the bus with acpiphp', () => {

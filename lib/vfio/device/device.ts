@@ -1,6 +1,7 @@
 import { VfioError, VfioSystemError } from '../../errors.js'
 import { keepAlive } from '../../native/alive.js'
 import { binding } from '../../native/load.js'
+import { callSite, translate } from '../../native/translate.js'
 import { parseAddress } from '../../sysfs/address.js'
 import { listNames } from '../../sysfs/files.js'
 import {
@@ -15,7 +16,6 @@ import {
 import { VfioObject, watched } from '../handle.js'
 import { type Hwpt, type Ioas, Iommufd, PageTable } from '../iommu/iommufd.js'
 import { attach, wasAttached } from '../iommu/tables.js'
-import { callSite, translate } from '../translate.js'
 import { ConfigSpace } from './config-space.js'
 import { type DmaBuf, type DmaBufOptions, exportDmaBuf } from './dma-buf.js'
 import { DmaLogging, type FeatureName, type FeatureOptions, LowPower, VfioFeature } from './features.js'

@@ -1,7 +1,7 @@
 import type { NativeDmaBuf } from '../../native/binding.js'
+import { call } from '../../native/translate.js'
 import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
 import { Handle, VfioObject, watched } from '../handle.js'
-import { call } from '../translate.js'
 import type { DeviceHandle } from './handle.js'
 import { askRegionInfo, type RegionName, regionIndex } from './info.js'
 

@@ -1,9 +1,9 @@
 import { VfioSystemError } from '../../errors.js'
 import { pageBits } from '../../native/answer.js'
 import { binding } from '../../native/load.js'
+import { call } from '../../native/translate.js'
 import { badArgument, checkIndex, checkInteger, checkOptions, namesOf, show } from '../arguments.js'
 import { type EventFd, eventfdNumber } from '../event-fd.js'
-import { call } from '../translate.js'
 import type { DevicePart } from './handle.js'
 
 /** Features of a device by name (`VFIO_DEVICE_FEATURE_*` in `uapi/linux/vfio.h`). */

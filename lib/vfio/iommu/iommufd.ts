@@ -1,6 +1,7 @@
 import { pageBits } from '../../native/answer.js'
 import type { NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call } from '../../native/translate.js'
 import {
   badArgument,
   checkFlag,
@@ -12,7 +13,6 @@ import {
 } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import { Handle, VfioObject, watched } from '../handle.js'
-import { call } from '../translate.js'
 import type { DmaBuffer } from './buffer.js'
 import { type DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './space.js'
 import {
@@ -244,7 +244,7 @@ export class Ioas extends PageTable {
     const length = checkInteger(options.length, Number.MAX_SAFE_INTEGER, 'options.length')
     if (length === 0) throw badArgument('options.length must not be 0')
     const { handle } = this
-    const later = (iova: bigint, access: number) =>
+    const work = (iova: bigint, access: number) =>
       handle.iommufd.native.mapFile(
         handle.native.id,
         fd,
@@ -253,7 +253,7 @@ export class Ioas extends PageTable {
         iova,
         flagsOf(access),
       )
-    return this.dma.place({ buffer: null, offset, length }, options, { now: null, later }, this.mapFile)
+    return this.dma.place({ buffer: null, offset, length }, options, work, this.mapFile)
   }
 
   /**
@@ -271,7 +271,7 @@ export class Ioas extends PageTable {
     if (!(from instanceof IoasCalls) || from.handle.iommufd !== handle.iommufd)
       throw badArgument('mapping must be one of an address space of the same iommufd')
     const { iova: source, size, buffer } = mapping
-    const later = (iova: bigint, access: number) =>
+    const work = (iova: bigint, access: number) =>
       handle.iommufd.native.copy(
         handle.native.id,
         from.handle.native.id,
@@ -280,7 +280,7 @@ export class Ioas extends PageTable {
         source,
         flagsOf(access),
       )
-    return this.dma.place({ buffer, offset: 0, length: size }, options, { now: null, later }, this.copy)
+    return this.dma.place({ buffer, offset: 0, length: size }, options, work, this.copy)
   }
 
   /** Unmaps all that lies in a range: {@link DmaSpace.unmap}. */

@@ -2,9 +2,9 @@ import { VfioError } from '../../errors.js'
 import { pageBits } from '../../native/answer.js'
 import type { NativeHandle } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { translate } from '../../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
 import type { Handle } from '../handle.js'
-import { translate } from '../translate.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
 import { explainMap, type MapLimits, showSpan } from './map-errors.js'
@@ -107,12 +107,6 @@ export interface MapOptions extends PlaceOptions {
   readonly length?: number | undefined
 }
 
-/** The kernel's call for one mapping: at once, where it takes no longer than another thread would to begin, or off the main thread. */
-interface MapCalls {
-  readonly now: ((iova: bigint, access: number) => void) | null
-  readonly later: (iova: bigint, access: number) => Promise<unknown>
-}
-
 /** Up to here the kernel needs about as long as another thread would take to begin. */
 const LARGEST_AT_ONCE = 2 * 2 ** 20
 
@@ -157,7 +151,7 @@ export class DmaSpace {
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
    */
   map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping<DmaBuffer>> {
-    // In so many words, because an async function around another takes longer than the kernel's call.
+    // No async function, which takes as long as the kernel does for a small mapping.
     try {
       const { backend } = this
       checkOptions(options).signal?.throwIfAborted()
@@ -165,40 +159,53 @@ export class DmaSpace {
       if (backend.handle.closed) throw backend.handle.closedError()
       const memory = buffer.memoryId
       const { offset, length } = partOf(buffer, options)
-      const now = (iova: bigint, access: number) => backend.mapNow(memory, offset, length, iova, access)
-      const later = (iova: bigint, access: number) => backend.map(memory, offset, length, iova, access)
-      return this.place({ buffer, offset, length }, options, { now, later }, this.map)
+      const access = accessOf(options)
+      const span = this.#spanFor(buffer, length, options)
+      if (length > LARGEST_AT_ONCE || backend.handle.busy) {
+        const work = () => backend.map(memory, offset, length, span.start, access)
+        return this.#placeLater(span, buffer, offset, length, options, work, this.map)
+      }
+      try {
+        backend.mapNow(memory, offset, length, span.start, access)
+      } catch (error) {
+        throw this.#explain(translate(error), span, offset)
+      }
+      this.#confirm(span)
+      return Promise.resolve(new DmaMapping(this, span, length, buffer))
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
-  /** @internal Maps something at a place that is chosen, or given. */
+  /** @internal Maps something by another call, at a place that is chosen, or given. */
   async place<B extends DmaBuffer | null>(
     { buffer, offset, length }: { buffer: B; offset: number; length: number },
     options: PlaceOptions,
-    calls: MapCalls,
+    work: (iova: bigint, access: number) => Promise<unknown>,
     caller: (...args: never[]) => unknown,
   ): Promise<DmaMapping<B>> {
-    const { signal } = options
-    const { backend } = this
-    const { handle, mappings } = backend
-    const access =
-      (checkFlag(options.read, true, 'options.read') ? MAY_READ : 0) |
-      (checkFlag(options.write, true, 'options.write') ? MAY_WRITE : 0)
-    if (access === 0) throw badArgument('options.read and options.write must not both be false')
+    const access = accessOf(options)
+    const span = this.#spanFor(buffer, length, options)
+    const call = () => work(span.start, access)
+    return this.#placeLater(span, buffer, offset, length, options, call, caller)
+  }
+
+  #spanFor(buffer: DmaBuffer | null, length: number, options: PlaceOptions): MappedSpan {
     const start =
       options.iova === undefined ? this.#choose(length, options) : checkUint64(options.iova, 'iova')
-    const span = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
-    if (length <= LARGEST_AT_ONCE && !handle.busy && calls.now) {
-      try {
-        calls.now(start, access)
-      } catch (error) {
-        throw this.#explain(translate(error), span, offset)
-      }
-      this.#confirm(span)
-      return new DmaMapping(this, span, length, buffer)
-    }
+    return { start, end: start + BigInt(length) - 1n, buffer, pending: true }
+  }
+
+  async #placeLater<B extends DmaBuffer | null>(
+    span: MappedSpan,
+    buffer: B,
+    offset: number,
+    length: number,
+    { signal }: PlaceOptions,
+    work: () => Promise<unknown>,
+    caller: (...args: never[]) => unknown,
+  ): Promise<DmaMapping<B>> {
+    const { handle, mappings } = this.backend
     this.#reserve(span)
     let began = false
     try {
@@ -211,7 +218,7 @@ export class DmaSpace {
           }
           this.#reserve(span)
           try {
-            await calls.later(start, access)
+            await work()
           } catch (error) {
             mappings.give(span)
             throw error
@@ -513,6 +520,14 @@ const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)
 function checkBits(value: unknown): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 12 && value <= 64) return value
   throw badArgument(`addressBits must be an integer from 12 to 64, not ${show(value)}`)
+}
+
+function accessOf(options: PlaceOptions): number {
+  const access =
+    (checkFlag(options.read, true, 'options.read') ? MAY_READ : 0) |
+    (checkFlag(options.write, true, 'options.write') ? MAY_WRITE : 0)
+  if (access === 0) throw badArgument('options.read and options.write must not both be false')
+  return access
 }
 
 function partOf(buffer: DmaBuffer, { offset = 0, length }: MapOptions): { offset: number; length: number } {

@@ -2,10 +2,10 @@ import { constants } from 'node:os'
 import { type SystemFailure, VfioError } from '../../errors.js'
 import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
 import type { IovaRange } from '../capabilities.js'
 import type { DeviceHandle } from '../device/handle.js'
 import { type Dependent, Handle } from '../handle.js'
-import { call, translate } from '../translate.js'
 import { MAY_READ, MAY_WRITE, Mappings, type SpaceBackend } from './space.js'
 
 const MAP_FIXED = 1 << 0
