@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { release } from 'node:os'
 import { DmaBuffer, type OpenedDevice, VfioContainer } from 'vfio'
 import { sized } from '../fixtures/size.js'
 import { skip } from '../fixtures/skip.js'
