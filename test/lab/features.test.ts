@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { closeSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { basename } from 'node:path'
 import { assess, EventFd, Host, type PciDevice, VfioError, VfioSystemError } from 'vfio'
