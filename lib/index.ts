@@ -139,6 +139,7 @@ export {
   type RecoveryReport,
   recover,
   status,
+  type UnfinishedStatus,
 } from './assign/recover.js'
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { type RescanOptions, type RescanReport, rescanDevice } from './assign/rescan.js'

@@ -23,11 +23,14 @@ export interface AssignmentStatus extends JournalRecord {
   readonly deviations: readonly string[]
 }
 
+/** A step as its record knows it. */
+export type UnfinishedStatus = UnfinishedStep & Pick<AssignmentStatus, 'alive' | 'stale'>
+
 /** What the journal has: assignments, and files in their place that are none. */
 export interface JournalStatus {
   readonly assignments: readonly AssignmentStatus[]
   /** Resets by a method and changes of virtual functions that are being made, or that a crash ended; only where there are any. */
-  readonly unfinished?: readonly UnfinishedStep[]
+  readonly unfinished?: readonly UnfinishedStatus[]
   readonly bad: readonly BadRecord[]
 }
 
@@ -36,18 +39,22 @@ export async function status(
   options: { readonly journal?: string | undefined } = {},
 ): Promise<JournalStatus> {
   const { records, bad } = journalIn(options.journal).read()
-  const unfinished = unfinishedIn(options.journal).read()
+  const steps = unfinishedIn(options.journal).read()
   const boot = bootId()
-  const assignments = records.map((record) => ({
-    ...record,
+  const ofProgram = (record: JournalRecord | UnfinishedStep) => ({
     alive: record.bootId === boot && isAlive(record),
     stale: record.bootId !== boot,
+  })
+  const unfinished = steps.records.map((record) => ({ ...record, ...ofProgram(record) }))
+  const assignments = records.map((record) => ({
+    ...record,
+    ...ofProgram(record),
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
   return {
     assignments,
-    ...(unfinished.records.length > 0 && { unfinished: unfinished.records }),
-    bad: [...bad, ...unfinished.bad],
+    ...(unfinished.length > 0 && { unfinished }),
+    bad: [...bad, ...steps.bad],
   }
 }
 

@@ -1,6 +1,6 @@
 import { Option } from 'commander'
 import { type ResetMethodReport, type ResetReport, resetByMethod, resetDevice, VfioError } from '../index.js'
-import { type Declare, deadlineOf, force, forced, json, look, run, timeout } from './options.js'
+import { type Declare, deadlineOf, force, forced, journal, json, look, run, timeout } from './options.js'
 import { answer } from './output.js'
 import { stoppable } from './signals.js'
 
@@ -9,6 +9,7 @@ interface ResetOptions {
   readonly method?: string
   readonly force?: readonly string[]
   readonly timeout?: number
+  readonly journal?: string
   readonly json?: boolean
 }
 
@@ -26,6 +27,7 @@ export const reset: Declare = (vfio) => {
     .option('--method <name>', 'by this one of the methods that the kernel has for it, like flr or bus')
     .addOption(force('with --method: disturb'))
     .addOption(timeout())
+    .addOption(journal())
     .addOption(json())
     .action(run(act))
 }
@@ -34,8 +36,8 @@ async function act(address: string, options: ResetOptions): Promise<number> {
   const seen = look({}, { around: [address] })
   const { hot = false, method } = options
   if (method === undefined) {
-    if (options.force || options.timeout !== undefined)
-      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--force and --timeout go with --method')
+    if (options.force || options.timeout !== undefined || options.journal !== undefined)
+      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--force, --timeout and --journal go with --method')
     answer(await resetDevice(seen, address, { hot }), options.json, render)
     return 0
   }
@@ -44,6 +46,7 @@ async function act(address: string, options: ResetOptions): Promise<number> {
     const report = await resetByMethod(seen, address, method, {
       force: kinds,
       signal,
+      journal: options.journal,
       deadline: deadlineOf(options),
     })
     answer(report, options.json, renderMethod)

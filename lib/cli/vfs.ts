@@ -1,10 +1,11 @@
 import { setVfs, VfioError, type VfsReport } from '../index.js'
-import { type Declare, deadlineOf, json, look, run, timeout } from './options.js'
+import { type Declare, deadlineOf, journal, json, look, run, timeout } from './options.js'
 import { answer } from './output.js'
 import { stoppable } from './signals.js'
 
 interface VfsCommandOptions {
   readonly timeout?: number
+  readonly journal?: string
   readonly json?: boolean
 }
 
@@ -16,6 +17,7 @@ export const vfs: Declare = (vfio) => {
     .argument('<address>', 'PCI address of the physical function')
     .argument('<count>', 'how many, 0 for none')
     .addOption(timeout())
+    .addOption(journal())
     .addOption(json())
     .action(run(act))
 }
@@ -29,7 +31,8 @@ async function act(address: string, count: string, options: VfsCommandOptions): 
     )
   }
   return await stoppable('finishing what was begun', async () => {
-    const report = await setVfs(seen, address, Number(count), { deadline: deadlineOf(options) })
+    const { journal } = options
+    const report = await setVfs(seen, address, Number(count), { journal, deadline: deadlineOf(options) })
     answer(report, options.json, render)
     return 0
   })

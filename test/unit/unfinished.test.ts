@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { Host, recover, resetByMethod, setVfs, status, type UnfinishedStep, VfioError } from 'vfio'
 import { type HostDescription, type HostTrees, makeHost, removeDirectories } from '../fixtures/host.js'
 import { journalOf } from './assign-hosts.js'
@@ -64,6 +65,25 @@ describe('a step that a crash ended', function () {
     killed(trees, 'reset=1', 'reset', 'bus')
     assert.equal(text(trees, 'reset_method'), 'bus')
     await puts(trees, { reset_method: 'flr bus' })
+  })
+
+  it('is told by "vfio status" until it is in order', async () => {
+    const trees = makeHost(RESET)
+    killed(trees, 'reset=1', 'reset', 'bus')
+    const vfio = (command: string) => {
+      const args = [join(ROOT, 'dist/cli/main.js'), command, '--journal', journalOf(trees)]
+      return spawnSync(process.execPath, args, { encoding: 'utf8' })
+    }
+    const half = vfio('status')
+    assert.equal(half.status, 1)
+    assert.match(
+      half.stdout,
+      /^0000:60:00\.0 {2}a reset by one method, half done\n {2}by .*\(ended\), since /,
+    )
+    assert.equal(vfio('recover').status, 0)
+    const { status: exit, stdout } = vfio('status')
+    assert.deepEqual([exit, stdout], [0, 'Nothing is assigned.\n'])
+    assert.equal(text(trees, 'reset_method'), 'flr bus')
   })
 
   it('virtual functions: drivers may take them again, whether they came or not', async () => {
