@@ -244,6 +244,8 @@ const otherSteps: readonly Step[] = [
   ),
   labStep('lab:amd-dma', inGuest('6.12', 'default', ['dma'], 'amd-dma')),
   ...['6.18', '7.3'].map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', ['agreement']))),
+  // Since 7.0 a slot of pciehp covers its whole bus.
+  labStep('lab:7.3:hotplug', inGuest('7.3', 'hotplug', ['agreement'])),
 ]
 
 /** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */
