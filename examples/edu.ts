@@ -1,8 +1,10 @@
-// Drives QEMU's edu device (1234:11e8, docs/specs/edu.rst of QEMU): npm run example:edu -- ADDRESS [--group]
+// Drives QEMU's edu device (1234:11e8, docs/specs/edu.rst of QEMU):
+// npm run example:edu -- ADDRESS [--group] [--backend auto|iommufd|group]
 import assert from 'node:assert/strict'
 import { randomFillSync } from 'node:crypto'
+import { parseArgs } from 'node:util'
 import { assign, DmaBuffer, Host, type OpenedDevice, openDevice, planAssignment } from 'vfio'
-import { runProgram, UsageError } from './program.js'
+import { backendOf, runProgram, UsageError } from './program.js'
 
 /** Registers, as offsets into BAR 0. */
 const ID = 0x00
@@ -85,11 +87,23 @@ async function drive({ device, dma }: OpenedDevice, signal: AbortSignal): Promis
   console.log(`${MEMORY_SIZE} bytes went into the device by DMA, and the same came back`)
 }
 
+const USAGE = 'usage: npm run example:edu -- ADDRESS [--group] [--backend auto|iommufd|group]'
+
+function parse(args: string[]) {
+  try {
+    const options = { group: { type: 'boolean' }, backend: { type: 'string' } } as const
+    return parseArgs({ args, allowPositionals: true, options })
+  } catch {
+    throw new UsageError(USAGE)
+  }
+}
+
 await runProgram('edu', async (signal) => {
-  const group = process.argv.includes('--group')
-  const [address, ...others] = process.argv.slice(2).filter((word) => word !== '--group')
-  if (address === undefined || others.length > 0 || address.startsWith('-'))
-    throw new UsageError('usage: npm run example:edu -- ADDRESS [--group]')
+  const { values, positionals } = parse(process.argv.slice(2))
+  const [address, ...others] = positionals
+  if (address === undefined || others.length > 0) throw new UsageError(USAGE)
+  const { group = false } = values
+  const backend = backendOf(values.backend ?? 'auto')
   const seen = new Host().snapshot({ around: [address] })
   const { vendor, device } = seen.device(address)
   if (vendor !== 0x1234 || device !== 0x11e8) throw new UsageError(`${address} is no edu device (1234:11e8)`)
@@ -98,6 +112,6 @@ await runProgram('edu', async (signal) => {
   await using _assignment = await assign(planAssignment(seen, [address], { group, reset: 'none' }), {
     signal,
   })
-  await using opened = await openDevice(address, { signal })
+  await using opened = await openDevice(address, { backend, signal })
   await drive(opened, signal)
 })

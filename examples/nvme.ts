@@ -1,4 +1,4 @@
-// A user-space NVMe driver. What it can do: npm run example:nvme -- ADDRESS [--group] [--verify] [--seconds S]
+// A user-space NVMe driver. What it can do: npm run example:nvme -- ADDRESS [--group] [--backend B] [--verify] [--seconds S]
 // identifies and measures; npm run -s example:nvme -- ADDRESS --read OFFSET LENGTH writes these bytes to standard output.
 import { assign, Host, openDevice, planAssignment } from 'vfio'
 import { type Arguments, parseArguments } from './nvme/arguments.js'
@@ -27,7 +27,7 @@ await runProgram('nvme', async (signal) => {
     planAssignment(seen, [address], { group: wanted.group, reset: 'none' }),
     { signal },
   )
-  await using opened = await openDevice(address, { signal })
+  await using opened = await openDevice(address, { backend: wanted.backend, signal })
   await using controller = await NvmeController.start(opened, signal)
   const ids = await controller.namespaces()
   const [first] = ids

@@ -1,6 +1,15 @@
 // What both programs have in common: one sentence for an error, an exit status, and an end that gives the device back.
 import { VfioError } from 'vfio'
 
+const BACKENDS = ['auto', 'iommufd', 'group'] as const
+
+/** What the device is to be opened with, of the word after `--backend`. */
+export function backendOf(word: string | undefined): (typeof BACKENDS)[number] {
+  const backend = BACKENDS.find((name) => name === word)
+  if (backend !== undefined) return backend
+  throw new UsageError(`--backend takes ${BACKENDS.join(', ')}, not ${word ?? 'nothing'}`)
+}
+
 /** A wrong way to call a program: exit status 2. */
 export class UsageError extends Error {}
 

@@ -91,7 +91,8 @@ const ERRNO_NAMES = new Map<number, ErrnoName>(
   Object.entries({ ...MORE_ERRNOS, ...constants.errno }).map(([name, errno]) => [errno, name as ErrnoName]),
 )
 
-function errnoName(errno: number): ErrnoName {
+/** @param errno positive, as this platform counts */
+export function errnoName(errno: number): ErrnoName {
   // Of two names for one number libuv chooses; it lacks some, and has some of its own.
   const name = getSystemErrorName(-errno) as keyof typeof constants.errno
   return constants.errno[name] === errno ? name : (ERRNO_NAMES.get(errno) ?? `errno ${errno}`)

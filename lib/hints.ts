@@ -1,10 +1,18 @@
-import { FEATURE_HINTS } from './hints-features.js'
-import { type Hint, row } from './hints-row.js'
+/** What one errno means for one request, and what to do. */
+export interface Hint {
+  /** The ioctl's name, or what was opened or written: `container`, `group`, `cdev`, `bind`, `new_id`. `*`: any. */
+  readonly request: string
+  readonly code: string
+  readonly hint: string
+}
 
-export type { Hint } from './hints-row.js'
+const row = (request: string, code: string, hint: string): Hint => ({ request, code, hint })
 
 const NO_ISOLATED_MSI =
   'the platform has no interrupt remapping, so a device could forge interrupts: enable it in the firmware, or accept the risk with vfio_iommu_type1.allow_unsafe_interrupts=1'
+const NO_SUCH_OBJECT = 'the iommufd has no object of this number: it was closed'
+const IS_USED =
+  'something still uses it: a device that is attached, a page table over it, or another program that has the same iommufd'
 const DIRECT_REGION =
   'or the firmware demands a 1:1 mapping for one of its devices (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions)'
 
@@ -35,19 +43,6 @@ export const HINTS: readonly Hint[] = [
     'EBUSY',
     'the group opens once, and somebody has it open, or one of its devices by cdev: stop that program',
   ),
-
-  row(
-    'cdev',
-    'ENOENT',
-    'the device is not bound to a vfio driver, or the kernel has no CONFIG_VFIO_DEVICE_CDEV',
-  ),
-  row(
-    'cdev',
-    'EACCES',
-    'this user may not open it: give read and write permission on the file, or run as root',
-  ),
-  row('cdev', 'ENODEV', 'the device is going away: it was just unbound from its vfio driver'),
-  row('cdev', 'EBUSY', 'the group of the device is open: a device opens by group or by cdev, not both'),
 
   row(
     'VFIO_GROUP_GET_STATUS',
@@ -230,7 +225,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_DEVICE_PCI_HOT_RESET',
     'EINVAL',
-    'not every affected device is bound to a vfio driver and in one of the groups given: hotResetInfo() lists them; bind them all (bridges cannot be)',
+    'not every affected device is bound to a vfio driver and in one of the groups given, or by cdev in a group of the same iommufd: hotResetInfo() lists them; bind them all (bridges cannot be)',
   ),
   row('VFIO_DEVICE_PCI_HOT_RESET', 'EPERM', 'an affected device belongs to a group that was not given'),
   row(
@@ -251,20 +246,296 @@ export const HINTS: readonly Hint[] = [
   ),
   row('VFIO_DEVICE_PCI_HOT_RESET', 'EBADF', 'a group given is closed, or not a VFIO group'),
 
-  ...FEATURE_HINTS,
+  // What devices have beyond what all have, and KVM (virt/kvm/vfio.c).
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'ENOTTY',
+    'the kernel or the driver of the device does not know this feature; feature(name).probe() asks without an error',
+  ),
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'EINVAL',
+    'the feature has no such operation (feature(name).probe() tells), or not in this state: low power was entered before, a log of DMA runs already or not at all, no way leads to the migration state; or its data is not what it should be',
+  ),
+  row('VFIO_DEVICE_FEATURE', 'EBADF', 'the eventfd for the wakeup is closed'),
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'E2BIG',
+    'the driver cannot log so many ranges of DMA: give fewer and larger ones',
+  ),
+
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'ENODEV',
+    'a dma-buf is of a BAR that the device has, no other region; or the function is none of IBM Z',
+  ),
+  row(
+    'VFIO_DEVICE_FEATURE',
+    'ENOTSUP',
+    'the driver of the device, or its platform, cannot share BARs with other devices (CONFIG_PCI_P2PDMA)',
+  ),
+  row(
+    'VFIO_MIG_GET_PRECOPY_INFO',
+    'EINVAL',
+    'only in the states pre-copy and pre-copy-p2p the kernel estimates what is left',
+  ),
+  row(
+    'VFIO_MIG_GET_PRECOPY_INFO',
+    'ENOTTY',
+    'this device or kernel has no pre-copy (migration.support() tells)',
+  ),
+
+  row(
+    'VFIO_DEVICE_IOEVENTFD',
+    'EINVAL',
+    'the write is outside of the BARs or on the MSI-X table, the kernel cannot write 64 bits at once here, or the descriptor is no eventfd',
+  ),
+  row(
+    'VFIO_DEVICE_IOEVENTFD',
+    'EEXIST',
+    'the device has an eventfd for the same write: close that one first',
+  ),
+  row('VFIO_DEVICE_IOEVENTFD', 'EBADF', 'the eventfd is closed'),
+  row('VFIO_DEVICE_IOEVENTFD', 'ENOSPC', 'the device has 1000 of them, which is the most: close some'),
+  row('VFIO_DEVICE_IOEVENTFD', 'EBUSY', 'the kernel or another driver holds the memory of the BAR'),
+
+  row(
+    'KVM_CREATE_DEVICE',
+    'EBUSY',
+    'the machine has its VFIO device already: use that one, or close it, which ends it only since Linux 6.2 (and in stable releases with its change)',
+  ),
+  row('KVM_CREATE_DEVICE', 'ENODEV', 'this KVM was built without VFIO (CONFIG_KVM_VFIO)'),
+  row('KVM_CREATE_DEVICE', 'EBADF', 'the descriptor of the machine is closed'),
+  row(
+    'KVM_CREATE_DEVICE',
+    'ENOTTY',
+    'the descriptor is no KVM machine: it must be what KVM_CREATE_VM answered',
+  ),
+  row(
+    'KVM_CREATE_DEVICE',
+    'EINVAL',
+    'the descriptor is no KVM machine: it must be what KVM_CREATE_VM answered, not /dev/kvm itself',
+  ),
+  row(
+    'KVM_CREATE_DEVICE',
+    'EIO',
+    'another process created the machine, or this one before it became another program: create it where it is used',
+  ),
+  row('KVM_SET_DEVICE_ATTR', 'EEXIST', 'the machine was told of it already'),
+  row('KVM_SET_DEVICE_ATTR', 'ENOENT', 'the machine was not told of it, or it was removed already'),
+  row(
+    'KVM_SET_DEVICE_ATTR',
+    'EINVAL',
+    'before Linux 6.6 KVM takes groups only, and before 6.1 those only that have a container with an IOMMU (setContainer(), setIommu())',
+  ),
+  row('KVM_SET_DEVICE_ATTR', 'EPERM', 'a group without an IOMMU cannot be told of before Linux 6.1'),
+  row('KVM_SET_DEVICE_ATTR', 'EIO', 'another process created the machine: only that one can change it'),
+
+  // Devices by their own nodes, and iommufd (drivers/vfio/device_cdev.c and drivers/iommu/iommufd, Linux 6.2 to 7.3).
+  row(
+    'iommufd',
+    'ENOENT',
+    'the kernel has no iommufd (CONFIG_IOMMUFD), or its module is not loaded: `modprobe iommufd`, or open the device by its group',
+  ),
+  row(
+    'iommufd',
+    'EACCES',
+    'this user may not open it: give read and write permission on the file, or run as root',
+  ),
+  row('iommufd', 'EPERM', 'a device policy of this container forbids it: let it have /dev/iommu'),
+  row('iommufd', 'ENODEV', 'the file is there and its module is not: load it (`modprobe iommufd`)'),
+
+  row(
+    'cdev',
+    'ENOENT',
+    'the device is not bound to a vfio driver, or the kernel has no CONFIG_VFIO_DEVICE_CDEV',
+  ),
+  row(
+    'cdev',
+    'EACCES',
+    'this user may not open it: give read and write permission on the file, or run as root',
+  ),
+  row('cdev', 'EPERM', 'a device policy of this container forbids it: let it have the node of the device'),
+  row('cdev', 'ENODEV', 'the device is going away: it was just unbound from its vfio driver'),
+  row('cdev', 'EBUSY', 'the group of the device is open: a device opens by group or by cdev, not both'),
 
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',
     'EINVAL',
-    `the device was opened by group or is bound already, ${DIRECT_REGION}`,
+    'the device was opened by group or is bound already, or the firmware demands a 1:1 mapping for it (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions); or a VF token is given to a kernel before 6.18, which takes none',
   ),
-  row('VFIO_DEVICE_BIND_IOMMUFD', 'EBUSY', 'the group of the device is open: close it first'),
+  row(
+    'VFIO_DEVICE_BIND_IOMMUFD',
+    'EBUSY',
+    'the group of the device is open, or a device of it is bound to another iommufd: close that first',
+  ),
   row('VFIO_DEVICE_BIND_IOMMUFD', 'EBADF', 'the iommufd is closed'),
   row('VFIO_DEVICE_BIND_IOMMUFD', 'EBADFD', 'the descriptor is not an iommufd'),
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',
     'EPERM',
-    `the group of the device is not viable (\`vfio check group:N\` names the device), or ${NO_ISOLATED_MSI}`,
+    'the group of the device is not viable (`vfio check group:N` names the device), or the platform has no interrupt remapping, so a device could forge interrupts: enable it in the firmware, or accept the risk with iommufd.allow_unsafe_interrupts=1',
+  ),
+  row(
+    'VFIO_DEVICE_BIND_IOMMUFD',
+    'EACCES',
+    'the VF token of its physical function is missing or wrong, which a virtual function wants, and a physical function while virtual ones are in use: give as vfToken the UUID that the owner of the physical function has set',
+  ),
+  row(
+    'VFIO_DEVICE_BIND_IOMMUFD',
+    'EAGAIN',
+    'the device is locked, another open or reset is running: open it again when that has ended',
+  ),
+  row(
+    'VFIO_DEVICE_BIND_IOMMUFD',
+    'ENODEV',
+    'the device is going away: it was just unbound from its vfio driver',
+  ),
+  row(
+    'VFIO_DEVICE_BIND_IOMMUFD',
+    'EIO',
+    'the device does not answer: it may be powered off or gone from the bus',
+  ),
+
+  row(
+    'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
+    'EINVAL',
+    'the IOMMU of the device cannot use this page table, which was allocated for another; or the device is not bound to an iommufd',
+  ),
+  row(
+    'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
+    'EBUSY',
+    'the device, or another of its group, is being reset, or is attached to something else that cannot be replaced: attach it again when that has ended',
+  ),
+  row(
+    'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
+    'EADDRINUSE',
+    'something is mapped at addresses that the device reserves (a window for interrupts, a region of the firmware), or allow() named some: attach devices before anything is mapped',
+  ),
+  row('VFIO_DEVICE_ATTACH_IOMMUFD_PT', 'ENOENT', NO_SUCH_OBJECT),
+  row(
+    'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
+    'ENOTSUP',
+    'the driver of the device, or its IOMMU, has no address spaces of processes (PASID)',
+  ),
+  row(
+    'VFIO_DEVICE_DETACH_IOMMUFD_PT',
+    'EBUSY',
+    'the device, or another of its group, is being reset: detach it again when that has ended',
+  ),
+  row('VFIO_DEVICE_DETACH_IOMMUFD_PT', 'EINVAL', 'the device is not bound to an iommufd'),
+  row(
+    'VFIO_DEVICE_DETACH_IOMMUFD_PT',
+    'ENOTSUP',
+    'the driver of the device has no address spaces of processes (PASID)',
+  ),
+
+  row(
+    'IOMMU_IOAS_MAP',
+    'ENOMEM',
+    'the limit on locked memory is reached, RLIMIT_MEMLOCK (`ulimit -l`), for all programs of the user together: raise it, or give CAP_IPC_LOCK',
+  ),
+  row('IOMMU_IOAS_MAP', 'EEXIST', 'the range overlaps a mapping: unmap that first'),
+  row(
+    'IOMMU_IOAS_MAP',
+    'EINVAL',
+    'address or size is not a multiple of the alignment, or outside what ranges() tells',
+  ),
+  row('IOMMU_IOAS_MAP', 'EOVERFLOW', 'the range runs over the last of all addresses'),
+  row('IOMMU_IOAS_MAP', 'ENOSPC', 'the kernel finds no place for it: give an address, or unmap something'),
+  row('IOMMU_IOAS_MAP', 'EFAULT', 'the memory cannot be pinned: it is not there, or may not be written'),
+  row('IOMMU_IOAS_MAP', 'ENOENT', NO_SUCH_OBJECT),
+  row(
+    'IOMMU_IOAS_MAP_FILE',
+    'EINVAL',
+    'the file is no memfd and not of hugetlbfs, or has not all of the part; or address or size is not a multiple of the alignment, or outside what ranges() tells',
+  ),
+  row('IOMMU_IOAS_MAP_FILE', 'EBADF', 'the descriptor is closed'),
+  row('IOMMU_IOAS_MAP_FILE', 'EEXIST', 'the range overlaps a mapping: unmap that first'),
+  row(
+    'IOMMU_IOAS_MAP_FILE',
+    'ENOMEM',
+    'the limit on locked memory is reached, RLIMIT_MEMLOCK (`ulimit -l`), for all programs of the user together: raise it, or give CAP_IPC_LOCK',
+  ),
+  row(
+    'IOMMU_IOAS_MAP_FILE',
+    'ENOTTY',
+    'the kernel maps files since Linux 6.13 only: map a DmaBuffer of the file (DmaBuffer.fromFd())',
+  ),
+  row('IOMMU_IOAS_COPY', 'ENOENT', 'what is to be copied is not mapped, or not as a whole'),
+  row('IOMMU_IOAS_COPY', 'EEXIST', 'the range overlaps a mapping: unmap that first'),
+  row(
+    'IOMMU_IOAS_COPY',
+    'EINVAL',
+    'address or size is not a multiple of the alignment, or outside what ranges() tells',
+  ),
+  row(
+    'IOMMU_IOAS_UNMAP',
+    'ENOENT',
+    'nothing is mapped there, or the range cuts a mapping in two: unmap whole mappings',
+  ),
+  row('IOMMU_IOAS_UNMAP', 'EBUSY', 'a mediated device holds the memory, or it is being mapped just now'),
+  row('IOMMU_IOAS_UNMAP', 'EOVERFLOW', 'the range runs over the last of all addresses'),
+  row('IOMMU_IOAS_IOVA_RANGES', 'ENOENT', NO_SUCH_OBJECT),
+  row(
+    'IOMMU_IOAS_ALLOW_IOVAS',
+    'EADDRINUSE',
+    'an attached device reserves some of these addresses: leave out what ranges() does not tell',
+  ),
+  row('IOMMU_IOAS_ALLOW_IOVAS', 'EINVAL', 'the ranges overlap, or one ends before it starts'),
+  row(
+    'IOMMU_IOAS_CHANGE_PROCESS',
+    'EINVAL',
+    'something is mapped from the memory of a process: map all of it by its file (mapFile()) first',
+  ),
+  row('IOMMU_OPTION', 'EPERM', 'the accounting is changed with CAP_SYS_RESOURCE only: run as root'),
+  row(
+    'IOMMU_OPTION',
+    'EBUSY',
+    'the iommufd has devices or address spaces already: choose the accounting before anything else',
+  ),
+  row(
+    'IOMMU_OPTION',
+    'EINVAL',
+    'huge pages are chosen before a device is attached and something is mapped, or the kernel has no such value',
+  ),
+  row('IOMMU_OPTION', 'ENOTSUP', 'the kernel has no such option for this object'),
+  row(
+    'IOMMU_HWPT_ALLOC',
+    'ENOTSUP',
+    'the IOMMU of the device, or the kernel, has no such page tables: hardwareInfo() tells whether it logs dirty pages',
+  ),
+  row('IOMMU_HWPT_ALLOC', 'ENOENT', NO_SUCH_OBJECT),
+  row(
+    'IOMMU_HWPT_SET_DIRTY_TRACKING',
+    'ENOTSUP',
+    'the page table was not allocated with dirtyTracking, or its IOMMU cannot log dirty pages',
+  ),
+  row('IOMMU_HWPT_SET_DIRTY_TRACKING', 'ENOENT', NO_SUCH_OBJECT),
+  row(
+    'IOMMU_HWPT_GET_DIRTY_BITMAP',
+    'EINVAL',
+    'dirty pages are not being logged (setDirtyTracking()), or the range or the page size is not a multiple of the page size of the IOMMU',
+  ),
+  row(
+    'IOMMU_HWPT_GET_DIRTY_BITMAP',
+    'ENOTSUP',
+    'the page table was not allocated with dirtyTracking, or its IOMMU cannot log dirty pages',
+  ),
+  row(
+    'IOMMU_GET_HW_INFO',
+    'ENOTSUP',
+    'the IOMMU has no data of this type, or the kernel is before Linux 6.17 and takes no type: leave it out',
+  ),
+  row('IOMMU_GET_HW_INFO', 'ENOENT', NO_SUCH_OBJECT),
+  row('IOMMU_DESTROY', 'EBUSY', IS_USED),
+  row('IOMMU_DESTROY', 'ENOENT', NO_SUCH_OBJECT),
+  row('IOMMU_IOAS_NOIOMMU_GET_PA', 'ENOENT', 'nothing is mapped at this address'),
+  row('IOMMU_IOAS_NOIOMMU_GET_PA', 'EPERM', 'physical addresses are for CAP_SYS_RAWIO only: run as root'),
+  row(
+    'IOMMU_IOAS_NOIOMMU_GET_PA',
+    'ENOTSUP',
+    'no device without an IOMMU is attached, or the kernel has no CONFIG_IOMMUFD_NOIOMMU (since Linux 7.3)',
   ),
 
   row(

@@ -4,12 +4,16 @@
 #include <gnu/libc-version.h>
 #endif
 
-#include "host/account.h"
 #include "device.h"
+#include "dma-buf.h"
 #include "event-fd.h"
 #include "fd.h"
-#include "kvm.h"
+#include "host/account.h"
 #include "host/lock.h"
+#include "host/tree.h"
+#include "host/writer.h"
+#include "iommufd.h"
+#include "kvm.h"
 #include "memory-file.h"
 #include "memory.h"
 #include "migration.h"
@@ -17,14 +21,12 @@
 #include "poll.h"
 #include "region.h"
 #include "type1.h"
-#include "host/tree.h"
-#include "host/writer.h"
 
 namespace {
 
 /**
  * What may take long to close when an environment ends: the last close of a device resets it, that of a group
- * lets its memory go. A region that is mapped would keep its device open.
+ * or an Iommufd lets its memory go. A region that is mapped would keep its device open.
  */
 vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
   for (const vfio::Resource& memory : handles.TakeAll(vfio::Memory::kTag)) {
@@ -32,7 +34,8 @@ vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
   }
   vfio::Calls::Resources open;
   for (const napi_type_tag* kind :
-       {&vfio::MigrationData::kTag, &vfio::Device::kTag, &vfio::Group::kTag, &vfio::Container::kTag}) {
+       {&vfio::MigrationData::kTag, &vfio::DmaBuf::kTag, &vfio::Device::kTag, &vfio::Group::kTag,
+        &vfio::Container::kTag, &vfio::Iommufd::kTag}) {
     for (vfio::Resource& resource : handles.TakeAll(*kind)) open.push_back(std::move(resource));
   }
   return open;
@@ -99,6 +102,8 @@ constexpr NamedClass kClasses[] = {
     {"Container", &vfio::Addon::container, vfio::Container::Define},
     {"Group", &vfio::Addon::group, vfio::Group::Define},
     {"Device", &vfio::Addon::device, vfio::Device::Define},
+    {"Iommufd", &vfio::Addon::iommufd, vfio::Iommufd::Define},
+    {"DmaBuf", &vfio::Addon::dma_buf, vfio::DmaBuf::Define},
     {"EventFd", &vfio::Addon::event_fd, vfio::EventFd::Define},
     {"Poll", &vfio::Addon::poll, vfio::Poll::Define},
     {"MemoryFile", &vfio::Addon::memory_file, vfio::MemoryFile::Define},
@@ -119,6 +124,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   vfio::Group::DefineQuick(exports, addon->handles.get());
   vfio::Device::DefineQuick(exports, addon->handles.get());
   vfio::Memory::DefineQuick(exports, addon->handles.get());
+  vfio::Iommufd::DefineQuick(exports, addon->handles.get());
   vfio::DefineRegionAccess(exports, addon->handles.get());
   Napi::Object loop = Napi::Object::New(env);
   Define(loop, kLoop);

@@ -5,6 +5,7 @@
 
 #include "memory.h"
 #include "type1.h"
+#include "uapi/iommufd.h"
 #include "uapi/vfio.h"
 #include "util/answer.h"
 #include "util/ioctl.h"
@@ -77,6 +78,26 @@ napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&
   return nullptr;
 }
 
+constexpr Command kBind{
+    {uapi::kBindIommufd, "VFIO_DEVICE_BIND_IOMMUFD"},
+    "vfio:bind",
+    sizeof(uapi::BindIommufd),
+    {VFIO_MEMBER(kIommufd, BindIommufd, iommufd), VFIO_MEMBER(kOptionalToken, BindIommufd, token_uuid_ptr)},
+    VFIO_MEMBER(kU32, BindIommufd, out_devid)};
+
+constexpr Command kAttach{
+    {uapi::kAttachIommufdPt, "VFIO_DEVICE_ATTACH_IOMMUFD_PT"},
+    "vfio:attach",
+    sizeof(uapi::AttachIommufdPt),
+    {VFIO_MEMBER(kU32, AttachIommufdPt, pt_id), VFIO_MEMBER(kOptionalU32, AttachIommufdPt, pasid)},
+    VFIO_MEMBER(kU32, AttachIommufdPt, pt_id)};
+
+constexpr Command kDetach{{uapi::kDetachIommufdPt, "VFIO_DEVICE_DETACH_IOMMUFD_PT"},
+                          "vfio:detach",
+                          sizeof(uapi::DetachIommufdPt),
+                          {VFIO_MEMBER(kOptionalU32, DetachIommufdPt, pasid)},
+                          {}};
+
 }  // namespace
 
 void Device::DefineQuick(Napi::Object exports, Handles* handles) {
@@ -87,6 +108,10 @@ void Device::DefineQuick(Napi::Object exports, Handles* handles) {
 
 Napi::FunctionReference Device::Define(Napi::Env env) {
   return DefineFdClass(env, {
+                                DefineStatic<&Device::OpenCdev>("openCdev"),
+                                DefineCommand<kBind>("bindIommufd"),
+                                DefineCommand<kAttach>("attach"),
+                                DefineCommand<kDetach>("detach"),
                                 DefineMethod<&Device::Info>("info"),
                                 DefineMethod<&Device::HotResetInfo>("hotResetInfo"),
                                 DefineMethod<&Device::Map>("map"),
@@ -98,8 +123,16 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
                                 DefineMethod<&Device::SetMigrationState>("setMigrationState"),
                                 DefineMethod<&Device::StartDmaLogging>("startDmaLogging"),
                                 DefineMethod<&Device::DmaLoggingReport>("dmaLoggingReport"),
+                                DefineMethod<&Device::DmaBufOf>("dmaBuf"),
+                                DefineMethod<&Device::ZpciError>("zpciError"),
                                 DefineMethod<&Device::Ioeventfd>("ioeventfd"),
                             });
+}
+
+Napi::Value Device::OpenCdev(const Napi::CallbackInfo& info) {
+  const std::string path = TextArgument(info, 0, "path");
+  return OpenLater(
+      info.Env(), "vfio:openCdev", [path] { return OpenFile(path, "cdev"); }, Device::Adopt);
 }
 
 Napi::Value Device::Info(const Napi::CallbackInfo& info) {

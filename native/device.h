@@ -16,6 +16,7 @@ class Device : public FdObject<Device> {
   using FdObject::FdObject;
 
  private:
+  static Napi::Value OpenCdev(const Napi::CallbackInfo& info);
   Napi::Value Info(const Napi::CallbackInfo& info);
   Napi::Value HotResetInfo(const Napi::CallbackInfo& info);
   Napi::Value Map(const Napi::CallbackInfo& info);
@@ -28,6 +29,8 @@ class Device : public FdObject<Device> {
   Napi::Value SetMigrationState(const Napi::CallbackInfo& info);
   Napi::Value StartDmaLogging(const Napi::CallbackInfo& info);
   Napi::Value DmaLoggingReport(const Napi::CallbackInfo& info);
+  Napi::Value DmaBufOf(const Napi::CallbackInfo& info);
+  Napi::Value ZpciError(const Napi::CallbackInfo& info);
   // native/ioeventfd.cc
   Napi::Value Ioeventfd(const Napi::CallbackInfo& info);
 };

@@ -1,13 +1,17 @@
 // What a device has beyond what every device has: VFIO_DEVICE_FEATURE.
 #include "uapi/feature.h"
 
+#include <fcntl.h>
+
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "device.h"
+#include "dma-buf.h"
 #include "migration.h"
 #include "uapi/vfio.h"
+#include "util/bitmap.h"
 #include "util/ioctl.h"
 
 namespace vfio {
@@ -15,8 +19,8 @@ namespace {
 
 // No feature's data is a hundredth of it.
 constexpr size_t kLargestPayload = 1 << 16;
-// Of a log of DMA: the pages of 32 TiB at 4 KiB each.
-constexpr uint64_t kMostBits = uint64_t{1} << 33;
+// A hundred times what a kernel tells of an error, which writes all of it whatever room there is.
+constexpr size_t kLargestError = 1 << 13;
 
 void AskFeature(const Fd& device, void* structure) {
   Ioctl(device, VFIO_REQUEST(VFIO_DEVICE_FEATURE), structure);
@@ -26,10 +30,6 @@ template <typename T>
 std::shared_ptr<uapi::Feature<T>> FeatureQuestion(uint32_t flags, const T& data) {
   return std::make_shared<uapi::Feature<T>>(
       uapi::Feature<T>{static_cast<uint32_t>(sizeof(uapi::Feature<T>)), flags, data});
-}
-
-uint64_t AddressOf(const void* memory) {
-  return reinterpret_cast<uintptr_t>(memory);
 }
 
 Napi::ArrayBuffer CopyOf(Napi::Env env, const void* data, size_t size) {
@@ -99,19 +99,45 @@ Napi::Value Device::DmaLoggingReport(const Napi::CallbackInfo& info) {
   const uint64_t iova = CheckedUint64(info, 0, "iova");
   const uint64_t length = CheckedUint64(info, 1, "length");
   const uint64_t page_size = CheckedUint64(info, 2, "pageSize");
-  // The kernel writes as many bits as these say, so the room for them is counted here.
-  if (page_size == 0 || (page_size & (page_size - 1)) != 0)
-    BadArgument(info.Env(), "pageSize must be a power of two");
-  if (length == 0 || (length - 1) / page_size >= kMostBits) {
-    BadArgument(info.Env(), "length must be from 1 byte to 2^33 pages");
-  }
-  const auto bitmap = std::make_shared<std::vector<uint64_t>>((length - 1) / page_size / 64 + 1);
+  const Bitmap bitmap = BitmapOf(info.Env(), length, page_size);
   const auto question = FeatureQuestion(uapi::kDmaLoggingReport | VFIO_DEVICE_FEATURE_GET,
                                  uapi::DmaLoggingReport{iova, length, page_size, AddressOf(bitmap->data())});
   return Work::Start(
       info.Env(), "vfio:dmaLoggingReport",
-      [device = fd(), question, bitmap] { AskFeature(*device, question.get()); },
-      [bitmap](Napi::Env env) { return CopyOf(env, bitmap->data(), bitmap->size() * sizeof(uint64_t)); });
+      [device = fd(), question, bitmap] { AskFeature(*device, question.get()); }, BytesOf(bitmap));
+}
+
+Napi::Value Device::DmaBufOf(const Napi::CallbackInfo& info) {
+  uapi::DmaBufRequest request{};
+  request.region_index = Uint32Argument(info, 0, "region");
+  request.open_flags = Uint32Argument(info, 1, "flags") | O_CLOEXEC;
+  const Buffer ranges = ViewArgument(info.Env(), info[2], "ranges");
+  if (ranges.size % sizeof(uapi::RegionDmaRange) != 0 || ranges.size > kLargestPayload) {
+    BadArgument(info.Env(), "ranges must be pairs of 64-bit words, 4096 of them at most");
+  }
+  request.nr_ranges = static_cast<uint32_t>(ranges.size / sizeof(uapi::RegionDmaRange));
+  constexpr size_t kHead = sizeof(uapi::Feature<uapi::DmaBufRequest>);
+  const auto words = std::make_shared<std::vector<uint64_t>>((kHead + ranges.size) / sizeof(uint64_t));
+  new (words->data()) uapi::Feature<uapi::DmaBufRequest>{
+      static_cast<uint32_t>(kHead + ranges.size), uapi::kDmaBuf | VFIO_DEVICE_FEATURE_GET, request};
+  if (ranges.size > 0) std::memcpy(words->data() + kHead / sizeof(uint64_t), ranges.data, ranges.size);
+  return OpenLater(
+      info.Env(), "vfio:dmaBuf",
+      [device = fd(), words] {
+        const int number = Ioctl(*device, VFIO_REQUEST(VFIO_DEVICE_FEATURE), words->data());
+        return std::make_shared<const Fd>(number, "a dma-buf of " + device->path());
+      },
+      DmaBuf::Adopt);
+}
+
+Napi::Value Device::ZpciError(const Napi::CallbackInfo& info) {
+  const size_t size = Uint32Argument(info, 0, "size");
+  if (size > kLargestError / 2) BadArgument(info.Env(), "size must be 4096 at most");
+  const auto room = std::make_shared<std::vector<uint64_t>>(kLargestError / sizeof(uint64_t));
+  const auto question = FeatureQuestion(uapi::kZpciError | VFIO_DEVICE_FEATURE_GET, AddressOf(room->data()));
+  return Work::Start(
+      info.Env(), "vfio:zpciError", [device = fd(), question, room] { AskFeature(*device, question.get()); },
+      [room, size](Napi::Env env) { return CopyOf(env, room->data(), size); });
 }
 
 }  // namespace vfio

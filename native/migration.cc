@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "uapi/feature.h"
+
 namespace vfio {
 namespace {
 
@@ -17,12 +19,25 @@ size_t Checked(ssize_t count, const char* syscall, const Fd& fd) {
   return static_cast<size_t>(count);
 }
 
+constexpr NamedAnswer kPrecopyAnswers[] = {
+    {"initialBytes", VFIO_MEMBER(kU64, PrecopyInfo, initial_bytes)},
+    {"dirtyBytes", VFIO_MEMBER(kU64, PrecopyInfo, dirty_bytes)},
+    {"flags", VFIO_MEMBER(kU32, PrecopyInfo, flags)},
+    {}};
+constexpr Command kPrecopyInfo{{uapi::kGetPrecopyInfo, "VFIO_MIG_GET_PRECOPY_INFO"},
+                               "vfio:precopyInfo",
+                               sizeof(uapi::PrecopyInfo),
+                               {},
+                               {},
+                               kPrecopyAnswers};
+
 }  // namespace
 
 Napi::FunctionReference MigrationData::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineMethod<&MigrationData::Read>("read"),
                                 DefineMethod<&MigrationData::Write>("write"),
+                                DefineCommand<kPrecopyInfo>("precopyInfo"),
                             });
 }
 

@@ -20,6 +20,8 @@ struct Addon {
   Napi::FunctionReference container;
   Napi::FunctionReference group;
   Napi::FunctionReference device;
+  Napi::FunctionReference iommufd;
+  Napi::FunctionReference dma_buf;
   Napi::FunctionReference event_fd;
   Napi::FunctionReference poll;
   Napi::FunctionReference memory;
@@ -51,13 +53,20 @@ class Object {
   Object(const Object&) = delete;
   Object& operator=(const Object&) = delete;
 
- protected:
-  using Member = napi_property_descriptor;
   using Method = Napi::Value (*)(Object& self, const Napi::CallbackInfo& info);
+  /** What a method finds as the data of its call. */
   struct MethodOf {
     const ObjectClass* object_class;
     Method call;
   };
+
+  /** What it stands for, or ERR_VFIO_CLOSED. */
+  const Resource& resource() const;
+  /** Leaves the object closed; what it stood for, empty where that has happened before. */
+  Resource Take();
+
+ protected:
+  using Member = napi_property_descriptor;
   using Static = Napi::Value (*)(const Napi::CallbackInfo& info);
 
   Object(const Napi::CallbackInfo& info, const ObjectClass& object_class);
@@ -70,11 +79,6 @@ class Object {
   static Napi::Object Adopt(Napi::Env env, const Napi::FunctionReference& constructor, Resource resource);
   /** The object behind a value, or a TypeError: the tag tells it from every other object. */
   static Object& From(Napi::Env env, napi_value value, const ObjectClass& object_class);
-
-  /** What it stands for, or ERR_VFIO_CLOSED. */
-  const Resource& resource() const;
-  /** Leaves the object closed; what it stood for, empty where that has happened before. */
-  Resource Take();
 
  private:
   static napi_value Construct(napi_env env, napi_callback_info info);
@@ -125,7 +129,6 @@ class ObjectOf : public Object {
     return Object::DefineStatic(name, call);
   }
 
- private:
   static Object* Make(const Napi::CallbackInfo& info) { return new T(info); }
 
   static constexpr ObjectClass kClass{T::kName, &T::kTag, &ObjectOf::Make};

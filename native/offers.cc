@@ -5,18 +5,42 @@
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "device.h"
+#include "iommufd.h"
 #include "type1.h"
 
 namespace vfio {
 namespace {
 
-struct Offered {
-  SharedFd container;
-  SharedFd group;
-  SharedFd device;
+/** A kind of object that another thread may be given. */
+struct Kind {
+  const napi_type_tag* tag;
+  SharedFd (*fd)(Napi::Env env, napi_value object);
+  void (*give)(Napi::Env env, napi_value object);
+  Napi::Object (*adopt)(Napi::Env env, const SharedFd& fd);
 };
+
+template <typename T>
+constexpr Kind kKindOf{&T::kTag, [](Napi::Env env, napi_value object) { return T::From(env, object).fd(); },
+                       [](Napi::Env env, napi_value object) { T::From(env, object).Take(); },
+                       [](Napi::Env env, const SharedFd& fd) { return T::Adopt(env, fd); }};
+
+constexpr Kind kKinds[] = {kKindOf<Container>, kKindOf<Group>, kKindOf<Device>, kKindOf<Iommufd>};
+
+const Kind& KindOf(Napi::Env env, const Napi::Value& value) {
+  for (const Kind& kind : kKinds) {
+    if (value.IsObject() && value.As<Napi::Object>().CheckTypeTag(kind.tag)) return kind;
+  }
+  BadArgument(env, "expected a Container, Group, Device or Iommufd");
+}
+
+struct Part {
+  const Kind* kind;
+  SharedFd fd;
+};
+using Offered = std::vector<Part>;
 using Offers = std::map<uint64_t, Offered>;
 
 /** A number that another process does not begin with: what was handed over there is not taken for what was here. */
@@ -49,42 +73,25 @@ void PutBack(Offers::node_type offer) {
   Open().insert(std::move(offer));
 }
 
-/** An object that is closed again unless it is kept: else a failure would leave two owners of one descriptor.
- */
-template <typename T>
-class Adopted {
- public:
-  Adopted(Napi::Env env, const SharedFd& fd) : object_(T::Adopt(env, fd)), owner_(&T::From(env, object_)) {}
-  ~Adopted() {
-    if (owner_) owner_->Give();
-  }
-  Adopted(const Adopted&) = delete;
-  Adopted& operator=(const Adopted&) = delete;
-
-  const Napi::Object& object() const { return object_; }
-  void Keep() { owner_ = nullptr; }
-
- private:
-  const Napi::Object object_;
-  T* owner_;
-};
-
 Napi::Value OfferAll(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  auto& container = Container::From(env, info[0]);
-  auto& group = Group::From(env, info[1]);
-  auto& device = Device::From(env, info[2]);
-  Offered offered{container.fd(), group.fd(), device.fd()};
+  if (info.Length() == 0) BadArgument(env, "expected objects to hand over");
+  Offered offered;
+  for (size_t i = 0; i < info.Length(); i++) {
+    const Kind& kind = KindOf(env, info[i]);
+    offered.push_back({&kind, kind.fd(env, info[i])});
+    for (size_t before = 0; before < i; before++) {
+      if (offered[before].fd == offered[i].fd) BadArgument(env, "an object can be handed over once");
+    }
+  }
   double number;
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    Open().emplace(last + 1, std::move(offered));
+    Open().emplace(last + 1, offered);
     number = static_cast<double>(++last);
   }
   // Nothing fails from here on.
-  device.Give();
-  group.Give();
-  container.Give();
+  for (size_t i = 0; i < info.Length(); i++) offered[i].kind->give(env, info[i]);
   return Napi::Number::New(env, number);
 }
 
@@ -95,20 +102,17 @@ Napi::Value AcceptAll(const Napi::CallbackInfo& info) {
   Offers::node_type taken = Take(number);
   if (taken.empty())
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "nothing was handed over by this number, or it was taken already");
+  std::vector<Napi::Object> adopted;
   try {
     const Offered& offered = taken.mapped();
-    Adopted<Container> container(env, offered.container);
-    Adopted<Group> group(env, offered.group);
-    Adopted<Device> device(env, offered.device);
-    Napi::Array all = Napi::Array::New(env, 3);
-    all.Set(uint32_t{0}, container.object());
-    all.Set(uint32_t{1}, group.object());
-    all.Set(uint32_t{2}, device.object());
-    container.Keep();
-    group.Keep();
-    device.Keep();
+    adopted.reserve(offered.size());
+    for (const auto& [kind, fd] : offered) adopted.push_back(kind->adopt(env, fd));
+    Napi::Array all = Napi::Array::New(env, adopted.size());
+    for (size_t i = 0; i < adopted.size(); i++) all.Set(static_cast<uint32_t>(i), adopted[i]);
     return all;
   } catch (...) {
+    // Else one descriptor would have two owners.
+    for (size_t i = 0; i < adopted.size(); i++) taken.mapped()[i].kind->give(env, adopted[i]);
     PutBack(std::move(taken));
     throw;
   }

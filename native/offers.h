@@ -5,12 +5,12 @@
 namespace vfio {
 
 /**
- * Open devices on their way from one thread of this process to another, each with its group and container.
- * All three go and come together. An offer stays open until it is accepted.
+ * Open objects on their way from one thread of this process to another: a device with what it needs. All of them go and
+ * come together. An offer stays open until it is accepted.
  */
-// offer(container, group, device) -> the number to accept it by; the objects are closed here from then on.
+// offer(...objects) -> the number to accept them by; they are closed here from then on.
 Napi::Value Offer(const Napi::CallbackInfo& info);
-// accept(number) -> [container, group, device], once.
+// accept(number) -> [...objects] in the same order, once.
 Napi::Value Accept(const Napi::CallbackInfo& info);
 
 }  // namespace vfio

@@ -2,7 +2,6 @@
 #include "type1.h"
 
 #include <array>
-#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "memory.h"
 #include "uapi/vfio.h"
 #include "util/answer.h"
+#include "util/bitmap.h"
 #include "util/ioctl.h"
 #include "util/work.h"
 
@@ -84,22 +84,13 @@ napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handle
 constexpr uint64_t kLargestBitmap = 1 << 28;
 
 /** A bit for each page, in whole words of 64 bits as the kernel wants them. */
-std::shared_ptr<std::vector<uint64_t>> BitmapFor(uint64_t size, uint64_t page_size) {
+Bitmap BitmapFor(uint64_t size, uint64_t page_size) {
   const uint64_t pages = page_size == 0 ? 0 : size / page_size;
   const uint64_t words = pages / 64 + (pages % 64 != 0);
   if (words == 0 || words * sizeof(uint64_t) > kLargestBitmap) {
     throw Refusal("ERR_VFIO_BAD_ARGUMENT", "the kernel takes no bitmap of that many pages");
   }
   return std::make_shared<std::vector<uint64_t>>(words);
-}
-
-Work::Result BytesOf(std::shared_ptr<std::vector<uint64_t>> bits) {
-  return [bits](Napi::Env env) -> Napi::Value {
-    const size_t size = bits->size() * sizeof(uint64_t);
-    Napi::ArrayBuffer buffer = Napi::ArrayBuffer::New(env, size);
-    std::memcpy(buffer.Data(), bits->data(), size);
-    return buffer;
-  };
 }
 
 vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {
@@ -266,15 +257,13 @@ Napi::Value Group::UnsetContainer(const Napi::CallbackInfo& info) {
 Napi::Value Group::OpenDevice(const Napi::CallbackInfo& info) {
   const std::string request = TextArgument(info, 0, "request");
   const std::string name = TextArgument(info, 1, "name");
-  const auto opened = std::make_shared<SharedFd>();
-  return Work::Start(
+  return OpenLater(
       info.Env(), "vfio:openDevice",
-      [group = fd(), request, name, opened] {
+      [group = fd(), request, name] {
         const int number = Ioctl(*group, VFIO_REQUEST(VFIO_GROUP_GET_DEVICE_FD), request.c_str());
-        *opened = std::make_shared<const Fd>(number, name);
+        return std::make_shared<const Fd>(number, name);
       },
-      // A copy: where there is no environment any more, the last reference goes on a thread.
-      [opened](Napi::Env env) { return Device::Adopt(env, *opened); });
+      Device::Adopt);
 }
 
 }  // namespace vfio

@@ -1,9 +1,11 @@
-import { UsageError } from '../program.js'
+import { backendOf, UsageError } from '../program.js'
 
 export interface Arguments {
   readonly address: string
   /** Take the other devices of its group along. */
   readonly group: boolean
+  /** What it is opened with. */
+  readonly backend: ReturnType<typeof backendOf>
   readonly verify: boolean
   /** How long each measurement takes; 0 measures nothing. */
   readonly seconds: number
@@ -12,7 +14,7 @@ export interface Arguments {
 }
 
 const USAGE =
-  'usage: npm run example:nvme -- ADDRESS [--group] [--verify] [--seconds S], or with -s and ADDRESS [--group] --read OFFSET LENGTH'
+  'usage: npm run example:nvme -- ADDRESS [--group] [--backend auto|iommufd|group] [--verify] [--seconds S], or with -s and ADDRESS [--group] [--backend …] --read OFFSET LENGTH'
 
 /** @throws UsageError */
 export function parseArguments(words: readonly string[]): Arguments {
@@ -20,6 +22,7 @@ export function parseArguments(words: readonly string[]): Arguments {
   const found: { -readonly [K in keyof Arguments]?: Arguments[K] } = {}
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
     if (word === '--group') found.group = true
+    else if (word === '--backend') found.backend = backendOf(rest.shift())
     else if (word === '--verify') found.verify = true
     else if (word === '--seconds') found.seconds = seconds(rest.shift())
     else if (word === '--read')
@@ -31,7 +34,8 @@ export function parseArguments(words: readonly string[]): Arguments {
   if (found.address === undefined) throw new UsageError(USAGE)
   if (found.read && (found.verify !== undefined || found.seconds !== undefined))
     throw new UsageError('--read goes without --verify and --seconds')
-  return { group: false, verify: false, seconds: 2, read: null, ...found, address: found.address }
+  const otherwise = { group: false, backend: 'auto', verify: false, seconds: 2, read: null } as const
+  return { ...otherwise, ...found, address: found.address }
 }
 
 function bytes(name: string, word: string | undefined): number {

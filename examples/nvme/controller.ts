@@ -1,5 +1,5 @@
 import { setTimeout } from 'node:timers/promises'
-import type { OpenedDevice, VfioRegion } from 'vfio'
+import type { DmaSpace, VfioDevice, VfioRegion } from 'vfio'
 import * as commands from './commands.js'
 import { NvmeError } from './errors.js'
 import {
@@ -30,6 +30,12 @@ export interface IoQueue extends AsyncDisposable {
   readonly queue: QueuePair
 }
 
+/** A device and the memory that it may use, alone or with others. */
+export interface Driven {
+  readonly device: VfioDevice
+  readonly dma: DmaSpace
+}
+
 /**
  * An NVMe controller that is enabled. All memory that it was told of stays mapped until `close()` has it stand still, so
  * that nothing it still does can hit a foreign page.
@@ -38,7 +44,7 @@ export class NvmeController implements AsyncDisposable {
   readonly limits: nvme.ControllerLimits
   /** As the specification counts: `1.4`. */
   readonly version: string
-  readonly #opened: OpenedDevice
+  readonly #opened: Driven
   readonly #registers: VfioRegion
   readonly #signal: AbortSignal
   readonly #memory: DmaMemory[] = []
@@ -47,7 +53,7 @@ export class NvmeController implements AsyncDisposable {
   #identity: ControllerIdentity | undefined
 
   /** Resets a controller and brings it up. It has to stay open until this is closed. */
-  static async start(opened: OpenedDevice, signal: AbortSignal): Promise<NvmeController> {
+  static async start(opened: Driven, signal: AbortSignal): Promise<NvmeController> {
     const controller = new NvmeController(opened, signal)
     try {
       await controller.#start()
@@ -58,7 +64,7 @@ export class NvmeController implements AsyncDisposable {
     }
   }
 
-  private constructor(opened: OpenedDevice, signal: AbortSignal) {
+  private constructor(opened: Driven, signal: AbortSignal) {
     this.#opened = opened
     this.#signal = signal
     // Nobody takes its INTx; interrupts come by MSI-X.

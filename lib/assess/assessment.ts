@@ -1,3 +1,4 @@
+import { compareAddresses } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -40,6 +41,21 @@ export interface KernelAnswer {
   readonly functionReset: boolean
   /** What `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` lists, or the name of the errno that it answered. */
   readonly hotReset: readonly { readonly address: string; readonly group: number }[] | string
+}
+
+/** Did the kernel answer as was predicted? `null` where it was not asked. */
+export function agreesWithKernel({ kernel, viability, reset }: Assessment): boolean | null {
+  if (kernel === undefined) return null
+  const named = (list: readonly { readonly address: string }[]) =>
+    list
+      .map(({ address }) => address)
+      .sort(compareAddresses)
+      .join()
+  return (
+    kernel.viable === viability?.viable &&
+    kernel.functionReset === reset.function.supported &&
+    named(typeof kernel.hotReset === 'string' ? [] : kernel.hotReset) === named(reset.hot.affected)
+  )
 }
 
 /**

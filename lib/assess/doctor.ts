@@ -1,11 +1,13 @@
+import { isWithVfio } from '../sysfs/devices.js'
 import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import { findSilent, silenceCure } from './answering.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { iommuSwitchedOff } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
-import { printable, several, unseenCure, unseenText } from './uses-text.js'
+import { several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
 
 /** One line of a diagnosis. */
@@ -40,7 +42,9 @@ export function diagnose(seen: Snapshot): Diagnosis {
     ...checkModules(seen),
     checkContainer(seen),
     checkGroupNodes(seen),
+    ...checkIommufd(seen),
     checkMemlock(seen),
+    ...checkAddon(seen),
     ...checkAnswering(seen),
     ...checkView(seen),
   ]
@@ -53,6 +57,18 @@ function checkKernel(seen: Snapshot): Check {
     'kernel',
     `Linux ${seen.host.kernel || 'of unknown release'} judges the viability of groups by ${rule}`,
   )
+}
+
+/** The host may be ready all the same, for this program elsewhere and for others. */
+function checkAddon({ host: { addon } }: Snapshot): Check[] {
+  if (addon === undefined) return []
+  return [
+    warn(
+      'addon',
+      `the native addon of vfio could not be loaded (${addon.reason}): devices can be looked at, and neither bound, reset nor opened`,
+      addon.cure,
+    ),
+  ]
 }
 
 /** In a container the kernel is another's: its devices and nodes have to be handed in. */
@@ -228,6 +244,49 @@ function checkGroupNodes({ host }: Snapshot): Check {
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
     `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
   )
+}
+
+/** A second way to open devices beside the first: a host without it lacks nothing. */
+function checkIommufd(seen: Snapshot): Check[] {
+  const { host } = seen
+  const name = 'iommufd'
+  const state = host.modules.iommufd
+  if (backendOf(host) === 'iommufd' || state === 'missing' || state === 'unknown') return []
+  if (state === 'loadable') return [ok(name, 'not loaded, so devices are opened by their groups alone')]
+  if (host.paths.dev === null) return [ok(name, 'there; not known who may open it: /dev was not looked at')]
+  const { iommu, devices } = host.nodes
+  if (!iommu) {
+    const cure =
+      host.platform.container === null
+        ? 'see that /dev is a devtmpfs, or make the node as class/misc/iommu/dev says'
+        : 'start the container with --device /dev/iommu and the nodes of its devices (--device /dev/vfio/devices/vfioN)'
+    return [warn(name, '/dev/iommu is not there, so devices are opened by their groups alone', cure)]
+  }
+  const closed = [iommu, ...devices].filter(({ accessible }) => !accessible).map(({ path }) => path)
+  if (closed.length > 0) {
+    return [
+      warn(
+        name,
+        `you may not open ${several(closed)}`,
+        'run as root, or let root hand a device to you: vfio grant ADDRESS --user "$USER"',
+      ),
+    ]
+  }
+  const bound = seen.devices.filter(isWithVfio)
+  if (bound.some(({ vfioDevice }) => vfioDevice === null)) {
+    return [
+      ok(
+        name,
+        `${iommu.path} can be opened, but devices have no nodes of their own (CONFIG_VFIO_DEVICE_CDEV): they are opened by their groups`,
+      ),
+    ]
+  }
+  return [
+    ok(
+      name,
+      `${iommu.path} can be opened${devices.length > 0 ? `, and ${devices.length} devices by it` : ''}`,
+    ),
+  ]
 }
 
 /** What does not answer is of no use to anybody, and leaves all others as they are. */

@@ -1,7 +1,8 @@
 import { isAddress } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { Unseen } from '../sysfs/unseen.js'
-import { printable, several, unseenCure, unseenText } from './uses-text.js'
+import { printable } from '../text.js'
+import { several, unseenCure, unseenText } from './uses-text.js'
 
 /** What a look was about: a function, a group, or the host. */
 type Subject = { readonly address: string } | { readonly group: number } | 'host'

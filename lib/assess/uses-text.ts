@@ -53,10 +53,3 @@ export function stopping(processes: readonly Process[], kind: HostUse['kind']): 
   )
   return stop === null ? {} : { stop }
 }
-
-/** Names that others chose (mount points, processes) must not steer the terminal that they are printed on. */
-export const printable = (text: string) =>
-  text.replace(
-    /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  )

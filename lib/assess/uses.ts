@@ -1,5 +1,6 @@
 import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import type { Finding, HostUse } from './host-use.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
@@ -7,7 +8,7 @@ import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
 import { nodeUses, vfioUses } from './uses-open.js'
 import { pathsOf, Storage } from './uses-storage.js'
-import { printable, several } from './uses-text.js'
+import { several } from './uses-text.js'
 
 export type { HostUse } from './host-use.js'
 

@@ -1,19 +1,21 @@
 import { resolve } from 'node:path'
 import { assess } from '../assess/assessment.js'
 import { moduleOf } from '../assess/driver-names.js'
+import { type ChangeOptions, Changes } from '../change/changes.js'
+import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId, thisProgram } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
-import { Host, NONE } from '../sysfs/host.js'
-import { type ChangeOptions, Changes } from './changes.js'
-import { type GroupLock, lockGroups, lockOf } from './group-lock.js'
-import { bootId, Journal, type JournalRecord } from './journal.js'
-import type { Plan, PlannedDevice, Step } from './plan.js'
-import { thisProgram } from './program.js'
-import { refuseChanged } from './recheck.js'
+import { NONE } from '../sysfs/host.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { type Journal, type JournalRecord, journalIn } from './journal.js'
+import type { Plan, PlannedDevice } from './plan.js'
+import { hostFor, refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
+import type { Step } from './steps.js'
 
 export interface AssignOptions extends ChangeOptions {
   /**
@@ -67,9 +69,9 @@ function asVfioError(error: unknown): { code: string; message: string } {
 export async function assign(plan: Plan, options: AssignOptions = {}): Promise<Assignment> {
   refuseBlocked(plan)
   options.signal?.throwIfAborted()
-  const journal = new Journal(options.journal)
+  const journal = journalIn(options.journal)
   using lock = lockGroups(plan.paths.sysfs, [...plan.devices, ...plan.grabbed].map(lockOf))
-  await refuseAssigned(plan, journal)
+  refuseAssigned(plan, journal)
   using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
   await refuseChanged(plan, changes)
   const record = await new Transaction(plan, journal, changes, lock, options).run()
@@ -86,6 +88,7 @@ class Transaction {
   #record: JournalRecord | null
   #step: Step | null = null
   readonly #lock: GroupLock
+  #after: Snapshot | null = null
   /** Real names of drivers that the plan calls otherwise. */
   readonly #names = new Map<string, string>()
 
@@ -99,13 +102,11 @@ class Transaction {
   }
 
   async run(): Promise<JournalRecord | null> {
+    await this.#begin()
     try {
-      await this.#note({})
       for (const step of this.#plan.steps) {
         this.#signal?.throwIfAborted()
         this.#step = step
-        // A reset opens the group: what it holds has to be known by then.
-        if (step.action === 'reset') await this.#noteGroups()
         await this.#perform(step)
         this.#step = null
       }
@@ -117,6 +118,17 @@ class Transaction {
       const failures = await this.#undo()
       if (this.#signal?.aborted && error === this.#signal.reason && failures.length === 0) throw error
       throw new AssignError(error, this.#step, failures)
+    }
+  }
+
+  /** Nothing is changed before it: what keeps it from being written is all that there is to tell. */
+  async #begin(): Promise<void> {
+    try {
+      await this.#note({})
+    } catch (error) {
+      // It may be there all the same, where only the disk did not answer.
+      if (this.#record) await this.#journal.remove(this.#record.id).catch(() => {})
+      throw error
     }
   }
 
@@ -137,10 +149,7 @@ class Transaction {
     const fresh = record?.devices.filter(({ group }) => group === null) ?? []
     if (record === null || fresh.length === 0) return
     const around = fresh.map(({ address }) => address)
-    const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).look({
-      around,
-      overrides: NONE,
-    })
+    const seen = hostFor(this.#plan.paths).look({ around, overrides: NONE })
     for (const address of around) {
       const { verdict, reason } = assess(seen, address)
       if (verdict === 'ready') continue
@@ -160,22 +169,35 @@ class Transaction {
     await this.#note({ devices })
   }
 
-  async #perform({ action, path, value, address, expectDriver }: Step): Promise<void> {
-    if (action === 'load') {
-      await this.#changes.load(path, value)
-      await this.#learnName(value)
-    } else if (action === 'reset') {
-      if (address !== null) await this.#changes.reset(address, value === 'hot' ? 'hot' : 'function')
-    } else if (this.#plan.ids.includes(value)) {
-      await this.#addId(path, value)
-    } else {
-      if (expectDriver === null && address !== null) this.#refuseOpen(address)
-      const isOverride = path.endsWith('/driver_override')
-      await this.#changes.write(path, isOverride ? this.#named(value) : value)
-      if (address !== null && expectDriver !== undefined) {
-        this.#changes.expectDriver(address, expectDriver && this.#named(expectDriver))
-      }
+  async #perform(step: Step): Promise<void> {
+    const { path, value } = step
+    switch (step.kind) {
+      case 'load':
+        await this.#changes.load(path, value)
+        return this.#learnName(value)
+      case 'override':
+        return this.#changes.write(path, this.#named(value))
+      case 'unbind':
+        this.#refuseOpen(step.address)
+        await this.#changes.write(path, value)
+        return this.#changes.expectDriver(step.address, step.expectDriver)
+      case 'bind':
+        await this.#changes.write(path, value)
+        return this.#changes.expectDriver(step.address, this.#named(step.expectDriver))
+      case 'add-id':
+        return this.#addId(path, value)
+      case 'reset':
+        // It opens the group: what that holds has to be known by then.
+        await this.#noteGroups()
+        return this.#changes.reset(step.address, step.value, this.#bound())
     }
+  }
+
+  /** The host with all that is bound: under the lock it stays so. */
+  #bound(): Snapshot {
+    const around = this.#plan.devices.map(({ address }) => address)
+    this.#after ??= hostFor(this.#plan.paths).look({ brief: true, around, overrides: NONE, again: true })
+    return this.#after
   }
 
   /** A driver's name is known once it is there: that of the plan was derived from its module's. */
@@ -232,8 +254,8 @@ function refuseBlocked({ blockers }: Plan): void {
 }
 
 /** A device belongs to one assignment: its former state is known to that record alone. */
-async function refuseAssigned(plan: Plan, journal: Journal): Promise<void> {
-  const { records, bad } = await journal.read()
+function refuseAssigned(plan: Plan, journal: Journal): void {
+  const { records, bad } = journal.read()
   const [first] = plan.toBind
   const foreign = bad.find(({ path }) => first !== undefined && path === journal.path(first))
   if (foreign) {

@@ -1,9 +1,10 @@
-import { assess, makersOf } from '../assess/assessment.js'
+import { type Assessment, assess, makersOf } from '../assess/assessment.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
 import { iommuIn, isBridge } from '../assess/topology.js'
-import { assessUses, type HostUse } from '../assess/uses.js'
+import type { HostUse } from '../assess/uses.js'
+import type { FormerState } from '../change/changes.js'
 import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
@@ -11,6 +12,7 @@ import type { HostPaths } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
 import { bySlot } from './slots.js'
+import type { Step } from './steps.js'
 
 /** When devices are reset: never, once they are bound, or also before the host gets them back. */
 export type ResetPolicy = 'none' | 'before' | 'before-and-after'
@@ -26,26 +28,6 @@ export interface PlanOptions {
   readonly reset?: ResetPolicy
   /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never can be. */
   readonly force?: readonly HostUse['kind'][]
-}
-
-/** One change of the host, in the order of a plan. */
-export interface Step {
-  /** `load` starts modprobe, `write` writes to sysfs, `reset` opens the device through VFIO. */
-  readonly action: 'load' | 'write' | 'reset'
-  /** The file written; of a load the program; of a reset the group's node. */
-  readonly path: string
-  /** What is written; of a load the module; of a reset its kind, `function` or `hot`. */
-  readonly value: string
-  readonly address: string | null
-  readonly why: string
-  /** The driver that the device must have afterwards. */
-  readonly expectDriver?: string | null
-}
-
-/** How a device stood before anything was changed. */
-export interface FormerState {
-  readonly driver: string | null
-  readonly override: string | null
 }
 
 export interface PlannedDevice {
@@ -121,6 +103,7 @@ class Planner {
   readonly #warnings: string[] = []
   readonly #steps: Step[] = []
   readonly #grabbed: PlannedDevice[] = []
+  readonly #judged = new Map<string, Assessment>()
 
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
@@ -163,6 +146,17 @@ class Planner {
     }
   }
 
+  /** Each device is judged once. */
+  #assess(address: string): Assessment {
+    const judged = this.#judged.get(address) ?? assess(this.#seen, address)
+    this.#judged.set(address, judged)
+    return judged
+  }
+
+  #uses(address: string): HostUse[] {
+    return this.#assess(address).uses.filter((use) => use.address === address)
+  }
+
   #block(address: string, code: VfioErrorCode, reason: string): void {
     if (!this.#blockers.some((known) => known.reason === reason))
       this.#blockers.push({ address, reason, code })
@@ -170,14 +164,14 @@ class Planner {
 
   /** It is done on demand, and never without a word. */
   #warnUnprotected(devices: readonly PlannedDevice[]): void {
-    const unprotected = devices.filter(({ address }) => assess(this.#seen, address).noIommu)
+    const unprotected = devices.filter(({ address }) => this.#assess(address).noIommu)
     if (unprotected.length === 0) return
     const names = unprotected.map(({ address }) => address).join(', ')
     this.#warnings.push(`${names}: in the no-IOMMU mode ${NO_IOMMU_RISK}`)
   }
 
   #checkDevice(device: PciDevice): void {
-    const { verdict, reason } = assess(this.#seen, device.address)
+    const { verdict, reason } = this.#assess(device.address)
     if (verdict === 'blocked') this.#block(device.address, 'ERR_VFIO_NOT_VIABLE', reason)
   }
 
@@ -185,7 +179,7 @@ class Planner {
   #chosen(): PciDevice[] {
     // What is in no group, and will be in none, is named by its blocker alone.
     const mayBeBound = (device: PciDevice) =>
-      device.group !== null || assess(this.#seen, device.address).verdict !== 'blocked'
+      device.group !== null || this.#assess(device.address).verdict !== 'blocked'
     const chosen = new Set(this.#asked.filter((device) => !isBridge(device) && mayBeBound(device)))
     const asked = new Set(this.#asked.map(({ address }) => address))
     if (this.#options.group) {
@@ -240,8 +234,8 @@ class Planner {
   #checkGroups(devices: readonly PlannedDevice[]): void {
     const bound = new Set(devices.map(({ address }) => address))
     for (const { address } of this.#asked) {
-      const missing = assess(this.#seen, address).toBind.filter((member) => !bound.has(member))
-      const vital = missing.flatMap((member) => assessUses(this.#seen, member)).find((use) => use.vital)
+      const missing = this.#assess(address).toBind.filter((member) => !bound.has(member))
+      const vital = missing.flatMap((member) => this.#uses(member)).find((use) => use.vital)
       if (vital) {
         this.#block(
           address,
@@ -263,7 +257,7 @@ class Planner {
   }
 
   #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
-    const uses = devices.flatMap(({ address }) => assessUses(this.#seen, address))
+    const uses = devices.flatMap(({ address }) => this.#uses(address))
     const touched = new Set(devices.filter((device) => this.#isTouched(device)).map(({ address }) => address))
     for (const use of uses) {
       // What stays as it is needs no look at who has it.
@@ -288,6 +282,7 @@ class Planner {
       )
     }
     this.#steps.push({
+      kind: 'load',
       action: 'load',
       path: this.#seen.host.modprobe,
       value: driver,
@@ -303,6 +298,7 @@ class Planner {
   #planUnbind({ address, former }: PlannedDevice): void {
     if (former.driver === null) return
     this.#steps.push({
+      kind: 'unbind',
       action: 'write',
       path: this.#deviceFile(address, 'driver/unbind'),
       value: address,
@@ -314,6 +310,7 @@ class Planner {
 
   #planProbe({ address, driver }: PlannedDevice): void {
     this.#steps.push({
+      kind: 'bind',
       action: 'write',
       path: `${this.#seen.host.paths.sysfs}/bus/pci/drivers_probe`,
       value: address,
@@ -325,7 +322,7 @@ class Planner {
 
   #planOverride({ address, driver }: PlannedDevice, why: string): void {
     const path = this.#deviceFile(address, 'driver_override')
-    this.#steps.push({ action: 'write', path, value: driver, address, why })
+    this.#steps.push({ kind: 'override', action: 'write', path, value: driver, address, why })
   }
 
   /** All functions of a slot leave the host before the first is with VFIO: ehci_hcd looks into its companions. */
@@ -365,6 +362,7 @@ class Planner {
     const ours = new Set(devices.map(({ address }) => address))
     for (const [id, { driver }] of ids) {
       this.#steps.push({
+        kind: 'add-id',
         action: 'write',
         path: `${this.#seen.host.paths.sysfs}/bus/pci/drivers/${driver}/new_id`,
         value: id,
@@ -386,7 +384,7 @@ class Planner {
     ids: string,
   ): void {
     // vfio-pci refuses bridges and what can have no group, and another override keeps it away.
-    const isRefused = group === null && assess(this.#seen, address).verdict === 'blocked'
+    const isRefused = group === null && this.#assess(address).verdict === 'blocked'
     if (isRefused || headerType !== 'normal' || (override !== null && override !== driver)) return
     const when = now === null ? 'at once' : `as soon as ${now} lets it go`
     this.#warnings.push(`${address} has the ids ${ids} too, so ${driver} takes it ${when}`)
@@ -414,7 +412,14 @@ class Planner {
       this.#warnings.push(`${address} ${reason}`)
     }
     for (const { address, kind, why } of resets) {
-      this.#steps.push({ action: 'reset', path: this.#groupNode(address), value: kind, address, why })
+      this.#steps.push({
+        kind: 'reset',
+        action: 'reset',
+        path: this.#groupNode(address),
+        value: kind,
+        address,
+        why,
+      })
     }
   }
 

@@ -1,10 +1,11 @@
+import type { Changes, FormerState } from '../change/changes.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
 import { Host, hostOf } from '../sysfs/host.js'
-import type { Changes } from './changes.js'
-import { type FormerState, idsOf, type Plan, planAssignment, type Step } from './plan.js'
+import { idsOf, type Plan, planAssignment } from './plan.js'
+import type { Step } from './steps.js'
 
 /**
  * Compares a plan with the host as it is now, when nobody else can change the devices any more: a plan is carried out as
@@ -48,8 +49,7 @@ function refuseNewcomers(plan: Plan): void {
 /** Everything else that a plan rests on: who uses the devices, what they are, which resets there are, the driver. */
 function refuseJudgedAnew(plan: Plan, overrides: ReadonlyMap<string, string | null>): void {
   const { addresses, options } = plan
-  const host = hostOf(plan.paths) ?? new Host(placesOf(plan.paths))
-  const seen = host.look({
+  const seen = hostFor(plan.paths).look({
     again: true,
     ...(options.ids ? { overrides: null } : { around: addresses, overrides }),
   })
@@ -81,6 +81,9 @@ function refuseJudgedAnew(plan: Plan, overrides: ReadonlyMap<string, string | nu
   const how = missing ? 'would be needed now as well' : 'would not be done any more'
   throw changed(`the host has changed since the plan was made: ${text(different)} ${how} (${different.why})`)
 }
+
+/** The host that a plan is for. */
+export const hostFor = (paths: HostPaths): Host => hostOf(paths) ?? new Host(placesOf(paths))
 
 /** The trees that a plan was made from. */
 function placesOf({ sysfs, dev, proc, run, modules }: HostPaths) {

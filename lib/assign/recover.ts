@@ -1,11 +1,15 @@
 import { setTimeout } from 'node:timers/promises'
+import { Changes } from '../change/changes.js'
+import { type GroupLock, GroupLocked, lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId, isAlive } from '../change/program.js'
+import { type UnfinishedStep, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
-import { linkName } from '../sysfs/files.js'
-import { Changes } from './changes.js'
-import { type GroupLock, GroupLocked, lockGroups, lockOf } from './group-lock.js'
-import { type BadRecord, bootId, Journal, type JournalRecord } from './journal.js'
-import { isAlive } from './program.js'
+import type { BadRecord, Records } from '../records.js'
+import { exists, linkName } from '../sysfs/files.js'
+import { putVfsInOrder } from '../vfs/set.js'
+import { type Journal, type JournalRecord, journalIn } from './journal.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
+import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
@@ -19,9 +23,14 @@ export interface AssignmentStatus extends JournalRecord {
   readonly deviations: readonly string[]
 }
 
+/** A step as its record knows it. */
+export type UnfinishedStatus = UnfinishedStep & Pick<AssignmentStatus, 'alive' | 'stale'>
+
 /** What the journal has: assignments, and files in their place that are none. */
 export interface JournalStatus {
   readonly assignments: readonly AssignmentStatus[]
+  /** Resets by a method and changes of virtual functions that are being made, or that a crash ended; only where there are any. */
+  readonly unfinished?: readonly UnfinishedStatus[]
   readonly bad: readonly BadRecord[]
 }
 
@@ -29,15 +38,24 @@ export interface JournalStatus {
 export async function status(
   options: { readonly journal?: string | undefined } = {},
 ): Promise<JournalStatus> {
-  const { records, bad } = await new Journal(options.journal).read()
+  const { records, bad } = journalIn(options.journal).read()
+  const steps = unfinishedIn(options.journal).read()
   const boot = bootId()
-  const assignments = records.map((record) => ({
-    ...record,
+  const ofProgram = (record: JournalRecord | UnfinishedStep) => ({
     alive: record.bootId === boot && isAlive(record),
     stale: record.bootId !== boot,
+  })
+  const unfinished = steps.records.map((record) => ({ ...record, ...ofProgram(record) }))
+  const assignments = records.map((record) => ({
+    ...record,
+    ...ofProgram(record),
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
-  return { assignments, bad }
+  return {
+    assignments,
+    ...(unfinished.length > 0 && { unfinished }),
+    bad: [...bad, ...steps.bad],
+  }
 }
 
 function deviations({ devices, sysfs }: JournalRecord): string[] {
@@ -53,7 +71,7 @@ function deviations({ devices, sysfs }: JournalRecord): string[] {
 
 /** What a recovery did. */
 export interface RecoveryReport {
-  /** Devices whose half-done assignment or release was undone: the host has them back. */
+  /** Devices whose half-done assignment or release was undone, so that the host has them back, or whose step was put in order. */
   readonly recovered: readonly string[]
   /** Devices of records from before the last boot, which are gone now. */
   readonly stale: readonly string[]
@@ -69,65 +87,144 @@ export interface RecoveryReport {
  * @throws VfioError `ERR_VFIO_NOT_RESTORED` with all that could not be put back
  */
 export async function recover(options: ReleaseOptions = {}): Promise<RecoveryReport> {
-  const journal = new Journal(options.journal)
-  const { records, bad } = await journal.read()
-  const recovered: string[] = []
-  const stale: string[] = []
-  const busy: string[] = []
-  const failures: string[] = []
-  const warnings: string[] = []
-  for (const known of records) {
+  const journal = journalIn(options.journal)
+  const steps = unfinishedIn(options.journal)
+  const assignments = journal.read()
+  const unfinished = steps.read()
+  const report = new Report([...assignments.bad, ...unfinished.bad])
+  for (const known of assignments.records) {
     options.signal?.throwIfAborted()
-    const { id } = known
-    const lock = await lockOr(known)
-    if (lock instanceof VfioError) {
-      if (known.state === 'assigned') continue
-      if (lock.code !== 'ERR_VFIO_LOCKED') failures.push(lock.message)
-      else {
-        busy.push(id)
-        warnings.push(`${id} is left alone: ${lock.message}`)
-      }
-      continue
-    }
-    using _held = lock
-    // Read again under the lock: its program may have ended in good order meanwhile.
-    const record = (await journal.read()).records.find((one) => one.id === id)
-    if (!record || (record.state === 'assigned' && record.bootId === bootId())) continue
-    using changes = new Changes(record.sysfs, options, lock)
-    if (record.bootId !== bootId()) {
-      await journal.remove(id)
-      changes.done('removed the record of an earlier boot')
-      stale.push(...record.devices.map(({ address }) => address))
-      continue
-    }
-    if (record.lock !== undefined && record.lock !== lock.place && isAlive(record) !== false) {
-      busy.push(id)
-      warnings.push(
-        `${id} is left alone: ${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
-      )
-      continue
-    }
-    const addresses = record.devices.map(({ address }) => address)
-    warnings.push(...(await revokeGrants(changes, addresses, options.journal)))
-    const left = await restore(changes, record, options)
-    await settle(journal, changes, record, left)
-    failures.push(...left)
-    if (left.length === 0) recovered.push(...record.devices.map(({ address }) => address))
+    await recoverAssignment(journal, known, report, options)
+  }
+  for (const known of unfinished.records) {
+    options.signal?.throwIfAborted()
+    await finishStep(steps, known, report, options)
   }
   journal.sweep()
-  if (failures.length > 0) {
-    throw new VfioError(
-      'ERR_VFIO_NOT_RESTORED',
-      `not everything could be given back: ${failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
-    )
+  steps.sweep()
+  return report.done()
+}
+
+/** What comes together in a recovery. */
+class Report {
+  readonly recovered: string[] = []
+  readonly stale: string[] = []
+  readonly busy: string[] = []
+  readonly warnings: string[] = []
+  readonly failures: string[] = []
+  readonly #bad: readonly BadRecord[]
+
+  constructor(bad: readonly BadRecord[]) {
+    this.#bad = bad
   }
-  return { recovered, stale, busy, bad, warnings }
+
+  /** Another program has it locked, or the lock cannot be asked for. */
+  isLocked(id: string, error: VfioError): void {
+    if (error.code !== 'ERR_VFIO_LOCKED') this.failures.push(error.message)
+    else this.#leave(id, error.message)
+  }
+
+  /** Is somebody else perhaps at it, behind a lock that is not seen from here? */
+  isElsewhere(id: string, record: JournalRecord | UnfinishedStep, lock: GroupLock): boolean {
+    if (record.lock === undefined || record.lock === lock.place || isAlive(record) === false) return false
+    this.#leave(
+      id,
+      `${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
+    )
+    return true
+  }
+
+  #leave(id: string, why: string): void {
+    this.busy.push(id)
+    this.warnings.push(`${id} is left alone: ${why}`)
+  }
+
+  done(): RecoveryReport {
+    if (this.failures.length > 0) {
+      throw new VfioError(
+        'ERR_VFIO_NOT_RESTORED',
+        `not everything could be given back: ${this.failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
+      )
+    }
+    const { recovered, stale, busy, warnings } = this
+    return { recovered, stale, busy, bad: this.#bad, warnings }
+  }
+}
+
+async function recoverAssignment(
+  journal: Journal,
+  known: JournalRecord,
+  report: Report,
+  options: ReleaseOptions,
+): Promise<void> {
+  const { id } = known
+  const lock = await lockOr(known.sysfs, known.devices)
+  if (lock instanceof VfioError) {
+    if (known.state !== 'assigned') report.isLocked(id, lock)
+    return
+  }
+  using _held = lock
+  // Read again under the lock: its program may have ended in good order meanwhile.
+  const record = journal.read().records.find((one) => one.id === id)
+  if (!record || (record.state === 'assigned' && record.bootId === bootId())) return
+  const addresses = record.devices.map(({ address }) => address)
+  using changes = new Changes(record.sysfs, options, lock)
+  if (record.bootId !== bootId()) {
+    await journal.remove(id)
+    changes.done('removed the record of an earlier boot')
+    report.stale.push(...addresses)
+    return
+  }
+  if (report.isElsewhere(id, record, lock)) return
+  report.warnings.push(...(await revokeGrants(changes, record, options.journal)))
+  const left = await restore(changes, record, options)
+  await settle(journal, changes, record, left)
+  report.failures.push(...left)
+  if (left.length === 0) report.recovered.push(...addresses)
+}
+
+/** Puts a device in order whose step a crash has ended. */
+async function finishStep(
+  steps: Records<UnfinishedStep>,
+  known: UnfinishedStep,
+  report: Report,
+  options: ReleaseOptions,
+): Promise<void> {
+  const { address } = known
+  const lock = await lockOr(known.sysfs, [known])
+  if (lock instanceof VfioError) {
+    report.isLocked(address, lock)
+    return
+  }
+  using _held = lock
+  const step = steps.read().records.find((one) => one.address === address)
+  if (!step) return
+  using changes = new Changes(step.sysfs, options, lock)
+  if (step.bootId !== bootId()) {
+    await steps.remove(address)
+    changes.done('removed the record of an earlier boot')
+    report.stale.push(address)
+    return
+  }
+  if (report.isElsewhere(address, step, lock)) return
+  try {
+    if (step.step === 'vfs') await putVfsInOrder(changes, step)
+    else if (exists(changes.device(address))) await putMethodsBack(changes, step)
+    await steps.remove(address)
+    changes.done('removed the record')
+    report.recovered.push(address)
+  } catch (error) {
+    report.failures.push(error instanceof Error ? error.message : String(error))
+  }
 }
 
 /** How long what an ended program left in the kernel may take to end too, in milliseconds: no event tells of it. */
 const ENDING = 1000
 
-async function lockOr({ sysfs, devices }: JournalRecord): Promise<GroupLock | VfioError> {
+async function lockOr(
+  sysfs: string,
+  devices: readonly { readonly address: string; readonly group: number | null }[],
+): Promise<GroupLock | VfioError> {
   for (const began = performance.now(); ; ) {
     try {
       return lockGroups(sysfs, devices.map(lockOf))

@@ -1,12 +1,12 @@
+import { type ChangeOptions, Changes } from '../change/changes.js'
+import { lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId, thisProgram } from '../change/program.js'
 import { VfioError, type VfioErrorCode } from '../errors.js'
+import { revokeAll } from '../grant/grant.js'
 import { expandAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
-import { type ChangeOptions, Changes } from './changes.js'
-import { revokeAll } from './grant.js'
-import { lockGroups, lockOf } from './group-lock.js'
-import { bootId, Journal, type JournalRecord } from './journal.js'
-import { thisProgram } from './program.js'
+import { type Journal, type JournalRecord, journalIn } from './journal.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
 import { settle } from './settle.js'
@@ -33,7 +33,7 @@ export async function release(
   addresses: readonly string[] | 'all',
   options: ReleaseOptions = {},
 ): Promise<ReleaseReport> {
-  const { records, bad } = await new Journal(options.journal).read()
+  const { records, bad } = journalIn(options.journal).read()
   const wanted = new Set<JournalRecord>()
   if (addresses === 'all') for (const record of records) wanted.add(record)
   else {
@@ -85,10 +85,10 @@ export async function releaseRecord(
   options: ReleaseOptions,
 ): Promise<ReleaseReport> {
   const { id } = known
-  const journal = new Journal(options.journal)
+  const journal = journalIn(options.journal)
   using lock = lockGroups(known.sysfs, known.devices.map(lockOf))
   // Meanwhile another program may have released it, or even assigned it anew.
-  const record = await find(journal, known)
+  const record = find(journal, known)
   const released = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -106,7 +106,7 @@ export async function releaseRecord(
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
   const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
-  warnings.push(...(await revokeGrants(changes, released, options.journal)))
+  warnings.push(...(await revokeGrants(changes, record, options.journal)))
   const failures = await restore(changes, record, options)
   await settle(journal, changes, releasing, failures)
   if (failures.length > 0) {
@@ -121,13 +121,13 @@ export async function releaseRecord(
 /** A node outlives a release where another device of its group stays bound: it goes back to whom it belonged. */
 export async function revokeGrants(
   changes: Changes,
-  addresses: readonly string[],
+  { devices, sysfs }: Pick<JournalRecord, 'devices' | 'sysfs'>,
   journal: string | undefined,
 ): Promise<string[]> {
   const warnings: string[] = []
-  for (const address of addresses) {
+  for (const { address } of devices) {
     try {
-      const revoked = await revokeAll([address], journal === undefined ? {} : { journal })
+      const revoked = await revokeAll([address], { journal, sysfs })
       if (revoked.length > 0) changes.done(`revoked the grant of ${address}`)
     } catch (error) {
       warnings.push(`the grant of ${address} was not revoked: ${(error as Error).message}`)
@@ -136,11 +136,8 @@ export async function revokeGrants(
   return warnings
 }
 
-async function find(
-  journal: Journal,
-  { id, since }: Pick<JournalRecord, 'id' | 'since'>,
-): Promise<JournalRecord> {
-  const { records } = await journal.read()
+function find(journal: Journal, { id, since }: Pick<JournalRecord, 'id' | 'since'>): JournalRecord {
+  const { records } = journal.read()
   const record = records.find((known) => known.id === id && known.since === since)
   if (record) return record
   throw new VfioError('ERR_VFIO_NOT_ASSIGNED', `the assignment of ${id} was released already`)
@@ -167,7 +164,7 @@ async function resetAll(changes: Changes, record: JournalRecord): Promise<string
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {
     try {
-      await changes.reset(address, kind)
+      await changes.reset(address, kind, seen)
     } catch (error) {
       warnings.push(`${address} was not reset before it was given back: ${(error as Error).message}`)
     }

@@ -1,11 +1,12 @@
 import { isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
+import { type ChangeOptions, Changes } from '../change/changes.js'
+import { lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { exists } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type ChangeOptions, Changes } from './changes.js'
-import { lockGroups, lockOf } from './group-lock.js'
-import { bootId, Journal } from './journal.js'
+import { journalIn } from './journal.js'
 import { refuseOpen, refuseUsed } from './reset-method.js'
 import { rediscover } from './restore.js'
 
@@ -54,7 +55,7 @@ export async function rescanDevice(
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
   using lock = lockGroups(sysfs, [lockOf(device)])
-  await refuseAssigned(device.address, options.journal)
+  refuseAssigned(device.address, options.journal)
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)
   const former = await changes.state(device.address)
@@ -77,8 +78,8 @@ export async function rescanDevice(
 }
 
 /** Its record says how it was before, and would not be true any more. */
-async function refuseAssigned(address: string, directory: string | undefined): Promise<void> {
-  const { records } = await new Journal(directory).read()
+function refuseAssigned(address: string, directory: string | undefined): void {
+  const { records } = journalIn(directory).read()
   const holding = records.find(
     (record) => record.bootId === bootId() && record.devices.some((device) => device.address === address),
   )

@@ -1,15 +1,18 @@
 import { refusalOf } from '../assess/refusals.js'
 import { assessUses, type HostUse } from '../assess/uses.js'
+import { type ChangeOptions, Changes } from '../change/changes.js'
+import { lockGroups, lockOf } from '../change/group-lock.js'
+import { begun, refuseUnfinished, type UnfinishedReset, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type ChangeOptions, Changes } from './changes.js'
-import { lockGroups, lockOf } from './group-lock.js'
 
 export interface ResetMethodOptions extends ChangeOptions {
   /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never is. */
   readonly force?: readonly HostUse['kind'][] | undefined
+  /** Directory of the journal; default `/run/vfio`. */
+  readonly journal?: string | undefined
   /** Aborts before the reset; the kernel's own methods are put back then. */
   readonly signal?: AbortSignal | undefined
 }
@@ -30,7 +33,8 @@ export interface ResetMethodReport {
  * Resets a device by one of the methods that the kernel has for it, whatever driver it has: `reset_method` holds that
  * one alone meanwhile, and is put back whatever happens, but for methods that do not fit the device any more.
  * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel has no such method for it (before 5.15 it tells none);
- * `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`; `ERR_VFIO_NOT_RESTORED` where the methods could not be put back
+ * `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`, `ERR_VFIO_BAD_JOURNAL`; `ERR_VFIO_NOT_RESTORED` where the methods could not be put
+ * back: `recover` tries again, also after a crash
  * @throws VfioSystemError what the kernel answers
  */
 export async function resetByMethod(
@@ -40,17 +44,24 @@ export async function resetByMethod(
   options: ResetMethodOptions = {},
 ): Promise<ResetMethodReport> {
   const device = seen.device(address)
+  const records = unfinishedIn(options.journal)
   const methods = device.resetMethods ?? []
-  if (!methods.includes(method)) throw noMethod(device, method)
+  if (!methods.includes(method)) {
+    refuseUnfinished(records, device.address)
+    throw noMethod(device, method)
+  }
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
   using lock = lockGroups(sysfs, [lockOf(device)])
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)
-  const file = `${changes.device(device.address)}/reset_method`
+  refuseUnfinished(records, device.address)
+  const file = methodsOf(changes, device.address)
   // As it is now: somebody may have changed it since the look.
   const former = readText(file)?.trim() ?? methods.join(' ')
   options.signal?.throwIfAborted()
+  const step = { ...begun(sysfs, device, lock), step: 'reset-method' as const, methods: former }
+  if (former !== method) await records.write(step)
   let milliseconds: number
   try {
     if (former !== method) await changes.write(file, method)
@@ -60,11 +71,13 @@ export async function resetByMethod(
     milliseconds = Math.round((performance.now() - start) * 10) / 10
   } catch (error) {
     changes.finish()
-    await putBack(changes, device.address, file, former, error)
+    await putMethodsBack(changes, step, error)
+    await records.remove(device.address)
     throw error
   }
   changes.finish()
-  await putBack(changes, device.address, file, former)
+  await putMethodsBack(changes, step)
+  await records.remove(device.address)
   return {
     address: device.address,
     method,
@@ -74,20 +87,25 @@ export async function resetByMethod(
   }
 }
 
-async function putBack(
+const methodsOf = (changes: Changes, address: string) => `${changes.device(address)}/reset_method`
+
+/**
+ * Gives a device back the methods that the kernel had for it.
+ * @throws VfioError `ERR_VFIO_NOT_RESTORED`
+ */
+export async function putMethodsBack(
   changes: Changes,
-  address: string,
-  file: string,
-  former: string,
+  { address, methods: former }: Pick<UnfinishedReset, 'address' | 'methods'>,
   cause?: unknown,
 ): Promise<void> {
+  const file = methodsOf(changes, address)
   try {
     if (readText(file)?.trim() !== former) await writeMethods(changes, file, former)
   } catch (error) {
     const first = cause instanceof Error ? `${cause.message}; ` : ''
     throw new VfioError(
       'ERR_VFIO_NOT_RESTORED',
-      `${first}the reset methods of ${address} are not as before (${(error as Error).message}): write "${former}" to ${file}`,
+      `${first}the reset methods of ${address} are not as before (${(error as Error).message}): write "${former}" to ${file}, or run "vfio recover"`,
       { cause: cause ?? error },
     )
   }

@@ -1,6 +1,6 @@
+import type { Changes } from '../change/changes.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { exists, readText } from '../sysfs/files.js'
-import type { Changes } from './changes.js'
 import { isAsBefore, type JournalRecord } from './journal.js'
 import type { PlannedDevice } from './plan.js'
 import { bySlot } from './slots.js'

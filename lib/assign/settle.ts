@@ -1,4 +1,4 @@
-import type { Changes } from './changes.js'
+import type { Changes } from '../change/changes.js'
 import type { Journal, JournalRecord } from './journal.js'
 
 /** Removes the record of what is undone, keeps that of what is not. */

@@ -1,3 +1,4 @@
+import { Option } from 'commander'
 import {
   type Assignment,
   type AssignOptions,
@@ -6,14 +7,26 @@ import {
   type PlanOptions,
   planAssignment,
   type ResetPolicy,
-  type Snapshot,
+  VfioError,
 } from '../index.js'
-import { forced } from './force.js'
+import { NOT_READY } from './exit.js'
+import {
+  type Common,
+  type Declare,
+  deadlineOf,
+  force,
+  forced,
+  journal,
+  json,
+  look,
+  run,
+  sysfs,
+  timeout,
+} from './options.js'
 import { answer, colour, note, wrap } from './output.js'
 import { stoppable } from './signals.js'
-import { NOT_READY } from './status.js'
 
-export interface BindOptions {
+interface BindOptions extends Common {
   readonly driver?: string
   readonly group?: boolean
   readonly ids?: boolean
@@ -22,15 +35,36 @@ export interface BindOptions {
   readonly dryRun?: boolean
   readonly timeout?: number
   readonly journal?: string
-  readonly json?: boolean
 }
 
 /** `vfio bind`: takes devices from the host and binds them to VFIO, or with `--dry-run` prints how. */
-export async function bind(
-  seen: Snapshot,
-  addresses: readonly string[],
-  options: BindOptions,
-): Promise<number> {
+export const bind: Declare = (vfio) => {
+  vfio
+    .command('bind')
+    .description('take devices from the host and bind them to VFIO, all or none')
+    .argument('<address...>', 'PCI addresses')
+    .option('--group', 'take every device of their groups')
+    .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
+    .option('--ids', 'bind by adding ids to the driver, which grabs all devices with these ids')
+    .addOption(
+      new Option('--reset <when>', 'reset the devices').choices(['none', 'before', 'before-and-after']),
+    )
+    .addOption(force('disturb'))
+    .option('--dry-run', 'print each step, and do none')
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(act))
+}
+
+async function act(addresses: readonly string[], options: BindOptions): Promise<number> {
+  if (options.sysfs !== undefined && !options.dryRun) {
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--sysfs is another host: it goes with --dry-run only')
+  }
+  // Ids may fit any device of the host.
+  const around = options.ids ? {} : { around: addresses }
+  const seen = look(options, { ...around, overrides: true })
   const plan = planAssignment(seen, addresses, planOptions(options))
   if (options.dryRun) {
     answer(plan, options.json, renderPlan)
@@ -70,9 +104,10 @@ function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOpt
   }
 }
 
-function assignOptions({ timeout, journal }: BindOptions): AssignOptions {
-  return { deadline: timeout === undefined ? undefined : timeout * 1000, journal }
-}
+const assignOptions = (options: BindOptions): AssignOptions => ({
+  deadline: deadlineOf(options),
+  journal: options.journal,
+})
 
 function warnings({ uses, warnings: others }: Plan): string[] {
   return [...uses.filter(({ severity }) => severity === 'warns').map(({ what }) => what), ...others]

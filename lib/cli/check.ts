@@ -1,25 +1,40 @@
+import { Option } from 'commander'
 import {
   type Assessment,
+  agreesWithKernel,
   askKernel,
   assess,
   assessGroup,
-  compareAddresses,
   type KernelAnswer,
   type Snapshot,
   VfioError,
   VfioSystemError,
 } from '../index.js'
+import { KERNEL_REFUSED, NOT_READY } from './exit.js'
+import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
-import { KERNEL_REFUSED, NOT_READY } from './status.js'
 import { verdictColour } from './words.js'
 
-interface Options {
-  readonly json?: boolean
+interface Options extends Common {
   readonly askKernel?: boolean
 }
 
 /** `vfio check`: the assessment of a device, or of each assignable member of a group. */
-export async function check(seen: Snapshot, target: string, options: Options): Promise<number> {
+export const check: Declare = (vfio) => {
+  vfio
+    .command('check')
+    .description('can it be given away, and reset? Exit status 0 ready, 1 not ready, 3 the kernel refused')
+    .argument('<address|group:N>', 'PCI address, or the members of a group')
+    .addOption(json())
+    .addOption(sysfs())
+    .addOption(
+      new Option('--ask-kernel', 'open it and ask the kernel too; this resets the device').conflicts('sysfs'),
+    )
+    .action(run(act))
+}
+
+async function act(target: string, options: Options): Promise<number> {
+  const seen = look(options, target.startsWith('group:') ? {} : { around: [target] })
   const group = /^group:(.*)$/.exec(target)?.[1]
   let assessments =
     group === undefined
@@ -103,20 +118,11 @@ export function renderOne(assessment: Assessment): string {
   return `${lines.join('\n')}\n`
 }
 
-function renderKernel(kernel: KernelAnswer, { viability, reset }: Assessment): string[] {
+function renderKernel(kernel: KernelAnswer, assessment: Assessment): string[] {
   const hot =
     typeof kernel.hotReset === 'string'
       ? kernel.hotReset
       : kernel.hotReset.map(({ address }) => address).join(' ')
-  const predicted = reset.hot.affected.map(({ address }) => address).sort(compareAddresses)
-  const answered =
-    typeof kernel.hotReset === 'string'
-      ? []
-      : kernel.hotReset.map(({ address }) => address).sort(compareAddresses)
-  const agrees =
-    kernel.viable === viability?.viable &&
-    kernel.functionReset === reset.function.supported &&
-    answered.join() === predicted.join()
   return [
     wrap(
       `viable: ${kernel.viable ? 'yes' : 'no'}; function reset: ${kernel.functionReset ? 'yes' : 'no'}; hot reset: ${hot}`,
@@ -124,7 +130,7 @@ function renderKernel(kernel: KernelAnswer, { viability, reset }: Assessment): s
       '  kernel   ',
     ),
     wrap(
-      agrees
+      agreesWithKernel(assessment)
         ? colour.good('prediction and kernel agree')
         : colour.bad('prediction and kernel differ: the kernel is right, please report this'),
       11,

@@ -1,14 +1,24 @@
-import { type Check, type Diagnosis, diagnose, type Snapshot } from '../index.js'
+import { type Check, type Diagnosis, diagnose } from '../index.js'
+import { NOT_READY } from './exit.js'
+import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, wrap } from './output.js'
-import { NOT_READY } from './status.js'
 
 const MARKS = { ok: colour.good('✓'), warn: colour.doubtful('!'), fail: colour.bad('✗') }
 
 /** `vfio doctor`: is this host ready, and what to do where it is not. */
-export function doctor(seen: Snapshot, { json = false }: { json?: boolean }): number {
-  const diagnosis = diagnose(seen)
-  answer(diagnosis, json, render)
-  return diagnosis.ready ? 0 : NOT_READY
+export const doctor: Declare = (vfio) => {
+  vfio
+    .command('doctor')
+    .description('is this host ready for VFIO, and what to do where not. Exit status 0 only when ready')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(
+      run((options: Common) => {
+        const diagnosis = diagnose(look(options, { brief: true }))
+        answer(diagnosis, options.json, render)
+        return diagnosis.ready ? 0 : NOT_READY
+      }),
+    )
 }
 
 function render({ checks, ready }: Diagnosis): string {

@@ -1,37 +1,53 @@
+import { Argument, Option } from 'commander'
 import {
   exportCloudHypervisor,
   exportLibvirt,
   exportQemu,
   parseSize,
   parseZpci,
-  type Snapshot,
   VfioError,
 } from '../index.js'
+import { NOT_READY } from './exit.js'
+import { type Common, type Declare, json, look, memory, run, sysfs } from './options.js'
 import { note, print, toJson } from './output.js'
 
-export interface ExportOptions {
+interface ExportOptions extends Common {
   readonly iommufd?: boolean
   readonly managed?: string
   readonly guestAddress?: string
   readonly zpci?: string
   readonly machine?: string
   readonly memory?: string
-  readonly json?: boolean
 }
 
-export const EXPORT_FORMATS = ['qemu', 'libvirt', 'cloud-hypervisor'] as const
-export type ExportFormat = (typeof EXPORT_FORMATS)[number]
+const FORMATS = ['qemu', 'libvirt', 'cloud-hypervisor'] as const
+type Format = (typeof FORMATS)[number]
 
 /** What hosts of each kind start guests as. */
 const MACHINES: Readonly<Record<string, string>> = { arm64: 'virt', s390x: 's390-ccw-virtio' }
 
 /** `vfio export`: devices as another program's arguments or XML. */
-export function exportTo(
-  seen: Snapshot,
-  format: ExportFormat,
-  addresses: readonly string[],
-  options: ExportOptions,
-): number {
+export const exportTo: Declare = (vfio) => {
+  vfio
+    .command('export')
+    .description('devices as the arguments of a hypervisor, or the XML of libvirt')
+    .addArgument(new Argument('<format>', 'whom it is for').choices(FORMATS))
+    .argument('<address...>', 'PCI addresses')
+    .option('--iommufd', 'open the devices through /dev/iommu')
+    .addOption(
+      new Option('--managed <yes|no>', 'libvirt: it binds the devices itself').choices(['yes', 'no']),
+    )
+    .option('--guest-address <address>', 'where the first device goes in the guest, like 05:00.0')
+    .option('--zpci <uid[,fid]>', 's390: ids of the first function')
+    .addOption(memory())
+    .option('--machine <type>', 'machine type of the guest: q35, pc, virt, s390-ccw-virtio')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(act))
+}
+
+function act(format: Format, addresses: readonly string[], options: ExportOptions): number {
+  const seen = look(options, { around: addresses })
   const { iommufd, guestAddress } = options
   refuse(options.managed !== undefined && format !== 'libvirt', '--managed', format)
   refuse(options.zpci !== undefined && format === 'cloud-hypervisor', '--zpci', format)
@@ -50,7 +66,7 @@ export function exportTo(
   print(options.json ? toJson(exported) : exported.text)
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
-  return 0
+  return exported.blockers.length > 0 ? NOT_READY : 0
 }
 
 function refuse(wrong: boolean, option: string, format: string): void {

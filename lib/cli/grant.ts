@@ -1,16 +1,9 @@
-import {
-  type Grant,
-  grant,
-  grantRule,
-  parseSize,
-  type Revocation,
-  revoke,
-  type Snapshot,
-  VfioError,
-} from '../index.js'
+import { InvalidArgumentError, Option } from 'commander'
+import { type Grant, grantRule, grant as grantTo, parseSize, VfioError } from '../index.js'
+import { type Declare, journal, json, look, memory, run } from './options.js'
 import { answer, note, print, toJson } from './output.js'
 
-export interface GrantCommandOptions {
+interface GrantCommandOptions {
   readonly user: string
   readonly group?: string
   readonly memory?: string
@@ -21,11 +14,33 @@ export interface GrantCommandOptions {
 }
 
 /** `vfio grant`: gives a device's nodes to a user. With `--udev` the output is the rule alone. */
-export async function grantTo(
-  seen: Snapshot,
-  address: string,
-  options: GrantCommandOptions,
-): Promise<number> {
+export const grant: Declare = (vfio) => {
+  vfio
+    .command('grant')
+    .description('let a user open a device that is bound to VFIO')
+    .argument('<address>', 'PCI address, like 59:00.0')
+    .requiredOption('--user <name>', 'name or uid of the user')
+    .option('--group <name>', 'name or gid of a group that may open it too')
+    .addOption(memory())
+    .addOption(
+      new Option(
+        '--containers <count>',
+        'how many containers map that memory: with a virtual IOMMU in the guest one for each group',
+      ).argParser(count),
+    )
+    .option('--udev', 'print the udev rule that makes it last')
+    .addOption(journal())
+    .addOption(json())
+    .action(run(act))
+}
+
+function count(text: string): number {
+  if (/^\d{1,4}$/.test(text) && Number(text) > 0) return Number(text)
+  throw new InvalidArgumentError('expected a number, like 2.')
+}
+
+async function act(address: string, options: GrantCommandOptions): Promise<number> {
+  const seen = look({}, { around: [address] })
   const { user, group, udev = false, journal, json = false } = options
   const memory = options.memory === undefined ? undefined : parseSize(options.memory)
   if (memory === undefined && options.containers !== undefined)
@@ -35,7 +50,7 @@ export async function grantTo(
     )
   // First of all: a name that cannot stand in a rule is wrong before anything is changed.
   const rule = udev ? grantRule(seen, address, { user, group }) : null
-  const given = await grant(seen, address, { user, group, memory, containers: options.containers, journal })
+  const given = await grantTo(seen, address, { user, group, memory, containers: options.containers, journal })
   if (rule === null) answer(given, json, render)
   else if (json) print(toJson({ ...given, rule }))
   else {
@@ -63,27 +78,3 @@ function toLines({ address, nodes, memlock, uid }: Grant): string[] {
 }
 
 const render = (given: Grant) => `${toLines(given).join('\n')}\n`
-
-/** `vfio revoke`: gives a device's nodes back to whom they belonged before. */
-export async function revokeFrom(
-  address: string,
-  { journal, json = false }: { journal?: string; json?: boolean },
-): Promise<number> {
-  const report = await revoke(address, { journal })
-  for (const line of json ? [] : report.changed) note(`vfio: ${line}`)
-  for (const line of report.holders) {
-    note(
-      `vfio: ${report.address}: ${line}, and keeps it until it closes it: end that program to take the device back`,
-    )
-  }
-  answer(report, json, renderRevocation)
-  return 0
-}
-
-function renderRevocation({ address, restored, kept }: Revocation): string {
-  const lines = [
-    ...restored.map((path) => `${path} is as it was before the grant`),
-    ...kept.map((path) => `${path} is left alone: another grant needs it, or it is gone`),
-  ]
-  return `${lines.join('\n') || `${address} is granted to nobody now`}\n`
-}

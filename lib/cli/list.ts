@@ -1,11 +1,21 @@
-import { type Snapshot, type Survey, type SurveyedDevice, survey } from '../index.js'
+import { type Survey, type SurveyedDevice, survey } from '../index.js'
+import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, cut, width, wrap } from './output.js'
 import { deviceName, ids, verdictColour } from './words.js'
 
 /** `vfio list`: all groups and devices, what blocks them and how they can be reset. */
-export function list(seen: Snapshot, { json = false }: { json?: boolean }): number {
-  answer(survey(seen), json, render)
-  return 0
+export const list: Declare = (vfio) => {
+  vfio
+    .command('list')
+    .description('all groups and devices: driver, verdict, what blocks, reset')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(
+      run((options: Common) => {
+        answer(survey(look(options, { brief: true })), options.json, render)
+        return 0
+      }),
+    )
 }
 
 const HEAD = ['GROUP', 'ADDRESS', 'ID', 'DRIVER', 'VERDICT', 'RESET', 'DEVICE'] as const

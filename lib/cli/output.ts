@@ -1,12 +1,4 @@
-/** What steers a terminal: control characters, C1 too, formatting (the direction of text), all kinds of line ends. */
-const STEERING = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu
-
-/** As JSON writes a character that it does not show: each of its units. */
-const escapeUnits = (found: string) =>
-  Array.from(
-    { length: found.length },
-    (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
-  ).join('')
+import { printable } from '../text.js'
 
 // A replacer would be called for every value of a large host; this is called for the bigints alone.
 Object.defineProperty(BigInt.prototype, 'toJSON', {
@@ -16,7 +8,7 @@ Object.defineProperty(BigInt.prototype, 'toJSON', {
 })
 
 /** JSON as every command prints it: what the library returned, a bigint as `0x…`, and nothing that steers a terminal. */
-export const toJson = (value: unknown) => `${JSON.stringify(value).replace(STEERING, escapeUnits)}\n`
+export const toJson = (value: unknown) => `${printable(JSON.stringify(value))}\n`
 
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
 export function print(text: string): void {
@@ -30,17 +22,16 @@ export function answer<T>(value: T, isJson: boolean | undefined, render: (value:
 
 /** One line for the person, apart from what a program reads. */
 export function note(text: string): void {
-  process.stderr.write(`${visible(text)}\n`)
+  process.stderr.write(`${printable(text)}\n`)
 }
 
-/** Escapes whatever steers a terminal. */
-export const visible = (text: string) =>
-  text.replace(STEERING, (found) => `\\u{${found.codePointAt(0)?.toString(16)}}`)
+/** What was typed may have line breaks in it; what is said of it is one line all the same. */
+export const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')
 
-/** A copy with every text in it made visible: before colours and line ends of our own come to it. */
+/** A copy with every text in it made printable: before colours and line ends of our own come to it. */
 function harmless<T>(value: T): T
 function harmless(value: unknown): unknown {
-  if (typeof value === 'string') return visible(value)
+  if (typeof value === 'string') return printable(value)
   if (Array.isArray(value)) return value.map(harmless)
   if (typeof value !== 'object' || value === null) return value
   return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, harmless(part)]))

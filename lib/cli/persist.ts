@@ -1,3 +1,4 @@
+import { Option } from 'commander'
 import {
   builtinModules,
   type CommandLineAdvice,
@@ -5,7 +6,7 @@ import {
   detectBootLoader,
   detectInitramfs,
   findModprobe,
-  type Host,
+  Host,
   type Initramfs,
   type PersistBy,
   type PersistCheck,
@@ -14,15 +15,14 @@ import {
   planPersistence,
   readPersistence,
   removePersistence,
-  type Snapshot,
   VfioError,
   writePersistence,
 } from '../index.js'
-import { forced } from './force.js'
+import { NOT_READY } from './exit.js'
+import { type Common, collect, type Declare, force, forced, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
-import { NOT_READY } from './status.js'
 
-export interface PersistCommandOptions {
+interface PersistCommandOptions extends Common {
   readonly by?: PersistBy
   readonly group?: boolean
   readonly force?: readonly string[]
@@ -32,11 +32,9 @@ export interface PersistCommandOptions {
   readonly remove?: boolean
   readonly check?: boolean
   readonly root?: string
-  readonly sysfs?: string
-  readonly json?: boolean
 }
 
-export const INITRAMFS_CHOICES: readonly (Initramfs | 'auto')[] = [
+const INITRAMFS_CHOICES: readonly (Initramfs | 'auto')[] = [
   'auto',
   'initramfs-tools',
   'proxmox',
@@ -61,13 +59,38 @@ export const INITRAMFS_CHOICES: readonly (Initramfs | 'auto')[] = [
 ]
 
 /** `vfio persist`: prints, writes or takes away what binds devices at boot, or looks what came of it. */
-export async function persist(
-  look: () => Snapshot,
-  paths: Host['paths'],
-  addresses: readonly string[],
-  options: PersistCommandOptions,
-): Promise<number> {
+export const persist: Declare = (vfio) => {
+  vfio
+    .command('persist')
+    .description('what binds devices to VFIO at every boot: print it, write it, take it away')
+    .argument('[address...]', 'PCI addresses: all that are to last')
+    .addOption(
+      new Option('--by <what>', 'tell devices by address (default), or by ids').choices(['address', 'ids']),
+    )
+    .addOption(
+      new Option('--initramfs <tool>', 'what builds the initramfs (default: auto)').choices(
+        INITRAMFS_CHOICES,
+      ),
+    )
+    .option('--group', 'take every device of their groups')
+    .addOption(force('let the next boot do without'))
+    .option('--option <name=value>', 'a parameter for the modules of VFIO (may be given again)', collect)
+    .option('--write', 'write the files')
+    .option('--remove', 'take away what was written, and put back what was there')
+    .option('--check', 'after boot: is everything bound as it was persisted? Exit status 0 only then')
+    .option('--root <dir>', 'another file tree in place of /')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(act))
+}
+
+async function act(addresses: readonly string[], options: PersistCommandOptions): Promise<number> {
   const { root, write = false, json = false } = options
+  if (options.sysfs !== undefined && write && root === undefined) {
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--sysfs is another host: --write needs its --root too')
+  }
+  const seen = () => look(options, { overrides: true })
+  const { paths } = options.sysfs === undefined ? new Host() : new Host({ sysfs: options.sysfs })
   const isPlanning =
     write ||
     addresses.length > 0 ||
@@ -80,7 +103,7 @@ export async function persist(
       answer(await removePersistence({ root }), json, renderReport)
       return 0
     }
-    const check = checkPersistence(look(), readPersistence({ root }))
+    const check = checkPersistence(seen(), readPersistence({ root }))
     answer(check, json, renderCheck)
     return check.ok ? 0 : NOT_READY
   }
@@ -88,7 +111,7 @@ export async function persist(
   const isKnown = options.sysfs === undefined || root !== undefined
   const wanted = options.initramfs ?? 'auto'
   const detected = isKnown ? detectInitramfs({ root }) : undefined
-  const plan = planPersistence(look(), addresses, {
+  const plan = planPersistence(seen(), addresses, {
     by: options.by,
     group: options.group,
     force: forced(options.force),

@@ -6,19 +6,31 @@ import {
   driverOfModule,
   type IommuGroup,
   type PciDevice,
-  type Snapshot,
 } from '../index.js'
+import { printable } from '../text.js'
 import { renderOne } from './check.js'
-import { answer, visible, wrap } from './output.js'
+import { type Common, type Declare, json, look, run, sysfs } from './options.js'
+import { answer, wrap } from './output.js'
 import { bytes, classCode, deviceName, ids } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
-export function show(seen: Snapshot, address: string, { json = false }: { json?: boolean }): number {
+export const show: Declare = (vfio) => {
+  vfio
+    .command('show')
+    .description('everything about one device, and its assessment')
+    .argument('<address>', 'PCI address, like 59:00.0')
+    .addOption(json())
+    .addOption(sysfs())
+    .action(run(act))
+}
+
+function act(address: string, options: Common): number {
+  const seen = look(options, { around: [address], overrides: true })
   const device = seen.device(address)
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
   const variants = device.variantDrivers.map((module) => driverOfModule(seen, module).name)
-  answer({ device, group, assessment }, json, (shown) => render(shown, variants))
+  answer({ device, group, assessment }, options.json, (shown) => render(shown, variants))
   return 0
 }
 
@@ -40,7 +52,7 @@ function render({ device, group, assessment }: Shown, variants: readonly string[
   line('driver', device.driver ?? 'none')
   line('override', device.driverOverride)
   line('modules', device.modules.join(' '))
-  line('variants', variants.map(visible).join(' '))
+  line('variants', variants.map(printable).join(' '))
   line('modalias', device.modalias)
   line('header', `${device.headerType}${device.multifunction ? ', multifunction' : ''}`)
   line('below', device.parent ?? 'a root bus')
@@ -48,7 +60,10 @@ function render({ device, group, assessment }: Shown, variants: readonly string[
   line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
   line('SR-IOV', sriov(device))
   line('boot display', device.bootVga ? 'yes' : null)
-  line('vfio device', device.vfioDevice)
+  line(
+    'vfio device',
+    device.vfioDevice && `${device.vfioDevice}, opened by /dev/vfio/devices/${device.vfioDevice}`,
+  )
   line('answers', device.answers === false ? 'no: its config space reads as all ones' : null)
   line('made by', device.madeBy && `${device.madeBy}, whose driver makes its bus`)
   for (const bar of device.bars) line(bar.index === 'rom' ? 'ROM' : `BAR ${bar.index}`, describeBar(bar))

@@ -1,10 +1,7 @@
-import { constants } from 'node:os'
+import { statusOfSignal } from './exit.js'
 import { note } from './output.js'
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
-
-/** By this a program that a signal has stopped is known: see bash(1). */
-const statusOf = (signal: (typeof SIGNALS)[number]) => 128 + constants.signals[signal]
 
 /**
  * Runs a change so that a signal stops it in good order: the first aborts it, a second ends the program at once. Exit
@@ -20,9 +17,9 @@ export async function stoppable(
   const onSignal = (signal: (typeof SIGNALS)[number]) => {
     if (status !== null) {
       note('vfio: ended before it was done: "vfio recover" puts in order what is left half done')
-      process.exit(statusOf(signal))
+      process.exit(statusOfSignal(signal))
     }
-    status = statusOf(signal)
+    status = statusOfSignal(signal)
     note(`vfio: ${signal}: ${undone} (once more ends this at once)`)
     controller.abort(new Error(`stopped by ${signal}`))
   }

@@ -1,20 +1,62 @@
-import { VfioError, VfioSystemError } from '../index.js'
+import { type AssignmentStatus, type JournalStatus, status as statusOfJournal } from '../index.js'
+import { NOT_READY } from './exit.js'
+import { type Declare, journal, json, run } from './options.js'
+import { answer, colour, note, wrap } from './output.js'
+import { badRecord, NOTHING_ASSIGNED } from './words.js'
 
-/** Exit statuses of every command: 0 is done, or ready. */
-export const NOT_READY = 1
-export const WRONG_USAGE = 2
-export const KERNEL_REFUSED = 3
+interface StatusOptions {
+  readonly journal?: string
+  readonly json?: boolean
+}
 
-const USAGE_CODES = new Set([
-  'ERR_VFIO_BAD_ARGUMENT',
-  'ERR_VFIO_BAD_ADDRESS',
-  'ERR_VFIO_NO_DEVICE',
-  'ERR_VFIO_NO_GROUP',
-  'ERR_VFIO_NO_ACCOUNT',
-])
+/** `vfio status`: what is assigned by whom, and what is half done. Exit status 1 where something wants `recover`. */
+export const status: Declare = (vfio) => {
+  vfio
+    .command('status')
+    .description('what is assigned by whom, and what is half done')
+    .addOption(journal())
+    .addOption(json())
+    .action(run(act))
+}
 
-/** The exit status that an error stands for. */
-export function statusOf(error: unknown): number {
-  if (error instanceof VfioSystemError) return KERNEL_REFUSED
-  return error instanceof VfioError && USAGE_CODES.has(error.code) ? WRONG_USAGE : NOT_READY
+async function act({ journal, json = false }: StatusOptions): Promise<number> {
+  const found = await statusOfJournal({ journal })
+  const isUnfinished =
+    found.assignments.some(
+      ({ state, alive }) => state === 'broken' || (state !== 'assigned' && alive !== true),
+    ) || (found.unfinished ?? []).some(({ alive }) => alive !== true)
+  answer(found, json, render)
+  for (const record of found.bad) note(badRecord(record))
+  return isUnfinished ? NOT_READY : 0
+}
+
+function render({ assignments, unfinished = [], bad }: JournalStatus): string {
+  if (assignments.length + unfinished.length + bad.length === 0) return NOTHING_ASSIGNED
+  const lines: string[] = []
+  for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of assignments) {
+    const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
+    lines.push(`${names}  ${state === 'assigned' ? colour.good(state) : colour.bad(state)}`)
+    lines.push(byWhom({ program, pid, alive, since }))
+    for (const line of [...deviations, ...failures]) lines.push(wrap(line, 4, '  ! '))
+    if (stale) lines.push(STALE)
+  }
+  for (const { address, step, program, pid, alive, since, stale } of unfinished) {
+    lines.push(`${address}  ${colour.bad(`${STEPS[step]}, half done`)}`)
+    lines.push(byWhom({ program, pid, alive, since }), ...(stale ? [STALE] : []))
+  }
+  return lines.map((line) => `${line}\n`).join('')
+}
+
+const STEPS = { 'reset-method': 'a reset by one method', vfs: 'a change of its virtual functions' } as const
+
+const STALE = wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2)
+
+function byWhom({
+  program,
+  pid,
+  alive,
+  since,
+}: Pick<AssignmentStatus, 'program' | 'pid' | 'alive' | 'since'>): string {
+  const how = alive === null ? ' (not to be seen from here)' : alive ? '' : ' (ended)'
+  return wrap(`by ${program}, pid ${pid}${how}, since ${since}`, 2)
 }

@@ -1,4 +1,4 @@
-import type { Assessment, PciDevice } from '../index.js'
+import type { Assessment, BadRecord, PciDevice } from '../index.js'
 import { colour } from './output.js'
 
 const hex4 = (value: number) => value.toString(16).padStart(4, '0')
@@ -33,3 +33,9 @@ export function bytes(count: number): string {
   }
   return `${count} B`
 }
+
+export const NOTHING_ASSIGNED = 'Nothing is assigned.\n'
+
+/** What is said of a file in the journal that no record is in. */
+export const badRecord = ({ path, reason }: BadRecord) =>
+  `vfio: ${path} is not a record of vfio (${reason}): look at it and remove it`

@@ -2,13 +2,13 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { guestPlaces } from './guest.js'
 import { parseMachine } from './machine.js'
-import { exportSlots, memoryNotes, notReady } from './set.js'
+import { byIommufd, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface CloudHypervisorOptions {
   /** Memory of the guest in bytes: the notes tell the limit on locked memory that it needs. */
   readonly memory?: number | undefined
-  /** Open the devices through `/dev/iommu`, on versions that know `--platform iommufd=on`. */
+  /** Open the devices through `/dev/iommu`, on versions that know `--platform iommufd=on`; left out: where the kernel has nothing else. */
   readonly iommufd?: boolean | undefined
   /** Where the first device goes: the domain is the PCI segment, the bus is 0. */
   readonly guestAddress?: string | undefined
@@ -24,6 +24,8 @@ export interface CloudHypervisorExport {
   readonly text: string
   /** What has to happen before, and what differs from the host, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** `MAX_NUM_PCI_SEGMENTS` of vmm/src/config.rs. */
@@ -36,8 +38,9 @@ const MOST_SEGMENTS = 96
 export function exportCloudHypervisor(
   seen: Snapshot,
   addresses: readonly string[],
-  { iommufd = false, guestAddress, memory }: CloudHypervisorOptions = {},
+  { iommufd: asked, guestAddress, memory }: CloudHypervisorOptions = {},
 ): CloudHypervisorExport {
+  const iommufd = byIommufd(seen, asked)
   const slots = exportSlots(seen, addresses, { apart: true })
   const functions = slots.flatMap((slot) => slot.functions)
   const places =
@@ -79,11 +82,18 @@ export function exportCloudHypervisor(
       (slot) =>
         `Cloud Hypervisor has no multifunction devices: ${slot.functions.map(({ address }) => address).join(', ')} become devices of their own in the guest`,
     )
+  const { notes, blockers } = obstacles(seen, slots)
   return {
     format: 'cloud-hypervisor',
     devices,
     arguments: options.flat(),
     text: shellLines(options),
-    notes: [...apart, ...notReady(seen, slots), ...memoryNotes(seen, slots, { iommufd, memory })],
+    notes: [
+      ...apart,
+      ...iommufdNotes(seen, iommufd),
+      ...notes,
+      ...memoryNotes(seen, slots, { iommufd, memory }),
+    ],
+    blockers,
   }
 }

@@ -4,14 +4,14 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { type ExportSlot, exportSlots, notReady } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, obstacles } from './set.js'
 
 export interface LibvirtOptions {
   /** Machine type of the domain; default `q35`, with `zpci` `s390-ccw-virtio`. */
   readonly machine?: string | undefined
   /** libvirt binds and gives back the device itself (default), or finds it bound. */
   readonly managed?: boolean | undefined
-  /** Open the devices through `/dev/iommu` (libvirt 12 and newer). */
+  /** Open the devices through `/dev/iommu` (libvirt 12 and newer); left out: where the kernel has nothing else. */
   readonly iommufd?: boolean | undefined
   /** Where the first slot goes; the bus is the index of a controller of the domain. */
   readonly guestAddress?: string | undefined
@@ -29,6 +29,8 @@ export interface LibvirtExport {
   readonly text: string
   /** What has to happen before, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** Beyond what domains have by themselves; libvirt adds the controllers below that are missing. */
@@ -61,6 +63,7 @@ export function exportLibvirt(
     )
   }
   if (options.zpci) checkZpci(options.zpci, slots.length)
+  const iommufd = byIommufd(seen, options.iommufd)
   const places = placesOf(slots, options.guestAddress, machine)
   const devices: { address: string; xml: string }[] = []
   for (const [index, { functions }] of slots.entries()) {
@@ -75,20 +78,22 @@ export function exportLibvirt(
         address,
         xml: hostdev(address, {
           managed: managedOf(address),
-          iommufd: options.iommufd,
+          iommufd,
           guest,
           zpci,
         }),
       })
     }
   }
+  const { notes, blockers } = obstacles(seen, slots, options.managed ?? true)
   return {
     format: 'libvirt',
     machine: machine.name,
     managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: notReady(seen, slots, options.managed ?? true),
+    notes: [...iommufdNotes(seen, iommufd), ...notes],
+    blockers,
   }
 }
 
@@ -129,7 +134,7 @@ function hostdev(
   address: string,
   options: {
     readonly managed: boolean
-    readonly iommufd: boolean | undefined
+    readonly iommufd: boolean
     readonly guest: readonly string[]
     readonly zpci: string | undefined
   },

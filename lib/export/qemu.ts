@@ -3,7 +3,7 @@ import { type AddressParts, splitAddress } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { type ExportSlot, exportSlots, memoryNotes, notReady } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface QemuOptions {
@@ -11,7 +11,7 @@ export interface QemuOptions {
   readonly memory?: number | undefined
   /** Machine type; default `q35`, with `zpci` `s390-ccw-virtio`. */
   readonly machine?: string | undefined
-  /** Open the devices through `/dev/iommu` (QEMU 8.2 and newer). */
+  /** Open the devices through `/dev/iommu` (QEMU 8.2 and newer); left out: where the kernel has nothing else. */
   readonly iommufd?: boolean | undefined
   /** Where the first slot goes: bus 0 is the machine's root bus, bus N the one with the id `pci.N`. */
   readonly guestAddress?: string | undefined
@@ -37,6 +37,8 @@ export interface QemuExport {
   readonly text: string
   /** What has to happen before, a sentence each. */
   readonly notes: readonly string[]
+  /** Why VFIO cannot give them to a guest, a sentence each; all of them are among the notes. */
+  readonly blockers: readonly string[]
 }
 
 /** Chassis 100 is ours: its slot numbers meet nobody else's. */
@@ -59,19 +61,22 @@ export function exportQemu(
   const machine = parseMachine(options.machine ?? (options.zpci ? 's390-ccw-virtio' : 'q35'))
   // An s390 guest sees every zPCI function as a device of its own.
   const slots = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
-  const writer = new Writer(machine, options)
-  if (options.iommufd) writer.add('-object', { iommufd: null, id: 'iommufd0' })
+  const iommufd = byIommufd(seen, options.iommufd)
+  const writer = new Writer(machine, { ...options, iommufd })
+  if (iommufd) writer.add('-object', { iommufd: null, id: 'iommufd0' })
   if (machine.kind === 'zpci') writer.addZpci(slots.length)
   if (options.guestAddress !== undefined) writer.atGuestAddress(slots, options.guestAddress)
   else if (machine.kind === 'express') writer.belowPorts(slots)
   else writer.onConventionalBus(slots)
+  const { notes, blockers } = obstacles(seen, slots)
   return {
     format: 'qemu',
     machine: machine.name,
     devices: writer.devices,
     arguments: writer.options.flat(),
     text: shellLines(writer.options),
-    notes: [...notReady(seen, slots), ...memoryNotes(seen, slots, options)],
+    notes: [...iommufdNotes(seen, iommufd), ...notes, ...memoryNotes(seen, slots, { ...options, iommufd })],
+    blockers,
   }
 }
 

@@ -1,11 +1,12 @@
 import { assess } from '../assess/assessment.js'
+import { backendOf } from '../assess/backends.js'
 import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
+import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { lockedMemory, memoryBars } from './memlock.js'
 
 /** One function on its way into a guest. */
 export interface ExportFunction {
@@ -61,25 +62,34 @@ function number(members: readonly PciDevice[]): ExportFunction[] {
   }))
 }
 
+/** What a hypervisor would stumble over, a sentence each. */
+export interface Obstacles {
+  /** What has to happen before, `blockers` included. */
+  readonly notes: readonly string[]
+  /** Why a guest with these devices cannot be, whatever is bound. */
+  readonly blockers: readonly string[]
+}
+
 /**
- * What a hypervisor would stumble over, a sentence each: devices that cannot be opened, or not yet.
+ * What a hypervisor would stumble over: devices that cannot be opened, or not yet.
  * @param binds the hypervisor binds them itself
  */
-export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = false): string[] {
+export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = false): Obstacles {
   const all = slots.flatMap(({ functions }) => functions).map(({ address }) => assess(seen, address))
   const assessments = all.filter(({ verdict }) => verdict !== 'ready')
   const blocked = assessments.filter(({ verdict }) => verdict === 'blocked')
-  const notes = blocked.map(({ reason }) => reason)
+  const blockers = blocked.map(({ reason }) => reason)
   const unprotected = all.filter(({ noIommu }) => noIommu).map(({ address }) => address)
   // `vfio_noiommu_ops` has no mapping calls, which every hypervisor needs.
   if (unprotected.length > 0) {
-    notes.push(
+    blockers.push(
       `${unprotected.join(', ')}: in the no-IOMMU mode VFIO gives no device to a VM, so this will not start`,
     )
   }
   // Where it would take what the host runs on, the reason says so, and no command is offered.
   const vital = assessments.filter(({ uses }) => uses.some((use) => use.vital))
-  notes.push(...vital.map(({ reason }) => reason))
+  blockers.push(...vital.map(({ reason }) => reason).filter((reason) => !blockers.includes(reason)))
+  const notes = [...blockers]
   const toBind = new Set(
     assessments
       .filter((assessment) => !vital.includes(assessment))
@@ -93,7 +103,23 @@ export function notReady(seen: Snapshot, slots: readonly ExportSlot[], binds = f
   if (toBind.size > 0 && !binds) {
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
   }
-  return [...notes, ...warnings]
+  return { notes: [...notes, ...warnings], blockers }
+}
+
+/** Whether to open through `/dev/iommu`: as was asked for, else where the kernel has nothing else. */
+export const byIommufd = ({ host }: Snapshot, asked: boolean | undefined): boolean =>
+  asked ?? backendOf(host) === 'iommufd'
+
+/** What is wrong with that, a sentence. */
+export function iommufdNotes(seen: Snapshot, iommufd: boolean): string[] {
+  const { host } = seen
+  const isAll = backendOf(host) === 'iommufd'
+  if (iommufd && host.modules.iommufd === 'missing')
+    return ['this kernel has no iommufd, so devices are not opened by /dev/iommu here: leave that out']
+  // It may stand in for containers (CONFIG_IOMMUFD_VFIO_CONTAINER).
+  return !iommufd && isAll && host.nodes.container === null
+    ? ['this kernel opens devices by /dev/iommu alone: ask for iommufd']
+    : []
 }
 
 /** What the process that opens devices is charged for, a sentence; none without the guest's memory. */

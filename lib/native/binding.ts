@@ -5,7 +5,12 @@
 export interface Binding {
   readonly Container: { open(path: string): NativeContainer }
   readonly Group: { open(path: string): NativeGroup }
-  readonly Device: abstract new () => NativeDevice
+  readonly Device: {
+    /** `/dev/vfio/devices/vfioN`, off the main thread. Before it is bound to an iommufd, the kernel answers nothing else. */
+    openCdev(path: string): Promise<NativeDevice>
+  }
+  readonly Iommufd: { open(path: string): NativeIommufd }
+  readonly DmaBuf: abstract new () => NativeDmaBuf
   readonly EventFd: { create(): NativeEventFd }
   readonly Poll: { open(callback: (count: number) => void): NativePoll }
   readonly MemoryFile: {
@@ -24,12 +29,12 @@ export interface Binding {
   /** Takes SIGBUS back after somebody gave it another handler, who gets what is not ours. Nothing before a first mapping. */
   handleBusErrors(): void
   /**
-   * Leaves three descriptors to whoever accepts this number, in any thread of the process, once. The objects are closed
-   * here then; where it fails nothing has changed.
+   * Leaves open objects to whoever accepts this number, in any thread of the process, once: containers, groups, devices and
+   * iommufds. They are closed here then; where it fails nothing has changed.
    */
-  offer(container: NativeContainer, group: NativeGroup, device: NativeDevice): number
-  /** Takes all three, or none of them: after a failure they can still be accepted. */
-  accept(offer: number): [NativeContainer, NativeGroup, NativeDevice]
+  offer(...parts: readonly NativeHandle[]): number
+  /** Takes all of them in the same order, or none: after a failure they can still be accepted. */
+  accept(offer: number): NativeHandle[]
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
   // Calls that are made often take the number of their object: that is the quickest way to it.
@@ -37,6 +42,21 @@ export interface Binding {
   groupStatus(group: number): number
   /** `struct vfio_region_info` with its capabilities, in `into` where it fits. */
   deviceRegionInfo(device: number, index: number, into: ArrayBuffer): ArrayBuffer
+  /**
+   * `IOMMU_IOAS_MAP` of mapped memory: where it is. `flags` are IOMMU_IOAS_MAP_*; without FIXED_IOVA the kernel chooses, whatever
+   * `iova` is.
+   */
+  iommufdMap(
+    iommufd: number,
+    ioas: number,
+    memory: number,
+    offset: number,
+    size: number,
+    iova: bigint,
+    flags: number,
+  ): bigint
+  /** `IOMMU_IOAS_UNMAP`: how many bytes were unmapped. */
+  iommufdUnmap(iommufd: number, ioas: number, iova: bigint, size: bigint): bigint
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
   /** `VFIO_DEVICE_SET_IRQS` without data, which triggers, masks or unmasks. */
@@ -162,7 +182,14 @@ export interface NativeDevice extends NativeHandle {
   /** `VFIO_DEVICE_SET_IRQS` with a descriptor for each vector, −1 for none. More than 0: the kernel has only so many vectors. */
   setIrqs(flags: number, index: number, start: number, count: number, eventfds: Int32Array): number
   reset(): Promise<void>
+  /** For a device by its own node there are no groups: the kernel knows from its iommufd what is whose. */
   hotReset(groups: readonly NativeGroup[]): Promise<void>
+  /** `VFIO_DEVICE_BIND_IOMMUFD`: the number of the device there. A token has 16 bytes. */
+  bindIommufd(iommufd: NativeIommufd, token: Uint8Array | null): Promise<number>
+  /** `VFIO_DEVICE_ATTACH_IOMMUFD_PT` to an address space or page table: the page table, which the kernel may have made. */
+  attach(pt: number, pasid: number | null): Promise<number>
+  /** `VFIO_DEVICE_DETACH_IOMMUFD_PT`. */
+  detach(pasid: number | null): Promise<void>
   /** `flags` are those of `struct vfio_device_feature` with the index; PROBE is added. */
   probeFeature(flags: number): void
   /** `payload` is what follows the head of the structure, and what the call leaves there is the answer. */
@@ -172,11 +199,96 @@ export interface NativeDevice extends NativeHandle {
   startDmaLogging(pageSize: bigint, ranges: ArrayBuffer): Promise<bigint>
   /** A bit for each page, in words of 64. */
   dmaLoggingReport(iova: bigint, length: bigint, pageSize: bigint): Promise<ArrayBuffer>
+  /**
+   * `VFIO_DEVICE_FEATURE_DMA_BUF`: `ranges` of a region, pairs of offset and length. `flags` are those of `open(2)`; O_CLOEXEC is
+   * added.
+   */
+  dmaBuf(region: number, flags: number, ranges: BigUint64Array): Promise<NativeDmaBuf>
+  /** `VFIO_DEVICE_FEATURE_ZPCI_ERROR`: the first `size` bytes of an error that waits, 4096 at most. */
+  zpciError(size: number): Promise<ArrayBuffer>
   /** `flags` say the width in bytes, `offset` is one in the device's file; an eventfd of `null` ends it. */
   ioeventfd(flags: number, offset: bigint, data: bigint, eventfd: number | null): void
 }
 
+/** Its objects go by the numbers that the kernel gives them. What maps or unmaps may take long, and is a promise. */
+export interface NativeIommufd extends NativeHandle {
+  /** `IOMMU_DESTROY`. */
+  destroy(id: number): Promise<void>
+  /** `IOMMU_IOAS_ALLOC`. */
+  allocateIoas(): number
+  /** `IOMMU_IOAS_IOVA_RANGES`: pairs of the first and the last address. */
+  iovaRanges(ioas: number): { readonly alignment: bigint; readonly ranges: BigUint64Array }
+  /** `IOMMU_IOAS_ALLOW_IOVAS`, the same pairs. */
+  allowIovas(ioas: number, ranges: BigUint64Array): void
+  /** As `iommufdMap`. */
+  map(
+    ioas: number,
+    memory: number,
+    offset: number,
+    size: number,
+    iova: bigint,
+    flags: number,
+  ): Promise<bigint>
+  /** `IOMMU_IOAS_MAP_FILE` of a descriptor, which may be closed at once. */
+  mapFile(ioas: number, fd: number, start: bigint, size: bigint, iova: bigint, flags: number): Promise<bigint>
+  /** `IOMMU_IOAS_COPY`. */
+  copy(
+    to: number,
+    from: number,
+    size: bigint,
+    toIova: bigint,
+    fromIova: bigint,
+    flags: number,
+  ): Promise<bigint>
+  /** As `iommufdUnmap`; all of it with 0 and 2⁶⁴ − 1. */
+  unmap(ioas: number, iova: bigint, size: bigint): Promise<bigint>
+  /** `IOMMU_IOAS_CHANGE_PROCESS`. */
+  changeProcess(): Promise<void>
+  /** `IOMMU_OPTION`: `operation` 0 sets, 1 gets; the value. */
+  option(id: number, operation: number, objectId: number, value: bigint): bigint
+  /** `IOMMU_HWPT_ALLOC`. */
+  allocateHwpt(
+    device: number,
+    pt: number,
+    flags: number,
+    dataType: number,
+    data: Uint8Array | null,
+    faultId: number,
+  ): Promise<number>
+  /** `IOMMU_HWPT_SET_DIRTY_TRACKING`: 1 begins, 0 ends. */
+  setDirtyTracking(hwpt: number, flags: number): Promise<void>
+  /** `IOMMU_HWPT_GET_DIRTY_BITMAP`: a bit for each page, in words of 64. */
+  dirtyBitmap(hwpt: number, iova: bigint, size: bigint, pageSize: bigint, flags: number): Promise<ArrayBuffer>
+  /** `IOMMU_GET_HW_INFO`: `data` in the layout of its `type`. */
+  hwInfo(
+    device: number,
+    flags: number,
+    type: number,
+  ): {
+    readonly type: number
+    readonly capabilities: bigint
+    readonly pasidBits: number
+    readonly data: ArrayBuffer
+  }
+  /** `IOMMU_IOAS_NOIOMMU_GET_PA`: how many bytes, `length` at most, follow each other in physical memory from which address on. */
+  noiommuPa(
+    ioas: number,
+    iova: bigint,
+    length: bigint,
+  ): Promise<{ readonly address: bigint; readonly length: bigint }>
+}
+
+export interface NativeDmaBuf extends NativeHandle {
+  number(): number
+}
+
 export interface NativeMigrationData extends NativeHandle {
+  /** `VFIO_MIG_GET_PRECOPY_INFO`: estimates in bytes. */
+  precopyInfo(): Promise<{
+    readonly initialBytes: bigint
+    readonly dirtyBytes: bigint
+    readonly flags: number
+  }>
   read(size: number): Promise<ArrayBuffer>
   /** How many bytes of `size` from `offset` were written. */
   write(from: ArrayBuffer, offset: number, size: number): Promise<number>

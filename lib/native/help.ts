@@ -40,6 +40,23 @@ export function helpPage(failed: Failed): string {
   ].join('\n')
 }
 
+/** The same for who goes on without the addon. */
+export interface ShortHelp {
+  readonly reason: string
+  readonly cure: string
+}
+
+export function shortHelp(failed: Failed): ShortHelp {
+  const refused = failed.tried.filter(({ absent }) => !absent)
+  const reasons = refused.map(({ name, reason }) => `${name}: ${reason}`)
+  return {
+    reason: reasons.length > 0 ? reasons.join('; ') : 'there is none for this machine',
+    cure: advice(failed)
+      .map((line) => line.trim())
+      .join(' '),
+  }
+}
+
 const BUILD = 'with a C++17 compiler, make and Python 3: npm explore vfio -- npm run build:addon'
 
 function advice(failed: Failed): string[] {

@@ -4,7 +4,7 @@ import { isAbsolute } from 'node:path'
 import { VfioError } from '../errors.js'
 import type { Binding } from './binding.js'
 import { guardBusErrors } from './bus-errors.js'
-import { helpPage, type Tried } from './help.js'
+import { type Failed, helpPage, type ShortHelp, shortHelp, type Tried } from './help.js'
 
 /** Bundlers that write CommonJS leave no name of this file: then there is nothing beside it either. */
 const require = import.meta.url ? createRequire(import.meta.url) : noRequire
@@ -56,47 +56,79 @@ let loaded: Binding | undefined
  * @throws VfioError `ERR_VFIO_ADDON`, with all that was tried and what to do.
  */
 export function binding(): Binding {
-  if (!loaded) {
-    // A copy, because what the addon filled one by one is a hash table to the compiler, and this is not.
-    loaded = { ...load() }
-    guardBusErrors(loaded)
-  }
-  return loaded
+  if (loaded) return loaded
+  if (process.platform !== 'linux') throw notLinux()
+  const found = load()
+  if (Array.isArray(found)) throw new VfioError('ERR_VFIO_ADDON', helpPage(failureOf(found)))
+  return found
 }
 
-function load(): Binding {
-  if (process.platform !== 'linux') {
-    throw new VfioError(
-      'ERR_VFIO_ADDON',
-      `VFIO is a part of Linux, and this is ${process.platform}: the package can be imported here and its pure functions work, but no device can be opened`,
-    )
-  }
+/** What was tried before; while it is set, no look tries it again. */
+let missing: readonly Tried[] | undefined
+
+/**
+ * The addon for what can do without it: `null` where there is none for this machine.
+ * @throws VfioError `ERR_VFIO_ADDON` where VFIO_ADDON names one that cannot be loaded
+ */
+export function bindingIfThere(): Binding | null {
+  if (loaded) return loaded
+  if (process.platform !== 'linux' || missing) return null
+  if (process.env.VFIO_ADDON) return binding()
+  const found = load()
+  if (!Array.isArray(found)) return found
+  missing = found
+  return null
+}
+
+/** Why {@link bindingIfThere} found none, and what to do about it; `null` where it did not look in vain. */
+export function whyMissing(): ShortHelp | null {
+  if (!missing || loaded) return null
+  why ??= shortHelp(failureOf(missing))
+  return why
+}
+let why: ShortHelp | undefined
+
+/** For what takes the kernel that this program runs on. */
+export const notLinux = () =>
+  new VfioError(
+    'ERR_VFIO_ADDON',
+    `VFIO is a part of Linux, and this is ${process.platform}: the package can be imported here, its pure functions work and it looks at copied trees (--sysfs), but there is no device to look at or to open`,
+  )
+
+/** The places that {@link binding} looks at, in order; VFIO_ADDON is the only one where it is set. */
+function candidatesHere(): readonly Candidate[] {
   const override = process.env.VFIO_ADDON
-  const prebuilt = PREBUILT[process.arch] ?? {}
-  const candidates = override
-    ? [{ name: `VFIO_ADDON=${override}`, load: () => openAddon(override) }]
-    : [DEVELOPMENT, ...Object.values(prebuilt)]
+  if (override) return [{ name: `VFIO_ADDON=${override}`, load: () => openAddon(override) }]
+  return [DEVELOPMENT, ...Object.values(PREBUILT[process.arch] ?? {})]
+}
+
+/** The addon, or why it could not be loaded from each place. */
+function load(): Binding | Tried[] {
   const tried: Tried[] = []
-  for (const { name, load } of candidates) {
+  for (const { name, load } of candidatesHere()) {
     try {
-      return load() as Binding
+      // A copy, because what the addon filled one by one is a hash table to the compiler, and this is not.
+      loaded = { ...(load() as Binding) }
+      guardBusErrors(loaded)
+      return loaded
     } catch (error) {
       const { code, message } = error as { code?: unknown; message?: unknown }
       const absent = code === 'MODULE_NOT_FOUND' || code === 'ENOENT'
       tried.push({ name, absent, reason: absent ? 'not there' : (String(message).split('\n')[0] ?? '') })
     }
   }
-  const failed = {
-    arch: process.arch,
-    libc: libcOfProcess(),
-    runtime: `Node ${process.version}`,
-    shipped: Object.keys(prebuilt) as ('glibc' | 'musl')[],
-    overridden: Boolean(override),
-    bundled: !isPackage(),
-    tried,
-  }
-  throw new VfioError('ERR_VFIO_ADDON', helpPage(failed))
+  return tried
 }
+
+const failureOf = (tried: readonly Tried[]): Failed => ({
+  arch: process.arch,
+  libc: libcOfProcess(),
+  runtime: `Node ${process.version}`,
+  shipped: Object.keys(PREBUILT[process.arch] ?? {}) as ('glibc' | 'musl')[],
+  overridden: Boolean(process.env.VFIO_ADDON),
+  bundled: !isPackage(),
+  tried,
+})
 
 /** Machine code alone: `require()` would run whatever JavaScript stands at that path. */
 function openAddon(path: string): unknown {

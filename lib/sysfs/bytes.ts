@@ -49,6 +49,12 @@ export function encode(text: string): Buffer {
   return Buffer.concat(parts)
 }
 
+/** A path for calls of `node:fs`: as it is where it is text, which every platform takes, else in bytes. */
+export const pathOf = (text: string): string | Buffer => (LONE_SURROGATE.test(text) ? encode(text) : text)
+
+/** What `node:fs` gave for a name or a link that was asked for in bytes: some runtimes give text all the same. */
+export const decodeName = (name: string | Buffer): string => (typeof name === 'string' ? name : decode(name))
+
 /** Bytes one character each, so that what is written in ASCII can be taken apart before it is decoded. */
 export const asBytes = (bytes: Uint8Array) =>
   Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')

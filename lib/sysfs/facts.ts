@@ -1,4 +1,5 @@
 import { accessSync, constants, statSync } from 'node:fs'
+import { whyMissing } from '../native/load.js'
 import { isAddress } from './address.js'
 import { below, exists, linkName, linkTarget, listNames, readText } from './files.js'
 import { type IommuGroup, NO_IOMMU_GROUP } from './groups.js'
@@ -6,7 +7,7 @@ import { isKernelSince } from './kernel.js'
 import { type HostLimits, readLimits } from './limits.js'
 import { readModuleLists } from './modules.js'
 import type { Architecture, PlatformFacts } from './platform.js'
-import { lookFailed, noting, type Unseen } from './unseen.js'
+import { errnoOf, lookFailed, noting, type Unseen } from './unseen.js'
 import { type LoadedModule, readVfioModules } from './vfio-modules.js'
 
 /**
@@ -74,6 +75,8 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
+  /** Of the running host, where this program looked at it without its native addon: why, and what to do. */
+  readonly addon?: { readonly reason: string; readonly cure: string }
   /** Which of the drivers, modules, limits and nodes here could not be looked at. */
   readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
@@ -150,9 +153,11 @@ export function readFacts(
       devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
     },
   }))
+  const addon = sysfs === '/sys' ? whyMissing() : null
   return Object.freeze({
     kernel,
     paths,
+    ...(addon && { addon }),
     ...others.seen,
     unseen: others.unseen,
     iommu: {
@@ -263,7 +268,7 @@ function readNode(path: string | null): NodeFacts | null {
     const { uid, gid, mode } = statSync(path)
     return { path, uid, gid, mode: mode & 0o7777, accessible: mayOpen(path) }
   } catch (error) {
-    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
+    lookFailed('stat', errnoOf(error) ?? 0, path)
     return null
   }
 }

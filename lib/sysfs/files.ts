@@ -8,20 +8,22 @@ import {
   readlinkSync,
   statSync,
 } from 'node:fs'
-import { decode, encode } from './bytes.js'
-import { type LookingCall, lookFailed } from './unseen.js'
+import { decode, decodeName, pathOf } from './bytes.js'
+import { errnoOf, type LookingCall, lookFailed } from './unseen.js'
 
 /** A path below a root; `null` where the root is not known. */
 export const below = (root: string | null, path: string) => (root === null ? null : `${root}/${path}`)
 
 /** What a look gives; `fallback` where nothing is there. What is no errno is no look that failed. */
-function look<T, F>(call: LookingCall, path: string, fallback: F, work: (path: Buffer) => T): T | F {
+function look<T, F>(call: LookingCall, path: string, fallback: F, work: (path: string | Buffer) => T): T | F {
+  // What a hostile file names: no file has such a name, and Node takes it for a mistake.
+  if (path.includes('\0')) return fallback
   try {
-    return work(encode(path))
+    return work(pathOf(path))
   } catch (error) {
-    const { errno } = error as NodeJS.ErrnoException
-    if (typeof errno !== 'number') throw error
-    lookFailed(call, -errno, path)
+    const errno = errnoOf(error)
+    if (errno === null) throw error
+    lookFailed(call, errno, path)
     return fallback
   }
 }
@@ -49,7 +51,7 @@ export function readText(path: string | null): string | null {
 /** The names in a directory, in no order; empty where there is none. */
 export function listNames(path: string | null): string[] {
   if (path === null) return []
-  return look('getdents', path, [], (name) => readdirSync(name, 'buffer').map((entry) => decode(entry)))
+  return look('getdents', path, [], (name) => readdirSync(name, 'buffer').map(decodeName))
 }
 
 /** Where a link leads, `null` where there is no link. */
@@ -57,7 +59,7 @@ export const linkTarget = (path: string): string | null =>
   look('readlink', path, null, (name) => {
     // Deno takes the object alone, and Yarn's Plug'n'Play gives text whatever was asked for.
     const target: string | Buffer = readlinkSync(name, { encoding: 'buffer' })
-    return typeof target === 'string' ? target : decode(target)
+    return decodeName(target)
   })
 
 /** The last component of a link's target, `null` where there is no link. */

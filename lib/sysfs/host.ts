@@ -1,3 +1,4 @@
+import { notLinux } from '../native/load.js'
 import { expandAddress, isAddress } from './address.js'
 import { readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
@@ -71,6 +72,8 @@ export class Host {
   readonly #kernel: string
   readonly #unseen: readonly Unseen[]
   readonly #pciIds: string | undefined
+  /** The host that this program runs on, and no other tree. */
+  readonly #isOwn: boolean
   #aliases: ModuleAliases | undefined
   #names: PciNames | undefined
   /** A host stays the kind of machine that it is. */
@@ -90,6 +93,7 @@ export class Host {
     this.#kernel = seen.kernel
     this.#unseen = unseen
     this.#pciIds = options.pciIds
+    this.#isOwn = options.sysfs === undefined
     this.paths = Object.freeze({
       sysfs: options.sysfs ?? '/sys',
       dev: options.dev ?? own('/dev'),
@@ -105,6 +109,7 @@ export class Host {
    * could not be looked at is in `unseen`, and blocks what it concerns.
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else; `ERR_VFIO_NO_DEVICE` where that names a
    * device without a function, and there is none of it
+   * @throws VfioError `ERR_VFIO_ADDON` where the running system is not Linux, and no other tree is given
    * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
   snapshot(options: SnapshotOptions = {}): Snapshot {
@@ -116,6 +121,7 @@ export class Host {
    * @internal
    */
   look({ brief = false, around, overrides, again = false }: LookOptions): Snapshot {
+    if (this.#isOwn && process.platform !== 'linux') throw notLinux()
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))

@@ -1,3 +1,4 @@
+import { decode } from './bytes.js'
 import { readBytes } from './files.js'
 
 /** What `pci.ids` calls a device; `null` for what it does not know, and for all where it is not installed. */
@@ -79,9 +80,8 @@ export class PciNames {
   /** The text of a block's head line behind its first characters. */
   #name(block: Block | null, skip: number): string | null {
     if (!block) return null
-    return this.#file
-      .toString('utf8', block.start + 1 + skip, this.#file.indexOf(NEWLINE, block.start + 1))
-      .trim()
+    const end = this.#file.indexOf(NEWLINE, block.start + 1)
+    return decode(this.#file, block.start + 1 + skip, end).trim()
   }
 
   #vendor(id: number): Block | null {

@@ -1,4 +1,4 @@
-import { below, exists, linkName, linkTarget, listNames, readBytes, readText } from './files.js'
+import { below, exists, linkName, linkTarget, listNames, readText } from './files.js'
 import { leavingOut } from './unseen.js'
 
 /** Processor families that differ in how they isolate devices; 32 and 64 bits count as one. */
@@ -204,8 +204,7 @@ function readHypervisor({ sysfs, proc }: Trees, { cpu, kernel, architecture }: M
 }
 
 function hypervisorOfDeviceTree(sysfs: string): Hypervisor | null {
-  const text = (path: string) =>
-    readBytes(`${sysfs}/firmware/devicetree/base/${path}`)?.toString('latin1') ?? ''
+  const text = (path: string) => readText(`${sysfs}/firmware/devicetree/base/${path}`) ?? ''
   const compatible = text('hypervisor/compatible')
   if (compatible.includes('xen,xen')) return 'xen'
   // `linux,dummy-virt` is the `virt` machine of QEMU and of everything that looks like it.

@@ -1,6 +1,9 @@
+import { constants } from 'node:os'
 import { resolve } from 'node:path'
-import { binding } from '../native/load.js'
+import type { Binding } from '../native/binding.js'
+import { bindingIfThere } from '../native/load.js'
 import { decode } from './bytes.js'
+import * as plain from './plain.js'
 import { isShortage, type LookingCall, lookFailed } from './unseen.js'
 
 /** What one batch of reads brought: for each directory each file's bytes or link's target. */
@@ -37,12 +40,16 @@ export class Batch {
     return start < 0 ? null : this.#data.subarray(start, start + (this.#spans[at + 1] ?? 0))
   }
 
-  /** The names of a list; empty where it could not be read. */
+  /** The names of a list, in order, whatever that of its file system is; empty where it could not be read. */
   names(row: number, name: string): string[] {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
     const length = this.#spans[at + 1] ?? 0
-    return start < 0 || length === 0 ? [] : decode(this.#data, start, start + length - 1).split('\0')
+    return start < 0 || length === 0
+      ? []
+      : decode(this.#data, start, start + length - 1)
+          .split('\0')
+          .sort()
   }
 
   /** The last component of a link's target: how sysfs names a driver, a group, a function. */
@@ -57,6 +64,9 @@ export class Batch {
     return start < 0 ? -start : 0
   }
 }
+
+/** The addon makes looking quick; without it the calls of `node:fs` give the same answers. */
+const reader = (): Pick<Binding, 'readTree' | 'readWaiting'> => bindingIfThere() ?? plain
 
 /** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
 const PAGE = 4096
@@ -82,19 +92,20 @@ export function readBatch(root: string, directories: readonly string[], wanted: 
   const names = [...files, ...links, ...lists, ...nodes]
   const columns = new Map(names.map((name, index) => [name, index]))
   const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
-  const { data, spans } = binding().readTree(root, directories, files, limits, links, lists, nodes)
+  const { data, spans } = reader().readTree(root, directories, files, limits, links, lists, nodes)
   const callOf = (column: number): LookingCall => {
     if (column < files.length) return 'read'
     if (column < files.length + links.length) return 'readlink'
     return column < files.length + links.length + lists.length ? 'getdents' : 'stat'
   }
+  const judged = new Set(wanted.judged)
   for (let at = 0; at < spans.length; at += 2) {
     const start = spans[at] ?? 0
     // The errno of nearly all that is not there.
-    if (start >= 0 || start === -2) continue
+    if (start >= 0 || start === -constants.errno.ENOENT) continue
     const column = (at / 2) % names.length
     const name = names[column] ?? ''
-    if (wanted.judged?.includes(name) && !isShortage(-start)) continue
+    if (judged.has(name) && !isShortage(-start)) continue
     const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
     lookFailed(
       callOf(column),
@@ -115,7 +126,7 @@ const PATIENCE = 2000
 export function readWaiting(paths: readonly string[]): (string | null)[] {
   if (paths.length === 0) return []
   const given = paths.map((path) => resolve(path))
-  return binding()
+  return reader()
     .readWaiting(given, PATIENCE)
     .map((answer, index) => {
       if (typeof answer !== 'number') return decode(answer).trimEnd()

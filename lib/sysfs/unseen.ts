@@ -1,6 +1,5 @@
 import { constants } from 'node:os'
-import { getSystemErrorName } from 'node:util'
-import { VfioSystemError } from '../errors.js'
+import { errnoName, VfioSystemError } from '../errors.js'
 
 /** A look that failed by an errno that proves nothing: what is there may be anything. */
 export interface Unseen {
@@ -55,7 +54,17 @@ export function lookFailed(call: LookingCall, errno: number, path: string): void
   if (ABSENCE[call].includes(errno)) return
   if (notes === null || isShortage(errno))
     throw new VfioSystemError({ errno, syscall: call === 'mounts' ? 'read' : call, request: 'look', path })
-  notes.set(path, Object.freeze({ path, code: getSystemErrorName(-errno) }))
+  notes.set(path, Object.freeze({ path, code: errnoName(errno) }))
+}
+
+/**
+ * The errno of a failed call of `node:fs`, positive; `null` where the error is no answer of the system. Windows has
+ * numbers of its own, and only the names agree.
+ */
+export function errnoOf(error: unknown): number | null {
+  const { code = '', errno } = error as NodeJS.ErrnoException
+  if (typeof errno !== 'number') return null
+  return (constants.errno as Readonly<Record<string, number>>)[code] ?? -errno
 }
 
 /** Something else than an errno keeps the kernel's answer from being understood: a note of what, like `EACCES` is one. */

@@ -2,7 +2,7 @@ import { statfsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { decode } from './bytes.js'
 import { type Batch, readBatch } from './tree.js'
-import { leavingOut, lookFailed } from './unseen.js'
+import { errnoOf, leavingOut, lookFailed } from './unseen.js'
 import { functionsOn, readNames } from './use-paths.js'
 
 export interface Process {
@@ -85,7 +85,6 @@ export function whoSees(proc: string, { view }: MountView): Process[] {
 class ProcessReader {
   readonly #proc: string
   readonly #nodes: OpenNodes
-  readonly #open: OpenFile[] = []
   readonly #namespaces = new Map<string, Process[]>()
   #complete = true
   #own = ''
@@ -113,23 +112,26 @@ class ProcessReader {
       // The first thread may have ended, and others may have files and mounts of their own.
       if (threads > 1) this.#readThreads(pid, process, isZombie ? [] : batch.names(row, 'fd'))
     }
+    // Before all of it is called complete: these are looks of their own.
+    const open = this.#withGroups()
     return {
       complete: this.#complete && !isolated,
       isolated,
-      open: this.#withGroups(),
+      open,
       namespaces: Array.from(this.#namespaces, ([view, processes]) => ({ view, processes })),
     }
   }
 
   /** Who they belong to is for people: nothing is decided by it. */
   #withGroups(): OpenFile[] {
-    const pids = [...new Set(this.#open.map(({ pid }) => String(pid)))]
+    const open = this.#nodes.found()
+    const pids = [...new Set(open.map(({ pid }) => String(pid)))]
     if (pids.length === 0) return []
     const batch = leavingOut(() => readBatch(this.#proc, pids, { files: ['cgroup'] }))
     const groups = new Map(
       pids.map((pid, row) => [Number(pid), controlGroup(batch.text(row, 'cgroup') ?? '')]),
     )
-    return this.#open.map((file) => {
+    return open.map((file) => {
       const cgroup = groups.get(file.pid) ?? null
       return cgroup === null ? file : { ...file, cgroup }
     })
@@ -151,7 +153,7 @@ class ProcessReader {
     if (view !== '' && view !== this.#own)
       this.#namespaces.set(view, [...(this.#namespaces.get(view) ?? []), process])
     const descriptors = batch.names(row, 'fd')
-    if (descriptors.length > 0) this.#open.push(...this.#nodes.read(path, process, descriptors))
+    if (descriptors.length > 0) this.#nodes.take(path, process, descriptors)
   }
 
   #readThreads(pid: string, process: Process, descriptors: readonly string[]): void {
@@ -173,7 +175,7 @@ class ProcessReader {
       const names = batch.names(row, 'fd')
       if (names.length === 0 || seen.has(names.join())) continue
       seen.add(names.join())
-      this.#open.push(...this.#nodes.read(`${directory}/${thread}`, process, names))
+      this.#nodes.take(`${directory}/${thread}`, process, names)
     }
   }
 
@@ -183,7 +185,7 @@ class ProcessReader {
       const errno = batch.errno(row, name)
       if (errno === EACCES || errno === EPERM) this.#complete = false
       else if (errno !== 0 && errno !== ENAMETOOLONG)
-        lookFailed('stat', errno, `${this.#proc}/${path}/${name}`)
+        lookFailed('stat', errno, `${this.#proc}/${path}/${name}`.replace('/./', '/'))
     }
   }
 }
@@ -233,6 +235,16 @@ function parseStat(bytes: Uint8Array | null) {
 /** Takes in what failed of the first row of a batch. */
 type Judge = (batch: Batch, path: string, names: readonly string[]) => void
 
+/** What the descriptors of one process or thread lead to. */
+interface Opened {
+  readonly process: Process
+  /** Paths below `/proc` of those that may lead to a node. */
+  readonly files: readonly string[]
+  /** What the links of all say. */
+  readonly targets: readonly (string | null)[]
+  readonly devices: readonly OpenFile[]
+}
+
 /** What descriptors lead to. */
 class OpenNodes {
   readonly #proc: string
@@ -241,6 +253,7 @@ class OpenNodes {
   /** The links of a copied process table lead into another host, and only their texts tell. */
   readonly #isLive: boolean
   readonly #judge: Judge
+  readonly #opened: Opened[] = []
 
   constructor(proc: string, wanted: readonly WantedNode[], judge: Judge) {
     this.#proc = proc
@@ -251,7 +264,7 @@ class OpenNodes {
   }
 
   /** @param path of a process or thread below `/proc` */
-  read(path: string, process: Process, descriptors: readonly string[]): OpenFile[] {
+  take(path: string, process: Process, descriptors: readonly string[]): void {
     const root = `${this.#proc}/${path}`
     const batch = readBatch(root, ['fd'], { links: descriptors, judged: descriptors })
     const targets = descriptors.map((descriptor) => batch.text(0, descriptor))
@@ -261,22 +274,31 @@ class OpenNodes {
     const files = descriptors.filter((descriptor, index) => {
       return batch.errno(0, descriptor) === ENAMETOOLONG || targets[index]?.startsWith('/')
     })
-    const nodes = this.#isLive ? this.#numbered(path, files) : targets.map((target) => this.#named(target))
-    return [
-      ...Array.from(new Set(nodes.filter((node) => node !== null)), (node) => ({
-        ...process,
-        node,
-        function: null,
-      })),
-      ...readVfioDevices(root, process, devices),
-    ]
+    this.#opened.push({
+      process,
+      files: files.map((descriptor) => `${path}/fd/${descriptor}`),
+      targets,
+      devices: readVfioDevices(root, process, devices),
+    })
   }
 
-  #numbered(path: string, descriptors: readonly string[]): (string | null)[] {
-    if (descriptors.length === 0) return []
-    const batch = readBatch(`${this.#proc}/${path}`, ['fd'], { nodes: descriptors, judged: descriptors })
-    this.#judge(batch, `${path}/fd`, descriptors)
-    return descriptors.map((descriptor) => this.#byNumber.get(batch.text(0, descriptor) ?? '') ?? null)
+  /** Of all that was taken, what leads to a wanted node: by one call, which takes a process of its own without the addon. */
+  found(): OpenFile[] {
+    const numbers = this.#isLive ? this.#readNumbers() : null
+    return this.#opened.flatMap(({ process, files, targets, devices }) => {
+      const nodes = numbers
+        ? files.map((file) => this.#byNumber.get(numbers.text(0, file) ?? '') ?? null)
+        : targets.map((target) => this.#named(target))
+      const distinct = new Set(nodes.filter((node) => node !== null))
+      return [...Array.from(distinct, (node) => ({ ...process, node, function: null })), ...devices]
+    })
+  }
+
+  #readNumbers(): Batch {
+    const files = this.#opened.flatMap((opened) => opened.files)
+    const batch = readBatch(this.#proc, ['.'], { nodes: files, judged: files })
+    this.#judge(batch, '.', files)
+    return batch
   }
 
   /** The path may start with that of a jail, and end with a remark. */
@@ -292,7 +314,7 @@ function isProcfs(path: string): boolean {
   try {
     return statfsSync(path).type === PROC_SUPER_MAGIC
   } catch (error) {
-    lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
+    lookFailed('stat', errnoOf(error) ?? 0, path)
     return false
   }
 }

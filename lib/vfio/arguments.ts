@@ -16,6 +16,17 @@ export function checkInteger(value: unknown, largest: number, name: string): num
   throw badArgument(`${name} must be an integer from 0 to ${largest}, not ${show(value)}`)
 }
 
+const LARGEST_WORD = 2n ** 64n - 1n
+
+/** An address or size: a bigint of 64 bits, or an integer that a number holds exactly. */
+export function checkUint64(value: unknown, name: string): bigint {
+  if (typeof value === 'bigint' && value >= 0n && value <= LARGEST_WORD) return value
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return BigInt(value)
+  throw badArgument(
+    `${name} must be a bigint from 0 to 2^64 - 1, or an integer from 0 to 2^53 - 1, not ${show(value)}`,
+  )
+}
+
 /** Numbers by name. A Map, because looking into an object by a text of the caller's is slow to do safely. */
 export type Names = ReadonlyMap<unknown, number>
 

@@ -1,8 +1,8 @@
 import type { NativeEventFd } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { Handle, VfioObject, watched } from './handle.js'
-import { call } from './translate.js'
 
 /**
  * An eventfd (`eventfd(2)`): a counter that the kernel or another program adds to. For interrupts that a VMM routes by

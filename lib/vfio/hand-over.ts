@@ -1,8 +1,19 @@
 import { VfioError } from '../errors.js'
+import type {
+  NativeContainer,
+  NativeDevice,
+  NativeGroup,
+  NativeHandle,
+  NativeIommufd,
+} from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { parseAddress } from '../sysfs/address.js'
-import { badArgument, show } from './arguments.js'
-import type { VfioDevice } from './device/device.js'
+import { badArgument, checkInteger, show } from './arguments.js'
+import { VfioDevice } from './device/device.js'
+import { DeviceHandle } from './device/handle.js'
+import type { Handle } from './handle.js'
+import { acceptedIommufd, type Ioas, type Iommufd } from './iommu/iommufd.js'
 import {
   acceptedContainer,
   acceptedDevice,
@@ -10,97 +21,181 @@ import {
   type VfioContainer,
   type VfioGroup,
 } from './iommu/type1.js'
-import { call } from './translate.js'
 
-/** The open objects that a device needs. */
-export interface OpenParts {
+/** The open objects that a device needs that was opened by its group. */
+export interface GroupParts {
+  readonly backend: 'group'
+  readonly device: VfioDevice
   readonly container: VfioContainer
   readonly group: VfioGroup
+}
+
+/** The same for one that was opened by its own node. */
+export interface IommufdParts {
+  readonly backend: 'iommufd'
   readonly device: VfioDevice
+  readonly iommufd: Iommufd
+  /** What the device is attached to. */
+  readonly ioas: Ioas
 }
 
-/** An open device on its way to another thread: a plain value for `postMessage()`. It can be received once. */
-export interface HandedDevice {
-  readonly address: string
-  readonly container: Offered
-  readonly group: Offered
-  readonly device: Offered
-}
+export type OpenParts = GroupParts | IommufdParts
 
-/** What errors call it, and the number by which the other thread takes it: one for all three. */
+/** What errors call it, and the number by which the other thread takes it: one for all of a device. */
 export interface Offered {
   readonly name: string
   readonly offer: number
 }
 
+/** An open device on its way to another thread: a plain value for `postMessage()`. It can be received once. */
+export type HandedDevice =
+  | {
+      readonly address: string
+      readonly backend: 'group'
+      readonly container: Offered
+      readonly group: Offered
+      readonly device: Offered
+    }
+  | {
+      readonly address: string
+      readonly backend: 'iommufd'
+      readonly iommufd: Offered
+      readonly device: Offered
+      /** Their numbers in the iommufd. */
+      readonly ioas: number
+      readonly devid: number
+    }
+
+const LARGEST_ID = 0xffffffff
+
 /** Gives an opened device to another thread, all of it or nothing. */
-export async function handOver({ container, group, device }: OpenParts): Promise<HandedDevice> {
-  const handles = [device.handle, group.handle, container.handle]
+export async function handOver(parts: OpenParts): Promise<HandedDevice> {
+  const { device } = parts
+  const files: Handle<NativeHandle>[] =
+    parts.backend === 'group'
+      ? [parts.container.handle, parts.group.handle, device.handle]
+      : [parts.iommufd.handle, device.handle]
+  const handles = parts.backend === 'group' ? files : [...files, parts.ioas.handle]
   for (;;) {
     for (const handle of handles) if (handle.closed) throw handle.closedError()
-    const left = whatIsLeft({ container, group, device })
+    const left = whatIsLeft(parts)
     if (left) throw new VfioError('ERR_VFIO_IN_USE', `${device.address} cannot be handed over while ${left}`)
     // What runs may open something more.
     if (!handles.some(({ inUse }) => inUse)) break
     await Promise.all(handles.map((handle) => handle.settled()))
   }
-  // From here to the end in one go, so that no other call comes between.
-  for (const handle of handles) handle.surrender()
+  // From here to the end in one go, so that no other call comes between; what depends on something goes before it.
+  for (const handle of [...handles].reverse()) handle.surrender()
   let offer: number
   try {
-    offer = call(() => binding().offer(container.handle.raw, group.handle.raw, device.handle.raw))
+    offer = call(() => binding().offer(...files.map(({ raw }) => raw)))
   } catch (error) {
-    for (const { raw } of handles) raw.closeNow()
+    for (const { raw } of [...files].reverse()) raw.closeNow()
     throw error
   }
   const offered = ({ name }: { name: string }): Offered => ({ name, offer })
-  return {
-    address: device.address,
-    container: offered(container.handle),
-    group: offered(group.handle),
-    device: offered(device.handle),
-  }
+  const { address } = device
+  return parts.backend === 'group'
+    ? {
+        address,
+        backend: 'group',
+        container: offered(parts.container.handle),
+        group: offered(parts.group.handle),
+        device: offered(device.handle),
+      }
+    : {
+        address,
+        backend: 'iommufd',
+        iommufd: offered(parts.iommufd.handle),
+        device: offered(device.handle),
+        ioas: parts.ioas.id,
+        devid: device.devid ?? 0,
+      }
 }
 
 /** Takes what was handed over, all of it or nothing. */
 export function takeOver(handed: HandedDevice): OpenParts {
-  const { address, offer, names } = checkHanded(handed)
-  const [ofContainer, ofGroup, ofDevice] = call(() => binding().accept(offer))
-  const container = acceptedContainer(ofContainer, names[0])
-  const group = acceptedGroup(ofGroup, names[1], container)
-  return { container, group, device: acceptedDevice(ofDevice, names[2], address, group) }
+  const { address, offer, names, numbers } = checkHanded(handed)
+  const natives = call(() => binding().accept(offer))
+  if (numbers) {
+    const [ofIommufd, ofDevice] = natives as [NativeIommufd, NativeDevice]
+    const iommufd = acceptedIommufd(ofIommufd, names[0] ?? '')
+    const ioas = iommufd.ioas(numbers.ioas)
+    const handle = new DeviceHandle(ofDevice, names[1] ?? '', iommufd.handle)
+    const device = new VfioDevice(handle, address, iommufd, numbers.devid)
+    device.isOn(ioas)
+    return { backend: 'iommufd', iommufd, ioas, device }
+  }
+  const [ofContainer, ofGroup, ofDevice] = natives as [NativeContainer, NativeGroup, NativeDevice]
+  const container = acceptedContainer(ofContainer, names[0] ?? '')
+  const group = acceptedGroup(ofGroup, names[1] ?? '', container)
+  return {
+    backend: 'group',
+    container,
+    group,
+    device: acceptedDevice(ofDevice, names[2] ?? '', address, group),
+  }
 }
 
 /** Before anything is taken. */
 function checkHanded(handed: HandedDevice): {
   address: string
   offer: number
-  names: [string, string, string]
+  names: string[]
+  numbers: { ioas: number; devid: number } | null
 } {
   if (typeof handed !== 'object' || handed === null)
     throw badArgument(`expected what handOver() gave, not ${show(handed)}`)
-  const [container, group, device] = [handed.container, handed.group, handed.device].map((part: unknown) => {
+  const byGroup = handed.backend === 'group'
+  if (!byGroup && handed.backend !== 'iommufd')
+    throw badArgument(
+      `expected what handOver() gave, with its backend, not ${show((handed as { backend?: unknown }).backend)}`,
+    )
+  const parts: Offered[] = (
+    byGroup ? [handed.container, handed.group, handed.device] : [handed.iommufd, handed.device]
+  ).map((part: unknown) => {
     const { name, offer } = (part ?? {}) as Partial<Record<keyof Offered, unknown>>
     if (typeof name !== 'string' || typeof offer !== 'number')
       throw badArgument(`expected what handOver() gave, without ${show(part)}`)
     return { name, offer }
-  }) as [Offered, Offered, Offered]
-  const { offer } = device
-  if (container.offer !== offer || group.offer !== offer)
-    throw badArgument('container, group and device are not of one handOver()')
+  })
+  const offer = parts[0]?.offer ?? 0
+  if (parts.some((part) => part.offer !== offer))
+    throw badArgument(
+      `${byGroup ? 'container, group and device' : 'iommufd and device'} are not of one handOver()`,
+    )
   return {
     address: parseAddress(handed.address),
     offer,
-    names: [container.name, group.name, device.name],
+    names: parts.map(({ name }) => name),
+    numbers: byGroup
+      ? null
+      : {
+          ioas: checkInteger(handed.ioas, LARGEST_ID, 'ioas'),
+          devid: checkInteger(handed.devid, LARGEST_ID, 'devid'),
+        },
   }
 }
 
 /** What belongs to this thread alone, and would be lost. */
-function whatIsLeft({ container, group, device }: OpenParts): string | null {
+function whatIsLeft(parts: OpenParts): string | null {
+  const { device } = parts
   if (device.handle.hasEnabledIrqs) return 'an interrupt is enabled: disable() it first'
   if (device.handle.dependents.size > 0) return 'its migration data is open: close that first'
-  if (container.handle.mappings.spans.size > 0) return 'memory is mapped for it: unmapAll() first'
-  if (group.handle.dependents.size > 1) return 'another device of its group is open: close that first'
-  if (container.handle.dependents.size > 1) return 'another group is in its container: close that first'
-  return null
+  const { mappings } = parts.backend === 'group' ? parts.container.handle : parts.ioas.handle
+  if (mappings.spans.size > 0) return 'memory is mapped for it: unmapAll() first'
+  if (parts.backend === 'group') {
+    if (parts.group.handle.dependents.size > 1) return 'another device of its group is open: close that first'
+    return parts.container.handle.dependents.size > 1
+      ? 'another group is in its container: close that first'
+      : null
+  }
+  if (!device.handle.isOn(parts.ioas.handle))
+    return 'it is not attached to its IOAS, or to more: attach() it to that alone'
+  // The device and the IOAS, and on that the device.
+  if (parts.iommufd.handle.dependents.size > 2)
+    return 'another device or IOAS of its iommufd is open: close that first'
+  return parts.ioas.handle.dependents.size > 1
+    ? 'something else is attached to its IOAS, or was allocated from it: close that first'
+    : null
 }

@@ -1,8 +1,8 @@
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import type { NativeHandle } from '../native/binding.js'
-import { SerialQueue } from './queue.js'
-import { call, callSite, translate } from './translate.js'
+import { call, callSite, translate } from '../native/translate.js'
+import { SerialQueue } from '../queue.js'
 
 /** What must be let go before an object can close: the devices of a group, the groups of a container. */
 export interface Dependent {
@@ -26,7 +26,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
     /** As errors call it: `device 0000:59:00.0`. */
     readonly name: string,
     /** What it was opened from, which closes it before itself. */
-    private readonly parent: Handle<NativeHandle> | null,
+    readonly parent: Handle<NativeHandle> | null,
   ) {
     parent?.dependents.add(this)
   }

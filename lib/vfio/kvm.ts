@@ -1,10 +1,10 @@
 import type { NativeDevice, NativeGroup, NativeKvmVfio } from '../native/binding.js'
 import { binding } from '../native/load.js'
+import { call } from '../native/translate.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device/device.js'
 import { type Dependent, Handle, VfioObject, watched } from './handle.js'
 import { VfioGroup } from './iommu/type1.js'
-import { call } from './translate.js'
 
 const LARGEST_DESCRIPTOR = 0x7fffffff
 

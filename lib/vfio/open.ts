@@ -1,19 +1,22 @@
 import { assess } from '../assess/assessment.js'
-import { VfioError } from '../errors.js'
+import { VfioError, VfioSystemError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
-import { isWithVfio } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { checkOptions } from './arguments.js'
-import type { VfioDevice } from './device/device.js'
-import { type HandedDevice, handOver, type OpenParts, takeOver } from './hand-over.js'
+import { badArgument, checkOptions, show } from './arguments.js'
+import { VfioDevice } from './device/device.js'
+import { type GroupParts, type HandedDevice, handOver, type IommufdParts, takeOver } from './hand-over.js'
+import type { VfioObject } from './handle.js'
+import { type Ioas, Iommufd } from './iommu/iommufd.js'
 import type { DmaSpace } from './iommu/space.js'
 import { type ExtensionName, VfioContainer, VfioGroup } from './iommu/type1.js'
 
-/** A device with all that it took to open it. Closing it closes the device, then its group, then the container. */
-export interface OpenedDevice {
-  readonly container: VfioContainer
-  readonly group: VfioGroup
+/** What a device is opened and its memory is mapped with: its own node and an iommufd, or its group and a container. */
+export type Backend = 'iommufd' | 'group'
+
+/** What an opened device has over either backend. Closing it closes the device, and then what it took to open it. */
+export interface Opened {
   readonly device: VfioDevice
   /** The memory that it may use. */
   readonly dma: DmaSpace
@@ -23,57 +26,200 @@ export interface OpenedDevice {
    * is closed from then on. Waits for the calls that run or wait. What is handed over stays open until somebody receives
    * it and closes it, or the process ends; whoever has the value can do that, in this thread too.
    * @throws VfioError `ERR_VFIO_IN_USE` while an interrupt is enabled, memory is mapped, or something else was opened
-   * from the device, its group or container; `ERR_VFIO_CLOSED` where a part of it is closed, or was while this waited.
+   * from the device, its group or container, or its iommufd; `ERR_VFIO_CLOSED` where a part of it is closed, or was while this waited.
    * Nothing has changed then
    */
   handOver(): Promise<HandedDevice>
   [Symbol.asyncDispose](): Promise<void>
 }
 
+export interface OpenedByGroup extends GroupParts, Opened {}
+export interface OpenedByIommufd extends IommufdParts, Opened {}
+
+/** A device with all that it took to open it; `backend` says what that is. */
+export type OpenedDevice = OpenedByGroup | OpenedByIommufd
+
+/** Several devices in one address space. Closing it closes them, and then what it took to open them. */
+export interface OpenedDevices {
+  readonly backend: Backend
+  /** In the order of the addresses. */
+  readonly devices: readonly VfioDevice[]
+  /** The memory that all of them may use. */
+  readonly dma: DmaSpace
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
 export interface OpenOptions {
+  /**
+   * `'auto'`, also where it is left out, takes iommufd where `/dev/iommu` and the device's own node are there and may be opened,
+   * else the group.
+   */
+  readonly backend?: Backend | 'auto' | undefined
   /** A look at the host that has the device; left out: a new one at this host. */
   readonly seen?: Snapshot | undefined
   /** Aborts the wait: the promise rejects at once. What was opened closes by itself, after a call that still runs. */
   readonly signal?: AbortSignal | undefined
   /** The UUID that the owner of the physical function has set: a virtual function of one bound to vfio-pci wants it. */
   readonly vfToken?: string | undefined
-  /** Called with the open group before it joins a container: the moment to ask for its status. */
+  /** Called with each open group before it joins a container: the moment to ask for its status. By iommufd there is none. */
   readonly onGroup?: ((group: VfioGroup) => void) | undefined
 }
 
+type With<B extends Backend> = OpenOptions & { readonly backend: B }
+
 /**
- * Opens a device of this host by its address: container, group, IOMMU and device, in the order that the kernel wants. **Opening resets it.**
+ * Opens a device of this host by its address. By its group: container, group, IOMMU and device, in the order that the kernel
+ * wants. By iommufd: that, its address space, and the device, which is attached to it. **Opening resets it.**
  * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP` where it is in no group
  * @throws VfioSystemError what the kernel answers, `EACCES` where a virtual function wants another `vfToken`; nothing
  * stays open then
  */
+export function openDevice(address: string, options: With<'group'>): Promise<OpenedByGroup>
+export function openDevice(address: string, options: With<'iommufd'>): Promise<OpenedByIommufd>
+export function openDevice(address: string, options?: OpenOptions): Promise<OpenedDevice>
 export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
-  const { seen = new Host().look({ around: [address], overrides: NONE }), signal } = checkOptions(options)
-  const device = seen.device(address)
-  if (device.group === null) {
-    const { verdict, reason } = assess(seen, device.address)
-    throw new VfioError(
-      'ERR_VFIO_NO_GROUP',
-      verdict === 'blocked'
-        ? `${device.address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`
-        : `${device.address} is in no group until it is bound to VFIO ("vfio bind ${device.address}"): ${reason}`,
-    )
-  }
-  const { noIommu } = seen.group(device.group)
-  const container = VfioContainer.open()
-  let group: VfioGroup | undefined
+  const parts = await openParts([address], options)
+  const device = parts.devices[0] as VfioDevice
+  if (parts.backend === 'iommufd') return whole({ ...parts, device })
+  return whole({ ...parts, device, group: parts.groups[0] as VfioGroup })
+}
+
+/**
+ * Opens several devices into one address space: what is mapped in `dma` all of them may use. **Opening resets them.**
+ * @throws as {@link openDevice}; nothing stays open then
+ */
+export async function openDevices(
+  addresses: readonly string[],
+  options: OpenOptions = {},
+): Promise<OpenedDevices> {
+  if (!Array.isArray(addresses) || addresses.length === 0)
+    throw badArgument(`addresses must be an array with at least one, not ${show(addresses)}`)
+  const parts = await openParts(addresses, options)
+  const { backend, devices } = parts
+  const close = () => keepAlive(releaseAll(objectsOf(parts)))
+  return { backend, devices, dma: spaceOf(parts), close, [Symbol.asyncDispose]: close }
+}
+
+/** What several devices were opened with. */
+type Parts = ByGroup | ByIommufd
+interface ByGroup {
+  readonly backend: 'group'
+  readonly devices: readonly VfioDevice[]
+  readonly container: VfioContainer
+  readonly groups: readonly VfioGroup[]
+}
+interface ByIommufd {
+  readonly backend: 'iommufd'
+  readonly devices: readonly VfioDevice[]
+  readonly iommufd: Iommufd
+  readonly ioas: Ioas
+}
+
+const spaceOf = (
+  parts: { backend: 'group'; container: VfioContainer } | { backend: 'iommufd'; ioas: Ioas },
+) => (parts.backend === 'group' ? parts.container.dma : parts.ioas.dma)
+
+/** In the order in which they close. */
+const objectsOf = (parts: Parts): readonly VfioObject[] =>
+  parts.backend === 'group'
+    ? [...parts.groups, parts.container]
+    : [...parts.devices, parts.ioas, parts.iommufd]
+
+/** A file is not there, or not for this user or container. */
+const CLOSED_TO_US: ReadonlySet<string> = new Set(['ENOENT', 'EACCES', 'EPERM', 'ENODEV', 'ENXIO'])
+
+async function openParts(addresses: readonly string[], options: OpenOptions): Promise<Parts> {
+  const { seen = new Host().look({ around: [...addresses], overrides: NONE }), backend = 'auto' } =
+    checkOptions(options)
+  const devices = addresses.map((address) => seen.device(address))
+  const twice = devices.find((device, i) => devices.indexOf(device) !== i)
+  if (twice) throw badArgument(`${twice.address} is named twice`)
+  for (const device of devices) checkGroup(seen, device)
+  if (backend === 'group') return byGroup(seen, devices, options)
+  if (backend === 'iommufd') return byIommufd(devices, options)
+  if (backend !== 'auto')
+    throw badArgument(`options.backend must be 'auto', 'iommufd' or 'group', not ${show(backend)}`)
+  // Those without an IOMMU have groups on all kernels that have the mode.
+  const mayBeBoth = devices.every(
+    ({ vfioDevice, group }) => vfioDevice !== null && group !== null && !seen.group(group).noIommu,
+  )
+  if (!mayBeBoth) return byGroup(seen, devices, options)
   try {
-    group = openGroup(device.group, noIommu)
-    options.onGroup?.(group)
-    group.setContainer(container)
+    return await byIommufd(devices, options)
+  } catch (error) {
+    if (!(error instanceof VfioSystemError) || error.syscall !== 'open' || !CLOSED_TO_US.has(error.code))
+      throw error
+    return byGroup(seen, devices, options)
+  }
+}
+
+function checkGroup(seen: Snapshot, { address, group }: PciDevice): void {
+  if (group !== null) return
+  const { verdict, reason } = assess(seen, address)
+  throw new VfioError(
+    'ERR_VFIO_NO_GROUP',
+    verdict === 'blocked'
+      ? `${address} is in no IOMMU group, so VFIO cannot open it: "vfio doctor" tells whether the IOMMU is on`
+      : `${address} is in no group until it is bound to VFIO ("vfio bind ${address}"): ${reason}`,
+  )
+}
+
+async function byGroup(
+  seen: Snapshot,
+  devices: readonly PciDevice[],
+  options: OpenOptions,
+): Promise<ByGroup> {
+  const container = VfioContainer.open()
+  const groups = new Map<number, VfioGroup>()
+  try {
+    let noIommu = false
+    for (const { group } of devices) {
+      if (group === null || groups.has(group)) continue
+      noIommu = seen.group(group).noIommu
+      const opened = openGroup(group, noIommu)
+      groups.set(group, opened)
+      options.onGroup?.(opened)
+      opened.setContainer(container)
+    }
     container.setIommu(noIommu ? 'noiommu' : bestIommu(container))
-    const opened = await group.openDevice(device.address, options)
-    return whole({ container, group, device: opened })
+    const opened = await Promise.all(
+      devices.map(({ address, group }) =>
+        (groups.get(group ?? -1) as VfioGroup).openDevice(address, options),
+      ),
+    )
+    return { backend: 'group', devices: opened, container, groups: [...groups.values()] }
   } catch (error) {
     // What was wrong first is what the caller has to know.
-    await closeAfter(group ? [group, container] : [container], signal).catch(() => {})
+    await closeAfter([...groups.values(), container], options.signal).catch(() => {})
     throw error
   }
+}
+
+async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): Promise<ByIommufd> {
+  const iommufd = Iommufd.open()
+  try {
+    const ioas = iommufd.allocateIoas()
+    const opened = await Promise.all(
+      devices.map((device) =>
+        VfioDevice.openCdev(device.address, { ...options, iommufd, path: nodeOf(device) }),
+      ),
+    )
+    for (const device of opened) await device.attach(ioas, options)
+    return { backend: 'iommufd', devices: opened, iommufd, ioas }
+  } catch (error) {
+    await closeAfter([iommufd], options.signal).catch(() => {})
+    throw error
+  }
+}
+
+/** The node of a device, as it was seen. */
+export function nodeOf({ address, vfioDevice }: PciDevice): string {
+  if (vfioDevice !== null) return `/dev/vfio/devices/${vfioDevice}`
+  throw new VfioError(
+    'ERR_VFIO_NO_DEVICE',
+    `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
+  )
 }
 
 /** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */
@@ -86,7 +232,7 @@ export async function withOpenDevice<T>(
   try {
     return await step(opened)
   } finally {
-    await closeAfter([opened.group, opened.container], options.signal)
+    await closeAfter(partsOf(opened), options.signal)
   }
 }
 
@@ -94,10 +240,7 @@ export async function withOpenDevice<T>(
  * Closes what a step has opened, in this order. Waits for that as long as nobody aborts the step: a call may still run, or
  * the close itself take long. It goes on by itself then.
  */
-export function closeAfter(
-  objects: readonly (VfioGroup | VfioContainer)[],
-  signal: AbortSignal | undefined,
-): Promise<void> {
+export function closeAfter(objects: readonly VfioObject[], signal: AbortSignal | undefined): Promise<void> {
   const closing = releaseAll(objects)
   return keepAlive(signal ? untilAborted(closing, signal) : closing)
 }
@@ -118,14 +261,28 @@ function untilAborted(work: Promise<void>, signal: AbortSignal): Promise<void> {
  */
 export const receiveDevice = (handed: HandedDevice): OpenedDevice => whole(takeOver(handed))
 
-function whole(parts: OpenParts): OpenedDevice {
-  const close = () => keepAlive(releaseAll([parts.group, parts.container]))
-  const { dma } = parts.container
-  return { ...parts, dma, close, handOver: () => keepAlive(handOver(parts)), [Symbol.asyncDispose]: close }
+const partsOf = (parts: GroupParts | IommufdParts): readonly VfioObject[] =>
+  parts.backend === 'group' ? [parts.group, parts.container] : [parts.device, parts.ioas, parts.iommufd]
+
+function whole(parts: GroupParts | IommufdParts): OpenedDevice {
+  const close = () => keepAlive(releaseAll(partsOf(parts)))
+  const more = {
+    dma: spaceOf(parts),
+    close,
+    handOver: () => keepAlive(handOver(parts)),
+    [Symbol.asyncDispose]: close,
+  }
+  // In so many words, because a spread of either is neither.
+  if (parts.backend === 'group') {
+    const { backend, device, container, group } = parts
+    return { backend, device, container, group, ...more }
+  }
+  const { backend, device, iommufd, ioas } = parts
+  return { backend, device, iommufd, ioas, ...more }
 }
 
 /** One after the other, each of them whatever became of those before. */
-async function releaseAll([first, ...others]: readonly (VfioGroup | VfioContainer)[]): Promise<void> {
+async function releaseAll([first, ...others]: readonly VfioObject[]): Promise<void> {
   try {
     await first?.handle.release()
   } finally {

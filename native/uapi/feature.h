@@ -60,9 +60,33 @@ struct MigrationDataSize {
   uint64_t stop_copy_length;
 };
 
+/** VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19; as many ranges follow as it says. */
+struct DmaBufRequest {
+  uint32_t region_index;
+  uint32_t open_flags;
+  uint32_t flags;
+  uint32_t nr_ranges;
+};
+struct RegionDmaRange {
+  uint64_t offset;
+  uint64_t length;
+};
+
+/** VFIO_MIG_GET_PRECOPY_INFO of a file of migration data, since Linux 6.2. */
+struct PrecopyInfo {
+  uint32_t argsz;
+  uint32_t flags;
+  uint64_t initial_bytes;
+  uint64_t dirty_bytes;
+};
+
 constexpr uint32_t kMigrationState = 2;
 constexpr uint32_t kDmaLoggingStart = 6;
 constexpr uint32_t kDmaLoggingReport = 8;
+constexpr uint32_t kDmaBuf = 11;
+/** VFIO_DEVICE_FEATURE_ZPCI_ERROR, in Linux 7.3: its data is an address. */
+constexpr uint32_t kZpciError = 13;
+constexpr unsigned long kGetPrecopyInfo = _IO(VFIO_TYPE, VFIO_BASE + 21);
 
 static_assert(sizeof(vfio_device_feature) == 8);
 static_assert(offsetof(vfio_device_feature, flags) == 4);
@@ -90,6 +114,15 @@ static_assert(offsetof(DmaLoggingReport, length) == 8);
 static_assert(offsetof(DmaLoggingReport, page_size) == 16);
 static_assert(offsetof(DmaLoggingReport, bitmap) == 24);
 static_assert(sizeof(MigrationDataSize) == 8);
+static_assert(sizeof(Feature<DmaBufRequest>) == 24);
+static_assert(offsetof(DmaBufRequest, open_flags) == 4);
+static_assert(offsetof(DmaBufRequest, nr_ranges) == 12);
+static_assert(sizeof(RegionDmaRange) == 16);
+static_assert(offsetof(RegionDmaRange, length) == 8);
+static_assert(sizeof(PrecopyInfo) == 24);
+static_assert(offsetof(PrecopyInfo, flags) == 4);
+static_assert(offsetof(PrecopyInfo, initial_bytes) == 8);
+static_assert(offsetof(PrecopyInfo, dirty_bytes) == 16);
 
 #ifdef VFIO_DEVICE_FEATURE_MIGRATION
 static_assert(VFIO_DEVICE_FEATURE_MIGRATION == 1);
@@ -112,6 +145,10 @@ static_assert(VFIO_DEVICE_STATE_RUNNING_P2P == 5);
 static_assert(VFIO_MIGRATION_PRE_COPY == 1 << 2);
 static_assert(VFIO_DEVICE_STATE_PRE_COPY == 6);
 static_assert(VFIO_DEVICE_STATE_PRE_COPY_P2P == 7);
+static_assert(VFIO_MIG_GET_PRECOPY_INFO == kGetPrecopyInfo);
+static_assert(sizeof(vfio_precopy_info) == sizeof(PrecopyInfo));
+static_assert(offsetof(vfio_precopy_info, initial_bytes) == offsetof(PrecopyInfo, initial_bytes));
+static_assert(offsetof(vfio_precopy_info, dirty_bytes) == offsetof(PrecopyInfo, dirty_bytes));
 #endif
 
 #ifdef VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY
@@ -147,6 +184,25 @@ static_assert(sizeof(vfio_device_feature_mig_data_size) == sizeof(MigrationDataS
 
 #ifdef VFIO_DEVICE_FEATURE_BUS_MASTER
 static_assert(VFIO_DEVICE_FEATURE_BUS_MASTER == 10);
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_DMA_BUF
+static_assert(VFIO_DEVICE_FEATURE_DMA_BUF == kDmaBuf);
+static_assert(sizeof(vfio_device_feature_dma_buf) == sizeof(DmaBufRequest));
+static_assert(offsetof(vfio_device_feature_dma_buf, open_flags) == offsetof(DmaBufRequest, open_flags));
+static_assert(offsetof(vfio_device_feature_dma_buf, nr_ranges) == offsetof(DmaBufRequest, nr_ranges));
+static_assert(offsetof(vfio_device_feature_dma_buf, dma_ranges) == sizeof(DmaBufRequest));
+static_assert(sizeof(vfio_region_dma_range) == sizeof(RegionDmaRange));
+static_assert(offsetof(vfio_region_dma_range, length) == offsetof(RegionDmaRange, length));
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+static_assert(VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 == 12);
+#endif
+
+#ifdef VFIO_DEVICE_FEATURE_ZPCI_ERROR
+static_assert(VFIO_DEVICE_FEATURE_ZPCI_ERROR == kZpciError);
+static_assert(sizeof(vfio_device_feature_zpci_err) == sizeof(uint64_t));
 #endif
 
 }  // namespace uapi

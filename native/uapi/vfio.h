@@ -56,3 +56,30 @@ static_assert(sizeof(vfio_bitmap) == 24);
 static_assert(sizeof(vfio_iommu_type1_dma_unmap) == 24);
 static_assert(sizeof(vfio_iommu_type1_dirty_bitmap) == 8);
 static_assert(sizeof(vfio_iommu_type1_dirty_bitmap_get) == 40);
+
+#if __has_include(<linux/vfio_zdev.h>)
+#include <linux/vfio_zdev.h>
+static_assert(offsetof(vfio_device_info_cap_zpci_base, start_dma) == 8);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, end_dma) == 16);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, pchid) == 24);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, vfn) == 26);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, fmb_length) == 28);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, pft) == 30);
+static_assert(offsetof(vfio_device_info_cap_zpci_base, gid) == 31);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, dasm) == 8);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, msi_addr) == 16);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, flags) == 24);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, mui) == 32);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, noi) == 34);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, maxstbl) == 36);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, version) == 38);
+static_assert(offsetof(vfio_device_info_cap_zpci_util, util_str) == 12);
+static_assert(offsetof(vfio_device_info_cap_zpci_pfip, pfip) == 12);
+#ifdef VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP
+static_assert(offsetof(vfio_device_info_cap_zpci_base, fh) == 32);
+static_assert(offsetof(vfio_device_info_cap_zpci_group, imaxstbl) == 40);
+#endif
+#ifdef VFIO_DEVICE_FEATURE_ZPCI_ERROR
+static_assert(offsetof(vfio_device_info_cap_zpci_base, ccdf_err_length) == 36);
+#endif
+#endif

@@ -20,12 +20,12 @@ void Answer::Grow(size_t wanted, const char* request) {
 }
 
 napi_value Answer::CopyTo(Napi::Env env, const Buffer& into, size_t count) {
-  if (into.size >= count) {
+  if (into.value != nullptr && into.size >= count) {
     std::memcpy(into.data, data(), count);
     return into.value;
   }
   Napi::ArrayBuffer own = Napi::ArrayBuffer::New(env, count);
-  std::memcpy(own.Data(), data(), count);
+  if (count > 0) std::memcpy(own.Data(), data(), count);
   return own;
 }
 

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 
 #include <cerrno>
+#include <cstdint>
 
 #include "util/failure.h"
 #include "util/fd.h"
@@ -20,16 +21,21 @@ struct Request {
     name, #name            \
   }
 
+/** How a structure of the kernel names memory. */
+inline uint64_t AddressOf(const void* memory) {
+  return reinterpret_cast<uintptr_t>(memory);
+}
+
 /** One ioctl: what it returned, or a SystemFailure. */
-template <typename Argument>
-int Ioctl(const Fd& fd, const Request& request, Argument argument) {
+inline int Ioctl(const Fd& fd, const Request& request, const void* argument) {
   const int answer = ::ioctl(fd.number(), request.number, argument);
   if (answer < 0) throw SystemFailure(errno, "ioctl", request.name, fd.path());
   return answer;
 }
 
-inline int Ioctl(const Fd& fd, const Request& request) {
-  return Ioctl(fd, request, 0UL);
+/** The same for one that takes a number, or nothing. */
+inline int Ioctl(const Fd& fd, const Request& request, unsigned long argument = 0) {
+  return Ioctl(fd, request, reinterpret_cast<const void*>(argument));
 }
 
 }  // namespace vfio

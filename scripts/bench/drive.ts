@@ -73,17 +73,17 @@ async function timeMapping(dma: DmaSpace, count: number, size: number): Promise<
 }
 
 async function ours(): Promise<Times<keyof typeof COUNTS>> {
-  await using opened = await openDevice(bound.address)
-  const { container, device } = opened
+  await using opened = await openDevice(bound.address, { backend: 'group' })
+  const { dma, device } = opened
   const [bar, config] = [device.region('bar0'), device.region('config')]
   const block = new Uint8Array(BULK)
   return {
     read32: await time(COUNTS.read32, (count) => read32(bar, count)),
     config: await time(COUNTS.config, (count) => configRead(config, count)),
     bulk: await time(COUNTS.bulk, (count) => bulk(bar, block, count)),
-    map4k: await timeMapping(container.dma, COUNTS.map4k, 4 << 10),
-    map2m: await timeMapping(container.dma, COUNTS.map2m, 2 << 20),
-    map256m: await timeMapping(container.dma, COUNTS.map256m, 256 << 20),
+    map4k: await timeMapping(dma, COUNTS.map4k, 4 << 10),
+    map2m: await timeMapping(dma, COUNTS.map2m, 2 << 20),
+    map256m: await timeMapping(dma, COUNTS.map256m, 256 << 20),
     interrupt: await time(COUNTS.interrupt, (count) => interrupt(device, count)),
   }
 }

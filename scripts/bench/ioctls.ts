@@ -9,7 +9,7 @@ const bound = bindFree('device with MSI-X', ({ capabilities }) => capabilities.m
 const program = build('ioctls')
 
 async function ours() {
-  await using opened = await openDevice(bound.address)
+  await using opened = await openDevice(bound.address, { backend: 'group' })
   const { group, device } = opened
   const time = (question: () => unknown) => {
     const start = performance.now()

@@ -72,7 +72,15 @@ function withZig(program: string, { processor, libc }: Target): Compiler {
   const library = (path: string) => join(dirname(program), 'lib', path)
   const flags = [
     // They are not ours to mend.
-    ...['-w', '-std=c++23', '-DNDEBUG', '-D_LIBCPP_BUILDING_LIBRARY', '-DLIBCXX_BUILDING_LIBCXXABI'],
+    // And they tell exceptions by their types.
+    ...[
+      '-w',
+      '-frtti',
+      '-std=c++23',
+      '-DNDEBUG',
+      '-D_LIBCPP_BUILDING_LIBRARY',
+      '-DLIBCXX_BUILDING_LIBCXXABI',
+    ],
     ...[
       'libcxx/src',
       'libcxx/src/include',

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { diagnose, planPersistence } from 'vfio'
+import { diagnose, exportCloudHypervisor, exportLibvirt, exportQemu, planPersistence } from 'vfio'
 import { type ModuleDescription, removeDirectories } from '../fixtures/host.js'
 import { checkOf, interrupts, type PlatformDescription, seePlatform } from '../fixtures/platform.js'
 
@@ -144,5 +144,87 @@ describe('the backend', function () {
     )
     assert.doesNotMatch(content({ ...POWER, modules: {} }), /type1/)
     assert.match(content({}), /vfio_iommu_type1/)
+  })
+})
+
+describe('iommufd beside another backend', function () {
+  this.timeout(20_000)
+  afterEach(removeDirectories)
+
+  const both = { vfio: loaded, vfio_iommu_type1: loaded, vfio_pci: loaded, iommufd: loaded }
+  const bound = { address: NVME, group: 5, driver: 'vfio-pci' }
+  const cdev = { 'vfio/vfio': 0o666, iommu: 0o666, 'vfio/5': 0o600, 'vfio/devices/vfio0': 0o600 }
+
+  for (const { what, host, status, says } of [
+    {
+      what: 'with nodes of devices',
+      host: { modules: both, nodes: cdev, devices: [{ ...bound, vfioDevice: 'vfio0' }] },
+      status: 'ok',
+      says: /dev\/iommu can be opened, and 1 devices by it$/,
+    },
+    {
+      what: 'of a kernel without them',
+      host: { modules: both, nodes: { 'vfio/vfio': 0o666, iommu: 0o666, 'vfio/5': 0o600 }, devices: [bound] },
+      status: 'ok',
+      says: /no nodes of their own \(CONFIG_VFIO_DEVICE_CDEV\): they are opened by their groups$/,
+    },
+    {
+      what: 'whose node is missing',
+      host: { modules: both, nodes: { 'vfio/vfio': 0o666 }, devices },
+      status: 'warn',
+      says: /dev\/iommu is not there/,
+    },
+    {
+      what: 'that is not loaded',
+      host: { modules: { ...both, iommufd: { state: 'loadable' } as const }, devices },
+      status: 'ok',
+      says: /not loaded/,
+    },
+  ] as const) {
+    it(`${what} is a line of its own, and fails nothing`, () => {
+      const { checks, ready } = diagnose(seePlatform({ kernel: '6.12.9-amd64', ...host }))
+      const check = checks.find(({ name }) => name === 'iommufd')
+      assert.equal(check?.status, status)
+      assert.match(check.detail, says)
+      assert.equal(ready, true)
+    })
+  }
+
+  it('is no line where the kernel has none, or has nothing else', () => {
+    const { iommufd: _none, ...without } = both
+    const { vfio_iommu_type1: _neither, ...alone } = both
+    for (const modules of [without, alone]) {
+      const nodes = { iommu: 0o666, 'vfio/devices/vfio0': 0o600 }
+      const { checks } = diagnose(seePlatform({ kernel: '6.12.9-amd64', modules, nodes, devices }))
+      assert.equal(
+        checks.find(({ name }) => name === 'iommufd'),
+        undefined,
+      )
+    }
+  })
+
+  it('is what is exported where the kernel has nothing else, and where it is asked for', () => {
+    const { vfio_iommu_type1: _none, ...alone } = both
+    const nodes = { iommu: 0o666, 'vfio/devices/vfio0': 0o600 }
+    const seen = seePlatform({
+      kernel: '6.12.9-amd64',
+      modules: alone,
+      nodes,
+      devices: [{ ...bound, vfioDevice: 'vfio0' }],
+    })
+    const asks = /iommufd=iommufd0|iommufd=on|iommufd='yes'/
+    for (const write of [exportQemu, exportLibvirt, exportCloudHypervisor]) {
+      assert.match(write(seen, [NVME]).text, asks)
+      assert.doesNotMatch(write(seen, [NVME]).notes.join(), /iommufd/)
+      const against = write(seen, [NVME], { iommufd: false })
+      assert.doesNotMatch(against.text, asks)
+      assert.match(against.notes.join(), /opens devices by \/dev\/iommu alone: ask for iommufd/)
+      const groups = seePlatform({ kernel: '6.12.9-amd64', modules: { ...both, iommufd: loaded }, devices })
+      assert.doesNotMatch(write(groups, [NVME]).text, asks)
+      assert.match(write(groups, [NVME], { iommufd: true }).text, asks)
+      const { iommufd: _gone, ...without } = both
+      const old = seePlatform({ kernel: '6.1.0-amd64', modules: without, devices })
+      assert.match(write(old, [NVME], { iommufd: true }).notes.join(), /this kernel has no iommufd/)
+    }
   })
 })

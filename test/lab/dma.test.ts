@@ -5,6 +5,7 @@ import { release } from 'node:os'
 import { DmaBuffer, type OpenedDevice, VfioContainer } from 'vfio'
 import { sized } from '../fixtures/size.js'
 import { skip } from '../fixtures/skip.js'
+import { overModes } from './modes.js'
 import {
   choose,
   chooseUnlessZpci,
@@ -13,7 +14,6 @@ import {
   isEdu,
   isZpci,
   itWith,
-  open,
   PAGE,
   refused,
   returnAll,
@@ -40,7 +40,11 @@ async function copy({ device }: OpenedDevice, source: bigint, target: bigint, co
   while (bar.read64(EDU.command, 'single') & 1n) await new Promise(setImmediate)
 }
 
-describe(`DMA on ${release()}`, function () {
+/** How many more mappings the container takes. */
+const availableIn = (opened: OpenedDevice) =>
+  opened.backend === 'group' ? opened.container.iommuInfo().dmaAvailable : null
+
+overModes('DMA', function ({ open, backend, isType1 }) {
   this.timeout(200_000)
 
   const edu = chooseUnlessZpci('edu device alone in its group', (device) => isEdu(device) && isAlone(device))
@@ -51,7 +55,7 @@ describe(`DMA on ${release()}`, function () {
 
   itWith('edu device', edu, 'moves bytes both ways, and only while they are mapped', async (edu) => {
     await using opened = await open(edu.address)
-    const { dma } = opened.container
+    const { dma } = opened
     opened.device.config.setCommand({ busMaster: true })
     using buffer = DmaBuffer.allocate(2 * PAGE)
     const text = Buffer.from(`from ${edu.address}`)
@@ -71,7 +75,7 @@ describe(`DMA on ${release()}`, function () {
 
   itWith('edu device', edu, 'obeys read and write', async (edu) => {
     await using opened = await open(edu.address)
-    const { dma } = opened.container
+    const { dma } = opened
     opened.device.config.setCommand({ busMaster: true })
     using buffer = DmaBuffer.allocate(PAGE)
     buffer.bytes.fill(0x5a)
@@ -99,7 +103,7 @@ describe(`DMA on ${release()}`, function () {
     using part = DmaBuffer.fromFd(ram.fd, { offset: 4 * PAGE, size: 2 * PAGE })
     ram.bytes.set(Buffer.from('guest'), 4 * PAGE)
     assert.equal(Buffer.from(part.bytes.subarray(0, 5)).toString(), 'guest')
-    const mapping = await opened.container.dma.map(part, { addressBits: 28 })
+    const mapping = await opened.dma.map(part, { addressBits: 28 })
     await copy(opened, mapping.iova, BigInt(EDU.buffer), 5)
     await copy(opened, BigInt(EDU.buffer), mapping.iova + BigInt(PAGE), 5)
     assert.equal(Buffer.from(ram.bytes.subarray(5 * PAGE, 5 * PAGE + 5)).toString(), 'guest')
@@ -113,11 +117,11 @@ describe(`DMA on ${release()}`, function () {
   })
 
   it(`maps ${SPAN / MIB} MiB in single pages and unmaps it in other sizes`, async () => {
-    const limit = readFileSync(ENTRY_LIMIT, 'utf8')
-    writeFileSync(ENTRY_LIMIT, String(2 ** 20))
+    const limit = isType1 ? readFileSync(ENTRY_LIMIT, 'utf8') : ''
+    if (isType1) writeFileSync(ENTRY_LIMIT, String(2 ** 20))
     try {
       await using opened = await open(any.address)
-      const { dma } = opened.container
+      const { dma } = opened
       // The pages are all the same ones: the guest has not so much memory.
       using buffer = DmaBuffer.allocate(2 * MIB)
       const pages = SPAN / PAGE
@@ -128,24 +132,24 @@ describe(`DMA on ${release()}`, function () {
           length: PAGE,
         })
       }
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 2 ** 20 - pages)
+      if (isType1) assert.equal(availableIn(opened), 2 ** 20 - pages)
       let at = BASE
       for (const size of [PAGE, 2 * PAGE, 1 * MIB, 2 * MIB, 3 * MIB, SPAN / 16, SPAN / 4]) {
         assert.equal(await dma.unmap(at, size), BigInt(size))
         at += size
       }
       assert.equal(await dma.unmap(at, BASE + SPAN - at), BigInt(BASE + SPAN - at))
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 2 ** 20)
+      if (isType1) assert.equal(availableIn(opened), 2 ** 20)
       assert.deepEqual(dma.mappings, [])
       assert.equal(buffer.mapped, false)
     } finally {
-      writeFileSync(ENTRY_LIMIT, limit)
+      if (isType1) writeFileSync(ENTRY_LIMIT, limit)
     }
   })
 
   it('maps a checkerboard and fills its holes', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(4 * MIB)
     const step = 16 * PAGE
     for (let at = 0; at < buffer.size; at += 2 * step) {
@@ -169,7 +173,7 @@ describe(`DMA on ${release()}`, function () {
 
   it('does not cut a mapping in two', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(16 * PAGE)
     const mapping = await dma.map(buffer, { iova: BASE })
     for (const [iova, size] of [
@@ -178,7 +182,7 @@ describe(`DMA on ${release()}`, function () {
       [BASE + 2 * PAGE, PAGE],
       [BASE - PAGE, 2 * PAGE],
     ] as const) {
-      await refused(dma.unmap(iova, size), 'EINVAL', /cuts a mapping in two/)
+      await refused(dma.unmap(iova, size), isType1 ? 'EINVAL' : ['EINVAL', 'ENOENT'], /cuts a mapping in two/)
     }
     assert.equal(mapping.mapped, true)
     assert.equal(await dma.unmap(BASE - MIB, 4 * MIB), BigInt(buffer.size))
@@ -188,8 +192,8 @@ describe(`DMA on ${release()}`, function () {
 
   it('unmaps all at once, small and large', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
-    const end = opened.container.iommuInfo().iovaRanges?.at(-1)?.end
+    const { dma } = opened
+    const end = dma.ranges.at(-1)?.end
     assert(end)
     using small = DmaBuffer.allocate(PAGE)
     using large = DmaBuffer.allocate(64 * MIB)
@@ -207,38 +211,34 @@ describe(`DMA on ${release()}`, function () {
 
   it('maps the last page of each range, and nothing beyond', async () => {
     await using opened = await open(any.address)
-    const { container } = opened
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(2 * PAGE)
-    const { iovaRanges } = container.iommuInfo()
-    assert(iovaRanges && iovaRanges.length > (isZpci ? 0 : 1))
-    for (const { start, end } of iovaRanges) {
-      const last = await container.dma.map(buffer, { iova: end - BigInt(PAGE - 1), length: PAGE })
-      const first = await container.dma.map(buffer, { iova: start, length: PAGE })
+    const { ranges } = dma
+    assert(ranges.length > (isZpci ? 0 : 1))
+    for (const { start, end } of ranges) {
+      const last = await dma.map(buffer, { iova: end - BigInt(PAGE - 1), length: PAGE })
+      const first = await dma.map(buffer, { iova: start, length: PAGE })
       assert.deepEqual([first.iova, last.iova], [start, end - BigInt(PAGE - 1)])
       await last.unmap()
       await refused(
-        container.dma.map(buffer, { iova: end - BigInt(PAGE - 1) }),
+        dma.map(buffer, { iova: end - BigInt(PAGE - 1) }),
         ['EINVAL', 'EOVERFLOW'],
         /not within what the IOMMU maps: 0x/,
       )
       // Behind the last address of all there is none to ask for.
       if (end + 1n < 2n ** 64n) {
-        await refused(container.dma.map(buffer, { iova: end + 1n }), 'EINVAL', /not within/)
+        await refused(dma.map(buffer, { iova: end + 1n }), 'EINVAL', /not within/)
       }
     }
     // Over the end of all addresses.
+    await refused(dma.map(buffer, { iova: 2n ** 64n - BigInt(PAGE) }), ['EINVAL', 'EOVERFLOW'], /not within/)
     await refused(
-      container.dma.map(buffer, { iova: 2n ** 64n - BigInt(PAGE) }),
-      ['EINVAL', 'EOVERFLOW'],
-      /not within/,
-    )
-    await refused(
-      container.dma.map(buffer, { iova: 0x1001 }),
+      dma.map(buffer, { iova: 0x1001 }),
       'EINVAL',
       new RegExp(`multiples of the page size, 0x${PAGE.toString(16)}`),
     )
-    await refused(container.dma.map(buffer, { length: 100 }), 'EINVAL', /multiples of the page size/)
-    await container.dma.unmapAll()
+    await refused(dma.map(buffer, { length: 100 }), 'EINVAL', /multiples of the page size/)
+    await dma.unmapAll()
   })
 
   it('uses huge pages', async function () {
@@ -257,7 +257,7 @@ describe(`DMA on ${release()}`, function () {
       await using opened = await open(any.address)
       using buffer = DmaBuffer.allocate(1.5 * size, { hugepages: size === 2 * MIB ? true : size })
       assert.equal(buffer.size, 2 * size)
-      const mapping = await opened.container.dma.map(buffer)
+      const mapping = await opened.dma.map(buffer)
       // What one entry of the table above the last can map at once.
       const block = (PAGE * PAGE) / 8
       assert.equal(mapping.iova % BigInt(size < block ? PAGE : size), 0n)
@@ -273,15 +273,16 @@ describe(`DMA on ${release()}`, function () {
     }
   })
 
-  it('is refused when the container takes no more', async () => {
+  it('is refused when the container takes no more', async function () {
+    if (!isType1) skip(this, 'an iommufd takes as many as there is memory for')
     const limit = readFileSync(ENTRY_LIMIT, 'utf8')
     writeFileSync(ENTRY_LIMIT, '3')
     try {
       await using opened = await open(any.address)
-      const { dma } = opened.container
+      const { dma } = opened
       using buffer = DmaBuffer.allocate(PAGE)
       for (let i = 0; i < 3; i++) await dma.map(buffer)
-      assert.equal(opened.container.iommuInfo().dmaAvailable, 0)
+      assert.equal(availableIn(opened), 0)
       await refused(dma.map(buffer), 'ENOSPC', /no more mappings \(0 left\).*dma_entry_limit/)
       await dma.unmapAll()
     } finally {
@@ -294,11 +295,11 @@ describe(`DMA on ${release()}`, function () {
     await opened.close()
     const program = `
       import { DmaBuffer, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
-      const { container, close } = await openDevice(process.argv[1])
+      const { dma, close } = await openDevice(process.argv[1], { backend: '${backend}' })
       const first = DmaBuffer.allocate(1048576), second = DmaBuffer.allocate(8388608)
-      await container.dma.map(first)
+      await dma.map(first)
       try {
-        await container.dma.map(second)
+        await dma.map(second)
       } catch (error) {
         console.log(error.code, error.message)
       }
@@ -319,10 +320,19 @@ describe(`DMA on ${release()}`, function () {
 
   it('tells which pages are dirty', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(1 * MIB)
     const { iova, size } = await dma.map(buffer)
-    await refused(dma.dirty.bitmap(iova, size), 'EINVAL', /dirty\.start\(\)/)
+    await refused(
+      dma.dirty.bitmap(iova, size),
+      isType1 ? 'EINVAL' : ['EINVAL', 'ENOTTY', 'ERR_VFIO_BAD_ARGUMENT'],
+      /dirty\.start\(\)/,
+    )
+    if (opened.backend === 'iommufd' && !opened.iommufd.hardwareInfo(opened.device).dirtyTracking) {
+      // An iommufd calls no page dirty of which it does not know.
+      await refused(dma.dirty.start(), 'ENOTSUP')
+      return
+    }
     await dma.dirty.start()
     const bitmap = await dma.dirty.bitmap(iova, size)
     // This IOMMU tracks nothing, so all that is mapped counts as written.
@@ -339,32 +349,24 @@ describe(`DMA on ${release()}`, function () {
     await dma.dirty.stop()
   })
 
-  it('needs an IOMMU of the right type', async () => {
-    await using container = VfioContainer.open()
-    using buffer = DmaBuffer.allocate(PAGE)
-    await refused(container.dma.map(buffer, { iova: BASE }), 'EINVAL')
-    await refused(container.dma.map(buffer), 'EINVAL', /setIommu\(\)/)
-    assert.equal(buffer.mapped, false)
-  })
-
   it('holds a buffer until it is unmapped or the container is closed', async () => {
     const opened = await open(any.address)
     const buffer = DmaBuffer.allocate(PAGE)
-    await opened.container.dma.map(buffer)
-    await refused(() => buffer.close(), 'ERR_VFIO_IN_USE', /unmap it, or close the container/)
+    await opened.dma.map(buffer)
+    await refused(() => buffer.close(), 'ERR_VFIO_IN_USE', /unmap it, or close the (container|IOAS)/)
     await opened.close()
     assert.equal(buffer.mapped, false)
     buffer.close()
     buffer.close()
     assert.equal(buffer.bytes.byteLength, 0)
     await refused(() => buffer.fd, 'ERR_VFIO_CLOSED')
-    await refused(opened.container.dma.map(buffer), 'ERR_VFIO_CLOSED')
-    await refused(opened.container.dma.unmapAll(), 'ERR_VFIO_CLOSED')
+    await refused(opened.dma.map(buffer), 'ERR_VFIO_CLOSED')
+    await refused(opened.dma.unmapAll(), 'ERR_VFIO_CLOSED')
   })
 
   it('of a large mapping can be aborted, and leaves nothing behind', async () => {
     await using opened = await open(any.address)
-    const { dma } = opened.container
+    const { dma } = opened
     using buffer = DmaBuffer.allocate(64 * MIB)
     const controller = new AbortController()
     const mapping = dma.map(buffer, { iova: BASE, signal: controller.signal })
@@ -376,6 +378,16 @@ describe(`DMA on ${release()}`, function () {
     const again = await dma.map(buffer, { iova: BASE + 256 * MIB })
     await again.unmap()
     assert.deepEqual([buffer.mapped, dma.mappings], [false, []])
-    assert.equal(opened.container.iommuInfo().dmaAvailable, 65535)
+    if (isType1) assert.equal(availableIn(opened), 65535)
+  })
+})
+
+describe(`DMA without a group on ${release()}`, () => {
+  it('needs an IOMMU of the right type', async () => {
+    await using container = VfioContainer.open()
+    using buffer = DmaBuffer.allocate(PAGE)
+    await refused(container.dma.map(buffer, { iova: BASE }), 'EINVAL')
+    await refused(container.dma.map(buffer), 'EINVAL', /setIommu\(\)/)
+    assert.equal(buffer.mapped, false)
   })
 })

@@ -8,13 +8,13 @@ const address = process.argv[2] ?? ''
 const tell = (line: string) => process.stdout.write(`${line}\n`)
 
 const opened = await openDevice(address)
-const { container, device } = opened
+const { dma, device } = opened
 device.config.setCommand({ memory: true, busMaster: true })
 const bar = device.region('bar0')
 const before = bar.read32(0)
 const mapped = bar.map()
 const buffer = DmaBuffer.allocate(2 ** 21)
-const mapping = await container.dma.map(buffer)
+const mapping = await dma.map(buffer)
 const msix = device.irq('msix')
 let interrupts = 0
 msix.onEvent(({ count }) => {
@@ -42,7 +42,7 @@ await refused(() => device.config.vendor, 'ERR_VFIO_CLOSED')
 await refused(() => device.info(), 'ERR_VFIO_CLOSED')
 await refused(() => msix.trigger(0), 'ERR_VFIO_CLOSED')
 await refused(() => device.reset(), 'ERR_VFIO_CLOSED')
-await refused(() => container.dma.map(buffer), 'ERR_VFIO_CLOSED')
+await refused(() => dma.map(buffer), 'ERR_VFIO_CLOSED')
 assert.equal(mapped.buffer.byteLength, 0)
 assert.equal(mapping.mapped, false)
 assert.deepEqual(await events.next(), { done: true, value: undefined })

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { closeSync, openSync, readFileSync } from 'node:fs'
-import { release } from 'node:os'
 import fc from 'fast-check'
 import { EventFd, type VfioDevice, VfioError, type VfioIrq } from 'vfio'
+import { overModes } from './modes.js'
 import {
   choose,
   chooseUnlessZpci,
@@ -13,7 +13,6 @@ import {
   isAlone,
   isEdu,
   itWith,
-  open,
   refused,
   returnAll,
   SLOW,
@@ -85,7 +84,7 @@ function checkOff(device: VfioDevice, after: string): void {
   assert.deepEqual(handled(device.address), { intx: [], msi: [], msix: [] }, after)
 }
 
-describe(`interrupts on ${release()}`, function () {
+overModes('interrupts', function ({ open }) {
   this.timeout(120_000)
 
   const edu = chooseUnlessZpci('edu device alone in its group', (device) => isEdu(device) && isAlone(device))

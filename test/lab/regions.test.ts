@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
-import { release } from 'node:os'
 import { type PciDevice, type VfioRegion, VfioSystemError } from 'vfio'
 import { skip } from '../fixtures/skip.js'
+import { overModes } from './modes.js'
 import {
   choose,
   chooseUnlessZpci,
@@ -12,7 +12,6 @@ import {
   isEdu,
   isZpci,
   itWith,
-  open,
   PAGE,
   refused,
   returnAll,
@@ -31,7 +30,7 @@ const E1000E = { cause: 0xc0, raise: 0xc8 }
 const isE1000e = ({ vendor, device }: PciDevice) => vendor === 0x8086 && device === 0x10d3
 const isNvme = (device: { class: number }) => device.class === 0x010802
 
-describe(`regions on ${release()}`, function () {
+overModes('regions', function ({ open }) {
   this.timeout(120_000)
 
   const edu = chooseUnlessZpci('edu device alone in its group', (device) => isEdu(device) && isAlone(device))

@@ -83,8 +83,8 @@ describe(`a device that goes away on ${release()}`, function () {
     const id = await idOf(monitor, second.address)
     const program = `
       import { DmaBuffer, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
-      const { device, container } = await openDevice(process.argv[1])
-      await container.dma.map(DmaBuffer.allocate(65536))
+      const { device, dma } = await openDevice(process.argv[1])
+      await dma.map(DmaBuffer.allocate(65536))
       const req = device.irq('req')
       req.enable()
       req.onEvent(() => {

@@ -188,7 +188,7 @@ describe('what the kernel answers', () => {
   }
 
   it('is read from a device of today and of before', async () => {
-    const modern = bytes().u32(64, 0x83, 9, 5, 24, 0).u16(5, 1).u32(40, 5, 0).u16(1, 3).u32(0).u8(1, 2, 3, 4)
+    const modern = bytes().u32(64, 0x83, 9, 5, 24, 0).u16(5, 1).u32(0, 5, 0)
     await withFake(
       [
         OPENS,
@@ -206,11 +206,112 @@ describe('what the kernel answers', () => {
           version: 1,
           widths: [32, 128],
         })
-        const zpci = capabilities[1]
-        assert(zpci?.name === 'zpci-base')
-        assert.equal(zpci.version, 3)
-        assert.deepEqual([...zpci.bytes.subarray(8, 12)], [1, 2, 3, 4])
         assert.deepEqual(opened.info().capabilities, [])
+      },
+    )
+  })
+
+  it('is read from a device of IBM Z, in each version of its capabilities', async () => {
+    /** Of `struct vfio_device_info_cap_zpci_base`, from its header on. */
+    const base = (version: number, next: number) => {
+      const begun = bytes().u16(1, version).u32(next).u64(0x1000n, 0xffffn).u16(0x1c0, 3, 64).u8(5, 7)
+      if (version >= 2) begun.u32(0x8000_0001)
+      if (version >= 3) begun.u32(48)
+      return [...begun.done()]
+    }
+    const group = (version: number, next: number) => {
+      const begun = bytes().u16(2, version).u32(next).u64(0xffn, 0xfee0_0000n, 1n).u16(4000, 64, 128).u8(2)
+      if (version >= 2) begun.u8(0).u16(256)
+      return [...begun.to(48).done()]
+    }
+    const text = (id: number, next: number, ...data: number[]) => [
+      ...bytes()
+        .u16(id, 1)
+        .u32(next)
+        .u32(data.length)
+        .u8(...data)
+        .done(),
+    ]
+    const answers = [1, 2, 3, 4].map((version): FakeAnswer => {
+      const first = bytes()
+        .u8(...base(version, 72))
+        .to(48)
+      const all = bytes()
+        .u32(128, 0x83, 9, 5, 24, 0)
+        .u8(...first.done())
+        .u8(...group(Math.min(version, 2), 120))
+        .u8(...text(3, 0, 0xc1, 0xf1))
+      return {
+        call: 'deviceInfo',
+        bytes: bytes()
+          .u8(...all.done())
+          .to(136)
+          .done(),
+      }
+    })
+    for (const answer of answers)
+      new DataView((answer.bytes ?? new Uint8Array(4)).buffer).setUint32(0, 136, true)
+    const path = bytes()
+      .u32(64, 0x83, 9, 5, 24, 0)
+      .u8(...text(4, 0, 1, 2, 3, 4))
+    await withFake(
+      // Each is asked again, since it is larger than what was asked with.
+      [OPENS, ...answers.flatMap((each) => [each, each]), { call: 'deviceInfo', bytes: path.done() }],
+      async ({ openGroup }) => {
+        const opened = await openGroup().group.openDevice('0000:01:00.0')
+        const common = {
+          startDma: 0x1000n,
+          endDma: 0xffffn,
+          pchid: 0x1c0,
+          vfn: 3,
+          fmbLength: 64,
+          pft: 5,
+          gid: 7,
+        }
+        const grouped = {
+          dasm: 0xffn,
+          msiAddress: 0xfee0_0000n,
+          refresh: true,
+          mui: 4000,
+          noi: 64,
+          maxstbl: 128,
+        }
+        for (const version of [1, 2, 3, 4]) {
+          const [first, second, third, ...none] = opened.info().capabilities
+          assert.deepEqual(first, {
+            ...{ name: 'zpci-base', id: 1, version, ...common },
+            fh: version >= 2 ? 0x8000_0001 : null,
+            ccdfErrorLength: version >= 3 ? 48 : null,
+          })
+          assert.deepEqual(second, {
+            ...{ name: 'zpci-group', id: 2, version: Math.min(version, 2), ...grouped, pciVersion: 2 },
+            imaxstbl: version >= 2 ? 256 : null,
+          })
+          assert.deepEqual(third, { name: 'zpci-util', id: 3, version: 1, string: Uint8Array.of(0xc1, 0xf1) })
+          assert.equal(none.length, 0)
+        }
+        assert.deepEqual(opened.info().capabilities, [
+          { name: 'zpci-pfip', id: 4, version: 1, path: Uint8Array.of(1, 2, 3, 4) },
+        ])
+      },
+    )
+  })
+
+  it('is no capability of IBM Z where that is cut short', async () => {
+    const of = (id: number, version: number, ...words: number[]) =>
+      bytes()
+        .u32(24 + 8 + 4 * words.length, 0x83, 9, 5, 24, 0)
+        .u16(id, version)
+        .u32(0)
+        .u32(...words)
+        .done()
+    const wrong = [of(3, 1, 200), of(4, 1, 0xffff_fff0)]
+    await withFake(
+      [OPENS, ...wrong.map((data): FakeAnswer => ({ call: 'deviceInfo', bytes: data }))],
+      async ({ openGroup, failure }) => {
+        const opened = await openGroup().group.openDevice('0000:01:00.0')
+        for (let i = 0; i < 2; i++)
+          assert.equal((await failure(() => opened.info())).code, 'ERR_VFIO_BAD_KERNEL_DATA')
       },
     )
   })

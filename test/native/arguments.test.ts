@@ -56,7 +56,7 @@ describe('an argument that makes no sense', () => {
       )
       refuse('VfioContainer.open', bad, ['', 'a\0b', null, 7, {}], (v) => vfio.VfioContainer.open(v))
       refuse('setContainer', bad, [undefined, null, {}, group, device, 3], (v) => group.setContainer(v))
-      refuse('hotReset', bad, [undefined, null, {}, group, [null], [group, container], [device]], (v) =>
+      refuse('hotReset', bad, [null, {}, group, [null], [group, container], [device]], (v) =>
         device.hotReset(v),
       )
       refuse('hotReset options', bad, notOptions, (v) => device.hotReset([group], v))

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { VfioError, VfioSystemError } from 'vfio'
+import { type Iommufd, VfioError, VfioSystemError } from 'vfio'
 import { HINTS, type Hint, hintFor } from '../../lib/hints.js'
 import { bytes, region } from './bytes.js'
 import { type FakeAnswer, type IOCTL, OPENS, ROOT, withFake } from './fake.js'
@@ -37,6 +37,29 @@ const CALLS: Record<string, keyof typeof IOCTL> = {
   region: 'read',
   memory: 'mmap',
   hugepages: 'memfd',
+}
+
+/** The same of iommufd and of devices by their own nodes. */
+const IOMMUFD_CALLS: Record<string, FakeAnswer['call']> = {
+  iommufd: 'open:iommu',
+  cdev: 'open:vfio0',
+  VFIO_DEVICE_BIND_IOMMUFD: 'bindIommufd',
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT: 'attachPt',
+  VFIO_DEVICE_DETACH_IOMMUFD_PT: 'detachPt',
+  IOMMU_DESTROY: 'destroy',
+  IOMMU_IOAS_ALLOW_IOVAS: 'allowIovas',
+  IOMMU_IOAS_CHANGE_PROCESS: 'changeProcess',
+  IOMMU_IOAS_COPY: 'ioasCopy',
+  IOMMU_IOAS_IOVA_RANGES: 'iovaRanges',
+  IOMMU_IOAS_MAP: 'ioasMap',
+  IOMMU_IOAS_MAP_FILE: 'ioasMapFile',
+  IOMMU_IOAS_NOIOMMU_GET_PA: 'noiommuPa',
+  IOMMU_IOAS_UNMAP: 'ioasUnmap',
+  IOMMU_OPTION: 'option',
+  IOMMU_HWPT_ALLOC: 'hwptAlloc',
+  IOMMU_HWPT_SET_DIRTY_TRACKING: 'setDirtyTracking',
+  IOMMU_HWPT_GET_DIRTY_BITMAP: 'getDirtyBitmap',
+  IOMMU_GET_HW_INFO: 'hwInfo',
 }
 
 /** A device that has a region and a vector. */
@@ -136,6 +159,66 @@ describe('the hints', () => {
         { input: entry },
       )
     }
+  })
+
+  it('of iommufd reach the person who made the call', async function () {
+    this.timeout(300_000)
+    const entries = HINTS.flatMap(({ request, code, hint }) => {
+      const call = IOMMUFD_CALLS[request]
+      return call === undefined ? [] : [{ request, code, hint, call, errno: numberOf(code) ?? 0 }]
+    })
+    assert.deepEqual(
+      [...new Set(entries.map(({ request }) => request))].sort(),
+      Object.keys(IOMMUFD_CALLS).sort(),
+    )
+    await withFake(
+      [],
+      async ({ vfio, input, failNext, failNoMore, failure }) => {
+        for (const { request, code, hint, call, errno } of input) {
+          const iommufds: Iommufd[] = []
+          const open = () => {
+            const iommufd = vfio.Iommufd.open()
+            iommufds.push(iommufd)
+            return iommufd
+          }
+          failNext(call, errno)
+          const error = await failure(async () => {
+            const iommufd = open()
+            iommufd.option('accounting')
+            const [ioas, other] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+            const path = '/dev/vfio/devices/vfio0'
+            const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+            iommufd.hardwareInfo(device)
+            await device.attach(ioas)
+            ioas.allow([])
+            ioas.ranges()
+            const buffer = vfio.DmaBuffer.allocate(4096)
+            const mapping = await ioas.map(buffer, { iova: 0x1000 })
+            const copy = await other.copy(mapping, { iova: 0x1000 })
+            const file = await other.mapFile(buffer.fd, { length: 4096, iova: 0x5000 })
+            await ioas.physicalAddress(0x1000, 4096)
+            for (const each of [copy, file]) await each.unmap()
+            await mapping.unmap()
+            const table = await ioas.allocateHwpt(device, { dirtyTracking: true })
+            await device.attach(table)
+            await table.setDirtyTracking(true)
+            await table.dirtyBitmap(0x1000, 4096)
+            await device.detach()
+            await iommufd.changeProcess()
+            await iommufd.destroy(other.id)
+          })
+          failNoMore()
+          await Promise.all(iommufds.map((iommufd) => iommufd.close()))
+          assert(error instanceof vfio.VfioSystemError, `${request} ${code}: ${error.stack}`)
+          assert.deepEqual([error.request, error.code], [request, code])
+          // What is known of a mapping says more: test/native/iommufd-objects.test.ts.
+          const more = /^IOMMU_IOAS_(MAP|MAP_FILE|COPY)$/.test(request)
+          assert.equal(error.hint, more ? error.hint : hint, `${request} ${code}`)
+          assert(error.hint && error.message.endsWith(`failed with ${code}: ${error.hint}`), error.message)
+        }
+      },
+      { input: entries, machine: { linux: '7.3' } },
+    )
   })
 })
 

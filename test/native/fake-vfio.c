@@ -1,8 +1,9 @@
-// A kernel that lies: preloaded, it answers open and ioctl below /dev/vfio from the script in $FAKE_VFIO.
+// A kernel that lies: preloaded, it answers open and ioctl below /dev/vfio and of /dev/iommu from the script in $FAKE_VFIO.
 //
 // A line of the script:  WHAT RETURN WHEN BYTES
 //   WHAT    open:NAME, or the number of an ioctl without its base: 8 for VFIO_DEVICE_GET_REGION_INFO, 12c for a container's 12,
-//           17.2 for VFIO_DEVICE_FEATURE with its index, kvm.e0 for an ioctl of KVM;
+//           17.2 for VFIO_DEVICE_FEATURE with its index, iommu.85 for an ioctl of /dev/iommu, kvm.e0 for one of KVM; 21 for
+//           VFIO_MIG_GET_PRECOPY_INFO of any file;
 //           or read, write, mmap, memfd, fallocate, madvise, mremap, eventfd, epoll_create, epoll_ctl: these fail as the script
 //           says, and are the real ones where it says nothing (fallocate that returns 1 pretends); eventfd and epoll only where
 //           the addon calls them; or pagesize: what the system says to the addon that its pages are;
@@ -10,7 +11,8 @@
 //   RETURN  what the call returns; negative: an errno; "fd": a new device; "bus": it never does, because it
 //           touches memory that is not there; "model": what the model answers
 //   WHEN    now, a delay in milliseconds, or "gate": once a byte can be read from $FAKE_VFIO.gate
-//   BYTES   in hexadecimal, what the call writes where its argument points; "-" for nothing
+//   BYTES   in hexadecimal, what the call writes where its argument points, and behind the end of a structure where that
+//           points; "-" for nothing
 // The lines for one call answer it in turn, and the last goes on. What happens is written to $FAKE_VFIO.log; what was asked
 // of interrupts and of memory too. What it opens is memory, named after it: a test finds it in /proc/self/fd and fills it.
 // Another file that is below $FAKE_ROOT is opened there.
@@ -115,6 +117,11 @@ static struct line *answer_to(const char *what) {
   pthread_mutex_unlock(&lock);
   return found;
 }
+
+static int is_iommufd(const char *name) { return strcmp(name, "/dev/iommu") == 0; }
+
+/** By a group a device has the name that it was asked by, else that of its node. */
+static int is_device(const char *name) { return name[0] != '/' || strncmp(name, "/dev/vfio/devices/", 18) == 0; }
 
 /** A failure that the program has asked for. */
 struct failure {
@@ -229,7 +236,7 @@ int open(const char *path, int flags, ...) {
   va_start(arguments, flags);
   mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
   va_end(arguments);
-  if (strncmp(path, "/dev/vfio/", 10) == 0) return fake_open(path);
+  if (strncmp(path, "/dev/vfio/", 10) == 0 || is_iommufd(path)) return fake_open(path);
   const char *root = getenv("FAKE_ROOT");
   char other[4096];
   if (root && path[0] == '/' && snprintf(other, sizeof other, "%s%s", root, path) < (int)sizeof other &&
@@ -249,7 +256,7 @@ int open64(const char *path, int flags, ...) {
 int close(int fd) {
   find_real();
   if (fd >= 0 && fd < MOST_FDS && names[fd]) {
-    const struct line *line = names[fd][0] == '/' ? NULL : answer_to("close");
+    const struct line *line = !is_device(names[fd]) ? NULL : answer_to("close");
     if (line) {
       say("closing %s\n", names[fd]);
       wait_for(line->when);
@@ -411,6 +418,30 @@ int memfd_create(const char *name, unsigned flags) {
   return is_addon(__builtin_return_address(0)) && fails("memfd") ? -1 : (int)syscall(SYS_memfd_create, name, flags);
 }
 
+/** Some answers go on where a structure points: behind `head` bytes of the script, `at` and as much as `room` says. */
+static void spill(const char *what, void *argument, const struct line *line, size_t room) {
+  static const struct {
+    const char *what;
+    size_t head, at;
+  } tails[] = {{"iommu.84", 32, 16}, {"iommu.8a", 40, 16}, {"iommu.8c", 48, 40}, {"17.13", 16, 8}};
+  for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+    if (strcmp(what, tails[i].what) != 0 || line->size <= tails[i].head) continue;
+    const size_t size = line->size - tails[i].head;
+    void *where = *(void **)((char *)argument + tails[i].at);
+    memcpy(where, line->bytes + tails[i].head, size < room ? size : room);
+  }
+}
+
+/** How many bytes the program has there. */
+static size_t room_of(const char *what, const uint32_t *words) {
+  if (strcmp(what, "iommu.84") == 0) return 16 * (size_t)words[2];
+  if (strcmp(what, "iommu.8a") == 0) return words[3];
+  // Linux does not ask.
+  if (strcmp(what, "17.13") == 0) return SIZE_MAX;
+  const uint64_t *longs = (const uint64_t *)words;
+  return strcmp(what, "iommu.8c") == 0 ? 8 * ((longs[3] / longs[4] + 63) / 64) : 0;
+}
+
 /** Where a bitmap goes that a container is asked for; NULL where it is asked for something else. */
 static uint64_t *bitmap_of(const char *what, void *argument) {
   uint32_t flags = ((uint32_t *)argument)[1];
@@ -451,23 +482,32 @@ int ioctl(int fd, unsigned long request, ...) {
   va_start(arguments, request);
   void *argument = va_arg(arguments, void *);
   va_end(arguments);
+  if (request == _IO(';', 121)) {
+    const struct line *line = answer_to("21");
+    if (line) memcpy(argument, line->bytes, line->size);
+    if (line) return finish(line, "");
+  }
   if (fd < 0 || fd >= MOST_FDS || !names[fd]) return real_ioctl(fd, request, argument);
 
   if ((request >> 8 & 0xff) == KVMIO) return fake_kvm(names[fd], request, argument);
 
-  int number = (int)(request & 0xff) - 100;
+  const int is_of_iommu = is_iommufd(names[fd]), of_device = is_device(names[fd]);
+  int number = (int)(request & 0xff) - (is_of_iommu ? 0 : 100);
   char what[16], name[128];
   // Devices and containers use the numbers from 12 on for different things.
-  snprintf(what, sizeof what, "%d%s", number, number >= 12 && names[fd][0] == '/' ? "c" : "");
-  const int is_feature = number == 17 && names[fd][0] != '/', is_ioeventfd = number == 16 && names[fd][0] != '/';
+  if (is_of_iommu)
+    snprintf(what, sizeof what, "iommu.%x", number);
+  else
+    snprintf(what, sizeof what, "%d%s", number, number >= 12 && !of_device ? "c" : "");
+  const int is_feature = number == 17 && of_device, is_ioeventfd = number == 16 && of_device;
   uint32_t *words = argument;
   if (is_feature) snprintf(what, sizeof what, "17.%u", words[1] & 0xffff);
-  if (is_feature || is_ioeventfd) say_bytes(what, words, words[0]);
+  if (is_feature || is_ioeventfd || is_of_iommu || (number >= 18 && number <= 20 && of_device)) say_bytes(what, words, words[0]);
   void *log_of_dma = is_feature && (words[1] & 0xffff) == 8 && words[0] == 40 ? (void *)(uintptr_t)((uint64_t *)words)[4] : NULL;
   if (is_feature && (words[1] & 0xffff) == 6 && words[0] == 32)
     say_bytes("ranges", (void *)(uintptr_t)((uint64_t *)words)[3], 16 * words[4]);
   // The name of a device that is to be opened, else what the call is made on.
-  snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : names[fd]);
+  snprintf(name, sizeof name, "%s", number == 6 ? (const char *)argument : is_feature && (words[1] & 0xffff) == 11 ? "dma-buf" : names[fd]);
   const int failed = failure_of(what, 1);
   struct line *line = failed ? NULL : answer_to(what);
   say("begin %d %s\n", number, name);
@@ -483,6 +523,8 @@ int ioctl(int fd, unsigned long request, ...) {
     } else if (line->size > 0) {
       // As the kernel: never more than the caller says it has room for.
       uint32_t room = *(uint32_t *)argument;
+      const size_t behind = is_of_iommu || is_feature ? room_of(what, words) : 0;
+      if (behind > 0) spill(what, argument, line, behind);
       memcpy(argument, line->bytes, line->size < room ? line->size : room);
     }
   }

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type * as Vfio from 'vfio'
+import type { Binding } from '../../lib/native/binding.js'
 
 /** The root of the package, wherever this test was compiled to. */
 export const ROOT = dirname(createRequire(import.meta.url).resolve('vfio/package.json'))
@@ -38,6 +39,29 @@ export const IOCTL = {
   dmaLoggingReport: '17.8',
   migrationDataSize: '17.9',
   busMaster: '17.10',
+  dmaBuf: '17.11',
+  precopyInfoV2: '17.12',
+  zpciError: '17.13',
+  bindIommufd: 18,
+  attachPt: 19,
+  detachPt: 20,
+  /** Of a file of migration data. */
+  precopyInfo: 21,
+  destroy: 'iommu.80',
+  ioasAlloc: 'iommu.81',
+  allowIovas: 'iommu.82',
+  ioasCopy: 'iommu.83',
+  iovaRanges: 'iommu.84',
+  ioasMap: 'iommu.85',
+  ioasUnmap: 'iommu.86',
+  option: 'iommu.87',
+  hwptAlloc: 'iommu.89',
+  hwInfo: 'iommu.8a',
+  setDirtyTracking: 'iommu.8b',
+  getDirtyBitmap: 'iommu.8c',
+  ioasMapFile: 'iommu.8f',
+  changeProcess: 'iommu.92',
+  noiommuPa: 'iommu.95',
   kvmCreate: 'kvm.e0',
   kvmAttribute: 'kvm.e1',
   mapDma: '13c',
@@ -79,7 +103,7 @@ export const OPENS: FakeAnswer = { call: 'openDevice', returns: 'fd' }
 
 /** What the model of the kernel is like (test/native/fake-vfio/model.h). */
 export interface Machine {
-  linux?: '5.10' | '6.12'
+  linux?: '5.10' | '6.6' | '6.12' | '6.18' | '7.3'
   /** How many vectors the device has of each kind. */
   intx?: number
   msi?: number
@@ -91,6 +115,8 @@ export interface Machine {
   /** How many mappings a container takes. */
   mappings?: number
   pageSize?: number
+  /** How many bytes an iommufd may lock. */
+  locked?: number
 }
 
 /** What the model has. Eventfds are told by their number, -1 for none. */
@@ -112,6 +138,20 @@ export interface ModelState {
       req: number
       unmask: number
       masked: 0 | 1
+      /** Of one by its own node that is bound; else 0. */
+      devid: number
+    }[]
+    iommufds: {
+      name: string
+      open: number
+      users: number
+      objects: {
+        id: number
+        type: 'ioas' | 'hwpt' | 'device'
+        mappings?: [string, number][]
+        parent?: number
+        attached?: number
+      }[]
     }[]
   }
 }
@@ -119,6 +159,8 @@ export interface ModelState {
 /** What a program in a child process gets. It must use nothing else from around it, save `assert`. */
 export interface Program<Input> {
   vfio: typeof Vfio
+  /** The addon itself, without the library over it. */
+  addon: Binding
   input: Input
   /** What the fake kernel was asked so far, a line each: `begin 11 0000:01:00.0`, `end 11 …`, `close /dev/vfio/1`. */
   log(): string[]
@@ -145,7 +187,9 @@ export interface Program<Input> {
 const PRELUDE = `
 import assert from 'node:assert/strict'
 import * as fs from 'node:fs'
+import * as modules from 'node:module'
 import * as vfio from 'vfio'
+const loadAddon = () => modules.createRequire(process.cwd() + '/')(process.env.VFIO_ADDON ?? './build/Release/vfio.node')
 const script = process.env.FAKE_VFIO
 const IOCTL = ${JSON.stringify(IOCTL)}
 const log = () => fs.readFileSync(script + '.log', 'utf8').split('\\n').filter(Boolean)
@@ -215,7 +259,7 @@ function shimPath(): string {
       '-o',
       scratch,
       join(ROOT, 'test/native/fake-vfio.c'),
-      ...['model', 'irqs', 'type1'].map((part) => join(ROOT, `test/native/fake-vfio/${part}.c`)),
+      ...['model', 'irqs', 'type1', 'iommufd'].map((part) => join(ROOT, `test/native/fake-vfio/${part}.c`)),
       '-ldl',
       '-lpthread',
     ])
@@ -237,9 +281,9 @@ function scriptOf(answers: readonly FakeAnswer[]): string {
 function modelOf({ linux = '6.12', pageSize = 4096, ...machine }: Machine): string {
   const [major, minor] = linux.split('.').map(Number)
   const { intx = 1, msi = 4, msix = 16, err = 1, req = 1, available = 64, mappings = 65535 } = machine
-  return [(major ?? 0) * 100 + (minor ?? 0), intx, msi, msix, err, req, available, mappings, pageSize].join(
-    ' ',
-  )
+  const { locked = 2 ** 30 } = machine
+  const version = (major ?? 0) * 100 + (minor ?? 0)
+  return [version, intx, msi, msix, err, req, available, mappings, pageSize, locked].join(' ')
 }
 
 export interface FakeOptions<Input> {
@@ -313,7 +357,7 @@ export async function withFake<Input = null>(
   program: (given: Program<Input>) => unknown,
   options: FakeOptions<Input> = {},
 ): Promise<Outcome> {
-  const source = `await (${program})({ vfio, input, log, asked, memoryOf, logged, letGo, state, failNext, failNoMore, openGroup, failure })`
+  const source = `await (${program})({ vfio, get addon() { return loadAddon() }, input, log, asked, memoryOf, logged, letGo, state, failNext, failNoMore, openGroup, failure })`
   const outcome = await runSource(source, answers, options)
   assert.deepEqual({ code: outcome.code, signal: outcome.signal }, { code: 0, signal: null }, outcome.stderr)
   return outcome

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { feature, region } from './bytes.js'
+import { bytes, feature, region } from './bytes.js'
 import { type FakeAnswer, OPENS, withFake } from './fake.js'
 
 const ENOTTY = 25
@@ -264,5 +264,112 @@ describe('an ioeventfd', () => {
       await device.close()
       assert.equal(log().filter((line) => line.startsWith('sent')).length, 1)
     })
+  })
+})
+
+describe('a dma-buf', () => {
+  it('is of a whole BAR or of ranges, and closes with its device', () =>
+    withFake(
+      [
+        OPENS,
+        { call: 'regionInfo', bytes: region(32, 3, 0, 0x4000n).done() },
+        { call: 'dmaBuf', returns: 'fd' },
+        { call: 'dmaBuf', returns: 'fd' },
+        { call: 'dmaBuf', returns: -19 },
+      ],
+      async ({ vfio, openGroup, log, failure }) => {
+        const { fstatSync } = await import('node:fs')
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        const whole = await device.dmaBuf('bar2')
+        const parts = await device.dmaBuf('bar0', {
+          ranges: [
+            { offset: 0x1000, length: 0x1000 },
+            { offset: 0x3000, length: 0x1000 },
+          ],
+        })
+        assert.deepEqual([whole.size, parts.size], [0x4000n, 0x2000n])
+        assert(fstatSync(whole.fd).isFile() && fstatSync(parts.fd).isFile())
+        assert.notEqual(whole.fd, parts.fd)
+        const error = await failure(device.dmaBuf('rom'))
+        assert(error instanceof vfio.VfioSystemError && error.code === 'ENODEV', String(error))
+        assert.match(
+          error.message,
+          /^VFIO_DEVICE_FEATURE of dma-buf on 0000:01:00\.0 failed with ENODEV: .*BAR/,
+        )
+        const untyped = (value: unknown) => value as never
+        for (const ranges of [
+          [],
+          [{}],
+          [null],
+          'all',
+          [{ offset: -1, length: 1 }],
+          Array(4097).fill({ offset: 0, length: 1 }),
+        ]) {
+          const refused = await failure(() => device.dmaBuf('bar0', untyped({ ranges })))
+          assert.equal(refused.code, 'ERR_VFIO_BAD_ARGUMENT', JSON.stringify(ranges)?.slice(0, 40))
+        }
+        await parts.close()
+        assert.equal((await failure(() => parts.fd)).code, 'ERR_VFIO_CLOSED')
+        assert.equal(log().filter((line) => line === 'close dma-buf').length, 1)
+        await device.close()
+        assert.equal(whole.closed, true)
+        const closes = log().filter((line) => line.startsWith('close '))
+        assert.deepEqual(closes.slice(0, 3), ['close dma-buf', 'close dma-buf', 'close 0000:01:00.0'])
+      },
+    ))
+
+  it('like all that holds an address or a descriptor is not got raw', () =>
+    withFake([OPENS], async ({ openGroup, failure, log }) => {
+      const device = await openGroup().group.openDevice('0000:01:00.0')
+      for (const [feature, instead] of [
+        ['dma-buf', 'dmaBuf()'],
+        [11, 'dmaBuf()'],
+        ['zpci-error', 'zpciError()'],
+        [13, 'zpciError()'],
+        ['dma-logging-report', 'dmaLogging.report()'],
+      ] as const) {
+        const error = await failure(device.feature(feature).get(new Uint8Array(32).fill(0x41)))
+        assert.equal(error.code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert(error.message.endsWith(`use ${instead}`), error.message)
+      }
+      assert(!log().some((line) => line.startsWith('sent')))
+    }))
+})
+
+describe('the error of a function of IBM Z', () => {
+  it('is as long as the function says, or none', async () => {
+    /** With a zpci-base capability of a version, which has the length of an error since the third. */
+    const info = (version: number, length: number): FakeAnswer => {
+      const answer = bytes().u32(64, 0x83, 9, 5, 24, 0).u16(1, version).u32(0).to(60).u32(length)
+      return { call: 'deviceInfo', bytes: answer.done() }
+    }
+    const told = Array.from({ length: 48 }, (_, at) => at + 1)
+    const error = bytes()
+      .u32(16, GET | 13)
+      .u64(0n)
+      .u8(...told)
+    await withFake(
+      [
+        OPENS,
+        ...[info(3, 48), info(3, 8), info(3, 48), info(2, 0)],
+        { call: 'zpciError', bytes: error.done() },
+        // The kernel writes all of it, whatever it said before.
+        { call: 'zpciError', bytes: error.done() },
+        { call: 'zpciError', returns: -42 },
+        { call: 'zpciError', returns: -25 },
+      ],
+      async ({ vfio, openGroup, failure, log, input }) => {
+        const device = await openGroup().group.openDevice('0000:01:00.0')
+        assert.deepEqual(await device.zpciError(), Uint8Array.from(input))
+        assert.deepEqual(await device.zpciError(), Uint8Array.from(input.slice(0, 8)))
+        // ENOMSG: none waits.
+        assert.equal(await device.zpciError(), null)
+        const refused = await failure(device.zpciError())
+        assert(refused instanceof vfio.VfioSystemError && refused.code === 'ENOTTY', String(refused))
+        for (const line of log().filter((each) => each.startsWith('sent')))
+          assert.match(line, /^sent 17\.13 100000000d000100/)
+      },
+      { input: told },
+    )
   })
 })

@@ -13,7 +13,12 @@ describe('any arguments to the addon', () => {
     this.timeout(DEADLINE_MS + 10_000)
     const stream = openSync('/dev/zero', 'r+')
     const { stdout } = await withFake(
-      [OPENS, { call: 'migrationState', bytes: bytes().u32(16, 0, 4, 3).done() }, { call: 'migrationState' }],
+      [
+        OPENS,
+        { call: 'migrationState', bytes: bytes().u32(16, 0, 4, 3).done() },
+        { call: 'migrationState' },
+        { call: 'dmaBuf', returns: 'fd' },
+      ],
       async ({ input, memoryOf }) => {
         const { default: fc } = await import('fast-check')
         const { createRequire } = await import('node:module')
@@ -44,7 +49,23 @@ describe('any arguments to the addon', () => {
           const registers = invoke(device, 'map', 0, 32 * PAGE)
           const kvm = invoke(classOf('KvmVfio'), 'create', openSync('/dev/vfio/machine', 'r+'))
           const data = opened++ === 1 ? await invoke(device, 'setMigrationState', 4) : kvm
-          return [container, group, device, eventfd, poll, file, memory, registers, kvm, data] as object[]
+          const iommufd = invoke(classOf('Iommufd'), 'open', '/dev/iommu')
+          const cdev = await invoke(classOf('Device'), 'openCdev', '/dev/vfio/devices/vfio0')
+          const shared = await invoke(device, 'dmaBuf', 0, 0, new BigUint64Array(2))
+          const others = [iommufd, cdev, shared]
+          return [
+            container,
+            group,
+            device,
+            eventfd,
+            poll,
+            file,
+            memory,
+            registers,
+            kvm,
+            data,
+            ...others,
+          ] as object[]
         }
         const closeAll = (objects: readonly unknown[]) => {
           for (const each of objects.toReversed() as Record<string, Callable>[]) {
@@ -59,8 +80,10 @@ describe('any arguments to the addon', () => {
         // For whoever takes them.
         const offers: unknown[] = []
         for (let i = 0; i < 3; i++) {
-          const [container, group, device] = await openAll()
+          const [container, group, device, ...others] = await openAll()
           offers.push(invoke(addon, 'offer', container, group, device))
+          const [iommufd, cdev] = others.slice(7)
+          offers.push(invoke(addon, 'offer', iommufd, cdev))
         }
         /** The numbers of all objects, those of a kind most often. */
         const idsOf = (kind: string) => {
@@ -197,7 +220,7 @@ describe('any arguments to the addon', () => {
         const targets: Target[] = []
         /** Those that run on other threads, or make the kernel map memory, take a hundred times as long. */
         const SLOW =
-          /^(open|openDevice|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|reserve|create|duplicate|readTree)$/
+          /^(open|openDevice|openCdev|bindIommufd|attach|detach|dmaBuf|precopyInfo|accept|feature|setMigrationState|startDmaLogging|dmaLoggingReport|reset|hotReset|mapDma|unmapDma|logDirtyPages|dirtyBitmap|unmapDirty|map|mapFile|copy|unmap|destroy|changeProcess|allocateHwpt|setDirtyTracking|noiommuPa|reserve|create|duplicate|readTree)$/
         const SLOWEST = /^find/
         const shareOf = (name: string) => (SLOWEST.test(name) ? 0.001 : SLOW.test(name) ? 0.05 : 1)
         const add = (
@@ -214,7 +237,7 @@ describe('any arguments to the addon', () => {
         for (const [name, value] of Object.entries(addon)) {
           if (!isClass(name)) {
             // The calls that are made often take the number of an object.
-            const kind = /^(group|device|container|memory)/.exec(name)?.[0]
+            const kind = /^(group|device|container|memory|iommufd)/.exec(name)?.[0]
             add(name, value, [undefined], kind ? idsOf(kind) : name === 'accept' ? offers : [])
             continue
           }
@@ -238,6 +261,7 @@ describe('any arguments to the addon', () => {
           })
         }
 
+        const memories = idsOf('memory')
         const RUNS = 20
         const total = targets.reduce((sum, { share }) => sum + share, 0)
         for (const { name, callable, selves, firsts, share } of targets) {
@@ -254,7 +278,7 @@ describe('any arguments to the addon', () => {
                   state ^= state << 5
                   return from[(state >>> 0) % from.length]
                 }
-                const COUNTS = [0, 1, 2, 3, 4, 4, 5, 5, 6, 6]
+                const COUNTS = [0, 1, 2, 3, 4, 4, 5, 6, 6, 7]
                 const pending: unknown[] = []
                 for (let i = 0; i < batch; i++) {
                   const args = Array.from({ length: pick(COUNTS) as number }, () => pick(pool))
@@ -267,6 +291,7 @@ describe('any arguments to the addon', () => {
                       else if (kind < 3) doubles[at] = pick(numbers) as number
                       else longs[at] = BigInt((pick(numbers) as number) >>> 0)
                     }
+                    if (name === 'iommufdMap') args[2] = pick(memories)
                     words[0] = pick(firsts) as number
                     words[1] = pick((state & 1) === 0 ? firsts : numbers) as number
                   }

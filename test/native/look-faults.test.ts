@@ -17,6 +17,8 @@ import type { Findings, Look } from './look-program.js'
  * is the seed's choice (VFIO_SEED repeats it).
  */
 const ERRNOS = { EMFILE: 17, ENFILE: 17, ENOMEM: 17, EACCES: 7, EIO: 7, EPERM: 17, ELOOP: 17 } as const
+/** The same without the addon, which makes more calls. */
+const PLAIN_STEP = 64
 const SEED = Number(process.env.VFIO_SEED ?? Date.now() % 2 ** 31)
 
 const address = (bus: number, fn = 0) => `0000:${bus.toString(16).padStart(2, '0')}:00.${fn}`
@@ -179,7 +181,7 @@ function lookWithFaults(
   root: string,
   errno: number,
   step: number,
-  look: Look = { look: 'whole' },
+  { isPlain = false, ...look }: Look & { readonly isPlain?: boolean } = { look: 'whole' },
 ): Findings {
   const control = join(temporaryDirectory(), 'control')
   writeFileSync(control, Buffer.alloc(16))
@@ -189,6 +191,7 @@ function lookWithFaults(
       // The program has parts of the library for itself, which look for the addon beside them.
       VFIO_ADDON: join(ROOT, 'build/Release/vfio.node'),
       ...process.env,
+      ...(isPlain && { VFIO_ADDON: '', LOOK_PLAIN: 'yes' }),
       LD_PRELOAD: [process.env.LD_PRELOAD, shimPath()].filter(Boolean).join(':'),
       LOOK_ROOT: root,
       LOOK_CONTROL: control,
@@ -211,8 +214,12 @@ describe('a look of which one call fails', function () {
   after(removeDirectories)
 
   const errnoOf = (name: keyof typeof ERRNOS) => constants.errno[name]
-  const faults = (host: UsedHost, name: keyof typeof ERRNOS, small: number, look?: Look) =>
-    lookWithFaults(treesOf(host), realpathSync(host.tree.root), errnoOf(name), sized(small, 1), look)
+  const faults = (
+    host: UsedHost,
+    name: keyof typeof ERRNOS,
+    small: number,
+    look?: Look & { readonly isPlain?: boolean },
+  ) => lookWithFaults(treesOf(host), realpathSync(host.tree.root), errnoOf(name), sized(small, 1), look)
 
   for (const [name, step] of Object.entries(ERRNOS) as [keyof typeof ERRNOS, number][]) {
     it(`with ${name} permits nothing that it did not permit before (seed ${SEED})`, () => {
@@ -226,6 +233,19 @@ describe('a look of which one call fails', function () {
       )
       assert.ok(freeIn(found).includes(address(1)))
       assert.ok(found.calls > 500)
+    })
+
+    it(`with ${name} permits nothing without the addon either (seed ${SEED})`, () => {
+      for (const [host, step] of [
+        [everyUse(), PLAIN_STEP],
+        [placedHost(), PLAIN_STEP / 4],
+        [armHost(), PLAIN_STEP / 4],
+      ] as const) {
+        const found = faults(host, name, step, { look: 'whole', isPlain: true })
+        assert.deepEqual(found.permitted, [])
+        assert.deepEqual(found.allowed, faults(host, name, 10_000).allowed)
+        assert.ok(found.calls > 100)
+      }
     })
 
     it(`with ${name} at the place, the owner or the kind of machine permits nothing either (seed ${SEED})`, () => {

@@ -1,9 +1,9 @@
 import { openSync, readFileSync, readSync, writeSync } from 'node:fs'
-import { assess, diagnose, Host, type Plan, planAssignment, planPersistence, survey } from 'vfio'
-import { Changes } from '../../lib/assign/changes.js'
-import type { GroupLock } from '../../lib/assign/group-lock.js'
-import { isGroupOpen } from '../../lib/assign/group-open.js'
+import type { Plan } from 'vfio'
 import { refuseChanged } from '../../lib/assign/recheck.js'
+import { Changes } from '../../lib/change/changes.js'
+import type { GroupLock } from '../../lib/change/group-lock.js'
+import { isGroupOpen } from '../../lib/change/group-open.js'
 
 /**
  * A program that looks and judges over and over, each time with another call failing, and says where a fault let something
@@ -34,6 +34,12 @@ interface Input extends Look {
 
 /** What is permitted, by name: the more, the larger. */
 type Permissions = readonly (readonly [what: string, much: number])[]
+
+// In parts the library has no addon beside it.
+const library: typeof import('vfio') = process.env.LOOK_PLAIN
+  ? ((await import('../../lib/index.js')) as never)
+  : await import('vfio')
+const { assess, diagnose, Host, planAssignment, planPersistence, survey } = library
 
 const { trees, control, errno, step, phase, look, argument } = JSON.parse(
   process.env.LOOK_INPUT ?? '',

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { feature } from './bytes.js'
+import { bytes, feature } from './bytes.js'
 import { type FakeAnswer, OPENS, withFake } from './fake.js'
 
 const GET = 1 << 16
@@ -95,6 +95,44 @@ describe('migration', () => {
           for (const call of [() => data.read(1), () => data.write(new Uint8Array(1))]) {
             assert.equal((await failure(call)).code, 'ERR_VFIO_CLOSED')
           }
+        },
+        { descriptors: [file] },
+      )
+      closeSync(file)
+    })
+
+    it('is estimated in pre-copy, with word of new initial data for those who want it', async () => {
+      const info = (flags: number) =>
+        bytes()
+          .u32(24, flags)
+          .u64(2n ** 33n, 4096n)
+          .done()
+      const path = join(directory, 'estimated')
+      writeFileSync(path, '')
+      const file = openSync(path, 'r')
+      await withFake(
+        [
+          OPENS,
+          { call: 'precopyInfoV2' },
+          { call: 'migrationState', bytes: state(6, 3) },
+          { call: 'precopyInfo', bytes: info(0) },
+          { call: 'precopyInfo', bytes: info(1) },
+          { call: 'precopyInfo', returns: -22 },
+        ],
+        async ({ vfio, openGroup, failure, log }) => {
+          const device = await openGroup().group.openDevice('0000:01:00.0')
+          await device.migration.usePrecopyInfoV2()
+          assert.equal(log().filter((line) => line.startsWith('sent'))[0], 'sent 17.12 080000000c000200')
+          const data = await device.migration.setState('pre-copy')
+          assert(data)
+          const estimate = { initialBytes: 2n ** 33n, dirtyBytes: 4096n }
+          assert.deepEqual(await data.precopyInfo(), { ...estimate, reinitialized: false })
+          assert.deepEqual(await data.precopyInfo(), { ...estimate, reinitialized: true })
+          const error = await failure(data.precopyInfo())
+          assert(error instanceof vfio.VfioSystemError && error.code === 'EINVAL', String(error))
+          assert.match(error.message, /^VFIO_MIG_GET_PRECOPY_INFO on .* failed with EINVAL: .*pre-copy/)
+          await data.close()
+          assert.equal((await failure(data.precopyInfo())).code, 'ERR_VFIO_CLOSED')
         },
         { descriptors: [file] },
       )

@@ -8,6 +8,7 @@ import {
   PREBUILD,
   program,
   ROOT,
+  SEEN,
   scratchDirectory,
   sees,
   succeed,
@@ -83,9 +84,13 @@ webpack({
     ),
 }
 
+/** It opens something too, where it is told to: that takes the addon. */
+const OPENING = `import { Host, VfioContainer } from 'vfio'
+if (process.env.OPENS) VfioContainer.open('/nowhere')`
+
 describe('a bundle', function () {
   this.timeout(PATIENCE)
-  before(() => writeFileSync(join(user(), 'look.mjs'), program()))
+  before(() => writeFileSync(join(user(), 'look.mjs'), program(OPENING)))
 
   /** Bundles, and gives the one file that came of it, which is far from the package. */
   function made(name: string, external: boolean): string {
@@ -106,9 +111,11 @@ describe('a bundle', function () {
       sees(look('/', [process.execPath, file]))
     })
 
-    it(`by ${name} with the package in it says what to do, and runs with the addon named`, () => {
+    it(`by ${name} with the package in it looks, says what more takes, and runs with the addon named`, () => {
       const file = made(name, false)
-      const { status, stdout, stderr } = look('/', [process.execPath, file])
+      const looked = look('/', [process.execPath, file])
+      assert.equal(looked.stdout.trim(), SEEN.replace('by the addon', 'by something else'), looked.stderr)
+      const { status, stdout, stderr } = look('/', [process.execPath, file], { OPENS: 'yes' })
       assert.equal(stdout, '')
       assert.match(stderr, /VfioError: The native addon of the package "vfio" could not be loaded\.\n/)
       assert.match(stderr, /bundle/)

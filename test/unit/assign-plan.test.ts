@@ -52,6 +52,9 @@ function holder({ proc, dev }: HostTrees, node: string): void {
   assert.ok(dev)
 }
 
+/** Of each kind of step by itself. */
+type Unexplained<S> = S extends Step ? Omit<S, 'why'> : never
+
 describe('planAssignment', () => {
   afterEach(removeDirectories)
 
@@ -63,8 +66,15 @@ describe('planAssignment', () => {
     assert.deepEqual(
       steps.map(({ why, ...step }) => step),
       [
-        { action: 'write', path: `${device}/driver_override`, value: 'vfio-pci', address: NVME },
         {
+          kind: 'override',
+          action: 'write',
+          path: `${device}/driver_override`,
+          value: 'vfio-pci',
+          address: NVME,
+        },
+        {
+          kind: 'unbind',
           action: 'write',
           path: `${device}/driver/unbind`,
           value: NVME,
@@ -72,14 +82,15 @@ describe('planAssignment', () => {
           expectDriver: null,
         },
         {
+          kind: 'bind',
           action: 'write',
           path: `${trees.sysfs}/bus/pci/drivers_probe`,
           value: NVME,
           address: NVME,
           expectDriver: 'vfio-pci',
         },
-        { action: 'reset', path: `${trees.dev}/vfio/10`, value: 'function', address: NVME },
-      ] satisfies Omit<Step, 'why'>[],
+        { kind: 'reset', action: 'reset', path: `${trees.dev}/vfio/10`, value: 'function', address: NVME },
+      ] satisfies Unexplained<Step>[],
     )
     assert.deepEqual(whys, [
       'lets only vfio-pci take this device, and no other device with the same ids',

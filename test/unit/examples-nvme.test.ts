@@ -179,7 +179,14 @@ describe('the NVMe example', () => {
   })
 
   it('takes its arguments in any order, and says in a sentence what is wrong with them', () => {
-    const whole = { address: 'x', group: false, verify: false, seconds: 2, read: null }
+    const whole = {
+      address: 'x',
+      group: false,
+      backend: 'auto',
+      verify: false,
+      seconds: 2,
+      read: null,
+    }
     assert.deepEqual(parseArguments(['x']), whole)
     assert.deepEqual(parseArguments(['--read', '0x10', '5', 'x']), {
       ...whole,
@@ -191,6 +198,8 @@ describe('the NVMe example', () => {
       verify: true,
       seconds: 0.5,
     })
+    for (const backend of ['auto', 'iommufd', 'group'])
+      assert.deepEqual(parseArguments(['--backend', backend, 'x']), { ...whole, backend })
     for (const [line, complaint] of [
       ['', /^usage: /],
       ['x y', /^y is one word too many/],
@@ -201,6 +210,8 @@ describe('the NVMe example', () => {
       ['x --read 1 5k', /5k is no such number$/],
       ['x --read 1.5 5', /1\.5 is no such number$/],
       ['x --read 0 9007199254740992', /9007199254740992 is no such number$/],
+      ['x --backend', /^--backend takes auto, iommufd, group, not nothing$/],
+      ['x --backend vfio', /not vfio$/],
       ['x --seconds', /not nothing$/],
       ['x --seconds 1h', /not 1h$/],
       ['x --read 0 1 --verify', /^--read goes without/],

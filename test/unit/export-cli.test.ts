@@ -20,6 +20,8 @@ describe('vfio export, persist, grant and vfs', () => {
       devices: [
         { address: '0000:00:03.0', ...ids, driver: 'nvme', group: 6 },
         { address: '0000:00:04.0', ...ids, driver: 'vfio-pci', group: 7 },
+        // On the kernel's denylist: QuickAssist.
+        { address: '0000:00:05.0', vendor: 0x8086, device: 0x37c8, group: 8 },
       ],
     }).sysfs
   })
@@ -29,6 +31,17 @@ describe('vfio export, persist, grant and vfs', () => {
     const { status, stdout, stderr } = vfio('export', 'qemu', '00:03.0', '--machine', 'pc', '--sysfs', sysfs)
     assert.deepEqual([status, stdout], [0, '-device vfio-pci,host=0000:00:03.0,id=vfio0,bus=pci.0\n'])
     assert.match(stderr, /^vfio: .*vfio bind 0000:00:03\.0.*\n$/)
+  })
+
+  it('says why what no guest can have is none, and that it is not ready', () => {
+    const { status, stdout, stderr } = vfio('export', 'qemu', '00:05.0', '--machine', 'pc', '--sysfs', sysfs)
+    assert.deepEqual([status, stdout], [1, '-device vfio-pci,host=0000:00:05.0,id=vfio0,bus=pci.0\n'])
+    assert.match(stderr, /^vfio: .*denylist/)
+    const json = vfio('export', 'libvirt', '00:05.0', '--json', '--sysfs', sysfs)
+    assert.equal(json.status, 1)
+    const { notes, blockers } = JSON.parse(json.stdout)
+    assert.match(blockers[0], /denylist/)
+    assert.ok(notes.includes(blockers[0]))
   })
 
   it('prints what the library returns, as JSON', () => {

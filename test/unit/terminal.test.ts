@@ -8,7 +8,7 @@ import { ROOT } from './support.js'
 
 /** Colour, a bell, a line of its own, C1 and DEL, text from right to left, a line separator. */
 const EVIL = 'x\u001b[31my\u0007\r\nfaked\u007f\u009b2J\u202e\u2028z'
-const VISIBLE = 'x\\u{1b}[31my\\u{7}\\u{d}\\u{a}faked\\u{7f}'
+const VISIBLE = 'x\\u001b[31my\\u0007\\u000d\\u000afaked\\u007f'
 
 function vfio(...args: string[]) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'dist/cli/main.js'), ...args], {
@@ -19,12 +19,12 @@ function vfio(...args: string[]) {
 }
 
 function assertHarmless(text: string): void {
-  assert.doesNotMatch(text.replaceAll('\n', ''), /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u)
+  assert.doesNotMatch(text.replaceAll('\n', ''), /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u)
   assert.doesNotMatch(text, /^faked/m)
 }
 
 describe('a terminal', function () {
-  this.timeout(20_000)
+  this.timeout(300_000)
   let sysfs = ''
   before(() => {
     const trees = makeHost({
@@ -53,21 +53,64 @@ describe('a terminal', function () {
   })
   after(removeDirectories)
 
-  for (const args of [
-    ['list'],
-    ['show', '01:00.0'],
-    ['check', '01:00.0'],
-    ['check', 'group:5'],
-    ['doctor'],
-    ['bind', '01:00.0', '--dry-run'],
-    ['bind', '01:00.0', '--dry-run', '--driver', EVIL],
-    ['persist', '01:00.0'],
-    ['export', 'qemu', '01:00.0'],
-  ]) {
-    it(`is not steered by what names say: ${JSON.stringify(args)}`, () => {
-      assertHarmless(vfio(...args, '--sysfs', sysfs).all)
-    })
+  /** What each command is tried with: on the tree where it takes one, else on what was typed or stands in a record. */
+  const TRIED: Readonly<Record<string, readonly (readonly string[])[]>> = {
+    list: [[], ['--json']],
+    show: [['01:00.0'], ['01:00.0', '--json'], ['01:00.1']],
+    check: [['01:00.0'], ['group:5'], ['group:5', '--json']],
+    doctor: [[], ['--json']],
+    bind: [
+      ['01:00.0', '--dry-run'],
+      ['01:00.0', '--dry-run', '--json'],
+      ['01:00.0', '--dry-run', '--driver', EVIL],
+      ['01:00.0', '--dry-run', '--force', EVIL],
+    ],
+    persist: [
+      ['01:00.0'],
+      ['01:00.1', '--group'],
+      ['01:00.0', '--json'],
+      ['01:00.0', '--option', EVIL],
+      ['--check', '--root', sysfs],
+    ],
+    export: [
+      ...['qemu', 'libvirt', 'cloud-hypervisor', EVIL].map((format) => [format, '01:00.0', '01:00.1']),
+      ['qemu', '01:00.1', '--machine', EVIL],
+      ['qemu', '01:00.1', '--zpci', EVIL],
+      ['libvirt', '01:00.1', '--guest-address', EVIL, '--json'],
+      ['qemu', '01:00.1', '--memory', EVIL],
+    ],
+    reset: [[EVIL], [EVIL, '--method', EVIL], ['ff:1f.7', '--method', EVIL]],
+    rescan: [[EVIL], ['ff:1f.7', '--force', EVIL]],
+    vfs: [
+      [EVIL, '1'],
+      ['ff:1f.7', EVIL],
+    ],
+    grant: [
+      [EVIL, '--user', EVIL],
+      ['ff:1f.7', '--user', EVIL, '--memory', EVIL],
+    ],
+    revoke: [[EVIL], ['ff:1f.7', '--journal', `/nowhere/${EVIL}`]],
+    release: [[EVIL], ['--all', '--journal', `/nowhere/${EVIL}`], ['ff:1f.7', '--timeout', EVIL]],
+    recover: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
+    status: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
+    help: [[EVIL], ['list']],
   }
+  const TAKES_A_TREE = ['list', 'show', 'check', 'doctor', 'bind', 'persist', 'export']
+
+  it('is not steered by any command, whatever names say', () => {
+    const commands = [...vfio('help').stdout.matchAll(/^ {2}([a-z]+) (?=[ [])/gm)].map(([, name]) => name)
+    assert.deepEqual(Object.keys(TRIED).sort(), commands.sort())
+    for (const [command, all] of Object.entries(TRIED)) {
+      const tree = TAKES_A_TREE.includes(command) ? ['--sysfs', sysfs] : []
+      for (const args of all) {
+        const { all: said, status } = vfio(command, ...args, ...tree)
+        assert.notEqual(said, '', command)
+        assertHarmless(said)
+        assert.doesNotMatch(said, /\n {4}at /)
+        assert.ok(status !== null && status <= 3, `${command} ${status}`)
+      }
+    }
+  })
 
   it('shows what a name has that cannot be seen', () => {
     assert.ok(vfio('list', '--sysfs', sysfs).stdout.includes(`(${VISIBLE}`))

@@ -112,6 +112,14 @@ describe('uses of device nodes', () => {
     })
   }
 
+  it('knows an open node by a link that a copy of the host made relative', () => {
+    const host = one({ driver: 'some' })
+    host.node('226:0', 'dri/card0', host.inside(A, 'drm/card0'))
+    host.processes({ pid: 40, command: 'X', open: ['../../../dev/dri/card0'] })
+    assert.equal(host.uses(A).length, 1)
+    assert.match(host.uses(A)[0] ?? '', /card0 is open in X/)
+  })
+
   it("finds the nodes of NVIDIA's driver past sysfs", () => {
     const host = one({ driver: 'nvidia' })
     host.tree.file(`proc/driver/nvidia/gpus/${A}/information`, 'Model: \t\t RTX\nDevice Minor: \t 1\n')

@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { assess } from 'vfio'
 import { noting } from '../../lib/sysfs/unseen.js'
 import { readMounts } from '../../lib/sysfs/use-mounts.js'
 import { removeDirectories } from '../fixtures/host.js'
 import { mountLine, UsedHost } from '../fixtures/uses.js'
-import { ROOT } from './support.js'
 
 const A = '0000:01:00.0'
 const B = '0000:02:00.0'
@@ -234,8 +232,6 @@ describe('uses of storage', () => {
   })
 
   it('asks who came when all that shared its mounts have ended, and knows them gone where nobody did', () => {
-    // This part of the library looks for the addon beside itself.
-    process.env.VFIO_ADDON ??= join(ROOT, 'build/Release/vfio.node')
     const host = storage()
     const mine = [mountLine('259:1', '/data', 'ext4', '/dev/nvme0n1p1')]
     host.mounts(mountLine('259:2', '/', 'ext4', '/dev/nvme0n1p2'))

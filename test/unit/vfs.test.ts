@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { Host, planVfs, setVfs, VfioError, VfioSystemError } from 'vfio'
 import {
@@ -9,6 +9,7 @@ import {
   makeHost,
   removeDirectories,
 } from '../fixtures/host.js'
+import { journalOf } from './assign-hosts.js'
 import { SEED } from './support.js'
 
 const PF = '0000:60:00.0'
@@ -37,6 +38,7 @@ describe('vfs', () => {
         writes.push(`${name}=${text.trim()}`)
         const errno = refuse(name, text.trim())
         if (errno === 'hang') return new Promise((resolve) => waiting.push(resolve))
+        if (errno === 'nothing') return Promise.resolve()
         if (errno !== null) {
           return Promise.reject(
             new VfioSystemError({ errno: Number(errno), syscall: 'write', request: name, path }),
@@ -45,7 +47,7 @@ describe('vfs', () => {
         writeFileSync(path, text)
         return Promise.resolve()
       },
-      read: () => Promise.reject(new Error('nothing is read')),
+      read: (path: string) => Promise.resolve(readFileSync(path, 'utf8')),
       load: () => Promise.reject(new Error('nothing is loaded')),
       reset: () => Promise.reject(new Error('nothing is reset')),
       isOpen: () => false,
@@ -55,7 +57,7 @@ describe('vfs', () => {
         new Host(trees).snapshot(),
         PF,
         count,
-        Object.assign({ sysfs: trees.sysfs, deadline }, { kernel }),
+        Object.assign({ sysfs: trees.sysfs, journal: journalOf(trees), deadline }, { kernel }),
       )
     const autoprobe = () =>
       readFileSync(`${trees.sysfs}/bus/pci/devices/${PF}/sriov_drivers_autoprobe`, 'utf8').trim()
@@ -92,6 +94,7 @@ describe('vfs', () => {
     const trees = makeHost(host({}))
     const report = await setVfs(new Host(trees).snapshot(), '60:00.0', 7, {
       sysfs: trees.sysfs,
+      journal: journalOf(trees),
     })
     assert.equal(report.to, 7)
     assert.equal(readFileSync(`${trees.sysfs}/bus/pci/devices/${PF}/sriov_numvfs`, 'utf8').trim(), '7')
@@ -167,14 +170,17 @@ describe('vfs', () => {
   })
 
   it('does not wait for ever, and keeps drivers away until the kernel is done', async () => {
-    const { set, autoprobe, answerAll } = recorder(makeHost(host({})), (name) =>
-      name === 'sriov_numvfs' ? 'hang' : null,
-    )
+    const trees = makeHost(host({}))
+    const { set, autoprobe, answerAll } = recorder(trees, (name) => (name === 'sriov_numvfs' ? 'hang' : null))
     await assert.rejects(set(5, 20), isCode('ERR_VFIO_TIMEOUT'))
     assert.equal(autoprobe(), '0')
+    // What is still in the kernel keeps the lock.
+    await assert.rejects(recorder(trees).set(3), isCode('ERR_VFIO_LOCKED'))
     answerAll()
-    await new Promise((resolve) => setImmediate(resolve))
+    while (existsSync(journalOf(trees))) await new Promise((resolve) => setImmediate(resolve))
     assert.equal(autoprobe(), '1')
+    await new Promise((resolve) => setImmediate(resolve))
+    await recorder(trees).set(3)
   })
 
   it('is refused while another program works on one of the functions, or gave it a driver', async () => {
@@ -183,21 +189,32 @@ describe('vfs', () => {
     const first = slow.set(0)
     const { set, writes } = recorder(trees)
     await assert.rejects(set(0), isCode('ERR_VFIO_LOCKED'))
+    while (!slow.writes.includes('sriov_numvfs=0')) await new Promise((resolve) => setImmediate(resolve))
     slow.answerAll()
     await first.catch(() => {})
     const seen = new Host(trees).snapshot()
     symlinkSync('../../../bus/pci/drivers/igb', `${trees.sysfs}/bus/pci/devices/0000:60:10.0/driver`)
-    await assert.rejects(setVfs(seen, PF, 0, { sysfs: trees.sysfs }), isCode('ERR_VFIO_HOST_CHANGED'))
+    await assert.rejects(
+      setVfs(seen, PF, 0, { sysfs: trees.sysfs, journal: journalOf(trees) }),
+      isCode('ERR_VFIO_HOST_CHANGED'),
+    )
     assert.deepEqual(writes, [])
   })
 
   it('sees when the number did not take hold', async () => {
     const trees = makeHost(host({}))
-    const file = `${trees.sysfs}/bus/pci/devices/${PF}/sriov_numvfs`
+    const { set } = recorder(trees, (name) => (name === 'sriov_numvfs' ? 'nothing' : null))
+    await assert.rejects(set(5), isCode('ERR_VFIO_NO_VFS'))
+    assert.equal(existsSync(journalOf(trees)), false)
+  })
+
+  it('sees when another program has set the number since the look', async () => {
+    const trees = makeHost(host({}))
     const seen = new Host(trees).snapshot()
-    rmSync(file)
-    symlinkSync('/dev/null', file)
-    await assert.rejects(setVfs(seen, PF, 5, { sysfs: trees.sysfs }), isCode('ERR_VFIO_NO_VFS'))
+    writeFileSync(`${trees.sysfs}/bus/pci/devices/${PF}/sriov_numvfs`, '3\n')
+    const options = { sysfs: trees.sysfs, journal: journalOf(trees) }
+    await assert.rejects(setVfs(seen, PF, 5, options), isCode('ERR_VFIO_HOST_CHANGED'))
+    assert.equal(existsSync(journalOf(trees)), false)
   })
 
   it(`takes any count and address, or refuses with a typed error (seed ${SEED})`, () => {

@@ -1,8 +1,25 @@
-import { badArgument, checkOptions, checkVfToken, uuidBytes } from '../arguments.js'
+import { VfioError, VfioSystemError } from '../../errors.js'
+import { keepAlive } from '../../native/alive.js'
+import { binding } from '../../native/load.js'
+import { callSite, translate } from '../../native/translate.js'
+import { parseAddress } from '../../sysfs/address.js'
+import { listNames } from '../../sysfs/files.js'
+import {
+  badArgument,
+  checkInteger,
+  checkOptions,
+  checkPath,
+  checkVfToken,
+  show,
+  uuidBytes,
+} from '../arguments.js'
 import { VfioObject, watched } from '../handle.js'
+import { type Hwpt, type Ioas, Iommufd, PageTable } from '../iommu/iommufd.js'
+import { attach, wasAttached } from '../iommu/tables.js'
 import { ConfigSpace } from './config-space.js'
+import { type DmaBuf, type DmaBufOptions, exportDmaBuf } from './dma-buf.js'
 import { DmaLogging, type FeatureName, type FeatureOptions, LowPower, VfioFeature } from './features.js'
-import { type DeviceHandle, type DevicePart, GroupFile } from './handle.js'
+import { DeviceHandle, type DevicePart, GroupFile } from './handle.js'
 import {
   askHotResetInfo,
   askInfo,
@@ -26,6 +43,9 @@ import { Migration } from './migration.js'
 import { VfioRegion } from './region.js'
 import { mappableAreas, Windows } from './region-memory.js'
 
+/** What the addon has room for, in bytes; a hundred times what kernels have. */
+const LONGEST_ERROR = 4096
+
 /** A group that is open, as `VfioGroup` is: whoever has it owns the devices in it. */
 export interface OpenGroup {
   status(): { readonly viable: boolean }
@@ -40,13 +60,34 @@ export interface ResetOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-/** An open device. It comes from `VfioGroup.openDevice()`. */
+const LARGEST_PASID = 2 ** 20 - 1
+
+export interface OpenCdevOptions {
+  readonly iommufd: Iommufd
+  /** Its node; left out: that below `/dev/vfio/devices` which sysfs names. */
+  readonly path?: string | undefined
+  /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it (since Linux 6.18). */
+  readonly vfToken?: string | undefined
+  /** Aborts the wait: the promise rejects at once, and the device is closed when the call has ended. */
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface AttachOptions {
+  /** A process address space of the device, since Linux 6.15; left out: the device itself. */
+  readonly pasid?: number | undefined
+  /** Aborts the wait: the promise rejects at once. What has begun ends by itself. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** An open device. It comes from `VfioGroup.openDevice()`, or from {@link VfioDevice.openCdev}. */
 export class VfioDevice extends VfioObject {
   /** @internal */
   readonly handle: DeviceHandle
 
   /** In sysfs form. */
   readonly address: string
+  /** Its number in the iommufd that it is bound to; `null` where it was opened by its group. */
+  readonly devid: number | null
   /** @internal What it was opened from, and what stays open as long as it is held. */
   readonly opener: object
   /** Leave to sleep while nobody uses it. */
@@ -56,21 +97,90 @@ export class VfioDevice extends VfioObject {
   /** Its own log of the memory that it wrote. */
   readonly dmaLogging: DmaLogging
   readonly #part: DevicePart
+  /** They stay open as long as it is attached to them. */
+  readonly #tables = new Map<number | null, PageTable>()
   readonly #irqs = new Map<number, VfioIrq>()
   readonly #regions = new Map<number, VfioRegion>()
   #poll: IrqPoll | undefined
   #config: ConfigSpace | undefined
 
   /** @internal */
-  constructor(handle: DeviceHandle, address: string, opener: object) {
+  constructor(handle: DeviceHandle, address: string, opener: object, devid: number | null = null) {
     super()
     this.handle = watched(this, handle)
     this.address = address
     this.opener = opener
+    this.devid = devid
     this.#part = { handle, address, owner: this }
     this.lowPower = new LowPower(this.#part)
     this.migration = new Migration(this.#part)
     this.dmaLogging = new DmaLogging(this.#part)
+  }
+
+  /**
+   * Opens a device by its own node (`/dev/vfio/devices/vfioN`) and binds it to an iommufd (`VFIO_DEVICE_BIND_IOMMUFD`), which
+   * resets it. It reaches no memory before {@link attach}. It runs on a thread of its own: see {@link reset} for what ends when.
+   * @throws VfioError `ERR_VFIO_NO_DEVICE` where sysfs names no such node: the device is not bound to a vfio driver, or the kernel has
+   * no CONFIG_VFIO_DEVICE_CDEV
+   * @throws VfioSystemError `EBUSY` while its group is open, `EPERM` where the group is not viable or interrupts are not isolated,
+   * `EINVAL` where it is bound already, `EACCES` for a wrong VF token, or without permission for the node
+   */
+  static openCdev(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
+    return openByNode(address, options)
+  }
+
+  /**
+   * Attaches it to an address space, or to a page table of one, in the place of what it is attached to
+   * (`VFIO_DEVICE_ATTACH_IOMMUFD_PT`). It may read and write what is mapped there from then on.
+   * @throws VfioSystemError `EBUSY` while a device of its group is being reset, `EADDRINUSE` where something is mapped at addresses
+   * that it reserves, `ENOTSUP` where it has no PASIDs, `EINVAL` where its IOMMU cannot use the page table.
+   */
+  async attach(table: Ioas | Hwpt, options: AttachOptions = {}): Promise<void> {
+    const { signal } = checkOptions(options)
+    const { devid, pasid } = this.#checkAttach(options)
+    if (!(table instanceof PageTable))
+      throw badArgument(`table must be an Ioas or a Hwpt, not ${show(table)}`)
+    const target = table.handle
+    if (target.closed) throw target.closedError()
+    await this.handle.run(
+      async () => {
+        await attach(this.handle, devid, pasid, target)
+        this.#tables.set(pasid, table)
+      },
+      { signal },
+      this.attach,
+    )
+  }
+
+  /**
+   * Detaches it: from then on it reaches no memory (`VFIO_DEVICE_DETACH_IOMMUFD_PT`). Does nothing where it is not attached.
+   * @throws VfioSystemError `EBUSY` while a device of its group is being reset.
+   */
+  async detach(options: AttachOptions = {}): Promise<void> {
+    const { signal } = checkOptions(options)
+    const { pasid } = this.#checkAttach(options)
+    await this.handle.run(
+      async () => {
+        await this.handle.native.detach(pasid)
+        this.handle.tables.get(pasid)?.forget()
+        this.#tables.delete(pasid)
+      },
+      { signal },
+      this.detach,
+    )
+  }
+
+  /** @internal Another thread has attached it. */
+  isOn(ioas: Ioas): void {
+    wasAttached(this.handle, this.devid ?? 0, ioas.handle)
+    this.#tables.set(null, ioas)
+  }
+
+  #checkAttach({ pasid }: AttachOptions): { devid: number; pasid: number | null } {
+    const { devid } = this
+    if (devid === null)
+      throw badArgument(`${this.address} was opened by its group: its memory is that of the container`)
+    return { devid, pasid: pasid === undefined ? null : checkInteger(pasid, LARGEST_PASID, 'options.pasid') }
   }
 
   /** What the device has (`VFIO_DEVICE_GET_INFO`). */
@@ -159,10 +269,11 @@ export class VfioDevice extends VfioObject {
 
   /**
    * Resets the slot or bus with all devices on it (`VFIO_DEVICE_PCI_HOT_RESET`). `groups` own all of them: each affected
-   * function must be bound to a vfio driver and be in one of these groups.
+   * function must be bound to a vfio driver and be in one of these groups. Of a device that was opened by its own node none are
+   * given: each affected function must be bound to the same iommufd, or be in a group of such a one.
    * @throws VfioSystemError `EINVAL` where one is not, `ENODEV` where neither slot nor bus can be reset.
    */
-  async hotReset(groups: readonly OpenGroup[], options: ResetOptions = {}): Promise<void> {
+  async hotReset(groups: readonly OpenGroup[] = [], options: ResetOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)
     const handles = filesOf(groups)
     await this.handle.run(
@@ -195,6 +306,33 @@ export class VfioDevice extends VfioObject {
   }
 
   /**
+   * Memory of a BAR as a file that other devices can do DMA with (`VFIO_DEVICE_FEATURE_DMA_BUF`, since Linux 6.19).
+   * @throws VfioSystemError `ENODEV` for what is no BAR, `EINVAL` for ranges that are not whole pages of it or overlap, `ENOTTY`
+   * and `ENOTSUP` where the kernel or the device cannot do DMA between devices.
+   */
+  dmaBuf(region: RegionName | number, options: DmaBufOptions = {}): Promise<DmaBuf> {
+    return exportDmaBuf(this.handle, region, options, this.dmaBuf)
+  }
+
+  /**
+   * IBM Z: the error of the function that waits to be told, as bytes of `struct zpci_ccdf_err`; `null` where none does
+   * (`VFIO_DEVICE_FEATURE_ZPCI_ERROR`, in Linux 7.3). The interrupt `err` announces one.
+   * @throws VfioSystemError `ENOTTY` on other machines and older kernels.
+   */
+  async zpciError(options: FeatureOptions = {}): Promise<Uint8Array | null> {
+    const { signal } = checkOptions(options)
+    const base = this.info().capabilities.find((each) => each.name === 'zpci-base')
+    const length = base?.name === 'zpci-base' ? (base.ccdfErrorLength ?? 0) : 0
+    try {
+      const work = () => this.handle.native.zpciError(Math.min(length, LONGEST_ERROR))
+      return new Uint8Array(await this.handle.run(work, { signal, subject: 'zpci-error' }, this.zpciError))
+    } catch (error) {
+      if (error instanceof VfioSystemError && error.code === 'ENOMSG') return null
+      throw error
+    }
+  }
+
+  /**
    * Lets the kernel write to a BAR each time an eventfd is signalled (`VFIO_DEVICE_IOEVENTFD`).
    * @throws VfioSystemError `EEXIST` where the device has the same write already, `EINVAL` outside of BARs, on the MSI-X table
    * and for a width that the kernel cannot write, `ENOSPC` beyond 1000.
@@ -202,6 +340,48 @@ export class VfioDevice extends VfioObject {
   ioeventfd(options: IoeventfdOptions): Ioeventfd {
     return addIoeventfd(this.handle, options)
   }
+}
+
+// Outside of the class, which keeps its name in the bundle only if it does not name itself.
+async function openByNode(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
+  const name = parseAddress(address)
+  const { iommufd, vfToken, signal } = checkOptions(options)
+  if (!(iommufd instanceof Iommufd)) throw badArgument(`iommufd must be an Iommufd, not ${show(iommufd)}`)
+  const token = vfToken === undefined ? null : uuidBytes(checkVfToken(vfToken, 'options.vfToken'))
+  const path = options.path === undefined ? nodeOf(name) : checkPath(options.path)
+  signal?.throwIfAborted()
+  const owner = iommufd.handle
+  if (owner.closed) throw owner.closedError()
+  const site = callSite(openByNode)
+  const opening = binding().Device.openCdev(path)
+  owner.lend(opening)
+  const native = await keepAlive(opening).catch((error: unknown) => {
+    throw translate(error, site, name)
+  })
+  const handle = new DeviceHandle(native, `device ${name}`, owner)
+  try {
+    const bind = () => {
+      const work = native.bindIommufd(owner.native, token)
+      owner.lend(work)
+      return work
+    }
+    const devid = await handle.run(bind, { signal, subject: name }, openByNode)
+    return new VfioDevice(handle, name, iommufd, devid)
+  } catch (error) {
+    const closing = handle.release()
+    if (!signal?.aborted) await keepAlive(closing)
+    throw error
+  }
+}
+
+/** The node of a device, as sysfs names it. */
+function nodeOf(address: string): string {
+  const [name] = listNames(`/sys/bus/pci/devices/${address}/vfio-dev`)
+  if (name !== undefined) return `/dev/vfio/devices/${name}`
+  throw new VfioError(
+    'ERR_VFIO_NO_DEVICE',
+    `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
+  )
 }
 
 function filesOf(groups: readonly OpenGroup[]): GroupFile[] {

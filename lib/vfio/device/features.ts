@@ -1,9 +1,9 @@
 import { VfioSystemError } from '../../errors.js'
 import { pageBits } from '../../native/answer.js'
 import { binding } from '../../native/load.js'
+import { call } from '../../native/translate.js'
 import { badArgument, checkIndex, checkInteger, checkOptions, namesOf, show } from '../arguments.js'
 import { type EventFd, eventfdNumber } from '../event-fd.js'
-import { call } from '../translate.js'
 import type { DevicePart } from './handle.js'
 
 /** Features of a device by name (`VFIO_DEVICE_FEATURE_*` in `uapi/linux/vfio.h`). */
@@ -19,6 +19,9 @@ export const FEATURES = {
   'dma-logging-report': 8,
   'migration-data-size': 9,
   'bus-master': 10,
+  'dma-buf': 11,
+  'precopy-info-v2': 12,
+  'zpci-error': 13,
 } as const
 export type FeatureName = keyof typeof FEATURES
 const FEATURE_NAMES = namesOf(FEATURES)
@@ -32,7 +35,11 @@ const GET = 1 << 16
 const SET = 1 << 17
 const NOTHING = new Uint8Array()
 // The kernel would write to where the bytes of a program say, or make a descriptor that nobody owns.
-const NOT_GOT_RAW = new Map<number, string>([[FEATURES['dma-logging-report'], 'dmaLogging.report()']])
+const NOT_GOT_RAW = new Map<number, string>([
+  [FEATURES['dma-logging-report'], 'dmaLogging.report()'],
+  [FEATURES['dma-buf'], 'dmaBuf()'],
+  [FEATURES['zpci-error'], 'zpciError()'],
+])
 const NOT_SET_RAW = new Map<number, string>([
   [FEATURES['dma-logging-start'], 'dmaLogging.start()'],
   [FEATURES['migration-state'], 'migration.setState()'],

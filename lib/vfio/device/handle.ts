@@ -9,11 +9,18 @@ export interface Attachment {
 
 /** An open device, apart from the object that the program holds. */
 export class DeviceHandle extends Handle<NativeDevice> {
+  /** What it is attached to in an iommufd, by PASID; `null` is the device itself. */
+  readonly tables = new Map<number | null, { readonly table: unknown; forget(): void }>()
   readonly #attachments = new Set<Attachment>()
 
   /** Is an interrupt enabled, whose eventfds belong to this thread? */
   get hasEnabledIrqs(): boolean {
     return [...this.#attachments].some((attachment) => attachment.isEnabled === true)
+  }
+
+  /** Is it attached to that, and to nothing else? */
+  isOn(table: unknown): boolean {
+    return this.tables.size === 1 && this.tables.get(null)?.table === table
   }
 
   attach(attachment: Attachment): void {
@@ -32,6 +39,15 @@ export class DeviceHandle extends Handle<NativeDevice> {
   // At once, so that no register is touched while the close waits for a call that runs.
   protected override onClosing(): void {
     for (const attachment of this.#attachments) this.detach(attachment)
+  }
+
+  // Which detaches it.
+  protected override afterClose(): void {
+    for (const table of [...this.tables.values()]) table.forget()
+  }
+
+  protected override beforeSurrender(): void {
+    this.afterClose()
   }
 }
 

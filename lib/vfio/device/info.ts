@@ -1,5 +1,6 @@
 import { type Answer, answerIn, scratch } from '../../native/answer.js'
 import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
 import { checkIndex, namesOf } from '../arguments.js'
 import {
   type DeviceCapability,
@@ -7,7 +8,6 @@ import {
   type RegionCapability,
   regionCapabilities,
 } from '../capabilities.js'
-import { call, translate } from '../translate.js'
 import type { DeviceHandle } from './handle.js'
 
 /** Regions of a PCI device by name (`VFIO_PCI_*_REGION_INDEX`). From 9 on they are the device's own. */

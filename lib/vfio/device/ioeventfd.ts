@@ -1,6 +1,6 @@
+import { call } from '../../native/translate.js'
 import { badArgument, show } from '../arguments.js'
 import { type EventFd, eventfdNumber } from '../event-fd.js'
-import { call } from '../translate.js'
 import type { Attachment, DeviceHandle } from './handle.js'
 import { askRegionInfo, type RegionInfo, type RegionName, regionIndex } from './info.js'
 

@@ -1,7 +1,7 @@
 import { VfioError } from '../../errors.js'
 import type { NativeEventFd, NativePoll } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { call, translate } from '../translate.js'
+import { call, translate } from '../../native/translate.js'
 import type { DeviceHandle } from './handle.js'
 
 /** Who gets the interrupts of one kind. */

@@ -106,12 +106,38 @@ export class Migration {
       await new VfioFeature(this.#device, 'migration-data-size').getBytes(8, options, this.dataSize),
     )
   }
+
+  /**
+   * Lets {@link MigrationData.precopyInfo} tell of new initial data (`VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2`, in
+   * Linux 7.3): a program that does is one that waits for it. Before the state becomes `pre-copy`.
+   * @throws VfioSystemError `ENOTTY` where the kernel or the driver cannot.
+   */
+  async usePrecopyInfoV2(options: FeatureOptions = {}): Promise<void> {
+    await new VfioFeature(this.#device, 'precopy-info-v2').setBytes(
+      new Uint8Array(),
+      options,
+      this.usePrecopyInfoV2,
+    )
+  }
+}
+
+/** How much a stream still has in `pre-copy` (`struct vfio_precopy_info`): estimates, in bytes. */
+export interface PrecopyInfo {
+  /** What should go over before `stop-copy`: it falls to 0. */
+  readonly initialBytes: bigint
+  /** What has changed since it was read. */
+  readonly dirtyBytes: bigint
+  /** There is new initial data, whatever was told before; only after {@link Migration.usePrecopyInfoV2}. */
+  readonly reinitialized: boolean
 }
 
 /** The kernel's words are in the byte order of the machine. */
 const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 const long = (bytes: Uint8Array) => new DataView(bytes.buffer).getBigUint64(0, LITTLE_ENDIAN)
+
+/** VFIO_PRECOPY_INFO_REINIT. */
+const PRECOPY_REINIT = 1
 
 /** As much as one call moves, in bytes. */
 const MOST_AT_ONCE = 2 ** 26
@@ -140,6 +166,17 @@ export class MigrationData extends VfioObject {
     if (checkInteger(size, MOST_AT_ONCE, 'size') === 0) throw badArgument('size must be 1 at least, not 0')
     const { signal } = checkOptions(options)
     return new Uint8Array(await this.handle.run(() => this.handle.native.read(size), { signal }, this.read))
+  }
+
+  /**
+   * How much there is to read in `pre-copy` (`VFIO_MIG_GET_PRECOPY_INFO`, since Linux 6.2).
+   * @throws VfioSystemError `EINVAL` in any other state, `ENOTTY` where the device has no `pre-copy`.
+   */
+  async precopyInfo(options: FeatureOptions = {}): Promise<PrecopyInfo> {
+    const { signal } = checkOptions(options)
+    const info = await this.handle.run(() => this.handle.native.precopyInfo(), { signal }, this.precopyInfo)
+    const { initialBytes, dirtyBytes, flags } = info
+    return { initialBytes, dirtyBytes, reinitialized: (flags & PRECOPY_REINIT) !== 0 }
   }
 
   /**

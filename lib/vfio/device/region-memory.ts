@@ -1,9 +1,9 @@
 import { VfioError } from '../../errors.js'
 import type { NativeMemory } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
 import type { MappableArea } from '../capabilities.js'
 import { checkMappings, explainMemory } from '../memory-errors.js'
-import { call, translate } from '../translate.js'
 import type { DeviceHandle, DevicePart } from './handle.js'
 import type { RegionInfo } from './info.js'
 

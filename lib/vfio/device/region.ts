@@ -1,6 +1,6 @@
 import { binding } from '../../native/load.js'
+import { translate } from '../../native/translate.js'
 import { badArgument, checkView, show } from '../arguments.js'
-import { translate } from '../translate.js'
 import type { DeviceHandle, DevicePart } from './handle.js'
 import type { RegionInfo } from './info.js'
 import { mappableAreas, mapRegion, type RegionMapping, type Windows } from './region-memory.js'

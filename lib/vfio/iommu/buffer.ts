@@ -2,9 +2,9 @@ import { fstatSync, type Stats, statfsSync } from 'node:fs'
 import { VfioError } from '../../errors.js'
 import type { NativeMemory, NativeMemoryFile } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
 import { badArgument, checkInteger, show } from '../arguments.js'
 import { checkMappings, checkRoom, explainMemory } from '../memory-errors.js'
-import { call, translate } from '../translate.js'
 
 const HUGE_PAGE_SIZE = 2 ** 21
 /** Of `<linux/magic.h>`; a memfd has it too. */

@@ -23,7 +23,8 @@ export interface MapLimits {
   readonly choosing: string
   /** What it means that there is no room for one more mapping; `null` where there always is. */
   readonly full: string | null
-  /** Who is charged for locked memory, and what else counts. */
+  /** Where the kernel tells of /proc/self/status how much is locked, and who is charged for what. */
+  readonly locked: 'VmLck' | 'VmPin'
   readonly charged: string
 }
 
@@ -56,7 +57,7 @@ function hintFor(
   // Newer kernels (7.3) call a range that runs over the last of all addresses EOVERFLOW.
   if (code === 'EINVAL' || code === 'EOVERFLOW') return outsideOrUneven(span, part, limits())
   if (code === 'ENOSPC') return limits().full
-  return code === 'ENOMEM' ? lockedMemoryHint(span.end - span.start + 1n, limits().charged) : null
+  return code === 'ENOMEM' ? lockedMemoryHint(span.end - span.start + 1n, limits()) : null
 }
 
 function outsideOrUneven(
@@ -86,8 +87,8 @@ function outsideOrUneven(
 }
 
 /** How much this process has locked, what it may lock, and what would be needed. */
-function lockedMemoryHint(wanted: bigint, charged: string): string | null {
-  const locked = numberIn('/proc/self/status', /^VmLck:\s+(\d+) kB/m)
+function lockedMemoryHint(wanted: bigint, { locked: field, charged }: MapLimits): string | null {
+  const locked = numberIn('/proc/self/status', new RegExp(`^${field}:\\s+(\\d+) kB`, 'm'))
   const limit = numberIn('/proc/self/limits', /^Max locked memory\s+(\d+)/m)
   if (locked === null || limit === null) return null
   const lockedBytes = locked * 1024n

@@ -2,16 +2,17 @@ import { VfioError } from '../../errors.js'
 import { pageBits } from '../../native/answer.js'
 import type { NativeHandle } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { badArgument, checkFlag, checkInteger, checkOptions, show } from '../arguments.js'
+import { translate } from '../../native/translate.js'
+import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
 import type { Handle } from '../handle.js'
-import { translate } from '../translate.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
 import { explainMap, type MapLimits, showSpan } from './map-errors.js'
 
 /** What of a buffer is mapped where. */
 export interface MappedSpan extends IovaSpan {
-  readonly buffer: DmaBuffer
+  /** `null` where it is a file that is mapped by its descriptor. */
+  readonly buffer: DmaBuffer | null
   /** The kernel has not answered yet: the place is taken, and nothing is mapped there. */
   pending: boolean
 }
@@ -34,12 +35,12 @@ export class Mappings {
   /** Takes an address range for a buffer; from then on the buffer cannot be closed. */
   take(span: MappedSpan): void {
     this.spans.add(span)
-    span.buffer.count(1)
+    span.buffer?.count(1)
   }
 
   /** Does nothing where all has been unmapped meanwhile. */
   give(span: MappedSpan): void {
-    if (this.spans.delete(span)) span.buffer.count(-1)
+    if (this.spans.delete(span)) span.buffer?.count(-1)
   }
 
   /** The kernel has unmapped everything; what waits for it is not concerned. */
@@ -49,7 +50,7 @@ export class Mappings {
 
   /** The kernel has let the whole address space go. */
   clear(): void {
-    for (const { buffer } of this.spans) buffer.count(-1)
+    for (const { buffer } of this.spans) buffer?.count(-1)
     this.spans.clear()
   }
 }
@@ -65,7 +66,7 @@ export interface SpaceBackend {
   readonly mappings: Mappings
   /** `memory` is the number of mapped memory, `offset` and `length` are the part of it in bytes, `access` MAY_READ and MAY_WRITE. */
   mapNow(memory: number, offset: number, length: number, iova: bigint, access: number): void
-  map(memory: number, offset: number, length: number, iova: bigint, access: number): Promise<void>
+  map(memory: number, offset: number, length: number, iova: bigint, access: number): Promise<unknown>
   /** How many bytes that was. */
   unmapNow(iova: bigint, size: bigint): bigint
   unmap(iova: bigint, size: bigint): Promise<bigint>
@@ -84,15 +85,13 @@ export interface SpaceBackend {
   dirtyPage(): bigint | null
 }
 
-export interface MapOptions {
+/** Where something is mapped, and for what. */
+export interface PlaceOptions {
   /**
-   * Where devices see it, a multiple of the smallest page of `iommuInfo().pageSizes`; left out: a free place is chosen from
-   * the container's ranges.
+   * Where devices see it, a multiple of the smallest page of the IOMMU; left out: a free place is chosen from
+   * {@link DmaSpace.ranges}.
    */
   readonly iova?: number | bigint | undefined
-  /** What of the buffer, in bytes, multiples of that page too; left out: all of it. */
-  readonly offset?: number | undefined
-  readonly length?: number | undefined
   /** Whether devices may read and write it; left out: they may. */
   readonly read?: boolean | undefined
   readonly write?: boolean | undefined
@@ -100,6 +99,12 @@ export interface MapOptions {
   readonly addressBits?: number | undefined
   /** Aborts the wait: the promise rejects at once, and what was mapped meanwhile is unmapped again. */
   readonly signal?: AbortSignal | undefined
+}
+
+export interface MapOptions extends PlaceOptions {
+  /** What of the buffer, in bytes, multiples of that page too; left out: all of it. */
+  readonly offset?: number | undefined
+  readonly length?: number | undefined
 }
 
 /** Up to here the kernel needs about as long as another thread would take to begin. */
@@ -130,55 +135,77 @@ export class DmaSpace {
   }
 
   /** What is mapped, lowest address first. */
-  get mappings(): { readonly iova: bigint; readonly size: number; readonly buffer: DmaBuffer }[] {
+  get mappings(): { readonly iova: bigint; readonly size: number; readonly buffer: DmaBuffer | null }[] {
     return [...this.backend.mappings.spans]
       .filter(({ pending }) => !pending)
       .map((span) => ({ iova: span.start, size: sizeOf(span), buffer: span.buffer }))
   }
 
   /**
-   * Maps a buffer, or a part of it, for the devices (`VFIO_IOMMU_MAP_DMA`). Its pages stay in memory, and count against
-   * RLIMIT_MEMLOCK. Above 2 MiB it runs off the main thread. Calls take effect in the order in which they are made.
+   * Maps a buffer, or a part of it, for the devices (`VFIO_IOMMU_MAP_DMA`, `IOMMU_IOAS_MAP`). Its pages stay in memory, and count
+   * against RLIMIT_MEMLOCK: each container charges this process for itself, an iommufd charges all programs of the user
+   * together ({@link Iommufd.option}). Above 2 MiB it runs off the main thread. Calls take effect in the order in which they are made.
    * @throws VfioSystemError `EEXIST` where the range is taken, `EINVAL` where it is uneven or outside of the ranges,
    * `EOVERFLOW` from newer kernels where it runs over the last of all addresses,
    * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each says all of it
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
    */
-  async map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping> {
-    const { signal } = checkOptions(options)
-    signal?.throwIfAborted()
-    if (!(buffer instanceof DmaBuffer)) throw badArgument(`buffer must be a DmaBuffer, not ${show(buffer)}`)
-    const { backend } = this
-    const { handle, mappings } = backend
-    if (handle.closed) throw handle.closedError()
-    const memory = buffer.memoryId
-    const { offset, length } = partOf(buffer, options)
-    const access =
-      (checkFlag(options.read, true, 'options.read') ? MAY_READ : 0) |
-      (checkFlag(options.write, true, 'options.write') ? MAY_WRITE : 0)
-    if (access === 0) throw badArgument('options.read and options.write must not both be false')
-    const start = options.iova === undefined ? this.#choose(length, options) : checkIova(options.iova, 'iova')
-    const span: MappedSpan = { start, end: start + BigInt(length) - 1n, buffer, pending: true }
-    const explain = (error: unknown) =>
-      // What would say more cannot be asked of what closed meanwhile.
-      handle.closed
-        ? error
-        : explainMap(
-            error,
-            span,
-            { offset, systemPage: binding().pageSize },
-            () => backend.explainLimits(),
-            () => [...mappings.spans.overlapping(span.start, span.end)].find((other) => other !== span),
-          )
-    if (length <= LARGEST_AT_ONCE && !handle.busy) {
+  map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping<DmaBuffer>> {
+    // No async function, which takes as long as the kernel does for a small mapping.
+    try {
+      const { backend } = this
+      checkOptions(options).signal?.throwIfAborted()
+      if (!(buffer instanceof DmaBuffer)) throw badArgument(`buffer must be a DmaBuffer, not ${show(buffer)}`)
+      if (backend.handle.closed) throw backend.handle.closedError()
+      const memory = buffer.memoryId
+      const { offset, length } = partOf(buffer, options)
+      const access = accessOf(options)
+      const span = this.#spanFor(buffer, length, options)
+      if (length > LARGEST_AT_ONCE || backend.handle.busy) {
+        const work = () => backend.map(memory, offset, length, span.start, access)
+        return this.#placeLater(span, buffer, offset, length, options, work, this.map)
+      }
       try {
-        backend.mapNow(memory, offset, length, start, access)
+        backend.mapNow(memory, offset, length, span.start, access)
       } catch (error) {
-        throw explain(translate(error))
+        throw this.#explain(translate(error), span, offset)
       }
       this.#confirm(span)
-      return new DmaMapping(this, span, length)
+      return Promise.resolve(new DmaMapping(this, span, length, buffer))
+    } catch (error) {
+      return Promise.reject(error)
     }
+  }
+
+  /** @internal Maps something by another call, at a place that is chosen, or given. */
+  async place<B extends DmaBuffer | null>(
+    { buffer, offset, length }: { buffer: B; offset: number; length: number },
+    options: PlaceOptions,
+    work: (iova: bigint, access: number) => Promise<unknown>,
+    caller: (...args: never[]) => unknown,
+  ): Promise<DmaMapping<B>> {
+    const access = accessOf(options)
+    const span = this.#spanFor(buffer, length, options)
+    const call = () => work(span.start, access)
+    return this.#placeLater(span, buffer, offset, length, options, call, caller)
+  }
+
+  #spanFor(buffer: DmaBuffer | null, length: number, options: PlaceOptions): MappedSpan {
+    const start =
+      options.iova === undefined ? this.#choose(length, options) : checkUint64(options.iova, 'iova')
+    return { start, end: start + BigInt(length) - 1n, buffer, pending: true }
+  }
+
+  async #placeLater<B extends DmaBuffer | null>(
+    span: MappedSpan,
+    buffer: B,
+    offset: number,
+    length: number,
+    { signal }: PlaceOptions,
+    work: () => Promise<unknown>,
+    caller: (...args: never[]) => unknown,
+  ): Promise<DmaMapping<B>> {
+    const { handle, mappings } = this.backend
     this.#reserve(span)
     let began = false
     try {
@@ -191,7 +218,7 @@ export class DmaSpace {
           }
           this.#reserve(span)
           try {
-            await backend.map(memory, offset, length, start, access)
+            await work()
           } catch (error) {
             mappings.give(span)
             throw error
@@ -201,19 +228,32 @@ export class DmaSpace {
           if (signal?.aborted) await this.#unmapNow(span)
         },
         { signal },
-        this.map,
+        caller,
       )
     } catch (error) {
       if (!began) mappings.give(span)
-      throw explain(error)
+      throw this.#explain(error, span, offset)
     }
-    return new DmaMapping(this, span, length)
+    return new DmaMapping(this, span, length, buffer)
+  }
+
+  #explain(error: unknown, span: MappedSpan, offset: number): unknown {
+    const { backend } = this
+    // What would say more cannot be asked of what closed meanwhile.
+    if (backend.handle.closed) return error
+    return explainMap(
+      error,
+      span,
+      { offset, systemPage: binding().pageSize },
+      () => backend.explainLimits(),
+      () => [...backend.mappings.spans.overlapping(span.start, span.end)].find((other) => other !== span),
+    )
   }
 
   /**
-   * Unmaps all that lies in a range (`VFIO_IOMMU_UNMAP_DMA`): how many bytes that was. Above 2 MiB it runs off the main
+   * Unmaps all that lies in a range (`VFIO_IOMMU_UNMAP_DMA`, `IOMMU_IOAS_UNMAP`): how many bytes that was. Above 2 MiB it runs off the main
    * thread.
-   * @throws VfioSystemError `EINVAL` where the range would cut a mapping in two
+   * @throws VfioSystemError `EINVAL` (by iommufd `ENOENT`) where the range would cut a mapping in two
    */
   unmap(iova: number | bigint, size: number | bigint): Promise<bigint> {
     return this.#unmap(iova, size, () => true)
@@ -234,8 +274,8 @@ export class DmaSpace {
   async #unmap(iova: number | bigint, size: number | bigint, wanted: () => boolean): Promise<bigint> {
     const { backend } = this
     const { handle } = backend
-    const start = checkIova(iova, 'iova')
-    const length = checkIova(size, 'size')
+    const start = checkUint64(iova, 'iova')
+    const length = checkUint64(size, 'size')
     if (length === 0n) throw badArgument('size must not be 0')
     const end = start + length - 1n
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
@@ -321,7 +361,7 @@ export class DmaSpace {
     return mappings.limits
   }
 
-  #choose(length: number, { addressBits }: MapOptions): bigint {
+  #choose(length: number, { addressBits }: PlaceOptions): bigint {
     const limit = addressBits === undefined ? LAST_ADDRESS : 2n ** BigInt(checkBits(addressBits)) - 1n
     const size = BigInt(length)
     const { mappings } = this.backend
@@ -348,32 +388,34 @@ export class DmaSpace {
 }
 
 /** What one `map()` mapped. */
-export class DmaMapping {
+export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
   /** Where devices see it. */
   readonly iova: bigint
   /** In bytes. */
   readonly size: number
-  readonly buffer: DmaBuffer
-  readonly #space: DmaSpace
+  /** `null` where it is a file that was mapped by its descriptor. */
+  readonly buffer: B
+  /** @internal */
+  readonly space: DmaSpace
   readonly #span: MappedSpan
 
   /** @internal */
-  constructor(space: DmaSpace, span: MappedSpan, size: number) {
-    this.#space = space
+  constructor(space: DmaSpace, span: MappedSpan, size: number, buffer: B) {
+    this.space = space
     this.#span = span
     this.iova = span.start
     this.size = size
-    this.buffer = span.buffer
+    this.buffer = buffer
   }
 
   /** False after it was unmapped, in whatever way. */
   get mapped(): boolean {
-    return this.#space.backend.mappings.spans.has(this.#span)
+    return this.space.backend.mappings.spans.has(this.#span)
   }
 
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
-    const unmapping = this.#space.unmapSpan(this.#span, this.size)
+    const unmapping = this.space.unmapSpan(this.#span, this.size)
     if (unmapping) await unmapping
   }
 
@@ -383,8 +425,9 @@ export class DmaMapping {
 }
 
 /**
- * The pages that devices wrote (`VFIO_IOMMU_DIRTY_PAGES`). Where the IOMMU does not track them, the kernel calls every
- * page dirty that is mapped. A bitmap has a bit for each page, the lowest address in the lowest bit of the first byte.
+ * The pages that devices wrote. By container (`VFIO_IOMMU_DIRTY_PAGES`) the kernel calls every page dirty that is mapped, where
+ * the IOMMU does not track them. By iommufd (`IOMMU_HWPT_GET_DIRTY_BITMAP`) it refuses then, with `ENOTSUP`; devices move to page
+ * tables that can log when the log begins. A bitmap has a bit for each page, the lowest address in the lowest bit of the first byte.
  */
 export class DirtyPages {
   readonly #space: DmaSpace
@@ -418,7 +461,10 @@ export class DirtyPages {
     return pageBits(await this.#run((backend) => backend.dirtyBitmap(start, length, page), this.bitmap))
   }
 
-  /** Unmaps a range, and tells the pages of it that were written until then. */
+  /**
+   * Unmaps a range, and tells the pages of it that were written until then. By iommufd these are two calls: let the device write
+   * nothing there meanwhile.
+   */
   async unmap(iova: number | bigint, size: number | bigint, pageSize?: number | bigint): Promise<Uint8Array> {
     const [start, length, page] = this.#question(iova, size, pageSize)
     const work = async (backend: SpaceBackend) => {
@@ -434,10 +480,10 @@ export class DirtyPages {
     size: number | bigint,
     pageSize: number | bigint | undefined,
   ): [bigint, bigint, bigint] {
-    const page = pageSize === undefined ? this.#smallestPage() : checkIova(pageSize, 'pageSize')
-    const length = checkIova(size, 'size')
+    const page = pageSize === undefined ? this.#smallestPage() : checkUint64(pageSize, 'pageSize')
+    const length = checkUint64(size, 'size')
     if (length === 0n || page === 0n) throw badArgument('size and pageSize must not be 0')
-    return [checkIova(iova, 'iova'), length, page]
+    return [checkUint64(iova, 'iova'), length, page]
   }
 
   #smallestPage(): bigint {
@@ -471,18 +517,17 @@ function unmapAtOnce(backend: SpaceBackend, start: bigint, length: bigint): bigi
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)
 
-/** An address or size: a bigint of 64 bits, or an integer that a number holds exactly. */
-function checkIova(value: unknown, name: string): bigint {
-  if (typeof value === 'bigint' && value >= 0n && value <= LAST_ADDRESS) return value
-  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return BigInt(value)
-  throw badArgument(
-    `${name} must be a bigint from 0 to 2^64 - 1, or an integer from 0 to 2^53 - 1, not ${show(value)}`,
-  )
-}
-
 function checkBits(value: unknown): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 12 && value <= 64) return value
   throw badArgument(`addressBits must be an integer from 12 to 64, not ${show(value)}`)
+}
+
+function accessOf(options: PlaceOptions): number {
+  const access =
+    (checkFlag(options.read, true, 'options.read') ? MAY_READ : 0) |
+    (checkFlag(options.write, true, 'options.write') ? MAY_WRITE : 0)
+  if (access === 0) throw badArgument('options.read and options.write must not both be false')
+  return access
 }
 
 function partOf(buffer: DmaBuffer, { offset = 0, length }: MapOptions): { offset: number; length: number } {

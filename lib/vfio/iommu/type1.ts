@@ -3,6 +3,7 @@ import type { SystemFailure } from '../../errors.js'
 import { answerIn, scratch } from '../../native/answer.js'
 import type { NativeContainer, NativeDevice, NativeGroup } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
 import { parseAddress } from '../../sysfs/address.js'
 import {
   badArgument,
@@ -18,7 +19,6 @@ import { type IommuCapability, type IovaRange, iommuCapabilities } from '../capa
 import { VfioDevice } from '../device/device.js'
 import { DeviceHandle, GroupFile } from '../device/handle.js'
 import { type Dependent, Handle, VfioObject, watched } from '../handle.js'
-import { call, translate } from '../translate.js'
 import { DmaSpace, Mappings, type SpaceBackend } from './space.js'
 
 /** Extensions that `checkExtension()` knows by name (`VFIO_*_IOMMU` and others in `uapi/linux/vfio.h`). */
@@ -188,6 +188,7 @@ function type1(container: VfioContainer): SpaceBackend {
         ...limitsIn(info),
         choosing: 'setIommu()',
         full: `the container takes no more mappings (${info.dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`,
+        locked: 'VmLck',
         charged: 'each container is charged for itself',
       }
     },

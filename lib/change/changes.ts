@@ -1,0 +1,224 @@
+import { resolve } from 'node:path'
+import { VfioError } from '../errors.js'
+import { isAddress } from '../sysfs/address.js'
+import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
+import { exists, linkName } from '../sysfs/files.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import type { GroupLock } from './group-lock.js'
+import { holdersOf } from './holders.js'
+import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
+
+/** Called after each single change, of the host or of the journal, with a sentence that says which. */
+export type Progress = (change: string) => void
+
+export interface ChangeOptions {
+  /** How long the kernel may take for one change, in milliseconds; default 30,000. */
+  readonly deadline?: number | undefined
+  readonly onChange?: Progress | undefined
+  /** @internal Tests put a host of their own here. */
+  readonly kernel?: Partial<KernelAccess> | undefined
+}
+
+/** How a device stands, or stood before anything was changed. */
+export interface FormerState {
+  readonly driver: string | null
+  readonly override: string | null
+}
+
+/** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
+const unanswered = new Map<string, string>()
+
+/** Changes a host one write at a time, each with a deadline, and sees whether they took hold. */
+export class Changes {
+  readonly kernel: KernelAccess
+  readonly #sysfs: string
+  readonly #deadline: number
+  readonly #onChange: Progress
+  readonly #lock: GroupLock
+  /** Cuts short what is waited for. */
+  #signal: AbortSignal | undefined
+
+  /** @param lock of the groups that are changed: what is left in the kernel keeps it */
+  constructor(sysfs: string, options: ChangeOptions, lock: GroupLock, signal?: AbortSignal) {
+    // The process that writes has another working directory.
+    this.#sysfs = resolve(sysfs)
+    this.#lock = lock
+    this.#signal = signal
+    this.kernel = kernelWith(options.kernel)
+    this.#deadline = options.deadline ?? DEADLINE
+    this.#onChange = options.onChange ?? (() => {})
+  }
+
+  /** A change has happened: tells who listens. */
+  done(change: string): void {
+    this.#onChange(change)
+  }
+
+  /** What comes now is to be finished, although the program was told to stop. */
+  finish(): void {
+    this.#signal = undefined
+  }
+
+  /** Nothing more is to be done. */
+  [Symbol.dispose](): void {
+    this.kernel.close()
+  }
+
+  async write(given: string, text: string): Promise<void> {
+    const path = resolve(given)
+    const what = () => {
+      // Unbinding waits for whoever has the device open.
+      const who = path.endsWith('/unbind') ? this.#heldBy(text) : ''
+      return `writing ${JSON.stringify(text)} to ${path}${who}`
+    }
+    // An empty text would be a write of no bytes, which sysfs never sees.
+    await this.#ask(
+      this.#subjectOf(path, text),
+      () => this.kernel.write(path, `${text}\n`, this.#lock.descriptor),
+      what,
+    )
+    this.done(`wrote ${JSON.stringify(text)} to ${path}`)
+  }
+
+  /** The text of a file of sysfs that may have to wait for a change of its device. */
+  async read(path: string): Promise<string> {
+    let text = ''
+    const read = async () => {
+      text = await this.kernel.read(path, this.#lock.descriptor)
+    }
+    await this.#ask(this.#subjectOf(path, ''), read, () => `reading ${path}`)
+    return text.trim()
+  }
+
+  async load(modprobe: string, module: string): Promise<void> {
+    await this.#ask(
+      module,
+      () => this.kernel.load(modprobe, module),
+      () => `loading ${module}`,
+    )
+    this.done(`loaded ${module}`)
+  }
+
+  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+    await this.#ask(
+      address,
+      () => this.kernel.reset(address, kind, seen),
+      () => `resetting ${address}`,
+    )
+    this.done(`reset ${address}`)
+  }
+
+  /** Asks the kernel, unless it still owes an answer on the same. */
+  async #ask(subject: string, work: () => Promise<void>, what: () => string): Promise<void> {
+    this.expectAnswered(subject)
+    const answer = work()
+    const leave = () => {
+      const sentence = what()
+      const key = this.#key(subject)
+      const answered = () => unanswered.delete(key)
+      unanswered.set(key, sentence)
+      answer.then(answered, answered)
+      this.kernel.leave()
+      return sentence
+    }
+    await withDeadline(answer, this.#deadline, leave, this.#signal)
+  }
+
+  /**
+   * What timed out may still happen: how such a device stands is not known.
+   * @throws VfioError `ERR_VFIO_TIMEOUT`
+   */
+  expectAnswered(subject: string): void {
+    const asked = unanswered.get(this.#key(subject))
+    if (asked === undefined) return
+    throw new VfioError(
+      'ERR_VFIO_TIMEOUT',
+      `${subject} stays as it is, since the kernel is still busy ${asked}`,
+    )
+  }
+
+  #key(subject: string): string {
+    return `${this.#sysfs} ${subject}`
+  }
+
+  /** The device that a write is about, else the file. */
+  #subjectOf(path: string, text: string): string {
+    return /\/devices\/([^/]+)\//.exec(path)?.[1] ?? (isAddress(text) ? text : path)
+  }
+
+  /** Is it with VFIO: by the name of its driver, or by what its driver has made below it? */
+  isWithVfio(address: string): boolean {
+    return isVfioDriver(this.driver(address)) || exists(`${this.device(address)}/vfio-dev`)
+  }
+
+  /** The group that a device is in now: one that it had not when it was planned, or that went with its driver. */
+  group(address: string): number | null {
+    const name = linkName(`${this.device(address)}/iommu_group`)
+    return name !== null && /^\d{1,9}$/.test(name) ? Number(name) : null
+  }
+
+  /**
+   * Unbinding a device that is open blocks in the kernel until it is closed. Says who it is, as far as that can be seen.
+   * @throws VfioError `ERR_VFIO_IN_USE`, also where it cannot be told
+   */
+  refuseOpen({ address, group: known }: { readonly address: string; readonly group: number | null }): void {
+    const group = this.group(address) ?? known
+    if (group === null || !this.kernel.isOpen(group)) return
+    const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
+    throw new VfioError(
+      'ERR_VFIO_IN_USE',
+      `${address} is open, and unbinding it would hang: ${who}; close it there first`,
+    )
+  }
+
+  /** The end of a sentence: who keeps the kernel waiting, as far as that can be seen. */
+  #heldBy(address: string): string {
+    const held = holdersOf(this.#sysfs, address)
+    return held.length > 0 ? `: ${held.join('; ')}; close it there` : ''
+  }
+
+  device(address: string): string {
+    return `${this.#sysfs}/bus/pci/devices/${address}`
+  }
+
+  bus(file: string): string {
+    return `${this.#sysfs}/bus/pci/${file}`
+  }
+
+  driver(address: string): string | null {
+    return linkName(`${this.device(address)}/driver`)
+  }
+
+  /** How a device stands now. Its override is not told while a driver lets it go, so this may take as long as a change. */
+  async state(address: string): Promise<FormerState> {
+    let override: string | null = null
+    const path = `${this.device(address)}/driver_override`
+    const read = async () => {
+      override = (await this.kernel.read(path, this.#lock.descriptor).catch(noFile)).trim()
+    }
+    await this.#ask(address, read, () => `reading ${path}${this.#heldBy(address)}`)
+    return {
+      driver: this.driver(address),
+      override: overrideOf(override ?? ''),
+    }
+  }
+
+  /** Writing to `drivers_probe` succeeds whatever happens: the link has the truth. */
+  expectDriver(address: string, driver: string | null): void {
+    const now = this.driver(address)
+    if (now === driver) return
+    throw new VfioError(
+      'ERR_VFIO_NOT_BOUND',
+      driver === null
+        ? `${address} is still bound to ${now}, although the kernel took the unbinding`
+        : `${address} is ${now === null ? 'without a driver' : `bound to ${now}`}, and not bound to ${driver}: the kernel's log says why ${driver} refused it`,
+    )
+  }
+}
+
+/** A device that is gone has no override; what else keeps it from being read is told. */
+function noFile(error: unknown): string {
+  const { code } = error as { code?: unknown }
+  if (code === 'ENOENT' || code === 'ENODEV') return ''
+  throw error
+}

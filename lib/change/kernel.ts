@@ -1,0 +1,196 @@
+import { spawn } from 'node:child_process'
+import { resetDevice } from '../actions/reset.js'
+import { VfioError, VfioSystemError } from '../errors.js'
+import type { Snapshot } from '../sysfs/snapshot.js'
+import { isGroupOpen } from './group-open.js'
+import { Writer } from './writer.js'
+
+/** Everything that this package does to a host goes through here; tests put a host of their own in its place. */
+export interface KernelAccess {
+  /** One write to a file of sysfs. What has not been answered keeps `lock` open. */
+  write(path: string, text: string, lock?: number): Promise<void>
+  /** The text of a file of sysfs that waits as long as a change of its device takes. */
+  read(path: string, lock?: number): Promise<string>
+  /** Loads a kernel module. */
+  load(modprobe: string, module: string): Promise<void>
+  /** Resets a device through VFIO. @param seen the host with all of them bound */
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void>
+  /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
+  isOpen(group: number): boolean
+  /** Does not wait any more for what has not been answered: the program can end before it. */
+  leave(): void
+  /** Nothing more is to be done. */
+  close(): void
+}
+
+/** What a failed write to sysfs was about, for the table of hints: the file's name. */
+const requestOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
+
+/** The running kernel, with what a test has in place of some of it. */
+export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
+  const running: KernelAccess = new RunningKernel()
+  const has = <K extends keyof KernelAccess>(name: K) =>
+    (other[name] === undefined ? running : other) as Pick<KernelAccess, K>
+  return {
+    write: (path, text, lock) => has('write').write(path, text, lock),
+    read: (path, lock) => has('read').read(path, lock),
+    load: (modprobe, module) => has('load').load(modprobe, module),
+    reset: (address, kind, seen) => has('reset').reset(address, kind, seen),
+    isOpen: (group) => has('isOpen').isOpen(group),
+    leave: () => has('leave').leave(),
+    close: () => has('close').close(),
+  }
+}
+
+/** What the kernel is asked to do by one assignment, release or recovery. */
+export class RunningKernel implements KernelAccess {
+  /** Waits for the next question. */
+  #idle: Writer | null = null
+  readonly #busy = new Set<{ leave(): void }>()
+
+  write(path: string, text: string, lock?: number): Promise<void> {
+    return this.#ask('write', path, (writer) => writer.write(path, text, lock))
+  }
+
+  read(path: string, lock?: number): Promise<string> {
+    return this.#ask('read', path, (writer) => writer.read(path, lock))
+  }
+
+  async #ask<T>(syscall: string, path: string, ask: (writer: Writer) => Promise<T>): Promise<T> {
+    const writer = this.#idle ?? (await Writer.start())
+    this.#idle = null
+    this.#busy.add(writer)
+    try {
+      const answer = await ask(writer)
+      // One that was left meanwhile has been replaced.
+      if (this.#busy.has(writer) && this.#idle === null) this.#idle = writer
+      else writer.close()
+      return answer
+    } catch (error) {
+      const isAnswer = typeof (error as NodeJS.ErrnoException).errno === 'number'
+      if (isAnswer && this.#busy.has(writer) && this.#idle === null) this.#idle = writer
+      else writer.close()
+      throw systemError(error, requestOf(path), path, syscall)
+    } finally {
+      this.#busy.delete(writer)
+    }
+  }
+
+  leave(): void {
+    for (const each of this.#busy) each.leave()
+    this.#busy.clear()
+  }
+
+  close(): void {
+    this.#idle?.close()
+    this.#idle = null
+  }
+
+  load(modprobe: string, module: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      // In a session of its own: Ctrl-C is for this program to answer.
+      const child = spawn(modprobe, ['--', module], {
+        stdio: ['ignore', 'ignore', 'pipe'],
+        env: {},
+        detached: true,
+      })
+      const loading = {
+        leave() {
+          child.unref()
+          child.stderr.destroy()
+        },
+      }
+      this.#busy.add(loading)
+      child.on('close', () => this.#busy.delete(loading))
+      let said = ''
+      child.stderr.on('data', (chunk: Buffer) => {
+        said += chunk.toString()
+      })
+      child.on('error', (error) => reject(systemError(error, 'modprobe', modprobe, 'spawn')))
+      child.on('close', (status) => {
+        if (status === 0) resolve()
+        else {
+          reject(
+            new VfioError(
+              'ERR_VFIO_NO_DRIVER',
+              `${modprobe} could not load ${module} (${said.trim().split('\n')[0] || `status ${status}`}): does this kernel have it?`,
+            ),
+          )
+        }
+      })
+    })
+  }
+
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+    const stop = new AbortController()
+    const running = { leave: () => stop.abort() }
+    this.#busy.add(running)
+    const done = resetDevice(seen, address, { hot: kind === 'hot', signal: stop.signal })
+    return new Promise((resolve, reject) => {
+      done
+        .then(
+          () => resolve(),
+          // What was left behind is not answered any more: how it ended is not known.
+          (error) => stop.signal.aborted || reject(error),
+        )
+        .finally(() => this.#busy.delete(running))
+    })
+  }
+
+  isOpen(group: number): boolean {
+    return isGroupOpen(group)
+  }
+}
+
+function systemError(error: unknown, request: string, path: string, syscall = 'write'): unknown {
+  const { errno } = error as NodeJS.ErrnoException
+  if (typeof errno !== 'number' || error instanceof VfioError) return error
+  return new VfioSystemError({ errno: -errno, syscall, request, path }, { cause: error })
+}
+
+/** The default for how long the kernel may take for one change, in milliseconds. */
+export const DEADLINE = 30_000
+
+/** Timers count in 31 bits, and take a longer time for none at all. */
+const LONGEST = 2 ** 31 - 1
+
+/** How much longer the kernel may take for what it is at when a program was told to stop, in milliseconds. */
+export const GRACE = 5000
+
+/**
+ * Waits for a change no longer than this, and for a few seconds once `signal` is aborted. The change itself cannot be
+ * called back: it goes on in the kernel.
+ * @throws VfioError `ERR_VFIO_TIMEOUT`
+ */
+export async function withDeadline<T>(
+  work: Promise<T>,
+  milliseconds: number,
+  what: () => string,
+  signal?: AbortSignal,
+): Promise<T> {
+  const began = performance.now()
+  let timer: NodeJS.Timeout | undefined
+  let onAbort = () => {}
+  const deadline = new Promise<never>((_resolve, reject) => {
+    const late = () => {
+      const seconds = Math.round((performance.now() - began) / 10) / 100
+      const waited = signal?.aborted ? seconds : milliseconds / 1000
+      reject(new VfioError('ERR_VFIO_TIMEOUT', `the kernel has not answered for ${waited} s: ${what()}`))
+    }
+    const wait = (limit: number) => {
+      timer = setTimeout(late, Math.min(limit, LONGEST))
+    }
+    onAbort = () => {
+      clearTimeout(timer)
+      wait(Math.min(GRACE, Math.max(0, milliseconds - (performance.now() - began))))
+    }
+    wait(milliseconds)
+    signal?.addEventListener('abort', onAbort)
+  })
+  try {
+    return await Promise.race([work, deadline])
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', onAbort)
+  }
+}

@@ -1,0 +1,14 @@
+import type { Declare } from './options.js'
+
+/** `vfio help`: the text of the program or of one command. */
+export const help: Declare = (vfio) => {
+  vfio
+    .command('help')
+    .description('this text, or that of a command')
+    .argument('[command]')
+    .action((name: string | undefined) => {
+      const found = name === undefined ? vfio : vfio.commands.find((command) => command.name() === name)
+      if (found) found.outputHelp()
+      else vfio.error(`error: unknown command '${name}'`)
+    })
+}

@@ -1,0 +1,78 @@
+import { existsSync } from 'node:fs'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import { Host, type HostUse, type Snapshot, type SnapshotOptions, VfioError } from '../index.js'
+import { oneLine } from './output.js'
+
+/** How a command declares itself to the program: its name, arguments, options and help, and what it does. */
+export type Declare = (vfio: Command) => void
+
+/** What every command may be given. */
+export interface Common {
+  readonly json?: boolean
+  readonly sysfs?: string
+}
+
+export const json = () => new Option('--json', 'print what the API returns, as JSON')
+export const sysfs = () => new Option('--sysfs <dir>', 'look at another tree in place of /sys')
+export const journal = () => new Option('--journal <dir>', 'directory of the journal (default: /run/vfio)')
+export const rescanOption = () =>
+  new Option('--rescan', 'remove what cannot be bound again, and let the kernel find it anew')
+export const timeout = () =>
+  new Option('--timeout <seconds>', 'how long the kernel may take for one change (default: 30)').argParser(
+    seconds,
+  )
+export const memory = () =>
+  new Option('--memory <size>', 'memory of the VM, like 16G: tells the limit on locked memory that it needs')
+
+function seconds(text: string): number {
+  if (/^\d{1,6}$/.test(text) && Number(text) > 0) return Number(text)
+  throw new InvalidArgumentError('expected a number of seconds, like 30.')
+}
+
+/** What the library takes of `--timeout`, in milliseconds. */
+export const deadlineOf = ({ timeout }: { readonly timeout?: number }) =>
+  timeout === undefined ? undefined : timeout * 1000
+
+/** For an option that may be given again. */
+export const collect = (value: string, earlier: string[] = []) => [...earlier, value]
+
+/** @param what a kind of use that is named does to it */
+export const force = (what: string) =>
+  new Option('--force <kind>', `${what} this kind of use (may be given again)`).argParser(collect)
+
+const KINDS: readonly HostUse['kind'][] = ['mount', 'swap', 'holder', 'network', 'display', 'other']
+
+/** The kinds of use that `--force` names. */
+export function forced(kinds: readonly string[] = []): HostUse['kind'][] {
+  return kinds.map((kind) => {
+    const known = KINDS.find((name) => name === kind)
+    if (known) return known
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--force takes one of ${KINDS.join(', ')}, not ${kind}`)
+  })
+}
+
+/** Overrides are read, which may take seconds, only where something rests on them or shows them. */
+type Look = SnapshotOptions & { readonly overrides?: boolean }
+
+/** Looks at the host, or at the tree that `--sysfs` names. */
+export function look({ sysfs: root }: Common, { overrides = false, ...options }: Look = {}): Snapshot {
+  const lookAt = (host: Host) =>
+    overrides ? host.snapshot(options) : host.look({ ...options, overrides: new Map() })
+  if (root === undefined) return lookAt(new Host())
+  if (!existsSync(`${root}/bus/pci/devices`)) {
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `${oneLine(root)} is not a sysfs tree: it has no bus/pci/devices`,
+    )
+  }
+  return lookAt(new Host({ sysfs: root }))
+}
+
+/** Runs a command and keeps its exit status. */
+export function run<A extends readonly unknown[]>(
+  command: (...args: A) => number | Promise<number>,
+): (...args: A) => Promise<void> {
+  return async (...args) => {
+    process.exitCode = await command(...args)
+  }
+}

@@ -1,0 +1,45 @@
+import { recover as putInOrder, type RecoveryReport } from '../index.js'
+import { NOT_READY } from './exit.js'
+import { type Declare, deadlineOf, journal, json, rescanOption, run, timeout } from './options.js'
+import { answer, note } from './output.js'
+import { stoppable } from './signals.js'
+import { badRecord } from './words.js'
+
+interface RecoverOptions {
+  readonly rescan?: boolean
+  readonly timeout?: number
+  readonly journal?: string
+  readonly json?: boolean
+}
+
+/** `vfio recover`: puts in order what a crash left half done. */
+export const recover: Declare = (vfio) => {
+  vfio
+    .command('recover')
+    .description('put in order what a crash left half done')
+    .addOption(rescanOption())
+    .addOption(timeout())
+    .addOption(journal())
+    .addOption(json())
+    .action(run(act))
+}
+
+async function act(options: RecoverOptions): Promise<number> {
+  return await stoppable('finishing what is being put in order', async (signal) => {
+    const { rescan, journal, json } = options
+    const report = await putInOrder({ rescan, journal, deadline: deadlineOf(options), signal })
+    answer(report, json, render)
+    for (const warning of report.warnings) note(`vfio: ${warning}`)
+    for (const record of report.bad) note(badRecord(record))
+    return report.bad.length + report.busy.length > 0 ? NOT_READY : 0
+  })
+}
+
+function render({ recovered, stale, busy }: RecoveryReport): string {
+  const lines = [
+    ...recovered.map((address) => `${address} was given back as it was before`),
+    ...stale.map((address) => `${address}: removed a record from before the last boot`),
+    ...busy.map((address) => `${address}: left alone, since a program works on it at this moment`),
+  ]
+  return `${lines.join('\n') || 'Nothing was left half done.'}\n`
+}

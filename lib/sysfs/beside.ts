@@ -1,0 +1,152 @@
+import { spawnSync } from 'node:child_process'
+import { constants } from 'node:os'
+import { errnoOf } from './unseen.js'
+
+/**
+ * Looks that the kernel may keep waiting for ever, without the addon: a process that looks (`vfio-read`), and one that
+ * waits for it as long as it is allowed to and then leaves it behind. Only that second one can be waited for
+ * synchronously without hanging. Both are this runtime, with the programs below.
+ */
+
+/** Answers in lines: a negated errno, or `+` and the bytes in base64. The first one says that it has started. */
+const LOOKER = `
+process.title = 'vfio-read'
+const fs = require('fs')
+const say = (line) => {
+  const bytes = Buffer.from(line + '\\n')
+  for (let at = 0; at < bytes.length; ) at += fs.writeSync(1, bytes, at)
+}
+const { kind, paths } = JSON.parse(fs.readFileSync(0, 'utf8'))
+const { O_RDONLY, O_NOCTTY } = fs.constants
+const errnos = require('os').constants.errno
+const buffer = Buffer.alloc(4096)
+const looks = {
+  read: (path) => {
+    const file = fs.openSync(path, O_RDONLY | O_NOCTTY)
+    try {
+      return buffer.subarray(0, fs.readSync(file, buffer, 0, buffer.length, null))
+    } finally {
+      fs.closeSync(file)
+    }
+  },
+  stat: (path) => {
+    const { mode, rdev } = fs.statSync(path, { bigint: true })
+    return Buffer.from(mode + ' ' + rdev)
+  },
+}
+say('started')
+for (const path of paths) {
+  let line
+  try {
+    line = '+' + looks[kind](Buffer.from(path, 'base64')).toString('base64')
+  } catch (error) {
+    line = String(-(errnos[error.code] || -error.errno || errnos.EIO))
+  }
+  say(line)
+}
+`
+
+/** Prints the answers in lines, an empty one for what was not answered. */
+const WAITER = `
+const { spawn } = require('child_process')
+const fs = require('fs')
+const { looker, kind, paths, patience, start, losses } = JSON.parse(fs.readFileSync(0, 'utf8'))
+const answers = []
+let lost = 0
+const end = () => {
+  const bytes = Buffer.from(answers.join('\\n'))
+  for (let at = 0; at < bytes.length; ) at += fs.writeSync(1, bytes, at)
+  process.exit(0)
+}
+const ask = () => {
+  const child = spawn(process.execPath, ['-e', looker], { detached: true, stdio: ['pipe', 'pipe', 'ignore'] })
+  let over = false
+  let rest = ''
+  let hasStarted = false
+  const leave = () => {
+    if (over) return
+    over = true
+    clearTimeout(timer)
+    child.kill('SIGKILL')
+    if (answers.length === paths.length) return end()
+    answers.push('')
+    lost += 1
+    if (lost < losses && answers.length < paths.length) ask()
+    else end()
+  }
+  let timer = setTimeout(leave, start)
+  child.on('error', leave)
+  child.stdin.on('error', () => {})
+  child.stdin.end(JSON.stringify({ kind, paths: paths.slice(answers.length) }))
+  child.stdout.on('error', leave).on('close', leave)
+  child.stdout.on('data', (chunk) => {
+    if (over) return
+    const lines = (rest + chunk.toString('latin1')).split('\\n')
+    rest = lines.pop()
+    if (lines.length === 0) return
+    clearTimeout(timer)
+    timer = setTimeout(leave, patience)
+    for (const line of lines) {
+      if (hasStarted) answers.push(line)
+      hasStarted = true
+    }
+    if (answers.length === paths.length) leave()
+  })
+}
+ask()
+`
+
+/** As many files as may be left unanswered before no more are asked for. */
+const LOSSES = 3
+
+/** How long the runtime may take to start, in milliseconds: it may be emulated, and the machine busy. */
+const START = 60_000
+
+/**
+ * Reads the first 4,096 bytes of each file (`read`), or tells its mode and device number in decimal (`stat`): a negated
+ * errno for what failed, and `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
+ * third of these.
+ */
+export function askBeside(
+  kind: 'read' | 'stat',
+  paths: readonly (string | Buffer)[],
+  patience: number,
+): (Uint8Array | number)[] {
+  if (paths.length === 0) return []
+  const input = JSON.stringify({
+    looker: LOOKER,
+    kind,
+    paths: paths.map((path) => Buffer.from(path).toString('base64')),
+    patience,
+    start: START,
+    losses: LOSSES,
+  })
+  const { stdout, errno } = run(input)
+  const lines = stdout.split('\n')
+  return paths.map((_path, index) => {
+    const line = lines[index] ?? ''
+    if (line.startsWith('+')) return Buffer.from(line.slice(1), 'base64')
+    return /^-\d+$/.test(line) ? Number(line) : -errno
+  })
+}
+
+/** What it printed, and the errno of what it did not answer. */
+function run(input: string): { readonly stdout: string; readonly errno: number } {
+  const { ETIMEDOUT, EACCES } = constants.errno
+  try {
+    const { stdout, error } = spawnSync(process.execPath, ['-e', WAITER], {
+      input,
+      cwd: '/',
+      // It is to run these programs and nothing else: neither what Node is told to load, nor an Electron app.
+      env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
+      encoding: 'latin1',
+      maxBuffer: Number.POSITIVE_INFINITY,
+      stdio: ['pipe', 'pipe', 'ignore'],
+      windowsHide: true,
+    })
+    return { stdout: stdout ?? '', errno: error ? (errnoOf(error) ?? EACCES) : ETIMEDOUT }
+  } catch {
+    // A program that may start no process (node --permission).
+    return { stdout: '', errno: EACCES }
+  }
+}

@@ -1,0 +1,17 @@
+/**
+ * What steers a terminal or shows as something else: control characters (C1 and DEL too), formatting (the direction of
+ * text), all kinds of line ends, and the lone surrogates that stand for bytes which are no UTF-8.
+ */
+const STEERING = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
+
+/**
+ * A text of somebody else's choice (names of devices, drivers, mounts and processes, what was typed) that shows whatever
+ * is in it and steers nothing: such characters are written as JSON writes them, `\u001b`. JSON stays what it says.
+ */
+export const printable = (text: string): string =>
+  text.replace(STEERING, (found) =>
+    Array.from(
+      { length: found.length },
+      (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
+    ).join(''),
+  )

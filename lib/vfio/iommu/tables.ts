@@ -1,0 +1,370 @@
+import { constants } from 'node:os'
+import { type SystemFailure, VfioError } from '../../errors.js'
+import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
+import { binding } from '../../native/load.js'
+import { call, translate } from '../../native/translate.js'
+import type { IovaRange } from '../capabilities.js'
+import type { DeviceHandle } from '../device/handle.js'
+import { type Dependent, Handle } from '../handle.js'
+import { MAY_READ, MAY_WRITE, Mappings, type SpaceBackend } from './space.js'
+
+const MAP_FIXED = 1 << 0
+const MAP_WRITEABLE = 1 << 1
+const MAP_READABLE = 1 << 2
+export const HWPT_DIRTY_TRACKING = 1 << 1
+const DIRTY_ENABLE = 1 << 0
+export const OPTION_RLIMIT_MODE = 0
+export const OPTION_GET = 1
+const LAST_ADDRESS = 2n ** 64n - 1n
+
+/** An object of an iommufd as the addon would have it: the number that calls take, and its end. */
+class Numbered implements NativeHandle {
+  constructor(
+    private readonly iommufd: Handle<NativeIommufd>,
+    readonly id: number,
+    private readonly kind: string,
+  ) {}
+
+  async close(): Promise<void> {
+    try {
+      await this.iommufd.raw.destroy(this.id)
+    } catch (error) {
+      // What is closed has let all of its objects go.
+      if (this.iommufd.closed) return
+      const { message } = translate(error) as Error
+      process.emitWarning(
+        `${this.kind} ${this.id} stays until ${this.iommufd.name} is closed: ${message}`,
+        'VfioWarning',
+      )
+    }
+  }
+
+  closeNow(): void {
+    void this.close()
+  }
+}
+
+/** What devices are attached to, apart from the object that the program holds. */
+export abstract class TableHandle extends Handle<NativeHandle> {
+  constructor(
+    readonly iommufd: Handle<NativeIommufd>,
+    id: number,
+    kind: string,
+    parent: Handle<NativeHandle>,
+  ) {
+    super(new Numbered(iommufd, id, kind), `${kind} ${id} of ${iommufd.name}`, parent)
+  }
+
+  // Detaching a device takes a thread, and nothing can be destroyed before that.
+  override releaseNow(): void {
+    if (this.dependents.size > 0) void this.release()
+    else super.releaseNow()
+  }
+
+  /** The number of what a device is to be attached to. */
+  abstract tableFor(devid: number): Promise<TableHandle>
+}
+
+/** One that has no part of its own but its number. */
+export class HwptHandle extends TableHandle {
+  constructor(
+    ioas: IoasHandle,
+    id: number,
+    /** It can log the pages that devices write. */
+    readonly canTrack: boolean,
+  ) {
+    super(ioas.iommufd, id, 'page table', ioas)
+  }
+
+  async tableFor(): Promise<TableHandle> {
+    return this
+  }
+
+  track(on: boolean): Promise<void> {
+    return this.iommufd.native.setDirtyTracking(this.native.id, on ? DIRTY_ENABLE : 0)
+  }
+
+  dirtyBitmap(iova: bigint, size: bigint, page: bigint, flags: number): Promise<ArrayBuffer> {
+    return this.iommufd.native.dirtyBitmap(this.native.id, iova, size, page, flags)
+  }
+}
+
+/** An address space with what it maps, apart from the object that the program holds. */
+export class IoasHandle extends TableHandle {
+  readonly mappings = new Mappings()
+  /** Writes of devices are logged: those that are attached now, and those to come. */
+  #tracks = false
+
+  constructor(iommufd: Handle<NativeIommufd>, id: number) {
+    super(iommufd, id, 'IOAS', iommufd)
+  }
+
+  async allocate(devid: number, flags: number): Promise<HwptHandle> {
+    const id = await this.iommufd.native.allocateHwpt(devid, this.native.id, flags, 0, null, 0)
+    const table = new HwptHandle(this, id, (flags & HWPT_DIRTY_TRACKING) !== 0)
+    // Closed meanwhile, so that nobody else would destroy it.
+    if (this.closed) void table.release()
+    return table
+  }
+
+  async tableFor(devid: number): Promise<TableHandle> {
+    return this.#tracks ? this.#trackingTable(devid) : this
+  }
+
+  /** Devices whose page table cannot log move to one that can. */
+  async startTracking(): Promise<void> {
+    if (![...this.dependents].some((one) => one instanceof Attachment || one instanceof HwptHandle)) {
+      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `no device is attached to ${this.name}: attach one first`)
+    }
+    for (const one of [...this.dependents]) {
+      if (one instanceof Attachment) await one.moveTo(await this.#trackingTable(one.devid))
+    }
+    for (const table of this.#tables()) await table.track(true)
+    this.#tracks = true
+  }
+
+  async stopTracking(): Promise<void> {
+    this.#tracks = false
+    for (const table of this.#tables()) await table.track(false)
+  }
+
+  async dirtyBitmap(iova: bigint, size: bigint, page: bigint): Promise<ArrayBuffer> {
+    const [first, ...others] = this.#tables()
+    if (!first) {
+      throw new VfioError(
+        'ERR_VFIO_BAD_ARGUMENT',
+        `nothing logs what devices of ${this.name} write: dirty.start() first`,
+      )
+    }
+    const bits = await first.dirtyBitmap(iova, size, page, 0)
+    const all = new BigUint64Array(bits)
+    for (const table of others) {
+      const more = new BigUint64Array(await table.dirtyBitmap(iova, size, page, 0))
+      for (const [i, word] of more.entries()) all[i] = (all[i] ?? 0n) | word
+    }
+    return bits
+  }
+
+  #tables(): HwptHandle[] {
+    return [...this.dependents].filter(
+      (one): one is HwptHandle => one instanceof HwptHandle && one.canTrack && !one.closed,
+    )
+  }
+
+  async #trackingTable(devid: number): Promise<TableHandle> {
+    const table = await this.allocate(devid, HWPT_DIRTY_TRACKING)
+    if (this.#tracks) await table.track(true)
+    return table
+  }
+
+  protected override beforeSurrender(): void {
+    for (const one of [...this.dependents]) if (one instanceof Attachment) one.forget()
+  }
+
+  // The kernel has unmapped everything with it.
+  protected override afterClose(): void {
+    this.mappings.clear()
+  }
+}
+
+/** A device on a page table: it is detached before that is destroyed. */
+class Attachment implements Dependent {
+  constructor(
+    private readonly device: DeviceHandle,
+    readonly devid: number,
+    /** `null`: the device itself. */
+    private readonly pasid: number | null,
+    public table: TableHandle,
+  ) {
+    this.#join(table)
+    device.tables.set(pasid, this)
+  }
+
+  /** In the order of the device's calls. */
+  async release(): Promise<void> {
+    try {
+      if (this.device.closed) await this.device.release()
+      else {
+        const detach = () => this.device.native.detach(this.pasid)
+        await this.device.run(detach, {}, this.release)
+      }
+    } catch {
+      // A device that is gone is detached; one that will not be keeps the table until the iommufd is closed.
+    }
+    this.forget()
+  }
+
+  releaseNow(): void {
+    void this.release()
+  }
+
+  /** Attaches it to another one in the place of this. */
+  async moveTo(table: TableHandle): Promise<void> {
+    await this.device.run(() => this.device.native.attach(table.native.id, this.pasid), {}, this.moveTo)
+    this.#leave()
+    this.table = table
+    this.#join(table)
+  }
+
+  /** It is detached, or closed. */
+  forget(): void {
+    this.#leave()
+    if (this.device.tables.get(this.pasid) === this) this.device.tables.delete(this.pasid)
+  }
+
+  #join(table: TableHandle): void {
+    table.dependents.add(this)
+    forgetLimits(table)
+  }
+
+  #leave(): void {
+    this.table.dependents.delete(this)
+    forgetLimits(this.table)
+  }
+}
+
+/**
+ * Attaches a device to a table, in the place of the one that it is on. To be run in the order of the device's calls.
+ * @throws VfioError `ERR_VFIO_CLOSED` where the table was closed meanwhile
+ */
+export function attach(
+  device: DeviceHandle,
+  devid: number,
+  pasid: number | null,
+  target: TableHandle,
+): Promise<void> {
+  const work = (async () => {
+    const table = await target.tableFor(devid)
+    await device.native.attach(table.native.id, pasid)
+    device.tables.get(pasid)?.forget()
+    if (!target.closed) {
+      new Attachment(device, devid, pasid, table)
+      return
+    }
+    await device.raw.detach(pasid)
+    throw target.closedError()
+  })()
+  // Which is not destroyed before this has ended.
+  target.lend(work)
+  return work
+}
+
+/** A device that another thread left on a table. */
+export const wasAttached = (device: DeviceHandle, devid: number, table: TableHandle) =>
+  void new Attachment(device, devid, null, table)
+
+/** Each device reserves addresses of its own. */
+function forgetLimits(table: TableHandle): void {
+  for (const at of [table, table.parent]) if (at instanceof IoasHandle) at.mappings.limits = null
+}
+
+/** The calls of an IOAS, which stays open as long as they are held. */
+export class IoasCalls implements SpaceBackend {
+  readonly mappings: Mappings
+
+  constructor(
+    /** Not used, but kept. */
+    readonly owner: object,
+    readonly handle: IoasHandle,
+  ) {
+    this.mappings = handle.mappings
+  }
+
+  mapNow(memory: number, offset: number, length: number, iova: bigint, access: number): void {
+    const { iommufd, native } = this.handle
+    binding().iommufdMap(iommufd.native.id, native.id, memory, offset, length, iova, flagsOf(access))
+  }
+
+  map(memory: number, offset: number, length: number, iova: bigint, access: number): Promise<unknown> {
+    const { iommufd, raw } = this.handle
+    return iommufd.native.map(raw.id, memory, offset, length, iova, flagsOf(access))
+  }
+
+  unmapNow(iova: bigint, size: bigint): bigint {
+    const { iommufd, native } = this.handle
+    try {
+      return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
+    } catch (error) {
+      if (this.#wasEmpty(error, iova, size)) return 0n
+      throw error
+    }
+  }
+
+  async unmap(iova: bigint, size: bigint): Promise<bigint> {
+    const { iommufd, raw } = this.handle
+    try {
+      return await iommufd.native.unmap(raw.id, iova, size)
+    } catch (error) {
+      if (this.#wasEmpty(error, iova, size)) return 0n
+      throw error
+    }
+  }
+
+  unmapAll() {
+    return () => this.handle.iommufd.native.unmap(this.handle.native.id, 0n, LAST_ADDRESS)
+  }
+
+  askLimits() {
+    const { iommufd, native } = this.handle
+    const { alignment, ranges } = call(() => iommufd.native.iovaRanges(native.id))
+    const system = BigInt(binding().pageSize)
+    // Before a device is attached there is no page but the system's.
+    return { ranges: pairsOf(ranges), page: alignment > system ? alignment : system }
+  }
+
+  explainLimits() {
+    return {
+      ...this.askLimits(),
+      choosing: 'a device is attached',
+      full: 'the kernel finds no place for it: give an address, or unmap something',
+      locked: 'VmPin' as const,
+      charged: this.#isPerProcess()
+        ? 'this iommufd charges this process, for all that is mapped by whatever iommufd'
+        : 'an iommufd charges the user, so that what other programs of the user have locked counts too',
+    }
+  }
+
+  startDirty(): Promise<void> {
+    return this.handle.startTracking()
+  }
+
+  stopDirty(): Promise<void> {
+    return this.handle.stopTracking()
+  }
+
+  dirtyBitmap(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer> {
+    return this.handle.dirtyBitmap(iova, size, pageSize)
+  }
+
+  // The kernel has no one call for both.
+  async unmapDirty(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer> {
+    const bits = await this.handle.dirtyBitmap(iova, size, pageSize)
+    await this.unmap(iova, size)
+    return bits
+  }
+
+  dirtyPage(): null {
+    return null
+  }
+
+  #isPerProcess(): boolean {
+    const { native } = this.handle.iommufd
+    return call(() => native.option(OPTION_RLIMIT_MODE, OPTION_GET, 0, 0n)) === 1n
+  }
+
+  /** The kernel calls it an error where nothing is mapped, and where a mapping would be cut in two. */
+  #wasEmpty(error: unknown, iova: bigint, size: bigint): boolean {
+    const { errno } = error as Partial<SystemFailure>
+    return errno === constants.errno.ENOENT && !this.mappings.spans.overlaps(iova, iova + size - 1n)
+  }
+}
+
+export const flagsOf = (access: number) =>
+  MAP_FIXED | (access & MAY_READ ? MAP_READABLE : 0) | (access & MAY_WRITE ? MAP_WRITEABLE : 0)
+
+/** Pairs of a first and a last address. */
+export const pairsOf = (words: BigUint64Array): IovaRange[] =>
+  Array.from({ length: words.length / 2 }, (_, i) => ({
+    start: words[2 * i] ?? 0n,
+    end: words[2 * i + 1] ?? 0n,
+  }))

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "util/work.h"
+
+namespace vfio {
+
+/** Dirty pages: a bit for each, in words of 64 bits as the kernel writes them. */
+using Bitmap = std::shared_ptr<std::vector<uint64_t>>;
+
+/**
+ * One for all pages of `size` bytes. The kernel writes as many bits as size and page size say, so that what it might count
+ * differently is refused.
+ */
+Bitmap BitmapOf(Napi::Env env, uint64_t size, uint64_t page_size);
+
+/** A copy of it as an ArrayBuffer. */
+Work::Result BytesOf(Bitmap bitmap);
+
+}  // namespace vfio

@@ -1,0 +1,509 @@
+import assert from 'node:assert/strict'
+import { makeHost, removeDirectories } from '../fixtures/host.js'
+import { type FakeAnswer, type Machine, type Program, withFake } from './fake.js'
+
+/** A program over the model of a kernel that has everything. */
+const overModel = (
+  program: (given: Program<null>) => unknown,
+  answers: readonly FakeAnswer[] = [],
+  machine: Machine = {},
+  flags: string[] = [],
+) => withFake(answers, program, { machine: { linux: '7.3', ...machine }, flags })
+
+/** One interface for memory, whatever provides it: the program gets a device's and the name of the backend. */
+const BACKENDS = ['group', 'iommufd'] as const
+
+for (const backend of BACKENDS) {
+  const trees = () =>
+    makeHost({
+      devices: [
+        { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, vfioDevice: 'vfio0' },
+        { address: '0000:02:00.0', driver: 'vfio-pci', group: 2, vfioDevice: 'vfio2' },
+      ],
+    })
+
+  describe(`memory for devices, by ${backend}`, function () {
+    this.timeout(60_000)
+    after(removeDirectories)
+
+    it('is mapped, told of and unmapped by the same calls', () =>
+      withFake(
+        [],
+        async ({ vfio, input, state }) => {
+          const seen = new vfio.Host(input.trees).snapshot()
+          const opened = await vfio.openDevice('01:00.0', { seen, backend: input.backend })
+          const { dma } = opened
+          assert.equal(opened.backend, input.backend)
+          assert(dma.ranges.length > 0 && dma.ranges.every(({ start, end }) => start < end))
+          const buffer = vfio.DmaBuffer.allocate(4 * 4096)
+          const large = vfio.DmaBuffer.allocate(4 * 2 ** 20)
+          const [small, part, big] = [
+            await dma.map(buffer, { iova: 0x10000 }),
+            await dma.map(buffer, { offset: 4096, length: 4096, write: false }),
+            await dma.map(large, { addressBits: 32 }),
+          ]
+          assert.deepEqual([small.iova, small.size, small.buffer], [0x10000n, 4 * 4096, buffer])
+          assert(big.iova + BigInt(big.size) <= 2n ** 32n)
+          const inModel = () => {
+            const { containers, iommufds } = state().model
+            const all = [...containers, ...iommufds.flatMap(({ objects }) => objects)]
+            return all.flatMap(({ mappings = [] }) => mappings).map(([iova, size]) => [BigInt(iova), size])
+          }
+          const told = () => dma.mappings.map(({ iova, size }) => [iova, size])
+          assert.equal(told().length, 3)
+          assert.deepEqual(inModel(), told())
+          await assert.rejects(async () => buffer.close(), { code: 'ERR_VFIO_IN_USE' })
+          assert.equal(await dma.unmap(0x10000, 4 * 4096), BigInt(4 * 4096))
+          assert.equal(await dma.unmap(0x10000, 4 * 4096), 0n)
+          assert.equal(small.mapped, false)
+          await small.unmap()
+          await part.unmap()
+          assert.deepEqual(inModel(), told())
+          assert.equal(await dma.unmapAll(), BigInt(4 * 2 ** 20))
+          assert.deepEqual([inModel(), told(), big.mapped], [[], [], false])
+          buffer.close()
+          await dma.map(large)
+          await opened.close()
+          assert.deepEqual([large.mapped, state().model.devices], [false, []])
+        },
+        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+      ))
+
+    it('is refused in sentences with figures', () =>
+      withFake(
+        [],
+        async ({ vfio, input, failure, failNext }) => {
+          const seen = new vfio.Host(input.trees).snapshot()
+          const { dma } = await vfio.openDevice('01:00.0', { seen, backend: input.backend })
+          const buffer = vfio.DmaBuffer.allocate(2 * 4096)
+          await dma.map(buffer, { iova: 0x10000 })
+          const refused = async (options: object, code: string, because: RegExp) => {
+            const error = await failure(dma.map(buffer, options))
+            assert(error instanceof vfio.VfioSystemError, error.stack)
+            assert.equal(error.code, code)
+            assert.match(error.message, because)
+          }
+          await refused(
+            { iova: 0x11000 },
+            'EEXIST',
+            /0x11000–0x12fff overlaps the mapping at 0x10000–0x11fff/,
+          )
+          await refused(
+            { iova: 0x20800 },
+            'EINVAL',
+            /0x20800 and 0x2000 must be multiples of the page size, 0x1000/,
+          )
+          await refused(
+            { iova: 0xfee00000 },
+            'EINVAL',
+            /0xfee00000–0xfee01fff is not within what the IOMMU maps: 0x0–/,
+          )
+          failNext(input.backend === 'group' ? 'mapDma' : 'ioasMap', 12)
+          await refused(
+            { iova: 0x30000 },
+            'ENOMEM',
+            input.backend === 'group'
+              ? /has locked \d+ KiB of at most .* \(RLIMIT_MEMLOCK\), and 8 KiB more.*each container is charged for itself/
+              : /has locked \d+ KiB of at most .* \(RLIMIT_MEMLOCK\), and 8 KiB more.*an iommufd charges the user/,
+          )
+          const cut = await failure(dma.unmap(0x10000, 4096))
+          assert.match(cut.message, /cuts a mapping in two/)
+          assert.equal(dma.mappings.length, 1)
+        },
+        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+      ))
+
+    it('is the same for several devices, in the order of their addresses', () =>
+      withFake(
+        [],
+        async ({ vfio, input, state, failure, log }) => {
+          const seen = new vfio.Host(input.trees).snapshot()
+          const { backend } = input
+          const pair = await vfio.openDevices(['02:00.0', '01:00.0'], { seen, backend })
+          assert.equal(pair.backend, backend)
+          assert.deepEqual(
+            pair.devices.map(({ address }) => address),
+            ['0000:02:00.0', '0000:01:00.0'],
+          )
+          const buffer = vfio.DmaBuffer.allocate(4096)
+          await pair.dma.map(buffer)
+          const { containers, groups, iommufds } = state().model
+          const spaces = [...containers, ...iommufds.flatMap(({ objects }) => objects)]
+          assert.equal(spaces.filter(({ mappings = [] }) => mappings.length > 0).length, 1)
+          assert.equal(groups.length, backend === 'group' ? 2 : 0)
+          await pair.close()
+          assert.deepEqual([buffer.mapped, state().model.devices, state().model.iommufds], [false, [], []])
+          assert(log().some((line) => line.startsWith('close ')))
+          for (const wrong of [[], '01:00.0', ['01:00.0', '0000:01:00.0']])
+            assert.equal(
+              (await failure(vfio.openDevices(wrong as string[], { seen, backend }))).code,
+              'ERR_VFIO_BAD_ARGUMENT',
+            )
+        },
+        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+      ))
+  })
+}
+
+describe('openDevice()', () => {
+  after(removeDirectories)
+
+  const cases: {
+    title: string
+    backend: string
+    vfioDevice?: string
+    answers?: FakeAnswer[]
+    fails?: string
+  }[] = [
+    {
+      title: 'takes iommufd where its file and the node can be opened',
+      backend: 'iommufd',
+      vfioDevice: 'vfio0',
+    },
+    { title: 'takes the group where the kernel has made no node', backend: 'group' },
+    ...(['ENOENT', 'EACCES', 'EPERM', 'ENODEV'] as const).flatMap((code) =>
+      ['open:iommu', 'open:vfio0'].map((call) => ({
+        title: `takes the group where ${call} is ${code}`,
+        backend: 'group',
+        vfioDevice: 'vfio0',
+        answers: [
+          { call, returns: -({ ENOENT: 2, EACCES: 13, EPERM: 1, ENODEV: 19 } as const)[code] } as FakeAnswer,
+        ],
+      })),
+    ),
+    {
+      title: 'hides no other failure behind the group',
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'bindIommufd', returns: -1 }],
+      fails: 'EPERM',
+    },
+    {
+      title: 'hides no lack of descriptors behind the group',
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'open:iommu', returns: -24 }],
+      fails: 'EMFILE',
+    },
+  ]
+  for (const { title, backend, vfioDevice, answers = [], fails = null } of cases) {
+    it(title, async () => {
+      const trees = makeHost({
+        devices: [
+          { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, ...(vfioDevice && { vfioDevice }) },
+        ],
+      })
+      await withFake(
+        answers,
+        async ({ vfio, input, state }) => {
+          const seen = new vfio.Host(input.trees).snapshot()
+          const opened = await vfio.openDevice('01:00.0', { seen }).catch((error) => error)
+          if (opened instanceof Error) assert.equal((opened as { code?: unknown }).code, input.fails)
+          else {
+            assert.equal(opened.backend, input.backend)
+            await opened.close()
+          }
+          const { containers, groups, devices, iommufds } = state().model
+          assert.deepEqual([containers, groups, devices, iommufds].flat(), [])
+        },
+        { input: { trees, backend, fails }, machine: { linux: '7.3' } },
+      )
+    })
+  }
+})
+
+describe('an iommufd', function () {
+  this.timeout(60_000)
+
+  it('closes its devices, page tables and address spaces before itself', () =>
+    overModel(async ({ vfio, state, log, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const ioas = iommufd.allocateIoas()
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+        iommufd,
+        path: '/dev/vfio/devices/vfio0',
+      })
+      const table = await ioas.allocateHwpt(device, { dirtyTracking: true })
+      await device.attach(table)
+      const buffer = vfio.DmaBuffer.allocate(4096)
+      const mapping = await ioas.map(buffer)
+      await iommufd.close()
+      assert.deepEqual(
+        [device.closed, table.closed, ioas.closed, mapping.mapped, buffer.mapped],
+        [true, true, true, false, false],
+      )
+      assert.deepEqual(state().model.iommufds, [])
+      const closes = log().filter((line) => line.startsWith('close '))
+      assert.deepEqual(closes, ['close /dev/vfio/devices/vfio0', 'close /dev/iommu'])
+      const calls = [
+        () => iommufd.allocateIoas(),
+        () => iommufd.option('accounting'),
+        () => iommufd.changeProcess(),
+        () => iommufd.hardwareInfo(device),
+        () => iommufd.destroy(1),
+        () => ioas.ranges(),
+        () => ioas.allow([]),
+        () => ioas.map(buffer),
+        () => ioas.mapFile(buffer.fd, { length: 4096, iova: 0x1000 }),
+        () => ioas.unmap(0x1000, 4096),
+        () => ioas.unmapAll(),
+        () => ioas.allocateHwpt(device),
+        () => ioas.option('huge-pages'),
+        () => ioas.physicalAddress(0x1000, 4096),
+        () => table.setDirtyTracking(true),
+        () => table.dirtyBitmap(0x1000, 4096),
+        () => device.attach(ioas),
+        () => device.detach(),
+        () => vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path: '/dev/vfio/devices/vfio0' }),
+      ]
+      for (const call of calls) assert.equal((await failure(call)).code, 'ERR_VFIO_CLOSED', String(call))
+    }))
+
+  it('is disposed of at once, with all that is in it', () =>
+    overModel(async ({ vfio, state }) => {
+      const iommufd = vfio.Iommufd.open()
+      const ioas = iommufd.allocateIoas()
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+        iommufd,
+        path: '/dev/vfio/devices/vfio0',
+      })
+      await device.attach(ioas)
+      iommufd[Symbol.dispose]()
+      assert.deepEqual([device.closed, ioas.closed], [true, true])
+      while (state().model.iommufds.length > 0) await new Promise(setImmediate)
+    }))
+
+  it('detaches devices from an address space that closes, and leaves them open', () =>
+    overModel(async ({ vfio, state }) => {
+      const iommufd = vfio.Iommufd.open()
+      const devices = await Promise.all(
+        [0, 1].map((n) =>
+          vfio.VfioDevice.openCdev(`0000:01:00.${n}`, { iommufd, path: `/dev/vfio/devices/vfio${n}` }),
+        ),
+      )
+      for (const now of [false, true]) {
+        const ioas = iommufd.allocateIoas()
+        const table = await ioas.allocateHwpt(devices[0] as NonNullable<(typeof devices)[0]>)
+        await devices[0]?.attach(table)
+        await devices[1]?.attach(ioas)
+        await ioas.map(vfio.DmaBuffer.allocate(4096))
+        if (now) ioas[Symbol.dispose]()
+        await ioas.close()
+        assert(table.closed && ioas.closed && devices.every(({ closed }) => !closed))
+        const objects = state().model.iommufds[0]?.objects ?? []
+        assert.deepEqual(
+          objects.map(({ type, attached }) => [type, attached]),
+          [
+            ['device', undefined],
+            ['device', undefined],
+          ],
+        )
+      }
+    }))
+
+  it('takes one table of a device for another, and each PASID has its own', () =>
+    overModel(async ({ vfio, log, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const [first, second] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+        iommufd,
+        path: '/dev/vfio/devices/vfio0',
+      })
+      await device.attach(first)
+      await device.attach(second)
+      assert(!log().some((line) => line.startsWith('begin 20 ')))
+      // It is not in the way of the first one any more.
+      await first.close()
+      assert(!log().some((line) => line.startsWith('begin 20 ')))
+      await second.close()
+      assert.equal(log().filter((line) => line.startsWith('begin 20 ')).length, 1)
+      assert.equal((await failure(device.attach(first))).code, 'ERR_VFIO_CLOSED')
+      for (const pasid of [-1, 2 ** 20, 1.5, '1'])
+        assert.equal(
+          (await failure(device.attach(second, { pasid } as object))).code,
+          'ERR_VFIO_BAD_ARGUMENT',
+        )
+      assert.equal((await failure(device.attach({} as typeof first))).code, 'ERR_VFIO_BAD_ARGUMENT')
+    }))
+
+  it('shares what is mapped between address spaces, and maps files', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const other = vfio.Iommufd.open()
+      const [first, second] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const buffer = vfio.DmaBuffer.allocate(4096)
+      const mapping = await first.map(buffer, { iova: 0x1000 })
+      const copy = await second.copy(mapping, { iova: 0x5000 })
+      assert.deepEqual([copy.iova, copy.size, copy.buffer], [0x5000n, 4096, buffer])
+      await mapping.unmap()
+      assert.throws(() => buffer.close(), { code: 'ERR_VFIO_IN_USE' })
+      assert.equal((await failure(() => other.allocateIoas().copy(copy))).code, 'ERR_VFIO_BAD_ARGUMENT')
+      assert.equal((await failure(first.copy(mapping))).code, 'ENOENT')
+      const file = await first.mapFile(buffer.fd, { length: 4096 })
+      assert.equal(file.buffer, null)
+      assert.deepEqual(first.dma.mappings, [{ iova: file.iova, size: 4096, buffer: null }])
+      await file.unmap()
+      await copy.unmap()
+      buffer.close()
+    }))
+
+  it('keeps what a device is attached to, and closes what is dropped', () =>
+    overModel(
+      async ({ vfio, log, state }) => {
+        const dropped: string[] = []
+        process.on('warning', ({ message }) => dropped.push(message.split(' was dropped')[0] ?? ''))
+        const iommufd = vfio.Iommufd.open()
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+          iommufd,
+          path: '/dev/vfio/devices/vfio0',
+        })
+        await (async () => {
+          await device.attach(iommufd.allocateIoas())
+          iommufd.allocateIoas()
+        })()
+        while (dropped.length === 0) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        while (!log().includes('end 128 /dev/iommu')) await new Promise(setImmediate)
+        assert.deepEqual(dropped, ['IOAS 4 of iommufd /dev/iommu'])
+        assert.equal(state().model.iommufds[0]?.objects.filter(({ type }) => type === 'ioas').length, 1)
+      },
+      [],
+      {},
+      ['--expose-gc'],
+    ))
+
+  it('is chosen whom to charge for memory, and says of a device what its IOMMU can', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      assert.equal(iommufd.option('accounting'), 'user')
+      iommufd.option('accounting', 'process')
+      assert.equal(iommufd.option('accounting'), 'process')
+      const ioas = iommufd.allocateIoas()
+      assert.equal((await failure(() => iommufd.option('accounting', 'user'))).code, 'EBUSY')
+      assert.equal(ioas.option('huge-pages'), true)
+      ioas.option('huge-pages', false)
+      assert.equal(ioas.option('huge-pages'), false)
+      ioas.allow(
+        [{ start: 0x100000, end: 0x1fffff }].map(({ start, end }) => ({
+          start: BigInt(start),
+          end: BigInt(end),
+        })),
+      )
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+        iommufd,
+        path: '/dev/vfio/devices/vfio0',
+      })
+      const info = iommufd.hardwareInfo(device)
+      assert.deepEqual([info.type, info.dirtyTracking, info.data.length > 0], ['intel-vtd', true, true])
+      for (const wrong of [
+        () => iommufd.option('nonsense' as 'accounting'),
+        () => iommufd.option('accounting', 'nobody' as 'user'),
+        () => ioas.option('nonsense' as 'huge-pages'),
+        () => ioas.allow([{ start: 1n, end: 0n }]),
+        () => iommufd.hardwareInfo({ address: '0000:02:00.0', devid: null }),
+        () => iommufd.destroy(-1),
+        () => ioas.mapFile(-1, { length: 4096 }),
+        () => ioas.mapFile(0, { length: 0 }),
+      ])
+        assert.equal((await failure(wrong)).code, 'ERR_VFIO_BAD_ARGUMENT', String(wrong))
+    }))
+
+  it('owns all of a slot that is reset, by a device of each group', async () => {
+    const trees = makeHost({
+      devices: [0, 2].map((n) => ({
+        address: `0000:01:00.${n}`,
+        driver: 'vfio-pci',
+        group: n / 2 + 1,
+        vfioDevice: `vfio${n}`,
+      })),
+    })
+    await withFake(
+      [],
+      async ({ vfio, input, log, state, failure }) => {
+        const seen = new vfio.Host(input.trees).snapshot()
+        for (const backend of ['auto', 'iommufd'] as const) {
+          const { viable, hotReset } = await vfio.askKernel(seen, '01:00.0', { backend })
+          assert.equal(viable, true)
+          assert.deepEqual(hotReset, [
+            { address: '0000:01:00.0', group: 1 },
+            { address: '0000:01:00.2', group: 2 },
+          ])
+        }
+        const report = await vfio.resetDevice(seen, '01:00.0', { hot: true })
+        assert.deepEqual(report.affected, ['0000:01:00.0', '0000:01:00.2'])
+        assert(log().includes('begin 13 /dev/vfio/devices/vfio0'))
+        assert.deepEqual(
+          log()
+            .filter((line) => line.startsWith('close '))
+            .slice(-3),
+          ['close /dev/vfio/devices/vfio2', 'close /dev/vfio/devices/vfio0', 'close /dev/iommu'],
+        )
+        // Without the other one it is not owned.
+        const { device, close } = await vfio.openDevice('01:00.0', { seen })
+        assert.equal(device.hotResetInfo().owned, false)
+        assert.equal((await failure(device.hotReset())).code, 'EINVAL')
+        await close()
+        assert.deepEqual(state().model.iommufds, [])
+      },
+      { input: { trees }, machine: { linux: '7.3' } },
+    )
+  })
+
+  it('takes the token of a virtual function', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const path = '/dev/vfio/devices/vfio7'
+      const vfToken = '01020304-0506-0708-090a-0b0c0d0e0f10'
+      assert.equal(
+        (await failure(vfio.VfioDevice.openCdev('0000:04:00.1', { iommufd, path }))).code,
+        'EACCES',
+      )
+      const device = await vfio.VfioDevice.openCdev('0000:04:00.1', { iommufd, path, vfToken })
+      assert(typeof device.devid === 'number')
+    }))
+
+  it('names what is not there', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const error = await failure(vfio.VfioDevice.openCdev('ffff:ff:1f.7', { iommufd }))
+      assert.equal(error.code, 'ERR_VFIO_NO_DEVICE')
+      assert.match(error.message, /has no node below \/dev\/vfio\/devices: bind it/)
+      assert.equal(
+        (await failure(vfio.VfioDevice.openCdev('01:00.0', { iommufd: 7 } as never))).code,
+        'ERR_VFIO_BAD_ARGUMENT',
+      )
+    }))
+
+  it('logs what devices write that are attached before and after that was asked for', () =>
+    overModel(async ({ vfio, state, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const ioas = iommufd.allocateIoas()
+      assert.match((await failure(ioas.dma.dirty.start())).message, /no device is attached/)
+      const [first, second] = await Promise.all(
+        [0, 2].map((n) =>
+          vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path: `/dev/vfio/devices/vfio${n}` }),
+        ),
+      )
+      await first?.attach(ioas)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      await ioas.dma.dirty.start()
+      await second?.attach(ioas)
+      const objects = state().model.iommufds[0]?.objects ?? []
+      const tables = objects.filter(({ type }) => type === 'hwpt').map(({ id }) => id)
+      const attached = objects.filter(({ type }) => type === 'device').map((one) => one.attached)
+      assert.equal(attached.length, 2)
+      assert(attached.every((id) => id !== undefined && tables.includes(id)))
+      // Two page tables: a bit of either tells of the page. Those beyond the range are filled up.
+      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))].slice(1), Array(7).fill(0))
+      assert.equal((await ioas.dma.dirty.unmap(0x1000, 4096)).length, 8)
+      assert.deepEqual(ioas.dma.mappings, [])
+      await ioas.dma.dirty.stop()
+      await ioas.close()
+      assert.deepEqual(
+        state().model.iommufds[0]?.objects.map(({ type }) => type),
+        ['device', 'device'],
+      )
+    }))
+})
