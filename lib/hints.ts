@@ -362,7 +362,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',
     'EINVAL',
-    'the device was opened by group or is bound already, or the firmware demands a 1:1 mapping for it (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions); or a VF token is given to a kernel before 6.18, which takes none',
+    'the device was opened by group or is bound already, or the firmware demands a 1:1 mapping for it (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions); or a VF token is given that the device does not ask for, or to a kernel before 6.18, which takes none',
   ),
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',
@@ -400,7 +400,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_DEVICE_ATTACH_IOMMUFD_PT',
     'EINVAL',
-    'the IOMMU of the device cannot use this page table, which was allocated for another; or the device is not bound to an iommufd',
+    'the IOMMU of the device cannot use this page table, which was allocated for another or, for a PASID, without `pasid`; or the device is not bound to an iommufd',
   ),
   row(
     'VFIO_DEVICE_ATTACH_IOMMUFD_PT',

@@ -14,7 +14,7 @@ import {
 import type { IovaRange } from '../capabilities.js'
 import { Handle, VfioObject, watched } from '../handle.js'
 import type { DmaBuffer } from './buffer.js'
-import { type DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './space.js'
+import { backendOf, type DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './space.js'
 import {
   flagsOf,
   HWPT_DIRTY_TRACKING,
@@ -266,7 +266,7 @@ export class Ioas extends PageTable {
     options: PlaceOptions = {},
   ): Promise<DmaMapping<B>> {
     checkOptions(options).signal?.throwIfAborted()
-    const from = mapping?.space?.backend
+    const from = backendOf(mapping)
     const { handle } = this
     if (!(from instanceof IoasCalls) || from.handle.iommufd !== handle.iommufd)
       throw badArgument('mapping must be one of an address space of the same iommufd')

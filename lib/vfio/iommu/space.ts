@@ -387,6 +387,9 @@ export class DmaSpace {
   }
 }
 
+/** What a mapping was made with; `null` for what is none. */
+export let backendOf: (mapping: unknown) => SpaceBackend | null
+
 /** What one `map()` mapped. */
 export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
   /** Where devices see it. */
@@ -395,13 +398,17 @@ export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
   readonly size: number
   /** `null` where it is a file that was mapped by its descriptor. */
   readonly buffer: B
-  /** @internal */
-  readonly space: DmaSpace
+  readonly #space: DmaSpace
   readonly #span: MappedSpan
+
+  static {
+    backendOf = (mapping) =>
+      typeof mapping === 'object' && mapping !== null && #space in mapping ? mapping.#space.backend : null
+  }
 
   /** @internal */
   constructor(space: DmaSpace, span: MappedSpan, size: number, buffer: B) {
-    this.space = space
+    this.#space = space
     this.#span = span
     this.iova = span.start
     this.size = size
@@ -410,12 +417,12 @@ export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
 
   /** False after it was unmapped, in whatever way. */
   get mapped(): boolean {
-    return this.space.backend.mappings.spans.has(this.#span)
+    return this.#space.backend.mappings.spans.has(this.#span)
   }
 
   /** Unmaps it. Does nothing where that has happened. */
   async unmap(): Promise<void> {
-    const unmapping = this.space.unmapSpan(this.#span, this.size)
+    const unmapping = this.#space.unmapSpan(this.#span, this.size)
     if (unmapping) await unmapping
   }
 
