@@ -248,9 +248,16 @@ const otherSteps: readonly Step[] = [
   labStep('lab:7.3:hotplug', inGuest('7.3', 'hotplug', ['agreement'])),
 ]
 
+/** What else opens devices: on a kernel that has more than one way to, over each of them. */
+const BY_CDEV: readonly string[] = ['cycles', 'features', 'kvm', 'regions']
+
 /** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */
 const iommufdSteps: readonly Step[] = [
-  labStep('lab:iommufd', inGuest('iommufd', 'default', [...OBJECTS, 'regions', ...OF_BUILT, 'agreement'])),
+  labStep(
+    'lab:iommufd',
+    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
+  ),
+  labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
   labStep('lab:iommufd-container', inGuest('iommufd-container', 'default', [...OBJECTS, 'agreement'])),
 ]
 

@@ -6,6 +6,7 @@ import { assign, diagnose, Host, type PciDevice, planAssignment, recover } from 
 import { skip } from '../fixtures/skip.js'
 import { hostState, Program, place, spare } from './assign-host.js'
 import { driverOf } from './binding.js'
+import { modes } from './modes.js'
 import { isEdu, isZpci } from './spare.js'
 
 const host = new Host()
@@ -79,24 +80,26 @@ describe(`bind, release, recover and the examples, once each, on ${kernelRelease
     return stdout
   }
 
-  it('edu: identification, a factorial with its interrupt, DMA both ways', function () {
-    if (isAmd) skip(this, NO_DMA)
-    if (isZpci) skip(this, 'zPCI has no edu device, which has no MSI-X')
-    place('none')
-    const edu = host.snapshot().devices.find(isEdu)
-    assert(edu)
-    assert.match(example('edu', edu), /told by an interrupt\n4096 bytes went/)
-    assert.equal(driverOf(edu.address), null)
-  })
+  for (const { name, backend } of modes) {
+    it(`edu: identification, a factorial with its interrupt, DMA both ways, by ${name}`, function () {
+      if (isAmd) skip(this, NO_DMA)
+      if (isZpci) skip(this, 'zPCI has no edu device, which has no MSI-X')
+      place('none')
+      const edu = host.snapshot().devices.find(isEdu)
+      assert(edu)
+      assert.match(example('edu', edu, '--backend', backend), /told by an interrupt\n4096 bytes went/)
+      assert.equal(driverOf(edu.address), null)
+    })
 
-  it('NVMe: writes and reads by polling and by MSI-X', function () {
-    if (isAmd) skip(this, NO_DMA)
-    place('none')
-    const disk = host.snapshot().devices.find((device) => device.class === NVME_CLASS)
-    assert(disk)
-    const said = example('nvme', disk, '--verify', '--seconds', '0')
-    assert.match(said, /serial lab-[a-z0-9-]+, /)
-    assert.match(said, /65536 bytes written, .* polling\n.*65536 bytes written, .* MSI-X\n/)
-    assert.equal(driverOf(disk.address), null)
-  })
+    it(`NVMe: writes and reads by polling and by MSI-X, by ${name}`, function () {
+      if (isAmd) skip(this, NO_DMA)
+      place('none')
+      const disk = host.snapshot().devices.find((device) => device.class === NVME_CLASS)
+      assert(disk)
+      const said = example('nvme', disk, '--verify', '--seconds', '0', '--backend', backend)
+      assert.match(said, /serial lab-[a-z0-9-]+, /)
+      assert.match(said, /65536 bytes written, .* polling\n.*65536 bytes written, .* MSI-X\n/)
+      assert.equal(driverOf(disk.address), null)
+    })
+  }
 })
