@@ -176,7 +176,11 @@ Napi::Value CallCommand(Object& self, const Napi::CallbackInfo& info) {
   Fill(env, command, *question, arguments);
   return Work::Start(
       env, command.work,
-      [fd = std::move(fd), &command, question] { Ioctl(*fd, command.request, question->bytes()); },
+      [fd = std::move(fd), &command, question] {
+        // Let go of here: the last one of a file may take long to close.
+        const std::vector<Resource> held = std::move(question->held);
+        Ioctl(*fd, command.request, question->bytes());
+      },
       [&command, question](Napi::Env env) { return AnswerOf(env, command, *question); });
 }
 

@@ -21,15 +21,21 @@ Napi::Value OpenLater(Napi::Env env, const char* name, std::function<SharedFd()>
       [opened, adopt](Napi::Env env) { return adopt(env, *opened); });
 }
 
-Napi::Value CloseLater(Napi::Env env, Resource resource) {
+Napi::Value CloseLater(Object& self, const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
   try {
-    return Work::Start(env, "vfio:close", [resource = std::move(resource)] {});
+    return Work::Start(env, "vfio:close", [resource = self.Take()] {});
   } catch (const SystemFailure&) {
     // No thread was to be had, so that it was closed on this one.
     const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
     deferred.Resolve(env.Undefined());
     return deferred.Promise();
   }
+}
+
+Napi::Value CloseNow(Object& self, const Napi::CallbackInfo& info) {
+  self.Take().reset();
+  return info.Env().Undefined();
 }
 
 }  // namespace vfio

@@ -21,8 +21,10 @@ SharedFd OpenFile(const std::string& path, const char* request);
 Napi::Value OpenLater(Napi::Env env, const char* name, std::function<SharedFd()>&& open,
                       Napi::Object (*adopt)(Napi::Env env, SharedFd fd));
 
-/** A promise for the end of its close: the last one of a device resets it, which takes long. */
-Napi::Value CloseLater(Napi::Env env, Resource resource);
+// Methods of all that stand for a descriptor. The first is a promise for the end: the last close of a device resets it, which
+// takes long.
+Napi::Value CloseLater(Object& self, const Napi::CallbackInfo& info);
+Napi::Value CloseNow(Object& self, const Napi::CallbackInfo& info);
 
 /** An object that stands for a descriptor, and closes. */
 template <typename T>
@@ -33,13 +35,12 @@ class FdObject : public ObjectOf<T, Fd> {
   /** The open descriptor, or ERR_VFIO_CLOSED. */
   SharedFd fd() const { return this->owned(); }
 
-  /** Leaves the object closed, and the descriptor to the caller. */
-  Resource Give() { return this->Take(); }
-
  protected:
   static Napi::FunctionReference DefineFdClass(Napi::Env env, std::vector<napi_property_descriptor> members) {
-    members.push_back(FdObject::template DefineMethod<&FdObject::Close>("close"));
-    members.push_back(FdObject::template DefineMethod<&FdObject::CloseNow>("closeNow"));
+    static constexpr Object::MethodOf kClose{&FdObject::kClass, CloseLater};
+    static constexpr Object::MethodOf kCloseNow{&FdObject::kClass, CloseNow};
+    members.push_back(Object::DefineMethod("close", kClose));
+    members.push_back(Object::DefineMethod("closeNow", kCloseNow));
     return FdObject::DefineClass(env, members);
   }
 
@@ -48,14 +49,6 @@ class FdObject : public ObjectOf<T, Fd> {
   static napi_property_descriptor DefineCommand(const char* name) {
     static constexpr CommandMethod kMethod{{&FdObject::kClass, CallCommand}, &command};
     return Object::DefineMethod(name, kMethod);
-  }
-
- private:
-  Napi::Value Close(const Napi::CallbackInfo& info) { return CloseLater(info.Env(), this->Take()); }
-
-  Napi::Value CloseNow(const Napi::CallbackInfo& info) {
-    this->Take().reset();
-    return info.Env().Undefined();
   }
 };
 

@@ -62,6 +62,8 @@ class Object {
 
   /** What it stands for, or ERR_VFIO_CLOSED. */
   const Resource& resource() const;
+  /** Leaves the object closed; what it stood for, empty where that has happened before. */
+  Resource Take();
 
  protected:
   using Member = napi_property_descriptor;
@@ -77,9 +79,6 @@ class Object {
   static Napi::Object Adopt(Napi::Env env, const Napi::FunctionReference& constructor, Resource resource);
   /** The object behind a value, or a TypeError: the tag tells it from every other object. */
   static Object& From(Napi::Env env, napi_value value, const ObjectClass& object_class);
-
-  /** Leaves the object closed; what it stood for, empty where that has happened before. */
-  Resource Take();
 
  private:
   static napi_value Construct(napi_env env, napi_callback_info info);

@@ -24,7 +24,7 @@ struct Kind {
 
 template <typename T>
 constexpr Kind kKindOf{&T::kTag, [](Napi::Env env, napi_value object) { return T::From(env, object).fd(); },
-                       [](Napi::Env env, napi_value object) { T::From(env, object).Give(); },
+                       [](Napi::Env env, napi_value object) { T::From(env, object).Take(); },
                        [](Napi::Env env, const SharedFd& fd) { return T::Adopt(env, fd); }};
 
 constexpr Kind kKinds[] = {kKindOf<Container>, kKindOf<Group>, kKindOf<Device>, kKindOf<Iommufd>};

@@ -68,6 +68,18 @@ export type HandedDevice =
 
 const LARGEST_ID = 0xffffffff
 
+/** When no call runs on any of them. One that is closed meanwhile ends the wait at once, whatever runs on the others. */
+function allSettled(handles: readonly Handle<NativeHandle>[]): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const forget = handles.map((handle) => handle.onceClosed(() => reject(handle.closedError())))
+    Promise.all(handles.map((handle) => handle.settled()))
+      .then(() => resolve(), reject)
+      .finally(() => {
+        for (const each of forget) each()
+      })
+  })
+}
+
 /** Gives an opened device to another thread, all of it or nothing. */
 export async function handOver(parts: OpenParts): Promise<HandedDevice> {
   const { device } = parts
@@ -82,7 +94,7 @@ export async function handOver(parts: OpenParts): Promise<HandedDevice> {
     if (left) throw new VfioError('ERR_VFIO_IN_USE', `${device.address} cannot be handed over while ${left}`)
     // What runs may open something more.
     if (!handles.some(({ inUse }) => inUse)) break
-    await Promise.all(handles.map((handle) => handle.settled()))
+    await allSettled(handles)
   }
   // From here to the end in one go, so that no other call comes between; what depends on something goes before it.
   for (const handle of [...handles].reverse()) handle.surrender()

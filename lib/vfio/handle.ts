@@ -18,6 +18,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
   readonly dependents = new Set<Dependent>()
   readonly #queue = new SerialQueue()
   readonly #borrowed = new Set<Promise<unknown>>()
+  readonly #closeListeners = new Set<() => void>()
   #closing: Promise<void> | null = null
 
   constructor(
@@ -86,7 +87,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
   release(): Promise<void> {
     if (this.#closing) return this.#closing
     this.#closing = this.#close()
-    this.onClosing()
+    this.#beginClosing()
     return this.#closing
   }
 
@@ -104,7 +105,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
   /** Closed from now on, and its descriptor left to whoever takes it from `raw`. Nothing uses it, nothing depends on it. */
   surrender(): void {
     this.#closing = Promise.resolve()
-    this.onClosing()
+    this.#beginClosing()
     this.beforeSurrender()
     this.parent?.dependents.delete(this)
   }
@@ -112,13 +113,24 @@ export class Handle<N extends NativeHandle> implements Dependent {
   releaseNow(): void {
     if (this.#closing) return
     this.#closing = Promise.resolve()
-    this.onClosing()
+    this.#beginClosing()
     this.#queue.cancelWaiting(this.closedError())
     for (const dependent of this.dependents) dependent.releaseNow()
     this.beforeClose()
     this.raw.closeNow()
     this.afterClose()
     this.parent?.dependents.delete(this)
+  }
+
+  /** Calls back as soon as it is closed, while calls may still run; until what this returns is called. */
+  onceClosed(callback: () => void): () => void {
+    this.#closeListeners.add(callback)
+    return () => void this.#closeListeners.delete(callback)
+  }
+
+  #beginClosing(): void {
+    this.onClosing()
+    for (const callback of this.#closeListeners) callback()
   }
 
   /** What an object does at once when it is closed, while calls may still run. */

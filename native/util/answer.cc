@@ -25,7 +25,7 @@ napi_value Answer::CopyTo(Napi::Env env, const Buffer& into, size_t count) {
     return into.value;
   }
   Napi::ArrayBuffer own = Napi::ArrayBuffer::New(env, count);
-  std::memcpy(own.Data(), data(), count);
+  if (count > 0) std::memcpy(own.Data(), data(), count);
   return own;
 }
 

@@ -71,7 +71,7 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   'no-iommu': ['no-iommu'],
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
-const OF_BUILT: readonly string[] = ['selftests']
+const OF_BUILT: readonly string[] = ['iommufd-objects', 'selftests']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'crash', 'clients', 'agreement']
 
@@ -244,6 +244,8 @@ const otherSteps: readonly Step[] = [
   ),
   labStep('lab:amd-dma', inGuest('6.12', 'default', ['dma'], 'amd-dma')),
   ...['6.18', '7.3'].map((kernel) => labStep(`lab:${kernel}`, inGuest(kernel, 'default', ['agreement']))),
+  // Since 7.0 a slot of pciehp covers its whole bus.
+  labStep('lab:7.3:hotplug', inGuest('7.3', 'hotplug', ['agreement'])),
 ]
 
 /** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */

@@ -44,7 +44,8 @@ function run(program: string, address: string): [string, string][] {
   return results
 }
 
-const runAll = (address: string) => new Map(programs.flatMap((program) => run(program, address)))
+const runAll = (some: readonly string[], address: string) =>
+  new Map(some.flatMap((program) => run(program, address)))
 const count = (results: ReadonlyMap<string, string>, wanted: string) =>
   [...results.values()].filter((result) => result === wanted).length
 
@@ -63,24 +64,34 @@ describe(`the kernel's own tests of VFIO, on ${release()}`, function () {
     if (existsSync(ENABLE_SRIOV)) writeFileSync(ENABLE_SRIOV, 'N')
   })
 
-  const kinds: readonly (readonly [string, (device: PciDevice) => boolean])[] = [
-    ['NVMe controller', (device) => device.class === NVME_CLASS && device.sriov === null && isAlone(device)],
-    ['network card with virtual functions', ({ vendor, device }) => vendor === 0x8086 && device === 0x10c9],
+  const kinds: readonly (readonly [string, (device: PciDevice) => boolean, RegExp])[] = [
+    [
+      'NVMe controller',
+      (device) => device.class === NVME_CLASS && device.sriov === null && isAlone(device),
+      /./,
+    ],
+    // Their driver of this card gets nowhere with the one that QEMU (10.0) has, whoever binds it.
+    [
+      'network card with virtual functions',
+      ({ vendor, device }) => vendor === 0x8086 && device === 0x10c9,
+      /sriov/,
+    ],
   ]
-  for (const [what, fits] of kinds) {
+  for (const [what, fits, wanted] of kinds) {
     it(`come to the same on a ${what} that this library bound as on one that they bound`, function () {
       if (!spare.some(fits)) skip(this, `this host has no ${what}`)
       const { address } = choose(what, fits)
+      const some = programs.filter((name) => wanted.test(name))
       put(address, 'host')
       const before = driverOf(address)
 
       vfio('bind', address)
-      const ours = runAll(address)
+      const ours = runAll(some, address)
       vfio('release', address)
       assert.equal(driverOf(address), before)
 
       theirs('setup.sh', address)
-      const expected = runAll(address)
+      const expected = runAll(some, address)
       theirs('cleanup.sh', address)
       put(address, 'host')
 
