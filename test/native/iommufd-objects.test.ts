@@ -309,8 +309,12 @@ describe('an iommufd', function () {
         iommufd,
         path: '/dev/vfio/devices/vfio0',
       })
+      assert.deepEqual(first.dma.ranges, [{ start: 0n, end: 2n ** 64n - 1n }])
       await device.attach(first)
+      // What a device reserves is left out from then on.
+      assert(first.dma.ranges.length > 1)
       await device.attach(second)
+      assert.deepEqual(first.dma.ranges, [{ start: 0n, end: 2n ** 64n - 1n }])
       assert(!log().some((line) => line.startsWith('begin 20 ')))
       // It is not in the way of the first one any more.
       await first.close()
@@ -496,7 +500,8 @@ describe('an iommufd', function () {
       assert.equal(attached.length, 2)
       assert(attached.every((id) => id !== undefined && tables.includes(id)))
       // Two page tables: a bit of either tells of the page. Those beyond the range are filled up.
-      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))].slice(1), Array(7).fill(0))
+      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))], [1, 0, 0, 0, 0, 0, 0, 0])
+      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))], Array(8).fill(0))
       assert.equal((await ioas.dma.dirty.unmap(0x1000, 4096)).length, 8)
       assert.deepEqual(ioas.dma.mappings, [])
       await ioas.dma.dirty.stop()
