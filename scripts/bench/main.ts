@@ -18,15 +18,26 @@ const DRIVING: Readonly<Record<string, readonly [what: string, unit: string, sca
   map4k: ['map() and unmap() of 4 KiB : MAP_DMA and UNMAP_DMA in C', 'µs', 1e3, 1.5],
   map2m: ['map() and unmap() of 2 MiB : MAP_DMA and UNMAP_DMA in C', 'µs', 1e3, 1.1],
   map256m: ['map() and unmap() of 256 MiB : MAP_DMA and UNMAP_DMA in C', 'ms', 1e6, 1.05],
+  ioas4k: ['map() and unmap() of 4 KiB : IOAS_MAP and IOAS_UNMAP in C', 'µs', 1e3, 1.5],
+  ioas2m: ['map() and unmap() of 2 MiB : IOAS_MAP and IOAS_UNMAP in C', 'µs', 1e3, 1.1],
+  ioas256m: ['map() and unmap() of 256 MiB : IOAS_MAP and IOAS_UNMAP in C', 'ms', 1e6, 1.05],
+  openIommufd: [
+    'opening to the first register, and closing, by iommufd : the same calls in C',
+    'ms',
+    1e6,
+    1.3,
+  ],
+  openGroup: ['opening to the first register, and closing, by group : the same calls in C', 'ms', 1e6, 1.3],
   nvme: ['NVMe read of 4 KiB, 32 in flight, polling : the same driver in C', 'µs', 1e3, 1.5],
   interrupt: ['interrupt to callback : interrupt to the end of epoll_wait() in C', 'µs', 1e3, 3],
 }
 
 /** Runs a program in a guest of its own, which prints what it measured. */
-async function measureInGuest(script: string): Promise<Compared[]> {
+async function measureInGuest(script: string, kernel?: string): Promise<Compared[]> {
   const stdout = new PassThrough()
   const printed = text(stdout)
   const { status, failure } = await runInGuest({
+    kernel,
     command: [process.execPath, `build/ts/scripts/bench/${script}.js`],
     streams: { stdin: null, stdout, stderr: process.stderr },
     timeoutSeconds: 900,
@@ -40,7 +51,11 @@ async function measureInGuest(script: string): Promise<Compared[]> {
 async function benchGuest(): Promise<Result[]> {
   const ioctls = await measureInGuest('ioctls')
   const bindings = await measureInGuest('bind')
-  const driving = [...(await measureInGuest('drive')), ...(await measureInGuest('nvme'))]
+  const driving = [
+    ...(await measureInGuest('drive')),
+    ...(await measureInGuest('iommufd', 'iommufd')),
+    ...(await measureInGuest('nvme')),
+  ]
   return [
     ...ioctls.map(({ name, ours, peer }) => result(`${name}() : the same ioctl in C`, ours, peer, 'ns', 2)),
     ...bindings.map(({ name, ours, peer }) =>

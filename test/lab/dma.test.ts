@@ -331,6 +331,7 @@ overModes('DMA', function ({ open, backend, isType1 }) {
     if (opened.backend === 'iommufd' && !opened.iommufd.hardwareInfo(opened.device).dirtyTracking) {
       // An iommufd calls no page dirty of which it does not know.
       await refused(dma.dirty.start(), 'ENOTSUP')
+      await dma.unmapAll()
       return
     }
     await dma.dirty.start()

@@ -156,7 +156,7 @@ describe(`iommufd and devices by their own nodes on ${release()}`, function () {
 
   it('takes nothing for an iommufd that is none', async () => {
     const address = bind(edu)
-    await refused(() => Iommufd.open('/dev/null/iommu'), 'ENOTDIR')
+    await refused(() => Iommufd.open('/dev/iommu-that-is-none'), 'ENOENT', /modprobe iommufd/)
     await using none = Iommufd.open('/dev/vfio/vfio')
     await refused(VfioDevice.openCdev(address, { iommufd: none }), ['EBADFD', 'EBADF'])
   })
