@@ -2,9 +2,20 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Host, recover, resetByMethod, setVfs, status, type UnfinishedStep, VfioError } from 'vfio'
+import {
+  assign,
+  Host,
+  recover,
+  rescanDevice,
+  resetByMethod,
+  setVfs,
+  status,
+  type UnfinishedStep,
+  VfioError,
+} from 'vfio'
 import { type HostDescription, type HostTrees, makeHost, removeDirectories } from '../fixtures/host.js'
-import { journalOf } from './assign-hosts.js'
+import { journalOf, planOn, SINGLE, using } from './assign-hosts.js'
+import { makeKernelHost, SimulatedKernel } from './assign-kernel.js'
 import { present, ROOT } from './support.js'
 
 const ADDRESS = '0000:60:00.0'
@@ -115,6 +126,39 @@ describe('a step that a crash ended', function () {
     await assert.rejects(resetByMethod(seen, ADDRESS, 'bus', options), isLeft)
     await assert.rejects(setVfs(seen, ADDRESS, 1, options), isLeft)
     await puts(trees, { reset_method: 'flr bus', sriov_numvfs: '0' })
+  })
+
+  it('is put in order before the device is given away or found anew', async () => {
+    const [bridge, nvme] = SINGLE.devices ?? []
+    const device = { ...present(nvme), address: ADDRESS, driver: 'igb', totalVfs: 7, readable: 64 }
+    const steps = [
+      ['reset=1', 'reset', 'bus'],
+      ['sriov_numvfs=4', 'vfs', 4],
+    ] as const
+    for (const [fatal, step, value] of steps) {
+      const trees = makeKernelHost({ devices: [{ ...present(bridge), secondaryBus: 0x60 }, device] })
+      killed(trees, fatal, step, value)
+      const kernel = new SimulatedKernel(trees)
+      const options = using(trees, kernel)
+      const isLeft = (error: unknown) =>
+        isCode('ERR_VFIO_IN_USE')(error) && /"vfio recover"/.test(String(error))
+      await assert.rejects(assign(planOn(trees, [ADDRESS]), options), isLeft)
+      await assert.rejects(rescanDevice(new Host(trees).snapshot(), ADDRESS, options), isLeft)
+      assert.deepEqual(kernel.calls, [])
+      // A record that nobody can read may be that of such a step.
+      const { path, record } = recordOf(trees)
+      writeFileSync(path, 'cut')
+      await assert.rejects(assign(planOn(trees, [ADDRESS]), options), isCode('ERR_VFIO_BAD_JOURNAL'))
+      await assert.rejects(
+        rescanDevice(new Host(trees).snapshot(), ADDRESS, options),
+        isCode('ERR_VFIO_BAD_JOURNAL'),
+      )
+      assert.deepEqual(kernel.calls, [])
+      writeFileSync(path, JSON.stringify(record))
+      await puts(trees, { reset_method: 'flr bus', sriov_numvfs: '0', sriov_drivers_autoprobe: '1' })
+      const assignment = await assign(planOn(trees, [ADDRESS]), options)
+      await assignment.release()
+    }
   })
 
   it('of an earlier boot is forgotten', async () => {
