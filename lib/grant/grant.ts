@@ -1,5 +1,5 @@
 import { lockedMemory, type Memlock, memoryBars } from '../assess/memlock.js'
-import { lockGroups, NODE_OWNERS } from '../change/group-lock.js'
+import { lockGroups, lockGroupsWithin, NODE_OWNERS } from '../change/group-lock.js'
 import { holdersOf } from '../change/holders.js'
 import { bootId } from '../change/program.js'
 import { VfioError } from '../errors.js'
@@ -172,13 +172,16 @@ export async function revokeAll(addresses: readonly string[], place: GrantPlace 
 
 const turns = new SerialQueue()
 
+/** How long another grant or revocation may take, in milliseconds: a few calls on a few files. */
+const BRIEF = 5000
+
 /**
  * One grant or revocation at a time, here and among programs, whatever journals they have: devices of several groups
  * share `/dev/iommu`.
  */
 function exclusively<T>(sysfs: string, work: () => Promise<T>): Promise<T> {
   return turns.run(async () => {
-    using _lock = lockGroups(sysfs, [NODE_OWNERS])
+    using _lock = await lockGroupsWithin(BRIEF, sysfs, [NODE_OWNERS])
     return await work()
   })
 }
