@@ -172,6 +172,18 @@ describe('grant', function () {
     assert.deepEqual(picture(), before)
   })
 
+  it('tells who has the device open still, in the tree where it was granted', async () => {
+    const enable = join(seen.host.paths.sysfs, 'bus/pci/devices/0000:00:04.0/enable')
+    const closed = readFileSync(enable, 'utf8')
+    await give('00:04.0', 1000)
+    writeFileSync(enable, '1\n')
+    try {
+      assert.match((await takeBack('00:04.0')).holders.join(), /^it is open through VFIO in a process/)
+    } finally {
+      writeFileSync(enable, closed)
+    }
+  })
+
   it('takes a shared node from nobody', async () => {
     await give('00:05.0', 1000)
     const before = picture()
