@@ -30,7 +30,7 @@ const TWO: HostDescription = { devices: [PF, vf(0), vf(1)] }
 /** Makes one step, and is killed where it would write this. */
 const PROGRAM = `
   import { writeFileSync, readFileSync } from 'node:fs'
-  import { Host, resetByMethod, setVfs } from 'vfio'
+  import { Host, resetByMethod, setVfs } from '${join(ROOT, 'dist/index.js')}'
   const [trees, journal, fatal, step, value] = JSON.parse(process.argv[1])
   const kernel = {
     async write(path, text) {
@@ -43,10 +43,16 @@ const PROGRAM = `
   const options = { sysfs: trees.sysfs, journal, kernel }
   await (step === 'vfs' ? setVfs : resetByMethod)(seen, '${ADDRESS}', value, options)`
 
-function killed(trees: HostTrees, fatal: string, step: 'vfs' | 'reset', value: number | string): void {
+function killed(
+  trees: HostTrees,
+  fatal: string,
+  step: 'vfs' | 'reset',
+  value: number | string,
+  cwd = ROOT,
+): void {
   const task = JSON.stringify([trees, journalOf(trees), fatal, step, value])
   const { signal, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', PROGRAM, task], {
-    cwd: ROOT,
+    cwd,
     encoding: 'utf8',
   })
   assert.equal(signal, 'SIGKILL', stderr)
@@ -95,6 +101,18 @@ describe('a step that a crash ended', function () {
     const { status: exit, stdout } = vfio('status')
     assert.deepEqual([exit, stdout], [0, 'Nothing is assigned.\n'])
     assert.equal(text(trees, 'reset_method'), 'flr bus')
+  })
+
+  it('is told with status 1 also where its record cannot be read', () => {
+    const trees = makeHost(RESET)
+    killed(trees, 'reset=1', 'reset', 'bus')
+    writeFileSync(recordOf(trees).path, 'cut')
+    for (const command of ['status', 'recover']) {
+      const args = [join(ROOT, 'dist/cli/main.js'), command, '--journal', journalOf(trees)]
+      const { status: exit, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+      assert.equal(exit, 1, command)
+      assert.match(stderr, /is not a record of vfio/)
+    }
   })
 
   it('virtual functions: drivers may take them again, whether they came or not', async () => {
