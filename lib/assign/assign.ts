@@ -78,7 +78,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
   await refuseChanged(plan, changes)
   const record = await new Transaction(plan, journal, changes, lock, options).run()
-  return new LiveAssignment(plan, record, options)
+  return new LiveAssignment(plan, record, { ...options, journal: journal.directory })
 }
 
 /** One plan being carried out: all of it, or nothing. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import {
   assign,
   Host,
@@ -113,6 +113,14 @@ describe('a step that a crash ended', function () {
       assert.equal(exit, 1, command)
       assert.match(stderr, /is not a record of vfio/)
     }
+  })
+
+  it('has a record by which it is put in order from any directory', async () => {
+    const trees = makeHost(RESET)
+    const top = join(trees.sysfs, '..')
+    const near = Object.fromEntries(Object.entries(trees).map(([name, path]) => [name, relative(top, path)]))
+    killed({ ...trees, ...near }, 'reset=1', 'reset', 'bus', top)
+    await puts(trees, { reset_method: 'flr bus' })
   })
 
   it('virtual functions: drivers may take them again, whether they came or not', async () => {
