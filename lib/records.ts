@@ -16,7 +16,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { basename, dirname } from 'node:path'
+import { basename, dirname, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { VfioError, VfioSystemError } from './errors.js'
 import { binding } from './native/load.js'
@@ -308,11 +308,12 @@ const SUFFIX = '.json'
  * over drivers and nodes, so that neither such a directory nor such a file is trusted.
  */
 export class Records<T> {
+  /** Absolute: a program may go elsewhere meanwhile. */
   readonly directory: string
   readonly #schema: Schema<T>
 
   constructor(directory: string | undefined, schema: Schema<T>) {
-    this.directory = directory ?? JOURNAL
+    this.directory = absolute(directory ?? JOURNAL)
     this.#schema = schema
   }
 
@@ -433,6 +434,15 @@ export class Records<T> {
 
   #removeIfEmpty(): void {
     attempt(() => rmdirSync(this.directory))
+  }
+}
+
+/** Where the program is in a directory that is gone, nothing is found from its name either. */
+function absolute(path: string): string {
+  try {
+    return resolve(path)
+  } catch {
+    return path
   }
 }
 

@@ -4,6 +4,7 @@ import { moduleOf } from '../assess/driver-names.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId, thisProgram } from '../change/program.js'
+import { refuseUnfinished, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
@@ -63,8 +64,8 @@ function asVfioError(error: unknown): { code: string; message: string } {
 /**
  * Carries out a plan as one transaction: under a lock on its groups the host is looked at once more, a record goes to the journal before the first change, and when a step fails all
  * earlier ones are undone.
- * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_LOCKED`, `ERR_VFIO_IN_USE`, `ERR_VFIO_HOST_CHANGED`
- * before anything is changed; {@link AssignError} afterwards
+ * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_LOCKED`, `ERR_VFIO_IN_USE`, `ERR_VFIO_HOST_CHANGED`,
+ * `ERR_VFIO_BAD_JOURNAL` before anything is changed; {@link AssignError} afterwards
  */
 export async function assign(plan: Plan, options: AssignOptions = {}): Promise<Assignment> {
   refuseBlocked(plan)
@@ -72,10 +73,12 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   const journal = journalIn(options.journal)
   using lock = lockGroups(plan.paths.sysfs, [...plan.devices, ...plan.grabbed].map(lockOf))
   refuseAssigned(plan, journal)
+  const unfinished = unfinishedIn(options.journal)
+  for (const { address } of [...plan.devices, ...plan.grabbed]) refuseUnfinished(unfinished, address)
   using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
   await refuseChanged(plan, changes)
   const record = await new Transaction(plan, journal, changes, lock, options).run()
-  return new LiveAssignment(plan, record, options)
+  return new LiveAssignment(plan, record, { ...options, journal: journal.directory })
 }
 
 /** One plan being carried out: all of it, or nothing. */

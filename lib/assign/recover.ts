@@ -1,6 +1,5 @@
-import { setTimeout } from 'node:timers/promises'
 import { Changes } from '../change/changes.js'
-import { type GroupLock, GroupLocked, lockGroups, lockOf } from '../change/group-lock.js'
+import { type GroupLock, lockGroupsWithin, lockOf } from '../change/group-lock.js'
 import { bootId, isAlive } from '../change/program.js'
 import { type UnfinishedStep, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
@@ -225,14 +224,10 @@ async function lockOr(
   sysfs: string,
   devices: readonly { readonly address: string; readonly group: number | null }[],
 ): Promise<GroupLock | VfioError> {
-  for (const began = performance.now(); ; ) {
-    try {
-      return lockGroups(sysfs, devices.map(lockOf))
-    } catch (error) {
-      if (!(error instanceof VfioError)) throw error
-      const isEnding = error instanceof GroupLocked && error.isLeft && performance.now() - began < ENDING
-      if (!isEnding) return error
-    }
-    await setTimeout(20)
+  try {
+    return await lockGroupsWithin(ENDING, sysfs, devices.map(lockOf), ({ isLeft }) => isLeft)
+  } catch (error) {
+    if (error instanceof VfioError) return error
+    throw error
   }
 }

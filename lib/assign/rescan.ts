@@ -3,6 +3,7 @@ import type { HostUse } from '../assess/uses.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId } from '../change/program.js'
+import { refuseUnfinished, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import { exists } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -31,7 +32,7 @@ export interface RescanReport {
  * Removes a device and lets the kernel find it anew, which brings back what has stopped answering. An override, and the
  * driver that it was for, it gets back; else the kernel chooses its driver.
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` for bridges and virtual functions; `ERR_VFIO_IN_USE`, `ERR_VFIO_LOCKED`;
- * `ERR_VFIO_NOT_RESTORED` where it does not come back
+ * `ERR_VFIO_BAD_JOURNAL`; `ERR_VFIO_NOT_RESTORED` where it does not come back
  * @throws VfioSystemError what the kernel answers
  */
 export async function rescanDevice(
@@ -56,6 +57,7 @@ export async function rescanDevice(
   const { sysfs } = seen.host.paths
   using lock = lockGroups(sysfs, [lockOf(device)])
   refuseAssigned(device.address, options.journal)
+  refuseUnfinished(unfinishedIn(options.journal), device.address)
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)
   const former = await changes.state(device.address)

@@ -1,4 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { splitAddress } from '../sysfs/address.js'
@@ -93,6 +94,33 @@ export function lockGroups(sysfs: string, subjects: Iterable<LockSubject>): Grou
   } catch (error) {
     lock[Symbol.dispose]()
     throw error
+  }
+}
+
+/** How often a lock is asked for that another program has, in milliseconds: no event tells that it is let go. */
+const AGAIN = 20
+
+/**
+ * Locks as {@link lockGroups} does, and waits for a program that has the lock for as long as `patience` milliseconds.
+ * @param isBrief is what keeps this lock soon over?
+ * @throws VfioError `ERR_VFIO_LOCKED` where it has it still
+ * @throws VfioSystemError where the lock cannot be asked for
+ */
+export async function lockGroupsWithin(
+  patience: number,
+  sysfs: string,
+  subjects: Iterable<LockSubject>,
+  isBrief: (error: GroupLocked) => boolean = () => true,
+): Promise<GroupLock> {
+  const wanted = [...subjects]
+  for (const began = performance.now(); ; ) {
+    try {
+      return lockGroups(sysfs, wanted)
+    } catch (error) {
+      const isLate = performance.now() - began >= patience
+      if (isLate || !(error instanceof GroupLocked && isBrief(error))) throw error
+    }
+    await setTimeout(AGAIN)
   }
 }
 

@@ -5,7 +5,7 @@ import { call } from '../native/translate.js'
 import { isAddress } from '../sysfs/address.js'
 import { exists, listNames, readText } from '../sysfs/files.js'
 import { lookFailed } from '../sysfs/unseen.js'
-import { readProcesses } from '../sysfs/use-processes.js'
+import { readProcesses, type WantedNode } from '../sysfs/use-processes.js'
 import { numberOf } from './device-number.js'
 
 /** The trees of the host that is asked about. */
@@ -20,15 +20,17 @@ const HERE: Trees = { sysfs: '/sys', dev: '/dev', proc: '/proc' }
 /**
  * Does somebody have this group, or a device of it, open? Asks without touching a device. Unbinding a device that is open
  * hangs, so that what cannot be told is no "no".
- * @throws VfioError `ERR_VFIO_BAD_NODE` where the node to ask by is not in sight, or is that of another device
+ * @throws VfioError `ERR_VFIO_BAD_NODE` where the node to ask by is not in sight, or is that of another device; where devices
+ * have nodes of their own and not all processes are in sight
  * @throws VfioSystemError where the kernel does not tell
  */
 export function isGroupOpen(group: number, trees: Trees = HERE): boolean {
   const { sysfs } = trees
   // Without an IOMMU the group's file has another name. What the kernel has no group of is not bound to VFIO.
   const names = [`${group}`, `noiommu-${group}`].filter((name) => exists(`${sysfs}/class/vfio/${name}`))
-  if (names.length > 0) return names.some((name) => isBusy(group, name, trees))
-  return exists(`${sysfs}/class/vfio`) ? false : isOpenByDevice(group, trees)
+  if (names.length === 0) return exists(`${sysfs}/class/vfio`) ? false : isOpenByDevice(group, trees)
+  // The kernel calls a group busy for a device's own node once that is bound to an iommufd, not when it is opened.
+  return names.some((name) => isBusy(group, name, trees)) || isNodeOpen(group, nodesOf(group, trees), trees)
 }
 
 function isBusy(group: number, name: string, { sysfs, dev }: Trees): boolean {
@@ -66,25 +68,37 @@ function cannotTell(group: number, path: string, there: string | null): VfioErro
 }
 
 /** Kernels may have no groups in VFIO, only devices (`CONFIG_VFIO_GROUP`): who has those open is seen, or not known. */
-function isOpenByDevice(group: number, { sysfs, proc }: Trees): boolean {
-  const wanted = listNames(`${sysfs}/kernel/iommu_groups/${group}/devices`)
-    .filter(isAddress)
-    .flatMap((address) => {
-      const root = `${sysfs}/bus/pci/devices/${address}/vfio-dev`
-      return listNames(root).map((name) => ({
-        node: `vfio/devices/${name}`,
-        number: `c${readText(`${root}/${name}/dev`)}`,
-        address,
-      }))
-    })
-  if (wanted.length === 0) return false
-  const isEnabled = wanted.some(
-    ({ address }) => Number(readText(`${sysfs}/bus/pci/devices/${address}/enable`) ?? 0) > 0,
+function isOpenByDevice(group: number, trees: Trees): boolean {
+  const nodes = nodesOf(group, trees)
+  const isEnabled = nodes.some(
+    ({ address }) => Number(readText(`${trees.sysfs}/bus/pci/devices/${address}/enable`) ?? 0) > 0,
   )
   // VFIO enables what is opened and bound; before that it is a node that a process has open.
-  if (isEnabled) return true
-  const { open, complete } = readProcesses(proc, wanted)
-  if (open.some(({ node }) => wanted.some((one) => one.node === node))) return true
+  return isEnabled || isNodeOpen(group, nodes, trees)
+}
+
+/** A device's own node (`CONFIG_VFIO_DEVICE_CDEV`). */
+interface DeviceNode extends WantedNode {
+  readonly address: string
+}
+
+function nodesOf(group: number, { sysfs }: Trees): DeviceNode[] {
+  const members = listNames(`${sysfs}/kernel/iommu_groups/${group}/devices`).filter(isAddress)
+  return members.flatMap((address) => {
+    const root = `${sysfs}/bus/pci/devices/${address}/vfio-dev`
+    return listNames(root).flatMap((name) => {
+      // Since 6.1 VFIO has a directory for each device, and where these have nodes their numbers too.
+      const number = readText(`${root}/${name}/dev`)
+      return number === null ? [] : [{ node: `vfio/devices/${name}`, number: `c${number}`, address }]
+    })
+  })
+}
+
+/** Has a process one of these open? An open node, bound or not, is what unbinding waits for. */
+function isNodeOpen(group: number, nodes: readonly DeviceNode[], { proc }: Trees): boolean {
+  if (nodes.length === 0) return false
+  const { open, complete } = readProcesses(proc, nodes)
+  if (open.some(({ node }) => nodes.some((one) => one.node === node))) return true
   if (complete === true) return false
   throw new VfioError(
     'ERR_VFIO_BAD_NODE',

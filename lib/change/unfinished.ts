@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { Records } from '../records.js'
 import { isAddress } from '../sysfs/address.js'
@@ -55,7 +56,7 @@ export const begun = (
   ...thisProgram(),
   lock: lock.place,
   since: new Date().toISOString(),
-  sysfs,
+  sysfs: resolve(sysfs),
 })
 
 /**

@@ -9,7 +9,7 @@ interface StatusOptions {
   readonly json?: boolean
 }
 
-/** `vfio status`: what is assigned by whom, and what is half done. Exit status 1 where something wants `recover`. */
+/** `vfio status`: what is assigned by whom, and what is half done. Exit status 1 where something wants `recover`, or a look. */
 export const status: Declare = (vfio) => {
   vfio
     .command('status')
@@ -21,13 +21,13 @@ export const status: Declare = (vfio) => {
 
 async function act({ journal, json = false }: StatusOptions): Promise<number> {
   const found = await statusOfJournal({ journal })
-  const isUnfinished =
+  const wantsRecover =
     found.assignments.some(
       ({ state, alive }) => state === 'broken' || (state !== 'assigned' && alive !== true),
     ) || (found.unfinished ?? []).some(({ alive }) => alive !== true)
   answer(found, json, render)
   for (const record of found.bad) note(badRecord(record))
-  return isUnfinished ? NOT_READY : 0
+  return wantsRecover || found.bad.length > 0 ? NOT_READY : 0
 }
 
 function render({ assignments, unfinished = [], bad }: JournalStatus): string {

@@ -1,5 +1,5 @@
 import { lockedMemory, type Memlock, memoryBars } from '../assess/memlock.js'
-import { lockGroups, NODE_OWNERS } from '../change/group-lock.js'
+import { lockGroups, lockGroupsWithin, NODE_OWNERS } from '../change/group-lock.js'
 import { holdersOf } from '../change/holders.js'
 import { bootId } from '../change/program.js'
 import { VfioError } from '../errors.js'
@@ -61,7 +61,7 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   using _lock = lockGroups(sysfs, [device.group])
   return await exclusively(sysfs, () => {
     const nodes = nodesOf(seen, device, options.dev ?? '/dev')
-    return giveNodes(device, nodes, grantsIn(options.journal), { ...options, uid, gid })
+    return giveNodes(device, nodes, grantsIn(options.journal), { ...options, sysfs, uid, gid })
   })
 }
 
@@ -113,7 +113,7 @@ async function giveNodes(
     for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
   } catch (error) {
     // All or nothing: what was granted before is granted no more.
-    await takeBack(records, device.address)
+    await takeBack(records, device.address, options.sysfs)
     throw error
   }
   return { address: device.address, uid, gid, nodes, memlock }
@@ -164,7 +164,7 @@ export async function revokeAll(addresses: readonly string[], place: GrantPlace 
   for (const address of addresses.map(parseAddress)) {
     // What was never granted needs no lock.
     if (records.find(address) === null) continue
-    const revocation = await exclusively(place.sysfs ?? '/sys', () => takeBack(records, address))
+    const revocation = await exclusively(place.sysfs ?? '/sys', () => takeBack(records, address, place.sysfs))
     if (revocation) revocations.push(revocation)
   }
   return revocations
@@ -172,18 +172,25 @@ export async function revokeAll(addresses: readonly string[], place: GrantPlace 
 
 const turns = new SerialQueue()
 
+/** How long another grant or revocation may take, in milliseconds: a few calls on a few files. */
+const BRIEF = 5000
+
 /**
  * One grant or revocation at a time, here and among programs, whatever journals they have: devices of several groups
  * share `/dev/iommu`.
  */
 function exclusively<T>(sysfs: string, work: () => Promise<T>): Promise<T> {
   return turns.run(async () => {
-    using _lock = lockGroups(sysfs, [NODE_OWNERS])
+    using _lock = await lockGroupsWithin(BRIEF, sysfs, [NODE_OWNERS])
     return await work()
   })
 }
 
-async function takeBack(records: Records<GrantRecord>, address: string): Promise<Revocation | null> {
+async function takeBack(
+  records: Records<GrantRecord>,
+  address: string,
+  sysfs = '/sys',
+): Promise<Revocation | null> {
   const record = records.find(address)
   if (record === null) return null
   const restored: string[] = []
@@ -203,7 +210,7 @@ async function takeBack(records: Records<GrantRecord>, address: string): Promise
   }
   await records.remove(address)
   // Afterwards, when nobody can come to have it open who must not.
-  return { address, restored, kept, changed, holders: holdersOf('/sys', address) }
+  return { address, restored, kept, changed, holders: holdersOf(sysfs, address) }
 }
 
 const isSame = (a: Ownership, b: Ownership) => a.uid === b.uid && a.gid === b.gid && a.mode === b.mode

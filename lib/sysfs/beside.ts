@@ -46,6 +46,9 @@ for (const path of paths) {
 }
 `
 
+/** Begins what the waiter prints: whatever else this runtime may be prints no answers. */
+const MARK = 'vfio-read'
+
 /** Prints the answers in lines, an empty one for what was not answered. */
 const WAITER = `
 const { spawn } = require('child_process')
@@ -54,7 +57,7 @@ const { looker, kind, paths, patience, start, losses } = JSON.parse(fs.readFileS
 const answers = []
 let lost = 0
 const end = () => {
-  const bytes = Buffer.from(answers.join('\\n'))
+  const bytes = Buffer.from(['${MARK}', ...answers].join('\\n'))
   for (let at = 0; at < bytes.length; ) at += fs.writeSync(1, bytes, at)
   process.exit(0)
 }
@@ -71,7 +74,8 @@ const ask = () => {
     if (answers.length === paths.length) return end()
     answers.push('')
     lost += 1
-    if (lost < losses && answers.length < paths.length) ask()
+    // One that does not even start tells nothing of the files: the next one would not either.
+    if (hasStarted && lost < losses && answers.length < paths.length) ask()
     else end()
   }
   let timer = setTimeout(leave, start)
@@ -102,6 +106,9 @@ const LOSSES = 3
 /** How long the runtime may take to start, in milliseconds: it may be emulated, and the machine busy. */
 const START = 60_000
 
+/** Tells a program that it was started in place of the runtime. */
+const BESIDE = 'VFIO_BESIDE'
+
 /**
  * Reads the first 4,096 bytes of each file (`read`), or tells its mode and device number in decimal (`stat`): a negated
  * errno for what failed, and `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
@@ -121,8 +128,8 @@ export function askBeside(
     start: START,
     losses: LOSSES,
   })
-  const { stdout, errno } = run(input)
-  const lines = stdout.split('\n')
+  // The waiter and the looker start, and each file may take all of its patience: what takes longer is something else.
+  const { lines, errno } = run(input, 2 * START + (paths.length + LOSSES) * patience)
   return paths.map((_path, index) => {
     const line = lines[index] ?? ''
     if (line.startsWith('+')) return Buffer.from(line.slice(1), 'base64')
@@ -130,23 +137,36 @@ export function askBeside(
   })
 }
 
-/** What it printed, and the errno of what it did not answer. */
-function run(input: string): { readonly stdout: string; readonly errno: number } {
+/** Its answers, and the errno of what it did not answer. */
+function run(input: string, timeout: number): { readonly lines: readonly string[]; readonly errno: number } {
   const { ETIMEDOUT, EACCES } = constants.errno
+  // A single executable is the program itself, whatever it is told to run: it would look again, and start itself again.
+  if (process.env[BESIDE]) return { lines: [], errno: EACCES }
   try {
     const { stdout, error } = spawnSync(process.execPath, ['-e', WAITER], {
       input,
       cwd: '/',
-      // It is to run these programs and nothing else: neither what Node is told to load, nor an Electron app.
-      env: { ...process.env, NODE_OPTIONS: '', ELECTRON_RUN_AS_NODE: '1' },
+      // It is to run these programs and nothing else: neither what Node is told to load or to measure, nor an
+      // Electron app.
+      env: {
+        ...process.env,
+        NODE_OPTIONS: '',
+        NODE_V8_COVERAGE: '',
+        ELECTRON_RUN_AS_NODE: '1',
+        [BESIDE]: '1',
+      },
+      timeout,
+      killSignal: 'SIGKILL',
       encoding: 'latin1',
       maxBuffer: Number.POSITIVE_INFINITY,
       stdio: ['pipe', 'pipe', 'ignore'],
       windowsHide: true,
     })
-    return { stdout: stdout ?? '', errno: error ? (errnoOf(error) ?? EACCES) : ETIMEDOUT }
+    if (error) return { lines: [], errno: errnoOf(error) ?? EACCES }
+    const [mark, ...lines] = stdout.split('\n')
+    return mark === MARK ? { lines, errno: ETIMEDOUT } : { lines: [], errno: EACCES }
   } catch {
     // A program that may start no process (node --permission).
-    return { stdout: '', errno: EACCES }
+    return { lines: [], errno: EACCES }
   }
 }

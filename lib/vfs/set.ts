@@ -1,4 +1,3 @@
-import { resolve } from 'node:path'
 import type { Changes } from '../change/changes.js'
 import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from '../change/kernel.js'
@@ -67,7 +66,7 @@ export async function setVfs(
         )
       }
       const autoprobe = readText(`${directory}/${AUTOPROBE}`)
-      const step = { ...begun(resolve(sysfs), seen.device(plan.address), lock), step: 'vfs' as const }
+      const step = { ...begun(sysfs, seen.device(plan.address), lock), step: 'vfs' as const }
       await records.write({ ...step, from: plan.from, to: plan.to, autoprobe })
       const forget = () => records.remove(plan.address)
       const onLate = (rest: Promise<void>) => late.push(rest)

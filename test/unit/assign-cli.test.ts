@@ -179,7 +179,7 @@ describe('command line of assignments', function () {
       write({ bootId: 'an earlier one' })
       said(vfio('status', ...at), 0, /from before the last boot, which undid it: "vfio recover"/)
       writeFileSync(path, '{')
-      said(vfio('status', ...at), 0, '', /^vfio: .*assignment-0000:01:00.0.json is not a record of vfio/)
+      said(vfio('status', ...at), 1, '', /^vfio: .*assignment-0000:01:00.0.json is not a record of vfio/)
     })
 
     it('recover tells what it did, leaves alone what is assigned, and has status 1 where something is left', async () => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import {
   AssignError,
   assign,
@@ -707,6 +707,22 @@ describe('assign and release', function () {
       at: (_index, { path }) => (path.endsWith('/driver_override') && refusals++ === 0 ? 'refuse' : null),
     })
     await release([NVME], { ...using(trees, kernel), rescan: true })
+    assert.deepEqual(photographOf(trees), before)
+  })
+
+  it('finds its journal again wherever the program has gone meanwhile', async () => {
+    const { trees, plan } = prepare(present(CASES[0]))
+    const before = photographOf(trees)
+    const [home, there] = [process.cwd(), join(trees.sysfs, '..')]
+    process.chdir(there)
+    try {
+      const journal = relative(there, journalOf(trees))
+      const assignment = await assign(plan, using(trees, new SimulatedKernel(trees), { journal }))
+      process.chdir(home)
+      await assignment.release()
+    } finally {
+      process.chdir(home)
+    }
     assert.deepEqual(photographOf(trees), before)
   })
 

@@ -20,7 +20,7 @@ import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
 import { type HostDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
-import { SEED } from './support.js'
+import { ROOT, SEED } from './support.js'
 
 const HOST: HostDescription = {
   devices: [
@@ -140,6 +140,48 @@ describe('grant', function () {
       1,
     )
     assert.deepEqual(picture(), before)
+  })
+
+  /** Another program that grants or revokes at this moment, until its input ends. */
+  async function busyProgram() {
+    const program = `import { lockGroups, NODE_OWNERS } from './build/ts/lib/change/group-lock.js'
+      const lock = lockGroups(${JSON.stringify(seen.host.paths.sysfs)}, [NODE_OWNERS])
+      console.log('ready')
+      process.stdin.on('end', () => lock[Symbol.dispose]()).resume()`
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      cwd: ROOT,
+      env: { ...process.env, VFIO_ADDON: join(ROOT, 'build/Release/vfio.node') },
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    await once(child.stdout, 'data')
+    return child
+  }
+
+  it('waits until another program has granted or revoked, and not for ever', async () => {
+    const before = picture()
+    await give('00:04.0', 1000)
+    const granted = picture()
+    const busy = await busyProgram()
+    await assert.rejects(takeBack('00:04.0'), isCode('ERR_VFIO_LOCKED'))
+    assert.deepEqual(picture(), granted)
+    const turn = takeBack('00:04.0')
+    // It has asked for the lock by then, and not got it.
+    await new Promise(setImmediate)
+    busy.stdin.end()
+    assert.equal((await turn).restored.length, 3)
+    assert.deepEqual(picture(), before)
+  })
+
+  it('tells who has the device open still, in the tree where it was granted', async () => {
+    const enable = join(seen.host.paths.sysfs, 'bus/pci/devices/0000:00:04.0/enable')
+    const closed = readFileSync(enable, 'utf8')
+    await give('00:04.0', 1000)
+    writeFileSync(enable, '1\n')
+    try {
+      assert.match((await takeBack('00:04.0')).holders.join(), /^it is open through VFIO in a process/)
+    } finally {
+      writeFileSync(enable, closed)
+    }
   })
 
   it('takes a shared node from nobody', async () => {

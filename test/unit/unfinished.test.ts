@@ -1,10 +1,21 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { Host, recover, resetByMethod, setVfs, status, type UnfinishedStep, VfioError } from 'vfio'
+import { join, relative } from 'node:path'
+import {
+  assign,
+  Host,
+  recover,
+  rescanDevice,
+  resetByMethod,
+  setVfs,
+  status,
+  type UnfinishedStep,
+  VfioError,
+} from 'vfio'
 import { type HostDescription, type HostTrees, makeHost, removeDirectories } from '../fixtures/host.js'
-import { journalOf } from './assign-hosts.js'
+import { journalOf, planOn, SINGLE, using } from './assign-hosts.js'
+import { makeKernelHost, SimulatedKernel } from './assign-kernel.js'
 import { present, ROOT } from './support.js'
 
 const ADDRESS = '0000:60:00.0'
@@ -19,7 +30,7 @@ const TWO: HostDescription = { devices: [PF, vf(0), vf(1)] }
 /** Makes one step, and is killed where it would write this. */
 const PROGRAM = `
   import { writeFileSync, readFileSync } from 'node:fs'
-  import { Host, resetByMethod, setVfs } from 'vfio'
+  import { Host, resetByMethod, setVfs } from '${join(ROOT, 'dist/index.js')}'
   const [trees, journal, fatal, step, value] = JSON.parse(process.argv[1])
   const kernel = {
     async write(path, text) {
@@ -32,10 +43,16 @@ const PROGRAM = `
   const options = { sysfs: trees.sysfs, journal, kernel }
   await (step === 'vfs' ? setVfs : resetByMethod)(seen, '${ADDRESS}', value, options)`
 
-function killed(trees: HostTrees, fatal: string, step: 'vfs' | 'reset', value: number | string): void {
+function killed(
+  trees: HostTrees,
+  fatal: string,
+  step: 'vfs' | 'reset',
+  value: number | string,
+  cwd = ROOT,
+): void {
   const task = JSON.stringify([trees, journalOf(trees), fatal, step, value])
   const { signal, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', PROGRAM, task], {
-    cwd: ROOT,
+    cwd,
     encoding: 'utf8',
   })
   assert.equal(signal, 'SIGKILL', stderr)
@@ -86,6 +103,26 @@ describe('a step that a crash ended', function () {
     assert.equal(text(trees, 'reset_method'), 'flr bus')
   })
 
+  it('is told with status 1 also where its record cannot be read', () => {
+    const trees = makeHost(RESET)
+    killed(trees, 'reset=1', 'reset', 'bus')
+    writeFileSync(recordOf(trees).path, 'cut')
+    for (const command of ['status', 'recover']) {
+      const args = [join(ROOT, 'dist/cli/main.js'), command, '--journal', journalOf(trees)]
+      const { status: exit, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+      assert.equal(exit, 1, command)
+      assert.match(stderr, /is not a record of vfio/)
+    }
+  })
+
+  it('has a record by which it is put in order from any directory', async () => {
+    const trees = makeHost(RESET)
+    const top = join(trees.sysfs, '..')
+    const near = Object.fromEntries(Object.entries(trees).map(([name, path]) => [name, relative(top, path)]))
+    killed({ ...trees, ...near }, 'reset=1', 'reset', 'bus', top)
+    await puts(trees, { reset_method: 'flr bus' })
+  })
+
   it('virtual functions: drivers may take them again, whether they came or not', async () => {
     for (const [fatal, count] of [
       ['sriov_numvfs=4', '0'],
@@ -115,6 +152,39 @@ describe('a step that a crash ended', function () {
     await assert.rejects(resetByMethod(seen, ADDRESS, 'bus', options), isLeft)
     await assert.rejects(setVfs(seen, ADDRESS, 1, options), isLeft)
     await puts(trees, { reset_method: 'flr bus', sriov_numvfs: '0' })
+  })
+
+  it('is put in order before the device is given away or found anew', async () => {
+    const [bridge, nvme] = SINGLE.devices ?? []
+    const device = { ...present(nvme), address: ADDRESS, driver: 'igb', totalVfs: 7, readable: 64 }
+    const steps = [
+      ['reset=1', 'reset', 'bus'],
+      ['sriov_numvfs=4', 'vfs', 4],
+    ] as const
+    for (const [fatal, step, value] of steps) {
+      const trees = makeKernelHost({ devices: [{ ...present(bridge), secondaryBus: 0x60 }, device] })
+      killed(trees, fatal, step, value)
+      const kernel = new SimulatedKernel(trees)
+      const options = using(trees, kernel)
+      const isLeft = (error: unknown) =>
+        isCode('ERR_VFIO_IN_USE')(error) && /"vfio recover"/.test(String(error))
+      await assert.rejects(assign(planOn(trees, [ADDRESS]), options), isLeft)
+      await assert.rejects(rescanDevice(new Host(trees).snapshot(), ADDRESS, options), isLeft)
+      assert.deepEqual(kernel.calls, [])
+      // A record that nobody can read may be that of such a step.
+      const { path, record } = recordOf(trees)
+      writeFileSync(path, 'cut')
+      await assert.rejects(assign(planOn(trees, [ADDRESS]), options), isCode('ERR_VFIO_BAD_JOURNAL'))
+      await assert.rejects(
+        rescanDevice(new Host(trees).snapshot(), ADDRESS, options),
+        isCode('ERR_VFIO_BAD_JOURNAL'),
+      )
+      assert.deepEqual(kernel.calls, [])
+      writeFileSync(path, JSON.stringify(record))
+      await puts(trees, { reset_method: 'flr bus', sriov_numvfs: '0', sriov_drivers_autoprobe: '1' })
+      const assignment = await assign(planOn(trees, [ADDRESS]), options)
+      await assignment.release()
+    }
   })
 
   it('of an earlier boot is forgotten', async () => {

@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type HostTrees, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { SINGLE, THREE } from './assign-hosts.js'
 import { ROOT } from './support.js'
 
 const NVME = '0000:01:00.0'
+const NIC = '0000:02:00.0'
 /** Far more than any of these takes, and still an end. */
 const DEADLINE = 120_000
 
@@ -147,5 +148,51 @@ describe('without the addon', function () {
     const { stdout } = vfio(bare, ['show', NVME, '--sysfs', sysfs], [flag, '--allow-fs-read=*'])
     assert.match(stdout, /driver_override\s+\(EACCES\)/)
     assert.match(stdout, /blocked/)
+  })
+
+  /** A tree with three files that take a process to look, and a program in place of the runtime, which counts its runs. */
+  function replaced(script: (itself: Before, sysfs: string) => string) {
+    const { sysfs } = makeHost(THREE)
+    for (const fn of [0, 1, 2]) {
+      const fifo = join(realpathSync(`${sysfs}/bus/pci/devices/0000:02:00.${fn}`), 'driver_override')
+      rmSync(fifo)
+      execFileSync('mkfifo', [fifo])
+    }
+    const directory = temporaryDirectory()
+    const [program, count] = [join(directory, 'program'), join(directory, 'count')]
+    const itself = [
+      '--import',
+      `data:text/javascript,Object.defineProperty(process,'execPath',{value:'${program}'})`,
+    ]
+    // A chain that does not end by itself ends here.
+    const guard = `echo >>${count}; [ $(wc -l <${count}) -lt 9 ] || exit 1`
+    writeFileSync(program, `#!/bin/sh\n${guard}\n${script(itself, sysfs)}\n`, { mode: 0o755 })
+    const { stdout } = vfio(bare, ['show', NIC, '--sysfs', sysfs], itself)
+    assert.match(stdout, /blocked/)
+    return { stdout, runs: readFileSync(count, 'utf8').length }
+  }
+  const quoted = (words: readonly string[]) => words.map((word) => `"${word}"`).join(' ')
+
+  it('a program that is its own runtime is started once, and looks no further', () => {
+    const main = join(bare, 'dist/cli/main.js')
+    const { stdout, runs } = replaced(
+      (itself, sysfs) => `exec ${quoted([process.execPath, ...itself, main, 'show', NIC, '--sysfs', sysfs])}`,
+    )
+    assert.match(stdout, /driver_override\s+\(EACCES\)/)
+    assert.equal(runs, 1)
+  })
+
+  it('what another program prints answers nothing', () => {
+    const answer = Buffer.from('(null)\n').toString('base64')
+    const { stdout } = replaced(() => `for line in 1 2 3 4; do echo +${answer}; done`)
+    assert.match(stdout, /driver_override\s+\(EACCES\)/)
+  })
+
+  it('a runtime that does not start to look is not started again', () => {
+    const { runs } = replaced(
+      ([flag = '', module = '']) =>
+        `case "$2" in *child_process*) exec ${quoted([process.execPath, flag, module])} "$@";; esac; exit 1`,
+    )
+    assert.equal(runs, 2)
   })
 })
