@@ -330,6 +330,36 @@ describe('an iommufd', function () {
       assert.equal((await failure(device.attach({} as typeof first))).code, 'ERR_VFIO_BAD_ARGUMENT')
     }))
 
+  it('takes no object of another one for its own of the same number', () =>
+    overModel(async ({ vfio, failure, state }) => {
+      const [here, there] = [vfio.Iommufd.open(), vfio.Iommufd.open()]
+      const [device, other] = await Promise.all(
+        [here, there].map((iommufd, n) =>
+          vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, {
+            iommufd,
+            path: `/dev/vfio/devices/vfio${2 * n}`,
+          }),
+        ),
+      )
+      if (!device || !other) return assert.fail()
+      const [ioas, foreign] = [here.allocateIoas(), there.allocateIoas()]
+      assert.deepEqual([ioas.id, device.devid], [foreign.id, other.devid])
+      const table = await foreign.allocateHwpt(other)
+      for (const wrong of [
+        () => device.attach(foreign),
+        () => device.attach(table),
+        () => here.hardwareInfo(other),
+        () => ioas.allocateHwpt(other),
+      ]) {
+        const { code, message } = await failure(wrong)
+        assert.equal(code, 'ERR_VFIO_BAD_ARGUMENT', String(wrong))
+        assert.match(message, /another iommufd/)
+      }
+      const attached = state().model.iommufds.flatMap(({ objects }) => objects.map((one) => one.attached))
+      assert(attached.every((id) => id === undefined))
+      await device.attach(ioas)
+    }))
+
   it('shares what is mapped between address spaces, and maps files', () =>
     overModel(async ({ vfio, failure }) => {
       const iommufd = vfio.Iommufd.open()

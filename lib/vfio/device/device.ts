@@ -141,6 +141,11 @@ export class VfioDevice extends VfioObject {
     if (!(table instanceof PageTable))
       throw badArgument(`table must be an Ioas or a Hwpt, not ${show(table)}`)
     const target = table.handle
+    // Each iommufd counts its objects from 1: the number would be that of something else.
+    if (target.iommufd !== this.handle.parent)
+      throw badArgument(
+        `${target.name} is of another iommufd than the one that ${this.address} is bound to: allocate it there`,
+      )
     if (target.closed) throw target.closedError()
     await this.handle.run(
       async () => {

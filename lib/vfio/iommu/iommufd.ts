@@ -146,7 +146,7 @@ export class Iommufd extends VfioObject {
    * @throws VfioSystemError `ENOTSUP` where it has no such data.
    */
   hardwareInfo(device: BoundDevice, type?: number): HardwareInfo {
-    const id = devidOf(device)
+    const id = devidOf(device, this.handle)
     const wanted = type === undefined ? 0 : checkInteger(type, LARGEST_ID, 'type')
     const info = this.ask((native) => native.hwInfo(id, type === undefined ? 0 : HW_INFO_OF_TYPE, wanted))
     return {
@@ -298,7 +298,7 @@ export class Ioas extends PageTable {
    * @throws VfioSystemError `ENOTSUP` where that IOMMU has not what is asked for.
    */
   async allocateHwpt(device: BoundDevice, options: HwptOptions = {}): Promise<Hwpt> {
-    const id = devidOf(device)
+    const id = devidOf(device, this.handle.iommufd)
     const { signal } = checkOptions(options)
     const tracks = checkFlag(options.dirtyTracking, false, 'options.dirtyTracking')
     const flags =
@@ -398,12 +398,17 @@ export class Hwpt extends PageTable {
   }
 }
 
-function devidOf(device: BoundDevice): number {
-  if (typeof device !== 'object' || device === null || typeof device.address !== 'string')
+function devidOf(device: BoundDevice, iommufd: Handle<NativeIommufd>): number {
+  if (!(device instanceof VfioObject) || typeof device.address !== 'string')
     throw badArgument(`device must be a VfioDevice, not ${show(device)}`)
-  if (device.devid !== null) return device.devid
+  if (device.devid === null)
+    throw badArgument(
+      `${device.address} was opened by its group, and is in no iommufd: open it with VfioDevice.openCdev()`,
+    )
+  // Each iommufd counts from 1, so that the number of another one's device may be that of something here.
+  if (device.handle.parent === iommufd) return device.devid
   throw badArgument(
-    `${device.address} was opened by its group, and is in no iommufd: open it with VfioDevice.openCdev()`,
+    `${device.address} is bound to another iommufd than this: open it with VfioDevice.openCdev() in the same one`,
   )
 }
 
