@@ -541,4 +541,159 @@ describe('an iommufd', function () {
         ['device', 'device'],
       )
     }))
+
+  const GATED = (call: 'attachPt' | 'hwptAlloc', first: 'now' | 'gate'): FakeAnswer[] => [
+    ...(first === 'now' ? [{ call, returns: 'model' } as const] : []),
+    { call, returns: 'model', when: 'gate' },
+    { call, returns: 'model' },
+  ]
+
+  it('leaves a device where it went while the address space before closed', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const [before, after] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+        await device.attach(before)
+        const attaching = device.attach(after)
+        await logged(`begin 19 ${path}`, 2)
+        const closing = before.close()
+        letGo()
+        await Promise.all([attaching, closing])
+        const objects = state().model.iommufds[0]?.objects ?? []
+        const attached = objects.find(({ type }) => type === 'device')?.attached
+        assert.equal(objects.find(({ id }) => id === attached)?.parent, after.id)
+      },
+      GATED('attachPt', 'now'),
+    ))
+
+  it('attaches no device again that was detached while a log began', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const ioas = iommufd.allocateIoas()
+        await device.attach(ioas)
+        const starting = ioas.dma.dirty.start()
+        await logged('begin 137 /dev/iommu')
+        const detaching = device.detach()
+        letGo()
+        await Promise.all([starting, detaching])
+        const objects = state().model.iommufds[0]?.objects ?? []
+        assert.equal(objects.find(({ type }) => type === 'device')?.attached, undefined)
+      },
+      GATED('hwptAlloc', 'gate'),
+    ))
+
+  it('begins the log of the other devices where one closes meanwhile', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const devices = await Promise.all(
+          [0, 2].map((n) =>
+            vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path: `/dev/vfio/devices/vfio${n}` }),
+          ),
+        )
+        const ioas = iommufd.allocateIoas()
+        for (const device of devices) await device.attach(ioas)
+        const starting = ioas.dma.dirty.start()
+        await logged('begin 137 /dev/iommu')
+        const closing = devices[0]?.close()
+        letGo()
+        await Promise.all([starting, closing])
+        await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+        assert.equal((await ioas.dma.dirty.bitmap(0x1000, 4096)).length, 8)
+        const objects = state().model.iommufds[0]?.objects ?? []
+        assert.equal(objects.filter(({ type }) => type === 'device').length, 1)
+      },
+      GATED('hwptAlloc', 'gate'),
+    ))
+
+  it('forgets a device that was disposed of while it was attached', () =>
+    overModel(
+      async ({ vfio, logged, letGo, failure }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const ioas = iommufd.allocateIoas()
+        const attaching = failure(device.attach(ioas))
+        await logged(`begin 19 ${path}`)
+        device[Symbol.dispose]()
+        letGo()
+        assert.equal((await attaching).code, 'ERR_VFIO_CLOSED')
+        assert.match((await failure(ioas.dma.dirty.start())).message, /no device is attached/)
+      },
+      GATED('attachPt', 'gate'),
+    ))
+
+  it('begins no log while a device is on a page table that has none, and puts none there after that', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const path = '/dev/vfio/devices/vfio0'
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+      const ioas = iommufd.allocateIoas()
+      const table = await ioas.allocateHwpt(device)
+      await device.attach(table)
+      const refused = async (work: Promise<void>) => {
+        const { code, message } = await failure(work)
+        assert.equal(code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert.match(message, /page table \d+ of .* cannot log what its devices write: attach them to IOAS/)
+      }
+      await refused(ioas.dma.dirty.start())
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      await refused(device.attach(table))
+      // One that was allocated after the log began has it from the start.
+      const late = await ioas.allocateHwpt(device, { dirtyTracking: true })
+      await device.attach(late)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      assert.equal((await ioas.dma.dirty.bitmap(0x1000, 4096)).length, 8)
+    }))
+
+  it('gives back the page tables that it made for a log', () =>
+    overModel(async ({ vfio, state, failure, failNext }) => {
+      const iommufd = vfio.Iommufd.open()
+      const path = '/dev/vfio/devices/vfio0'
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+      const [ioas, other] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const tables = () =>
+        state().model.iommufds[0]?.objects.filter(({ type, parent }) => type === 'hwpt' && parent === ioas.id)
+          .length
+      const gone = async () => {
+        while (tables() !== 0) await new Promise(setImmediate)
+      }
+      await device.attach(ioas)
+      failNext('attachPt', 16)
+      assert.equal((await failure(ioas.dma.dirty.start())).code, 'EBUSY')
+      await device.attach(other)
+      await gone()
+      await device.attach(ioas)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      await ioas.dma.dirty.start()
+      for (let times = 0; times < 3; times++) {
+        await device.attach(other)
+        await device.attach(ioas)
+      }
+      assert.equal(tables(), 1)
+      await device.detach()
+      // What it wrote before is still told.
+      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))], [1, 0, 0, 0, 0, 0, 0, 0])
+      failNext('attachPt', 16)
+      assert.equal((await failure(device.attach(ioas))).code, 'EBUSY')
+      await ioas.dma.dirty.stop()
+      await gone()
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      await ioas.dma.dirty.stop()
+      await device.detach()
+      await gone()
+      // The page table of a PASID is asked for as one.
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      const refused = await failure(device.attach(ioas, { pasid: 1 }))
+      assert(refused instanceof vfio.VfioSystemError)
+      assert.deepEqual([refused.code, refused.request], ['ENOTSUP', 'IOMMU_HWPT_ALLOC'])
+    }))
 })

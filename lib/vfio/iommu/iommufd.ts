@@ -18,6 +18,7 @@ import { backendOf, type DmaMapping, DmaSpace, type MapOptions, type PlaceOption
 import {
   flagsOf,
   HWPT_DIRTY_TRACKING,
+  HWPT_PASID,
   type HwptHandle,
   IoasCalls,
   IoasHandle,
@@ -28,7 +29,6 @@ import {
 } from './tables.js'
 
 const HWPT_NEST_PARENT = 1 << 0
-const HWPT_PASID = 1 << 3
 const BITMAP_NO_CLEAR = 1 << 0
 const OPTION_HUGE_PAGES = 1
 const OPTION_SET = 0
