@@ -372,7 +372,15 @@ describe('an iommufd', function () {
       await mapping.unmap()
       assert.throws(() => buffer.close(), { code: 'ERR_VFIO_IN_USE' })
       assert.equal((await failure(() => other.allocateIoas().copy(copy))).code, 'ERR_VFIO_BAD_ARGUMENT')
-      assert.equal((await failure(first.copy(mapping))).code, 'ENOENT')
+      const successor = await first.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      // There is something else at its place by now.
+      assert.equal((await failure(second.copy(mapping))).code, 'ERR_VFIO_BAD_ARGUMENT')
+      // The same where it is unmapped while the copy waits for its turn.
+      const busy = second.map(vfio.DmaBuffer.allocate(4 * 2 ** 20))
+      const waiting = failure(second.copy(successor))
+      await successor.unmap()
+      assert.equal((await waiting).code, 'ERR_VFIO_BAD_ARGUMENT')
+      await (await busy).unmap()
       const file = await first.mapFile(buffer.fd, { length: 4096 })
       assert.equal(file.buffer, null)
       assert.deepEqual(first.dma.mappings, [{ iova: file.iova, size: 4096, buffer: null }])

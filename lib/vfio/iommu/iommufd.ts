@@ -259,6 +259,7 @@ export class Ioas extends PageTable {
   /**
    * Maps what is mapped in another address space of the same iommufd, whose pages are shared and charged once
    * (`IOMMU_IOAS_COPY`).
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where the mapping is unmapped, or is before its turn comes
    * @throws VfioSystemError as {@link DmaSpace.map}
    */
   copy<B extends DmaBuffer | null>(
@@ -271,8 +272,10 @@ export class Ioas extends PageTable {
     if (!(from instanceof IoasCalls) || from.handle.iommufd !== handle.iommufd)
       throw badArgument('mapping must be one of an address space of the same iommufd')
     const { iova: source, size, buffer } = mapping
-    const work = (iova: bigint, access: number) =>
-      handle.iommufd.native.copy(
+    const work = async (iova: bigint, access: number) => {
+      // Whatever lies there by now is not what was meant.
+      if (!mapping.mapped) throw badArgument(`mapping is unmapped: nothing of it is left to copy`)
+      await handle.iommufd.native.copy(
         handle.native.id,
         from.handle.native.id,
         BigInt(size),
@@ -280,6 +283,7 @@ export class Ioas extends PageTable {
         source,
         flagsOf(access),
       )
+    }
     return this.dma.place({ buffer, offset: 0, length: size }, options, work, this.copy)
   }
 
