@@ -434,6 +434,42 @@ describe('an iommufd', function () {
         })),
       )
       const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
+  it('keeps what a call waits for, and a device whose memory is a file', () =>
+    overModel(
+      async ({ vfio, logged, letGo }) => {
+        const dropped: string[] = []
+        process.on('warning', ({ message }) => dropped.push(message))
+        const iommufd = vfio.Iommufd.open()
+        const open = (n: number) =>
+          vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path: `/dev/vfio/devices/vfio${n}` })
+        const { shared, calls } = await (async () => {
+          const device = await open(0)
+          const table = await iommufd.allocateIoas().allocateHwpt(device, { dirtyTracking: true })
+          return {
+            shared: await device.dmaBuf('bar2', { ranges: [{ offset: 0, length: 4096 }] }),
+            calls: [table.setDirtyTracking(true), table.setDirtyTracking(false)],
+          }
+        })()
+        await logged('begin 139 /dev/iommu')
+        await (async () => void (await open(2)))()
+        while (!dropped.some((message) => message.startsWith('device 0000:03:00.0'))) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        letGo()
+        await Promise.all(calls)
+        assert.equal(dropped.length, 1, dropped.join())
+        assert.equal(shared.closed, false)
+      },
+      [
+        { call: 'dmaBuf', returns: 'fd' },
+        { call: 'setDirtyTracking', returns: 'model', when: 'gate' },
+        { call: 'setDirtyTracking', returns: 'model' },
+      ],
+      {},
+      ['--expose-gc'],
+    ))
+
         iommufd,
         path: '/dev/vfio/devices/vfio0',
       })

@@ -280,9 +280,12 @@ export class VfioDevice extends VfioObject {
    */
   async hotReset(groups: readonly OpenGroup[] = [], options: ResetOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)
-    const handles = filesOf(groups)
+    filesOf(groups)
+    // The groups themselves, so that none is found dropped while this waits.
+    const held = [...groups]
     await this.handle.run(
       () => {
+        const handles = filesOf(held)
         const work = this.handle.native.hotReset(handles.map((handle) => handle.native))
         for (const handle of handles) handle.lend(work)
         return work
@@ -316,7 +319,7 @@ export class VfioDevice extends VfioObject {
    * and `ENOTSUP` where the kernel or the device cannot do DMA between devices.
    */
   dmaBuf(region: RegionName | number, options: DmaBufOptions = {}): Promise<DmaBuf> {
-    return exportDmaBuf(this.handle, region, options, this.dmaBuf)
+    return exportDmaBuf(this.#part, region, options, this.dmaBuf)
   }
 
   /**

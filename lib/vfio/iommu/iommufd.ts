@@ -346,10 +346,9 @@ export class Ioas extends PageTable {
     iova: number | bigint,
     length: number | bigint,
   ): Promise<{ readonly address: bigint; readonly length: bigint }> {
-    const { handle } = this
     const [at, most] = [checkUint64(iova, 'iova'), checkUint64(length, 'length')]
-    return handle.run(
-      () => handle.iommufd.native.noiommuPa(handle.native.id, at, most),
+    return this.handle.run(
+      () => this.handle.iommufd.native.noiommuPa(this.handle.native.id, at, most),
       {},
       this.physicalAddress,
     )
@@ -376,8 +375,7 @@ export class Hwpt extends PageTable {
    */
   setDirtyTracking(on: boolean): Promise<void> {
     const wanted = checkFlag(on, true, 'on')
-    const { handle } = this
-    return handle.run(() => handle.track(wanted), {}, this.setDirtyTracking)
+    return this.handle.run(() => this.handle.track(wanted), {}, this.setDirtyTracking)
   }
 
   /**
@@ -393,9 +391,8 @@ export class Hwpt extends PageTable {
     const [start, length] = [checkUint64(iova, 'iova'), checkUint64(size, 'size')]
     const page = checkUint64(options.pageSize ?? binding().pageSize, 'options.pageSize')
     const flags = checkFlag(options.keep, false, 'options.keep') ? BITMAP_NO_CLEAR : 0
-    const { handle } = this
-    return handle.run(
-      async () => pageBits(await handle.dirtyBitmap(start, length, page, flags)),
+    return this.handle.run(
+      async () => pageBits(await this.handle.dirtyBitmap(start, length, page, flags)),
       {},
       this.dirtyBitmap,
     )
