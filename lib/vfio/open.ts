@@ -53,7 +53,7 @@ export interface OpenedDevices {
 export interface OpenOptions {
   /**
    * `'auto'`, also where it is left out, takes iommufd where `/dev/iommu` and the device's own node are there and may be opened,
-   * else the group.
+   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18).
    */
   readonly backend?: Backend | 'auto' | undefined
   /** A look at the host that has the device; left out: a new one at this host. */
@@ -148,8 +148,12 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   try {
     return await byIommufd(devices, options)
   } catch (error) {
-    if (!(error instanceof VfioSystemError) || error.syscall !== 'open' || !CLOSED_TO_US.has(error.code))
-      throw error
+    if (!(error instanceof VfioSystemError)) throw error
+    const isClosedToUs = error.syscall === 'open' && CLOSED_TO_US.has(error.code)
+    // Before Linux 6.18 a token goes by the group alone.
+    const takesNoToken =
+      options.vfToken !== undefined && error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === 'EINVAL'
+    if (!isClosedToUs && !takesNoToken) throw error
     return byGroup(seen, devices, options)
   }
 }

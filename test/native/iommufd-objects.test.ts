@@ -145,7 +145,8 @@ for (const backend of BACKENDS) {
   })
 }
 
-describe('openDevice()', () => {
+describe('openDevice()', function () {
+  this.timeout(60_000)
   after(removeDirectories)
 
   const cases: {
@@ -154,6 +155,8 @@ describe('openDevice()', () => {
     vfioDevice?: string
     answers?: FakeAnswer[]
     fails?: string
+    linux?: '6.12'
+    vfToken?: string
   }[] = [
     {
       title: 'takes iommufd where its file and the node can be opened',
@@ -172,6 +175,20 @@ describe('openDevice()', () => {
       })),
     ),
     {
+      title: 'takes the group where the kernel takes a token by the group alone',
+      backend: 'group',
+      vfioDevice: 'vfio0',
+      linux: '6.12',
+      vfToken: '01020304-0506-0708-090a-0b0c0d0e0f10',
+    },
+    {
+      title: 'hides a binding that is refused without a token behind no group',
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'bindIommufd', returns: -22 }],
+      fails: 'EINVAL',
+    },
+    {
       title: 'hides no other failure behind the group',
       backend: 'none',
       vfioDevice: 'vfio0',
@@ -186,7 +203,7 @@ describe('openDevice()', () => {
       fails: 'EMFILE',
     },
   ]
-  for (const { title, backend, vfioDevice, answers = [], fails = null } of cases) {
+  for (const { title, backend, vfioDevice, answers = [], fails = null, linux = '7.3', vfToken } of cases) {
     it(title, async () => {
       const trees = makeHost({
         devices: [
@@ -197,7 +214,8 @@ describe('openDevice()', () => {
         answers,
         async ({ vfio, input, state }) => {
           const seen = new vfio.Host(input.trees).snapshot()
-          const opened = await vfio.openDevice('01:00.0', { seen }).catch((error) => error)
+          const { vfToken } = input
+          const opened = await vfio.openDevice('01:00.0', { seen, vfToken }).catch((error) => error)
           if (opened instanceof Error) assert.equal((opened as { code?: unknown }).code, input.fails)
           else {
             assert.equal(opened.backend, input.backend)
@@ -206,7 +224,7 @@ describe('openDevice()', () => {
           const { containers, groups, devices, iommufds } = state().model
           assert.deepEqual([containers, groups, devices, iommufds].flat(), [])
         },
-        { input: { trees, backend, fails }, machine: { linux: '7.3' } },
+        { input: { trees, backend, fails, vfToken }, machine: { linux } },
       )
     })
   }
@@ -416,24 +434,6 @@ describe('an iommufd', function () {
       ['--expose-gc'],
     ))
 
-  it('is chosen whom to charge for memory, and says of a device what its IOMMU can', () =>
-    overModel(async ({ vfio, failure }) => {
-      const iommufd = vfio.Iommufd.open()
-      assert.equal(iommufd.option('accounting'), 'user')
-      iommufd.option('accounting', 'process')
-      assert.equal(iommufd.option('accounting'), 'process')
-      const ioas = iommufd.allocateIoas()
-      assert.equal((await failure(() => iommufd.option('accounting', 'user'))).code, 'EBUSY')
-      assert.equal(ioas.option('huge-pages'), true)
-      ioas.option('huge-pages', false)
-      assert.equal(ioas.option('huge-pages'), false)
-      ioas.allow(
-        [{ start: 0x100000, end: 0x1fffff }].map(({ start, end }) => ({
-          start: BigInt(start),
-          end: BigInt(end),
-        })),
-      )
-      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
   it('keeps what a call waits for, and a device whose memory is a file', () =>
     overModel(
       async ({ vfio, logged, letGo }) => {
@@ -470,6 +470,24 @@ describe('an iommufd', function () {
       ['--expose-gc'],
     ))
 
+  it('is chosen whom to charge for memory, and says of a device what its IOMMU can', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      assert.equal(iommufd.option('accounting'), 'user')
+      iommufd.option('accounting', 'process')
+      assert.equal(iommufd.option('accounting'), 'process')
+      const ioas = iommufd.allocateIoas()
+      assert.equal((await failure(() => iommufd.option('accounting', 'user'))).code, 'EBUSY')
+      assert.equal(ioas.option('huge-pages'), true)
+      ioas.option('huge-pages', false)
+      assert.equal(ioas.option('huge-pages'), false)
+      ioas.allow(
+        [{ start: 0x100000, end: 0x1fffff }].map(({ start, end }) => ({
+          start: BigInt(start),
+          end: BigInt(end),
+        })),
+      )
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', {
         iommufd,
         path: '/dev/vfio/devices/vfio0',
       })
