@@ -28,12 +28,13 @@ export type VfioErrorCode =
   | 'ERR_VFIO_HOST_CHANGED'
   /** Another program is changing the same devices right now. */
   | 'ERR_VFIO_LOCKED'
-  /** A change did not take hold, or could not be undone. */
+  /** A change did not take hold. */
   | 'ERR_VFIO_NOT_BOUND'
+  /** What was done could not be undone. */
   | 'ERR_VFIO_NOT_RESTORED'
   /** The kernel did not answer within the deadline. */
   | 'ERR_VFIO_TIMEOUT'
-  /** A journal that this package did not write, or that is damaged. */
+  /** A journal or record that this package did not write, that is damaged, or a directory that cannot be used for it. */
   | 'ERR_VFIO_BAD_JOURNAL'
   /** Nothing is known of an assignment of this device. */
   | 'ERR_VFIO_NOT_ASSIGNED'

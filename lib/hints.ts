@@ -16,7 +16,7 @@ const IS_USED =
 const DIRECT_REGION =
   'or the firmware demands a 1:1 mapping for one of its devices (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions)'
 
-/** Every hint of the package, from the kernel's source (drivers/vfio, Linux 5.10 to 6.12). One row, one test. */
+/** Every hint of the package, from the kernel's source (drivers/vfio, drivers/iommu/iommufd, virt/kvm/vfio.c; Linux 5.10 to 7.3). One row, one test. */
 export const HINTS: readonly Hint[] = [
   row('lock', 'EACCES', 'changing devices takes root, or CAP_DAC_OVERRIDE and CAP_SYS_ADMIN'),
   row('lock', 'EROFS', 'sysfs is mounted read-only here: run this where it can be written'),

@@ -2,7 +2,13 @@
 
 // --- errors, and the kernel's own objects (OPEN)
 
-export { type ErrnoName, VfioError, type VfioErrorCode, VfioSystemError } from './errors.js'
+export {
+  type ErrnoName,
+  type SystemFailure,
+  VfioError,
+  type VfioErrorCode,
+  VfioSystemError,
+} from './errors.js'
 export type {
   DeviceCapability,
   IommuCapability,
@@ -144,6 +150,7 @@ export {
 export { type ReleaseOptions, type ReleaseReport, release } from './assign/release.js'
 export { type RescanOptions, type RescanReport, rescanDevice } from './assign/rescan.js'
 export { type ResetMethodOptions, type ResetMethodReport, resetByMethod } from './assign/reset-method.js'
+export type { RestoreOptions } from './assign/restore.js'
 export type {
   AddIdStep,
   BindStep,
@@ -154,7 +161,8 @@ export type {
   UnbindStep,
 } from './assign/steps.js'
 export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
-export type { UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
+export type { Program } from './change/program.js'
+export type { UnfinishedCommon, UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,
@@ -166,7 +174,7 @@ export {
 } from './grant/grant.js'
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
-export type { BootLoader, BootLoaderName, CommandLineAdvice, ParameterReason } from './persist/boot-loader.js'
+export type { BootLoader, BootLoaderName, CommandLineAdvice } from './persist/boot-loader.js'
 export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
 export {
   type CheckedDevice,
@@ -192,7 +200,6 @@ export {
 export {
   builtinModules,
   type PersistReport,
-  type PersistTree,
   removePersistence,
   writePersistence,
 } from './persist/write.js'
@@ -225,4 +232,15 @@ export type { HostLimits } from './sysfs/limits.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
 export type { Snapshot } from './sysfs/snapshot.js'
+export type { Unseen } from './sysfs/unseen.js'
 export type { UseFacts } from './sysfs/use.js'
+export type { BlockDevice } from './sysfs/use-block.js'
+export type { DisplayFacts } from './sysfs/use-display.js'
+export type { HeldMemory, MemoryFacts } from './sysfs/use-memory.js'
+export type { Mount, Swap } from './sysfs/use-mounts.js'
+export type { NetworkFacts, NetworkInterface, Route } from './sysfs/use-network.js'
+export type { DeviceNode, KernelConsole } from './sysfs/use-nodes.js'
+export type { Placed } from './sysfs/use-paths.js'
+export type { MountView, OpenFile, Process, ProcessFacts } from './sysfs/use-processes.js'
+export type { Share } from './sysfs/use-shares.js'
+export type { LoadedModule } from './sysfs/vfio-modules.js'

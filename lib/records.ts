@@ -304,7 +304,7 @@ export interface BadRecord {
 const SUFFIX = '.json'
 
 /**
- * The records of one kind in one directory: JSON files of root, each written whole. Who else could write there would decide
+ * The records of one kind in one directory: JSON files of root or of who runs this, each written whole. Who else could write there would decide
  * over drivers and nodes, so that neither such a directory nor such a file is trusted.
  */
 export class Records<T> {

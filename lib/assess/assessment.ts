@@ -35,11 +35,14 @@ export interface Assessment {
 
 /** The kernel's own words on what an assessment predicts. */
 export interface KernelAnswer {
-  /** `VFIO_GROUP_FLAGS_VIABLE` */
+  /** `VFIO_GROUP_FLAGS_VIABLE`; by iommufd: it was bound, which takes a viable group. */
   readonly viable: boolean
   /** `VFIO_DEVICE_FLAGS_RESET` */
   readonly functionReset: boolean
-  /** What `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` lists, or the name of the errno that it answered. */
+  /**
+   * What `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO` lists, or the name of the errno that it answered. By iommufd the groups are
+   * those of the look.
+   */
   readonly hotReset: readonly { readonly address: string; readonly group: number }[] | string
 }
 

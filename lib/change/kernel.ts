@@ -5,7 +5,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { isGroupOpen } from './group-open.js'
 import { Writer } from './writer.js'
 
-/** Everything that this package does to a host goes through here; tests put a host of their own in its place. */
+/** All writes to sysfs, module loads and resets go through here; tests put a host of their own in its place. */
 export interface KernelAccess {
   /** One write to a file of sysfs. What has not been answered keeps `lock` open. */
   write(path: string, text: string, lock?: number): Promise<void>
@@ -42,7 +42,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
   }
 }
 
-/** What the kernel is asked to do by one assignment, release or recovery. */
+/** What the kernel is asked to do by one assignment, release, recovery, rescan, reset or change of virtual functions. */
 export class RunningKernel implements KernelAccess {
   /** Waits for the next question. */
   #idle: Writer | null = null

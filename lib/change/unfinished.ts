@@ -5,7 +5,7 @@ import type { GroupLock } from './group-lock.js'
 import { bootId, type Program, thisProgram } from './program.js'
 
 /** A step that holds attributes of a device otherwise than they were for as long as it takes. */
-interface Step extends Program {
+export interface UnfinishedCommon extends Program {
   readonly version: 1
   /** Of the device; it names the record. */
   readonly address: string
@@ -20,14 +20,14 @@ interface Step extends Program {
 }
 
 /** A reset by one method, which is the device's only one meanwhile. */
-export interface UnfinishedReset extends Step {
+export interface UnfinishedReset extends UnfinishedCommon {
   readonly step: 'reset-method'
   /** What `reset_method` had before. */
   readonly methods: string
 }
 
 /** A change of the number of virtual functions, which no driver is to take meanwhile. */
-export interface UnfinishedVfs extends Step {
+export interface UnfinishedVfs extends UnfinishedCommon {
   readonly step: 'vfs'
   readonly from: number
   readonly to: number
@@ -47,7 +47,7 @@ export const begun = (
   sysfs: string,
   { address, group }: { readonly address: string; readonly group: number | null },
   lock: GroupLock,
-): Step => ({
+): UnfinishedCommon => ({
   version: 1,
   address,
   group,

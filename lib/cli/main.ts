@@ -36,7 +36,7 @@ function version(): string {
 
 function program(): Command {
   const vfio = new Command('vfio')
-    .description('See, judge, open and reset PCI devices for assignment through VFIO')
+    .description('See and judge PCI devices, assign them to VFIO and give them back, reset them')
     .exitOverride()
     .showSuggestionAfterError(false)
     .helpCommand(false)

@@ -37,9 +37,11 @@ async function act(options: RecoverOptions): Promise<number> {
 
 function render({ recovered, stale, busy }: RecoveryReport): string {
   const lines = [
-    ...recovered.map((address) => `${address} was given back as it was before`),
+    ...recovered.map((address) => `${address} was put in order: the host has it as before`),
     ...stale.map((address) => `${address}: removed a record from before the last boot`),
-    ...busy.map((address) => `${address}: left alone, since a program works on it at this moment`),
+    ...busy.map(
+      (address) => `${address}: left alone: a program works on it, or the kernel has not answered yet`,
+    ),
   ]
   return `${lines.join('\n') || 'Nothing was left half done.'}\n`
 }

@@ -12,7 +12,8 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?$/
 
 /**
  * A udev rule that gives a device's nodes to somebody whenever they appear. It finds them by the device's address, since
- * the numbers of groups and nodes may be others after the next boot.
+ * the numbers of groups and nodes may be others after the next boot. A group without an
+ * IOMMU has a node of another name: the rule is for the kind of group that the device is in now.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
  */
 export function grantRule(seen: Snapshot, address: string, { user, group }: RuleOwner): string {
@@ -30,10 +31,13 @@ export function grantRule(seen: Snapshot, address: string, { user, group }: Rule
     ...(group === undefined ? [] : [`GROUP="${group}"`]),
     `MODE="${group === undefined ? '0600' : '0660'}"`,
   ].join(', ')
-  const members = `/sys/kernel/iommu_groups/%k/devices/${device.address}`
+  const isNoIommu = seen.groups.some(({ group, noIommu }) => noIommu && group === device.group)
+  // The number at the end of a name is %n, except where a name is nothing but a number.
+  const [node, groupNumber] = isNoIommu ? ['noiommu-[0-9]*', '%n'] : ['[0-9]*', '%k']
+  const members = `/sys/kernel/iommu_groups/${groupNumber}/devices/${device.address}`
   const lines = [
     `# ${device.address}: written by "vfio grant --udev", for /etc/udev/rules.d/60-vfio-grant.rules`,
-    `SUBSYSTEM=="vfio", KERNEL=="[0-9]*", TEST=="${members}", ${to}`,
+    `SUBSYSTEM=="vfio", KERNEL=="${node}", TEST=="${members}", ${to}`,
     `SUBSYSTEM=="vfio-dev", KERNELS=="${device.address}", ${to}`,
     `SUBSYSTEM=="misc", KERNEL=="iommu", ${to}`,
   ]

@@ -1,3 +1,5 @@
+import type { ParameterAdvice } from '../assess/kernel-parameters.js'
+
 /** What keeps the kernel command line of a host. `unknown`: nothing that is known here. */
 export type BootLoaderName =
   | 'rpm-ostree'
@@ -27,16 +29,11 @@ export interface BootLoader {
   readonly command: string | null
 }
 
-export interface ParameterReason {
-  readonly parameter: string
-  readonly why: string
-}
-
 /** A change of the kernel command line that is missing. Nothing here applies it. */
 export interface CommandLineAdvice {
   readonly loader: BootLoaderName
-  readonly add: readonly ParameterReason[]
-  readonly remove: readonly ParameterReason[]
+  readonly add: readonly ParameterAdvice[]
+  readonly remove: readonly ParameterAdvice[]
   readonly path: string | null
   /** One sentence: what to do where. */
   readonly how: string
@@ -89,11 +86,11 @@ function commandOf(name: BootLoaderName, add: readonly string[], remove: readonl
 /** What to do about the command line, for one way to keep it; `null` where nothing is missing. */
 export function adviseCommandLine(
   loader: BootLoader,
-  add: readonly ParameterReason[],
-  remove: readonly ParameterReason[],
+  add: readonly ParameterAdvice[],
+  remove: readonly ParameterAdvice[],
 ): CommandLineAdvice | null {
   if (add.length + remove.length === 0) return null
-  const names = (list: readonly ParameterReason[]) => list.map(({ parameter }) => parameter)
+  const names = (list: readonly ParameterAdvice[]) => list.map(({ parameter }) => parameter)
   const changes = [
     ...(add.length > 0 ? [`add ${names(add).join(' ')} to`] : []),
     ...(remove.length > 0 ? [`take ${names(remove).join(' ')} out of`] : []),

@@ -8,9 +8,6 @@ import { INITRAMFS, INITRAMFS_FILES } from './initramfs.js'
 import { MADE_FROM } from './made-from.js'
 import { MODPROBE_FILE, type PersistFile, type PersistPlan, UDEV_FILE } from './plan.js'
 
-/** The file tree to write to. */
-export type PersistTree = RootTree
-
 /** What was done to the boot configuration. Paths are as in the plan, from the root of the tree. */
 export interface PersistReport {
   readonly written: readonly string[]
@@ -37,7 +34,7 @@ export function builtinModules(directory: string | null): ReadonlySet<string> {
  * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_BAD_FILE` where nothing that is written would stay, or a file is somebody else's, changed by hand, or a symbolic link
  * @throws VfioSystemError where the file system refuses
  */
-export async function writePersistence(plan: PersistPlan, tree: PersistTree = {}): Promise<PersistReport> {
+export async function writePersistence(plan: PersistPlan, tree: RootTree = {}): Promise<PersistReport> {
   const [blocker] = plan.blockers
   if (blocker) throw new VfioError(blocker.code, plan.blockers.map(({ reason }) => reason).join('; '))
   const made = MADE_FROM[plan.initramfs]
@@ -54,7 +51,7 @@ export async function writePersistence(plan: PersistPlan, tree: PersistTree = {}
  * Takes away what {@link writePersistence} wrote, and puts back what was there before.
  * @throws VfioError, VfioSystemError as {@link writePersistence}
  */
-export async function removePersistence(tree: PersistTree = {}): Promise<PersistReport> {
+export async function removePersistence(tree: RootTree = {}): Promise<PersistReport> {
   return apply([], [], INITRAMFS[detectInitramfs(tree)]?.rebuild ?? null, tree)
 }
 
@@ -69,7 +66,7 @@ async function apply(
   files: readonly PersistFile[],
   addresses: readonly string[],
   rebuild: string | null,
-  { root = '/' }: PersistTree,
+  { root = '/' }: RootTree,
 ): Promise<PersistReport> {
   const wanted = new Map(files.map((file) => [file.path, file]))
   const changes: Change[] = []

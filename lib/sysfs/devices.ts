@@ -69,7 +69,7 @@ export interface PciDevice {
   readonly capabilities: Capabilities
   /**
    * A driver has registered it with VFIO: `vfio-dev/` below it (since 6.1), or a vGPU profile of NVIDIA's driver. Proves
-   * what the driver's name lets guess: see {@link isWithVfio}.
+   * that it is with VFIO; on kernels before 6.1 the driver's name has to do.
    */
   readonly vfioRegistered: boolean
   /** Name of the VFIO character device below `/dev/vfio/devices`, where the kernel has made one; its node may be absent. */

@@ -8,7 +8,7 @@ import type { WantedNode } from './use-processes.js'
 export interface DeviceNode {
   /** Path below `/dev`. */
   readonly node: string
-  /** As `readBatch` gives it: `c226:0`; `null` where it is not known. */
+  /** `c` and `major:minor`: `c226:0`; `null` where it is not known. */
   readonly number: string | null
   readonly functions: readonly string[]
 }

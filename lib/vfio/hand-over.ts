@@ -30,7 +30,7 @@ export interface GroupParts {
   readonly group: VfioGroup
 }
 
-/** The same for one that was opened by its own node. */
+/** The open objects that a device needs that was opened by its own node. */
 export interface IommufdParts {
   readonly backend: 'iommufd'
   readonly device: VfioDevice

@@ -200,7 +200,7 @@ describe('command line of assignments', function () {
       await recover(using(trees, new SimulatedKernel(trees)))
       mkdirSync(journalOf(trees), { mode: 0o700 })
       writeFileSync(path, JSON.stringify({ ...record, state: 'assigning' }))
-      said(vfio('recover', ...at), 0, `${NVME} was given back as it was before\n`)
+      said(vfio('recover', ...at), 0, `${NVME} was put in order: the host has it as before\n`)
       mkdirSync(journalOf(trees), { mode: 0o700 })
       writeFileSync(path, JSON.stringify({ ...record, bootId: 'an earlier one' }))
       said(vfio('recover', ...at), 0, `${NVME}: removed a record from before the last boot\n`)

@@ -287,7 +287,7 @@ describe('the command line', function () {
       }
     })
 
-    it('has the shape of DESIGN.md', () => {
+    it('has the shape that others build on', () => {
       const { viability, reset, ...rest } = json('check', '01:00.0').value as Assessment
       assert.deepEqual(Object.keys(rest).sort(), ['address', 'group', 'reason', 'toBind', 'uses', 'verdict'])
       assert.deepEqual(rest.toBind, ['0000:01:00.0', '0000:01:00.1'])

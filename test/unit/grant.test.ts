@@ -467,6 +467,15 @@ describe('grantRule', () => {
     )
   })
 
+  it('finds the node of a group without an IOMMU by its own name', () => {
+    const trees = makeHost({ ...HOST, groups: { 7: { noIommu: true } } })
+    const [, rule] = grantRule(new Host(trees).snapshot(), '00:04.0', { user: 'alice' }).split('\n')
+    assert.equal(
+      rule,
+      'SUBSYSTEM=="vfio", KERNEL=="noiommu-[0-9]*", TEST=="/sys/kernel/iommu_groups/%n/devices/0000:00:04.0", OWNER="alice", MODE="0600"',
+    )
+  })
+
   for (const user of ['a"b', 'a,b', '$env{X}', '%k', 'a b', 'a\nb', '']) {
     it(`has no room for ${JSON.stringify(user)}`, () => {
       assert.throws(() => grantRule(seen(), '00:04.0', { user }), isCode('ERR_VFIO_BAD_ARGUMENT'))

@@ -90,7 +90,7 @@ export class VfioDevice extends VfioObject {
   readonly devid: number | null
   /** @internal What it was opened from, and what stays open as long as it is held. */
   readonly opener: object
-  /** Leave to sleep while nobody uses it. */
+  /** Runtime suspend while nobody uses it. */
   readonly lowPower: LowPower
   /** Saving and loading what is in it. */
   readonly migration: Migration

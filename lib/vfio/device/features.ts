@@ -165,8 +165,8 @@ export interface LowPowerOptions extends FeatureOptions {
 }
 
 /**
- * Leave for a device to sleep while nobody uses it (`VFIO_DEVICE_FEATURE_LOW_POWER_*`, since Linux 6.1). Whether it does is
- * for the platform to decide. Any call on the device wakes it.
+ * Permission for runtime suspend while the device is idle (`VFIO_DEVICE_FEATURE_LOW_POWER_*`, since Linux 6.1). Whether it
+ * suspends, and how deep, the platform decides. Any call on the device resumes it.
  */
 export class LowPower {
   readonly #device: DevicePart
@@ -182,7 +182,8 @@ export class LowPower {
   }
 
   /**
-   * Gives the leave. Until `exit()`, mapped regions must not be touched: a process that does is ended by SIGBUS.
+   * Allows it. Until `exit()`, registers that go through a mapping throw `ERR_VFIO_MEMORY_DISABLED`, and a `RegionMapping`
+   * reads ones (`lost`).
    * @throws VfioSystemError `EINVAL` where it was given before, `EBADF` where `wakeup` is not open, `ENOTTY` before Linux 6.1.
    */
   async enter(options: LowPowerOptions = {}): Promise<void> {
@@ -201,7 +202,7 @@ export class LowPower {
   }
 
   /**
-   * Takes the leave back, and wakes the device. Does nothing where it was not given.
+   * Ends the permission and resumes the device. Does nothing where it was not given.
    * @throws VfioSystemError `ENOTTY` before Linux 6.1.
    */
   async exit(options: FeatureOptions = {}): Promise<void> {
@@ -230,7 +231,7 @@ const MOST_PAGES = 2n ** 33n
 
 /**
  * A log, kept by the device itself, of the memory that it wrote (`VFIO_DEVICE_FEATURE_DMA_LOGGING_*`, since Linux 6.1). Only
- * variant drivers have it; vfio-pci answers `ENOTTY`. The log of the IOMMU is the container's.
+ * variant drivers have it; vfio-pci answers `ENOTTY`. The log of the IOMMU is `opened.dma.dirty`, over either backend.
  */
 export class DmaLogging {
   readonly #device: DevicePart

@@ -110,7 +110,7 @@ export class Migration {
   /**
    * Lets {@link MigrationData.precopyInfo} tell of new initial data (`VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2`, in
    * Linux 7.3): a program that does is one that waits for it. Before the state becomes `pre-copy`.
-   * @throws VfioSystemError `ENOTTY` where the kernel or the driver cannot.
+   * @throws VfioSystemError `ENOTTY` before Linux 7.3, `EINVAL` where the device has no `pre-copy`.
    */
   async usePrecopyInfoV2(options: FeatureOptions = {}): Promise<void> {
     await new VfioFeature(this.#device, 'precopy-info-v2').setBytes(

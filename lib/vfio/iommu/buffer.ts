@@ -57,7 +57,7 @@ export class DmaBuffer {
 
   /**
    * New memory, zeroed. The size is rounded up to whole pages: the system's, or those of an IOMMU that was set before
-   * (`setIommu()`) where they are larger. The thread waits until the kernel has all of it: a second takes some GiB.
+   * (`setIommu()`) where they are larger. The thread waits until the kernel has all of it: some GiB take about a second.
    * @throws VfioError `ERR_VFIO_NO_MEMORY` where the host or the control group has not so much to spare
    * `ERR_VFIO_TOO_MANY` near vm.max_map_count
    * @throws VfioSystemError `ENOMEM` where the host has not so many free huge pages, or at RLIMIT_AS, `EMFILE` at

@@ -4,6 +4,7 @@ import type { NativeHandle } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { translate } from '../../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
+import type { IovaRange } from '../capabilities.js'
 import type { Handle } from '../handle.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
@@ -147,7 +148,7 @@ export class DmaSpace {
    * together ({@link Iommufd.option}). Above 2 MiB it runs off the main thread. Calls take effect in the order in which they are made.
    * @throws VfioSystemError `EEXIST` where the range is taken, `EINVAL` where it is uneven or outside of the ranges,
    * `EOVERFLOW` from newer kernels where it runs over the last of all addresses,
-   * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each says all of it
+   * `ENOMEM` at the limit on locked memory, `ENOSPC` where the container takes no more mappings; each message has the figures
    * @throws VfioError `ERR_VFIO_NO_IOVA` where no place is free
    */
   map(buffer: DmaBuffer, options: MapOptions = {}): Promise<DmaMapping<DmaBuffer>> {
@@ -317,7 +318,7 @@ export class DmaSpace {
   }
 
   /** The I/O virtual addresses that may be mapped, lowest first. */
-  get ranges(): readonly IovaSpan[] {
+  get ranges(): readonly IovaRange[] {
     return this.limits.ranges
   }
 
@@ -444,7 +445,10 @@ export class DirtyPages {
     this.#space = space
   }
 
-  /** Begins to log. */
+  /**
+   * Begins to log.
+   * @throws VfioSystemError `ENOTSUP` by iommufd where an IOMMU tracks no writes.
+   */
   start(): Promise<void> {
     return this.#run((backend) => backend.startDirty(), this.start)
   }
@@ -455,8 +459,8 @@ export class DirtyPages {
 
   /**
    * The pages of a range that were written since they were asked for last: bit 0 of byte 0 is the first page, and so on, in
-   * a multiple of eight bytes. `pageSize` in bytes, one that
-   * `iommuInfo().migration` has; left out: the smallest of them, or of the IOMMU where they are not known.
+   * a multiple of eight bytes. `pageSize` in bytes; left out: the smallest that can be logged (by container of
+   * `iommuInfo().migration`, by iommufd the IOMMU's smallest page).
    * @throws VfioSystemError `EINVAL` while nothing is logged, or where the range cuts a mapping in two
    */
   async bitmap(
