@@ -13,7 +13,7 @@ import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device/device.js'
 import { DeviceHandle } from './device/handle.js'
 import { type Dependent, Handle } from './handle.js'
-import { acceptedIommufd, type Ioas, type Iommufd } from './iommu/iommufd.js'
+import { acceptedIommufd, type Ioas, type Iommufd, LARGEST_ID } from './iommu/iommufd.js'
 import {
   acceptedContainer,
   acceptedDevice,
@@ -65,8 +65,6 @@ export type HandedDevice =
       readonly ioas: number
       readonly devid: number
     }
-
-const LARGEST_ID = 0xffffffff
 
 /** When no call runs on any of them. One that is closed meanwhile ends the wait at once, whatever runs on the others. */
 function allSettled(handles: readonly Handle<NativeHandle>[]): Promise<void> {

@@ -5,7 +5,7 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
-import { VfioDevice } from './device/device.js'
+import { noNode, VfioDevice } from './device/device.js'
 import { type GroupParts, type HandedDevice, handOver, type IommufdParts, takeOver } from './hand-over.js'
 import type { VfioObject } from './handle.js'
 import { type Ioas, Iommufd } from './iommu/iommufd.js'
@@ -220,10 +220,7 @@ async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): P
 /** The node of a device, as it was seen. */
 export function nodeOf({ address, vfioDevice }: PciDevice): string {
   if (vfioDevice !== null) return `/dev/vfio/devices/${vfioDevice}`
-  throw new VfioError(
-    'ERR_VFIO_NO_DEVICE',
-    `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
-  )
+  throw noNode(address)
 }
 
 /** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */

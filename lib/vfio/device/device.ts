@@ -386,11 +386,14 @@ async function openByNode(address: string, options: OpenCdevOptions): Promise<Vf
 function nodeOf(address: string): string {
   const [name] = listNames(`/sys/bus/pci/devices/${address}/vfio-dev`)
   if (name !== undefined) return `/dev/vfio/devices/${name}`
-  throw new VfioError(
+  throw noNode(address)
+}
+
+export const noNode = (address: string) =>
+  new VfioError(
     'ERR_VFIO_NO_DEVICE',
     `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
   )
-}
 
 function filesOf(groups: readonly OpenGroup[]): GroupFile[] {
   if (!Array.isArray(groups)) throw badArgument('groups must be an array of VfioGroup')

@@ -33,7 +33,8 @@ const BITMAP_NO_CLEAR = 1 << 0
 const OPTION_HUGE_PAGES = 1
 const OPTION_SET = 0
 const HW_INFO_OF_TYPE = 1 << 0
-const LARGEST_ID = 0xffffffff
+/** The largest number of an object. */
+export const LARGEST_ID = 0xffffffff
 
 /** A device that is bound to an iommufd, as `VfioDevice.openCdev()` opens it. */
 export interface BoundDevice {
