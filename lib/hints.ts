@@ -357,7 +357,6 @@ export const HINTS: readonly Hint[] = [
   ),
   row('cdev', 'EPERM', 'a device policy of this container forbids it: let it have the node of the device'),
   row('cdev', 'ENODEV', 'the device is going away: it was just unbound from its vfio driver'),
-  row('cdev', 'EBUSY', 'the group of the device is open: a device opens by group or by cdev, not both'),
 
   row(
     'VFIO_DEVICE_BIND_IOMMUFD',

@@ -25,8 +25,8 @@
 namespace {
 
 /**
- * What may take long to close when an environment ends: the last close of a device resets it, that of a group
- * or an Iommufd lets its memory go. A region that is mapped would keep its device open.
+ * What may take long to close when an environment ends: the last close of a device resets it, that of a
+ * container or an Iommufd lets its memory go. A region that is mapped would keep its device open.
  */
 vfio::Calls::Resources TakeOpen(vfio::Handles& handles) {
   for (const vfio::Resource& memory : handles.TakeAll(vfio::Memory::kTag)) {

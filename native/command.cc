@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -55,8 +56,10 @@ bool IsNull(Napi::Env env, napi_value value) {
 /** How many arguments were taken. */
 size_t PutArgument(Napi::Env env, const Command& command, Filled& question, const Member& member,
                    const napi_value* arguments, size_t index) {
-  static constexpr const char* kNames[] = {"the first argument", "the second argument", "the third argument",
-                                           "the fourth argument", "the fifth argument", "the sixth argument"};
+  static constexpr const char* kNames[] = {"the first argument",  "the second argument", "the third argument",
+                                           "the fourth argument", "the fifth argument",  "the sixth argument",
+                                           "the seventh argument"};
+  static_assert(std::size(kNames) == kMostArguments);
   const char* const name = kNames[index];
   const napi_value value = arguments[index];
   const size_t at = member.at;

@@ -64,6 +64,15 @@ struct Command {
   Member members[kMostMembers];
   Member answer;
   const NamedAnswer* answers = nullptr;
+
+  /** How many arguments its members take. */
+  constexpr size_t arguments() const {
+    size_t count = 0;
+    for (const Member& member : members) {
+      if (member.kind != Member::kNone) count += member.kind == Member::kMemory ? 3 : 1;
+    }
+    return count;
+  }
 };
 
 /** The data of a method that is a command. */

@@ -47,6 +47,7 @@ class FdObject : public ObjectOf<T, Fd> {
   /** A method that is one ioctl. */
   template <const Command& command>
   static napi_property_descriptor DefineCommand(const char* name) {
+    static_assert(command.size <= Command::kMostBytes && command.arguments() <= kMostArguments);
     static constexpr CommandMethod kMethod{{&FdObject::kClass, CallCommand}, &command};
     return Object::DefineMethod(name, kMethod);
   }

@@ -89,6 +89,8 @@ constexpr Command kNoiommuPa{{uapi::kIoasNoiommuGetPa, "IOMMU_IOAS_NOIOMMU_GET_P
 
 template <const Command& command>
 napi_value RunQuick(Napi::Env env, const Fd& iommufd, Arguments arguments, Handles&) {
+  // One of what a quick call takes is the number of its object.
+  static_assert(command.size <= Command::kMostBytes && command.arguments() < kMostArguments);
   return RunCommand(env, iommufd, command, arguments);
 }
 

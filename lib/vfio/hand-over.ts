@@ -12,8 +12,8 @@ import { parseAddress } from '../sysfs/address.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device/device.js'
 import { DeviceHandle } from './device/handle.js'
-import type { Handle } from './handle.js'
-import { acceptedIommufd, type Ioas, type Iommufd } from './iommu/iommufd.js'
+import { type Dependent, Handle } from './handle.js'
+import { acceptedIommufd, type Ioas, type Iommufd, LARGEST_ID } from './iommu/iommufd.js'
 import {
   acceptedContainer,
   acceptedDevice,
@@ -65,8 +65,6 @@ export type HandedDevice =
       readonly ioas: number
       readonly devid: number
     }
-
-const LARGEST_ID = 0xffffffff
 
 /** When no call runs on any of them. One that is closed meanwhile ends the wait at once, whatever runs on the others. */
 function allSettled(handles: readonly Handle<NativeHandle>[]): Promise<void> {
@@ -189,15 +187,21 @@ function checkHanded(handed: HandedDevice): {
   }
 }
 
+const KVM_KNOWS = 'a KVM machine is told of it: remove() it from its KvmVfio first'
+
 /** What belongs to this thread alone, and would be lost. */
 function whatIsLeft(parts: OpenParts): string | null {
   const { device } = parts
   if (device.handle.hasEnabledIrqs) return 'an interrupt is enabled: disable() it first'
-  if (device.handle.dependents.size > 0) return 'its migration data is open: close that first'
+  const [open] = device.handle.dependents
+  if (open) return open instanceof Handle ? `${open.name} is open: close that first` : KVM_KNOWS
   const { mappings } = parts.backend === 'group' ? parts.container.handle : parts.ioas.handle
   if (mappings.spans.size > 0) return 'memory is mapped for it: unmapAll() first'
   if (parts.backend === 'group') {
-    if (parts.group.handle.dependents.size > 1) return 'another device of its group is open: close that first'
+    const others = [...parts.group.handle.dependents].filter((one: Dependent) => one !== device.handle)
+    if (others.some((one) => one instanceof Handle))
+      return 'another device of its group is open: close that first'
+    if (others.length > 0) return KVM_KNOWS
     return parts.container.handle.dependents.size > 1
       ? 'another group is in its container: close that first'
       : null

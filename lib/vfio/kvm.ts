@@ -39,8 +39,9 @@ export class KvmVfio extends VfioObject {
   }
 
   /**
-   * Tells KVM of a group, or since Linux 6.6 of a device (`KVM_DEV_VFIO_FILE_ADD`). Do it before a device is opened: some
-   * drivers look for the machine then. Before Linux 6.1 the group needs a container with an IOMMU. What is closed, and a
+   * Tells KVM of a group, or since Linux 6.6 of a device (`KVM_DEV_VFIO_FILE_ADD`). Some drivers look for the machine when a
+   * device is opened: add its group before that. By its own node a device is added after {@link VfioDevice.openCdev}, which has
+   * opened it already. Before Linux 6.1 the group needs a container with an IOMMU. What is closed, and a
    * group whose container is closed, is removed before.
    * @throws VfioSystemError `EEXIST` where it was added before, `EINVAL` for a device before Linux 6.6.
    */

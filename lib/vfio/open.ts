@@ -5,7 +5,7 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
-import { VfioDevice } from './device/device.js'
+import { noNode, VfioDevice } from './device/device.js'
 import { type GroupParts, type HandedDevice, handOver, type IommufdParts, takeOver } from './hand-over.js'
 import type { VfioObject } from './handle.js'
 import { type Ioas, Iommufd } from './iommu/iommufd.js'
@@ -53,7 +53,7 @@ export interface OpenedDevices {
 export interface OpenOptions {
   /**
    * `'auto'`, also where it is left out, takes iommufd where `/dev/iommu` and the device's own node are there and may be opened,
-   * else the group.
+   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18).
    */
   readonly backend?: Backend | 'auto' | undefined
   /** A look at the host that has the device; left out: a new one at this host. */
@@ -148,8 +148,12 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   try {
     return await byIommufd(devices, options)
   } catch (error) {
-    if (!(error instanceof VfioSystemError) || error.syscall !== 'open' || !CLOSED_TO_US.has(error.code))
-      throw error
+    if (!(error instanceof VfioSystemError)) throw error
+    const isClosedToUs = error.syscall === 'open' && CLOSED_TO_US.has(error.code)
+    // Before Linux 6.18 a token goes by the group alone.
+    const takesNoToken =
+      options.vfToken !== undefined && error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === 'EINVAL'
+    if (!isClosedToUs && !takesNoToken) throw error
     return byGroup(seen, devices, options)
   }
 }
@@ -216,10 +220,7 @@ async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): P
 /** The node of a device, as it was seen. */
 export function nodeOf({ address, vfioDevice }: PciDevice): string {
   if (vfioDevice !== null) return `/dev/vfio/devices/${vfioDevice}`
-  throw new VfioError(
-    'ERR_VFIO_NO_DEVICE',
-    `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
-  )
+  throw noNode(address)
 }
 
 /** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */

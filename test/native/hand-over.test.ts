@@ -211,7 +211,8 @@ for (const backend of BACKENDS) {
     `))
 
     it('stays open here, all of it, where that is refused', () =>
-      passes(`
+      passes(
+        `
       const opened = await open()
       const { container, group, device, iommufd, ioas } = opened
       const refused = async (because, undo) => {
@@ -236,6 +237,8 @@ for (const backend of BACKENDS) {
       await refused(/an interrupt is enabled/, () => device.irq('msi').disable())
       device.irq('req').enable()
       device.irq('req').remove([0])
+      const shared = await device.dmaBuf('bar2', { ranges: [{ offset: 0, length: 4096 }] })
+      await refused(/while a dma-buf of .* is open: close that first/, () => shared.close())
       const buffer = vfio.DmaBuffer.allocate(4096)
       const mapping = await opened.dma.map(buffer)
       await refused(/memory is mapped/, () => mapping.unmap())
@@ -259,6 +262,22 @@ for (const backend of BACKENDS) {
       assert.equal((await failure(opened.handOver())).code, 'ERR_VFIO_CLOSED')
       await vfio.receiveDevice(handed).close()
       assert.deepEqual(held(), NOTHING)
+    `,
+        [{ call: 'dmaBuf', returns: 'fd' }],
+      ))
+
+    it('is refused while a KVM machine is told of it', () =>
+      passes(`
+      const opened = await open()
+      const kvm = vfio.KvmVfio.create(fs.openSync('/dev/vfio/machine', 'r+'))
+      for (const file of byGroup ? [opened.device, opened.group] : [opened.device]) {
+        kvm.add(file)
+        const error = await failure(opened.handOver())
+        assert.equal(error.code, 'ERR_VFIO_IN_USE')
+        assert.match(error.message, /while a KVM machine is told of it: remove/)
+        kvm.remove(file)
+      }
+      await vfio.receiveDevice(await opened.handOver()).close()
     `))
 
     it('waits for the calls that run and those that wait', () =>

@@ -145,7 +145,8 @@ for (const backend of BACKENDS) {
   })
 }
 
-describe('openDevice()', () => {
+describe('openDevice()', function () {
+  this.timeout(60_000)
   after(removeDirectories)
 
   const cases: {
@@ -154,6 +155,8 @@ describe('openDevice()', () => {
     vfioDevice?: string
     answers?: FakeAnswer[]
     fails?: string
+    linux?: '6.12'
+    vfToken?: string
   }[] = [
     {
       title: 'takes iommufd where its file and the node can be opened',
@@ -172,6 +175,20 @@ describe('openDevice()', () => {
       })),
     ),
     {
+      title: 'takes the group where the kernel takes a token by the group alone',
+      backend: 'group',
+      vfioDevice: 'vfio0',
+      linux: '6.12',
+      vfToken: '01020304-0506-0708-090a-0b0c0d0e0f10',
+    },
+    {
+      title: 'hides a binding that is refused without a token behind no group',
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'bindIommufd', returns: -22 }],
+      fails: 'EINVAL',
+    },
+    {
       title: 'hides no other failure behind the group',
       backend: 'none',
       vfioDevice: 'vfio0',
@@ -186,7 +203,7 @@ describe('openDevice()', () => {
       fails: 'EMFILE',
     },
   ]
-  for (const { title, backend, vfioDevice, answers = [], fails = null } of cases) {
+  for (const { title, backend, vfioDevice, answers = [], fails = null, linux = '7.3', vfToken } of cases) {
     it(title, async () => {
       const trees = makeHost({
         devices: [
@@ -197,7 +214,8 @@ describe('openDevice()', () => {
         answers,
         async ({ vfio, input, state }) => {
           const seen = new vfio.Host(input.trees).snapshot()
-          const opened = await vfio.openDevice('01:00.0', { seen }).catch((error) => error)
+          const { vfToken } = input
+          const opened = await vfio.openDevice('01:00.0', { seen, vfToken }).catch((error) => error)
           if (opened instanceof Error) assert.equal((opened as { code?: unknown }).code, input.fails)
           else {
             assert.equal(opened.backend, input.backend)
@@ -206,7 +224,7 @@ describe('openDevice()', () => {
           const { containers, groups, devices, iommufds } = state().model
           assert.deepEqual([containers, groups, devices, iommufds].flat(), [])
         },
-        { input: { trees, backend, fails }, machine: { linux: '7.3' } },
+        { input: { trees, backend, fails, vfToken }, machine: { linux } },
       )
     })
   }
@@ -330,6 +348,36 @@ describe('an iommufd', function () {
       assert.equal((await failure(device.attach({} as typeof first))).code, 'ERR_VFIO_BAD_ARGUMENT')
     }))
 
+  it('takes no object of another one for its own of the same number', () =>
+    overModel(async ({ vfio, failure, state }) => {
+      const [here, there] = [vfio.Iommufd.open(), vfio.Iommufd.open()]
+      const [device, other] = await Promise.all(
+        [here, there].map((iommufd, n) =>
+          vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, {
+            iommufd,
+            path: `/dev/vfio/devices/vfio${2 * n}`,
+          }),
+        ),
+      )
+      if (!device || !other) return assert.fail()
+      const [ioas, foreign] = [here.allocateIoas(), there.allocateIoas()]
+      assert.deepEqual([ioas.id, device.devid], [foreign.id, other.devid])
+      const table = await foreign.allocateHwpt(other)
+      for (const wrong of [
+        () => device.attach(foreign),
+        () => device.attach(table),
+        () => here.hardwareInfo(other),
+        () => ioas.allocateHwpt(other),
+      ]) {
+        const { code, message } = await failure(wrong)
+        assert.equal(code, 'ERR_VFIO_BAD_ARGUMENT', String(wrong))
+        assert.match(message, /another iommufd/)
+      }
+      const attached = state().model.iommufds.flatMap(({ objects }) => objects.map((one) => one.attached))
+      assert(attached.every((id) => id === undefined))
+      await device.attach(ioas)
+    }))
+
   it('shares what is mapped between address spaces, and maps files', () =>
     overModel(async ({ vfio, failure }) => {
       const iommufd = vfio.Iommufd.open()
@@ -342,7 +390,15 @@ describe('an iommufd', function () {
       await mapping.unmap()
       assert.throws(() => buffer.close(), { code: 'ERR_VFIO_IN_USE' })
       assert.equal((await failure(() => other.allocateIoas().copy(copy))).code, 'ERR_VFIO_BAD_ARGUMENT')
-      assert.equal((await failure(first.copy(mapping))).code, 'ENOENT')
+      const successor = await first.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      // There is something else at its place by now.
+      assert.equal((await failure(second.copy(mapping))).code, 'ERR_VFIO_BAD_ARGUMENT')
+      // The same where it is unmapped while the copy waits for its turn.
+      const busy = second.map(vfio.DmaBuffer.allocate(4 * 2 ** 20))
+      const waiting = failure(second.copy(successor))
+      await successor.unmap()
+      assert.equal((await waiting).code, 'ERR_VFIO_BAD_ARGUMENT')
+      await (await busy).unmap()
       const file = await first.mapFile(buffer.fd, { length: 4096 })
       assert.equal(file.buffer, null)
       assert.deepEqual(first.dma.mappings, [{ iova: file.iova, size: 4096, buffer: null }])
@@ -374,6 +430,42 @@ describe('an iommufd', function () {
         assert.equal(state().model.iommufds[0]?.objects.filter(({ type }) => type === 'ioas').length, 1)
       },
       [],
+      {},
+      ['--expose-gc'],
+    ))
+
+  it('keeps what a call waits for, and a device whose memory is a file', () =>
+    overModel(
+      async ({ vfio, logged, letGo }) => {
+        const dropped: string[] = []
+        process.on('warning', ({ message }) => dropped.push(message))
+        const iommufd = vfio.Iommufd.open()
+        const open = (n: number) =>
+          vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path: `/dev/vfio/devices/vfio${n}` })
+        const { shared, calls } = await (async () => {
+          const device = await open(0)
+          const table = await iommufd.allocateIoas().allocateHwpt(device, { dirtyTracking: true })
+          return {
+            shared: await device.dmaBuf('bar2', { ranges: [{ offset: 0, length: 4096 }] }),
+            calls: [table.setDirtyTracking(true), table.setDirtyTracking(false)],
+          }
+        })()
+        await logged('begin 139 /dev/iommu')
+        await (async () => void (await open(2)))()
+        while (!dropped.some((message) => message.startsWith('device 0000:03:00.0'))) {
+          globalThis.gc?.()
+          await new Promise(setImmediate)
+        }
+        letGo()
+        await Promise.all(calls)
+        assert.equal(dropped.length, 1, dropped.join())
+        assert.equal(shared.closed, false)
+      },
+      [
+        { call: 'dmaBuf', returns: 'fd' },
+        { call: 'setDirtyTracking', returns: 'model', when: 'gate' },
+        { call: 'setDirtyTracking', returns: 'model' },
+      ],
       {},
       ['--expose-gc'],
     ))
@@ -510,5 +602,160 @@ describe('an iommufd', function () {
         state().model.iommufds[0]?.objects.map(({ type }) => type),
         ['device', 'device'],
       )
+    }))
+
+  const GATED = (call: 'attachPt' | 'hwptAlloc', first: 'now' | 'gate'): FakeAnswer[] => [
+    ...(first === 'now' ? [{ call, returns: 'model' } as const] : []),
+    { call, returns: 'model', when: 'gate' },
+    { call, returns: 'model' },
+  ]
+
+  it('leaves a device where it went while the address space before closed', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const [before, after] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+        await device.attach(before)
+        const attaching = device.attach(after)
+        await logged(`begin 19 ${path}`, 2)
+        const closing = before.close()
+        letGo()
+        await Promise.all([attaching, closing])
+        const objects = state().model.iommufds[0]?.objects ?? []
+        const attached = objects.find(({ type }) => type === 'device')?.attached
+        assert.equal(objects.find(({ id }) => id === attached)?.parent, after.id)
+      },
+      GATED('attachPt', 'now'),
+    ))
+
+  it('attaches no device again that was detached while a log began', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const ioas = iommufd.allocateIoas()
+        await device.attach(ioas)
+        const starting = ioas.dma.dirty.start()
+        await logged('begin 137 /dev/iommu')
+        const detaching = device.detach()
+        letGo()
+        await Promise.all([starting, detaching])
+        const objects = state().model.iommufds[0]?.objects ?? []
+        assert.equal(objects.find(({ type }) => type === 'device')?.attached, undefined)
+      },
+      GATED('hwptAlloc', 'gate'),
+    ))
+
+  it('begins the log of the other devices where one closes meanwhile', () =>
+    overModel(
+      async ({ vfio, state, logged, letGo }) => {
+        const iommufd = vfio.Iommufd.open()
+        const devices = await Promise.all(
+          [0, 2].map((n) =>
+            vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path: `/dev/vfio/devices/vfio${n}` }),
+          ),
+        )
+        const ioas = iommufd.allocateIoas()
+        for (const device of devices) await device.attach(ioas)
+        const starting = ioas.dma.dirty.start()
+        await logged('begin 137 /dev/iommu')
+        const closing = devices[0]?.close()
+        letGo()
+        await Promise.all([starting, closing])
+        await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+        assert.equal((await ioas.dma.dirty.bitmap(0x1000, 4096)).length, 8)
+        const objects = state().model.iommufds[0]?.objects ?? []
+        assert.equal(objects.filter(({ type }) => type === 'device').length, 1)
+      },
+      GATED('hwptAlloc', 'gate'),
+    ))
+
+  it('forgets a device that was disposed of while it was attached', () =>
+    overModel(
+      async ({ vfio, logged, letGo, failure }) => {
+        const iommufd = vfio.Iommufd.open()
+        const path = '/dev/vfio/devices/vfio0'
+        const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+        const ioas = iommufd.allocateIoas()
+        const attaching = failure(device.attach(ioas))
+        await logged(`begin 19 ${path}`)
+        device[Symbol.dispose]()
+        letGo()
+        assert.equal((await attaching).code, 'ERR_VFIO_CLOSED')
+        assert.match((await failure(ioas.dma.dirty.start())).message, /no device is attached/)
+      },
+      GATED('attachPt', 'gate'),
+    ))
+
+  it('begins no log while a device is on a page table that has none, and puts none there after that', () =>
+    overModel(async ({ vfio, failure }) => {
+      const iommufd = vfio.Iommufd.open()
+      const path = '/dev/vfio/devices/vfio0'
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+      const ioas = iommufd.allocateIoas()
+      const table = await ioas.allocateHwpt(device)
+      await device.attach(table)
+      const refused = async (work: Promise<void>) => {
+        const { code, message } = await failure(work)
+        assert.equal(code, 'ERR_VFIO_BAD_ARGUMENT')
+        assert.match(message, /page table \d+ of .* cannot log what its devices write: attach them to IOAS/)
+      }
+      await refused(ioas.dma.dirty.start())
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      await refused(device.attach(table))
+      // One that was allocated after the log began has it from the start.
+      const late = await ioas.allocateHwpt(device, { dirtyTracking: true })
+      await device.attach(late)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      assert.equal((await ioas.dma.dirty.bitmap(0x1000, 4096)).length, 8)
+    }))
+
+  it('gives back the page tables that it made for a log', () =>
+    overModel(async ({ vfio, state, failure, failNext }) => {
+      const iommufd = vfio.Iommufd.open()
+      const path = '/dev/vfio/devices/vfio0'
+      const device = await vfio.VfioDevice.openCdev('0000:01:00.0', { iommufd, path })
+      const [ioas, other] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const tables = () =>
+        state().model.iommufds[0]?.objects.filter(({ type, parent }) => type === 'hwpt' && parent === ioas.id)
+          .length
+      const gone = async () => {
+        while (tables() !== 0) await new Promise(setImmediate)
+      }
+      await device.attach(ioas)
+      failNext('attachPt', 16)
+      assert.equal((await failure(ioas.dma.dirty.start())).code, 'EBUSY')
+      await device.attach(other)
+      await gone()
+      await device.attach(ioas)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      await ioas.dma.dirty.start()
+      for (let times = 0; times < 3; times++) {
+        await device.attach(other)
+        await device.attach(ioas)
+      }
+      assert.equal(tables(), 1)
+      await device.detach()
+      // What it wrote before is still told.
+      assert.deepEqual([...(await ioas.dma.dirty.bitmap(0x1000, 4096))], [1, 0, 0, 0, 0, 0, 0, 0])
+      failNext('attachPt', 16)
+      assert.equal((await failure(device.attach(ioas))).code, 'EBUSY')
+      await ioas.dma.dirty.stop()
+      await gone()
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      await ioas.dma.dirty.stop()
+      await device.detach()
+      await gone()
+      // The page table of a PASID is asked for as one.
+      await device.attach(ioas)
+      await ioas.dma.dirty.start()
+      const refused = await failure(device.attach(ioas, { pasid: 1 }))
+      assert(refused instanceof vfio.VfioSystemError)
+      assert.deepEqual([refused.code, refused.request], ['ENOTSUP', 'IOMMU_HWPT_ALLOC'])
     }))
 })

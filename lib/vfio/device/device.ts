@@ -141,6 +141,11 @@ export class VfioDevice extends VfioObject {
     if (!(table instanceof PageTable))
       throw badArgument(`table must be an Ioas or a Hwpt, not ${show(table)}`)
     const target = table.handle
+    // Each iommufd counts its objects from 1: the number would be that of something else.
+    if (target.iommufd !== this.handle.parent)
+      throw badArgument(
+        `${target.name} is of another iommufd than the one that ${this.address} is bound to: allocate it there`,
+      )
     if (target.closed) throw target.closedError()
     await this.handle.run(
       async () => {
@@ -275,9 +280,12 @@ export class VfioDevice extends VfioObject {
    */
   async hotReset(groups: readonly OpenGroup[] = [], options: ResetOptions = {}): Promise<void> {
     const { signal } = checkOptions(options)
-    const handles = filesOf(groups)
+    filesOf(groups)
+    // The groups themselves, so that none is found dropped while this waits.
+    const held = [...groups]
     await this.handle.run(
       () => {
+        const handles = filesOf(held)
         const work = this.handle.native.hotReset(handles.map((handle) => handle.native))
         for (const handle of handles) handle.lend(work)
         return work
@@ -311,7 +319,7 @@ export class VfioDevice extends VfioObject {
    * and `ENOTSUP` where the kernel or the device cannot do DMA between devices.
    */
   dmaBuf(region: RegionName | number, options: DmaBufOptions = {}): Promise<DmaBuf> {
-    return exportDmaBuf(this.handle, region, options, this.dmaBuf)
+    return exportDmaBuf(this.#part, region, options, this.dmaBuf)
   }
 
   /**
@@ -378,11 +386,14 @@ async function openByNode(address: string, options: OpenCdevOptions): Promise<Vf
 function nodeOf(address: string): string {
   const [name] = listNames(`/sys/bus/pci/devices/${address}/vfio-dev`)
   if (name !== undefined) return `/dev/vfio/devices/${name}`
-  throw new VfioError(
+  throw noNode(address)
+}
+
+export const noNode = (address: string) =>
+  new VfioError(
     'ERR_VFIO_NO_DEVICE',
     `${address} has no node below /dev/vfio/devices: bind it to a vfio driver ("vfio bind ${address}"), or open it by its group where the kernel has no CONFIG_VFIO_DEVICE_CDEV`,
   )
-}
 
 function filesOf(groups: readonly OpenGroup[]): GroupFile[] {
   if (!Array.isArray(groups)) throw badArgument('groups must be an array of VfioGroup')

@@ -2,7 +2,7 @@ import type { NativeDmaBuf } from '../../native/binding.js'
 import { call } from '../../native/translate.js'
 import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
 import { Handle, VfioObject, watched } from '../handle.js'
-import type { DeviceHandle } from './handle.js'
+import type { DevicePart } from './handle.js'
 import { askRegionInfo, type RegionName, regionIndex } from './info.js'
 
 /** A part of a region, in bytes from its start; the kernel takes multiples of the page size. */
@@ -29,12 +29,15 @@ export class DmaBuf extends VfioObject {
   readonly handle: Handle<NativeDmaBuf>
   /** Of all ranges together, in bytes. */
   readonly size: bigint
+  /** @internal The device, which stays open as long as this is held. */
+  readonly owner: object
 
   /** @internal */
-  constructor(handle: Handle<NativeDmaBuf>, size: bigint) {
+  constructor(handle: Handle<NativeDmaBuf>, size: bigint, owner: object) {
     super()
     this.handle = watched(this, handle)
     this.size = size
+    this.owner = owner
   }
 
   /** The descriptor, for `ioas.mapFile()` or another program. It stays this object's, and closes with it. */
@@ -45,17 +48,18 @@ export class DmaBuf extends VfioObject {
 
 /** @internal Checks what a program asks for, and asks the kernel. */
 export async function exportDmaBuf(
-  device: DeviceHandle,
+  part: DevicePart,
   region: RegionName | number,
   options: DmaBufOptions,
   caller: (...args: never[]) => unknown,
 ): Promise<DmaBuf> {
   const { ranges, signal } = checkOptions(options)
+  const { handle: device, owner } = part
   const index = regionIndex(region)
   const pairs = ranges === undefined ? [0n, askRegionInfo(device, index).size] : checkRanges(ranges)
   const handle = await device.run(
     async () => {
-      const native = await device.native.dmaBuf(index, O_RDWR, new BigUint64Array(pairs))
+      const native = await part.handle.native.dmaBuf(index, O_RDWR, new BigUint64Array(pairs))
       const made = new Handle(native, `a dma-buf of ${device.name}`, device)
       // Closed meanwhile, so that nobody else would close it.
       if (device.closed) void made.release()
@@ -67,6 +71,7 @@ export async function exportDmaBuf(
   return new DmaBuf(
     handle,
     pairs.reduce((sum, each, at) => (at % 2 === 1 ? sum + each : sum), 0n),
+    owner,
   )
 }
 

@@ -26,7 +26,7 @@ export type RegionName = keyof typeof REGIONS
 const REGION_NAMES = namesOf(REGIONS)
 const REGION_NAME_LIST = Object.keys(REGIONS)
 
-/** Interrupts of a PCI device by name (`VFIO_PCI_*_IRQ_INDEX`): `err` is the error interrupt of PCI Express, `req` the kernel's request to let go. */
+/** Interrupts of a PCI device by name (`VFIO_PCI_*_IRQ_INDEX`): `err` is the error interrupt (of PCI Express alone before Linux 7), `req` the kernel's request to let go. */
 export const IRQS = { intx: 0, msi: 1, msix: 2, err: 3, req: 4 } as const
 export type IrqName = keyof typeof IRQS
 const IRQ_NAMES = namesOf(IRQS)

@@ -94,7 +94,7 @@ export class Migration {
       },
       this.setState,
     )
-    return handle && new MigrationData(handle)
+    return handle && new MigrationData(handle, this.#device.owner)
   }
 
   /**
@@ -149,11 +149,14 @@ const MOST_AT_ONCE = 2 ** 26
 export class MigrationData extends VfioObject {
   /** @internal */
   readonly handle: Handle<NativeMigrationData>
+  /** @internal The device, which stays open as long as this is held. */
+  readonly owner: object
 
   /** @internal */
-  constructor(handle: Handle<NativeMigrationData>) {
+  constructor(handle: Handle<NativeMigrationData>, owner: object) {
     super()
     this.handle = watched(this, handle)
+    this.owner = owner
   }
 
   /**

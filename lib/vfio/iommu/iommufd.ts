@@ -18,6 +18,7 @@ import { backendOf, type DmaMapping, DmaSpace, type MapOptions, type PlaceOption
 import {
   flagsOf,
   HWPT_DIRTY_TRACKING,
+  HWPT_PASID,
   type HwptHandle,
   IoasCalls,
   IoasHandle,
@@ -28,12 +29,12 @@ import {
 } from './tables.js'
 
 const HWPT_NEST_PARENT = 1 << 0
-const HWPT_PASID = 1 << 3
 const BITMAP_NO_CLEAR = 1 << 0
 const OPTION_HUGE_PAGES = 1
 const OPTION_SET = 0
 const HW_INFO_OF_TYPE = 1 << 0
-const LARGEST_ID = 0xffffffff
+/** The largest number of an object. */
+export const LARGEST_ID = 0xffffffff
 
 /** A device that is bound to an iommufd, as `VfioDevice.openCdev()` opens it. */
 export interface BoundDevice {
@@ -146,7 +147,7 @@ export class Iommufd extends VfioObject {
    * @throws VfioSystemError `ENOTSUP` where it has no such data.
    */
   hardwareInfo(device: BoundDevice, type?: number): HardwareInfo {
-    const id = devidOf(device)
+    const id = devidOf(device, this.handle)
     const wanted = type === undefined ? 0 : checkInteger(type, LARGEST_ID, 'type')
     const info = this.ask((native) => native.hwInfo(id, type === undefined ? 0 : HW_INFO_OF_TYPE, wanted))
     return {
@@ -259,6 +260,7 @@ export class Ioas extends PageTable {
   /**
    * Maps what is mapped in another address space of the same iommufd, whose pages are shared and charged once
    * (`IOMMU_IOAS_COPY`).
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where the mapping is unmapped, or is before its turn comes
    * @throws VfioSystemError as {@link DmaSpace.map}
    */
   copy<B extends DmaBuffer | null>(
@@ -271,8 +273,10 @@ export class Ioas extends PageTable {
     if (!(from instanceof IoasCalls) || from.handle.iommufd !== handle.iommufd)
       throw badArgument('mapping must be one of an address space of the same iommufd')
     const { iova: source, size, buffer } = mapping
-    const work = (iova: bigint, access: number) =>
-      handle.iommufd.native.copy(
+    const work = async (iova: bigint, access: number) => {
+      // Whatever lies there by now is not what was meant.
+      if (!mapping.mapped) throw badArgument(`mapping is unmapped: nothing of it is left to copy`)
+      await handle.iommufd.native.copy(
         handle.native.id,
         from.handle.native.id,
         BigInt(size),
@@ -280,6 +284,7 @@ export class Ioas extends PageTable {
         source,
         flagsOf(access),
       )
+    }
     return this.dma.place({ buffer, offset: 0, length: size }, options, work, this.copy)
   }
 
@@ -298,7 +303,7 @@ export class Ioas extends PageTable {
    * @throws VfioSystemError `ENOTSUP` where that IOMMU has not what is asked for.
    */
   async allocateHwpt(device: BoundDevice, options: HwptOptions = {}): Promise<Hwpt> {
-    const id = devidOf(device)
+    const id = devidOf(device, this.handle.iommufd)
     const { signal } = checkOptions(options)
     const tracks = checkFlag(options.dirtyTracking, false, 'options.dirtyTracking')
     const flags =
@@ -342,10 +347,9 @@ export class Ioas extends PageTable {
     iova: number | bigint,
     length: number | bigint,
   ): Promise<{ readonly address: bigint; readonly length: bigint }> {
-    const { handle } = this
     const [at, most] = [checkUint64(iova, 'iova'), checkUint64(length, 'length')]
-    return handle.run(
-      () => handle.iommufd.native.noiommuPa(handle.native.id, at, most),
+    return this.handle.run(
+      () => this.handle.iommufd.native.noiommuPa(this.handle.native.id, at, most),
       {},
       this.physicalAddress,
     )
@@ -372,8 +376,7 @@ export class Hwpt extends PageTable {
    */
   setDirtyTracking(on: boolean): Promise<void> {
     const wanted = checkFlag(on, true, 'on')
-    const { handle } = this
-    return handle.run(() => handle.track(wanted), {}, this.setDirtyTracking)
+    return this.handle.run(() => this.handle.track(wanted), {}, this.setDirtyTracking)
   }
 
   /**
@@ -389,21 +392,25 @@ export class Hwpt extends PageTable {
     const [start, length] = [checkUint64(iova, 'iova'), checkUint64(size, 'size')]
     const page = checkUint64(options.pageSize ?? binding().pageSize, 'options.pageSize')
     const flags = checkFlag(options.keep, false, 'options.keep') ? BITMAP_NO_CLEAR : 0
-    const { handle } = this
-    return handle.run(
-      async () => pageBits(await handle.dirtyBitmap(start, length, page, flags)),
+    return this.handle.run(
+      async () => pageBits(await this.handle.dirtyBitmap(start, length, page, flags)),
       {},
       this.dirtyBitmap,
     )
   }
 }
 
-function devidOf(device: BoundDevice): number {
-  if (typeof device !== 'object' || device === null || typeof device.address !== 'string')
+function devidOf(device: BoundDevice, iommufd: Handle<NativeIommufd>): number {
+  if (!(device instanceof VfioObject) || typeof device.address !== 'string')
     throw badArgument(`device must be a VfioDevice, not ${show(device)}`)
-  if (device.devid !== null) return device.devid
+  if (device.devid === null)
+    throw badArgument(
+      `${device.address} was opened by its group, and is in no iommufd: open it with VfioDevice.openCdev()`,
+    )
+  // Each iommufd counts from 1, so that the number of another one's device may be that of something here.
+  if (device.handle.parent === iommufd) return device.devid
   throw badArgument(
-    `${device.address} was opened by its group, and is in no iommufd: open it with VfioDevice.openCdev()`,
+    `${device.address} is bound to another iommufd than this: open it with VfioDevice.openCdev() in the same one`,
   )
 }
 

@@ -12,6 +12,7 @@ const MAP_FIXED = 1 << 0
 const MAP_WRITEABLE = 1 << 1
 const MAP_READABLE = 1 << 2
 export const HWPT_DIRTY_TRACKING = 1 << 1
+export const HWPT_PASID = 1 << 3
 const DIRTY_ENABLE = 1 << 0
 export const OPTION_RLIMIT_MODE = 0
 export const OPTION_GET = 1
@@ -61,27 +62,59 @@ export abstract class TableHandle extends Handle<NativeHandle> {
     else super.releaseNow()
   }
 
-  /** The number of what a device is to be attached to. */
-  abstract tableFor(devid: number): Promise<TableHandle>
+  /** Itself, or what it is a table of. */
+  abstract readonly ioas: IoasHandle
+
+  /** What a device is to be attached to. */
+  abstract tableFor(device: DeviceHandle, devid: number, pasid: number | null): Promise<TableHandle>
+
+  /** A device has left it, or could not be attached. */
+  left(): void {}
 }
 
 /** One that has no part of its own but its number. */
 export class HwptHandle extends TableHandle {
+  /** A device was attached to it, so that it may have logged something. */
+  wasUsed = false
+
   constructor(
-    ioas: IoasHandle,
+    readonly ioas: IoasHandle,
     id: number,
-    /** It can log the pages that devices write. */
-    readonly canTrack: boolean,
+    readonly flags: number,
+    /** The device that the address space made it for, to log what it writes; `null`: a program holds it. */
+    readonly madeFor: DeviceHandle | null = null,
   ) {
     super(ioas.iommufd, id, 'page table', ioas)
   }
 
+  /** It can log the pages that devices write. */
+  get canTrack(): boolean {
+    return (this.flags & HWPT_DIRTY_TRACKING) !== 0
+  }
+
+  get hasDevices(): boolean {
+    return this.dependents.size > 0
+  }
+
   async tableFor(): Promise<TableHandle> {
+    if (this.ioas.tracks && !this.canTrack) throw this.cannotTrack()
     return this
   }
 
-  track(on: boolean): Promise<void> {
-    return this.iommufd.native.setDirtyTracking(this.native.id, on ? DIRTY_ENABLE : 0)
+  cannotTrack(): VfioError {
+    return new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `${this.name} cannot log what its devices write: attach them to ${this.ioas.name}, or to a page table that was allocated with dirtyTracking`,
+    )
+  }
+
+  // What it has logged is told until the log ends.
+  override left(): void {
+    if (this.madeFor && !this.hasDevices && !(this.ioas.tracks && this.wasUsed)) void this.release()
+  }
+
+  async track(on: boolean): Promise<void> {
+    await this.iommufd.native.setDirtyTracking(this.native.id, on ? DIRTY_ENABLE : 0)
   }
 
   dirtyBitmap(iova: bigint, size: bigint, page: bigint, flags: number): Promise<ArrayBuffer> {
@@ -92,6 +125,8 @@ export class HwptHandle extends TableHandle {
 /** An address space with what it maps, apart from the object that the program holds. */
 export class IoasHandle extends TableHandle {
   readonly mappings = new Mappings()
+  /** Those who may have asked for their table before the log began. */
+  readonly attaching = new Set<Promise<void>>()
   /** Writes of devices are logged: those that are attached now, and those to come. */
   #tracks = false
 
@@ -99,16 +134,30 @@ export class IoasHandle extends TableHandle {
     super(iommufd, id, 'IOAS', iommufd)
   }
 
-  async allocate(devid: number, flags: number): Promise<HwptHandle> {
+  get ioas(): IoasHandle {
+    return this
+  }
+
+  get tracks(): boolean {
+    return this.#tracks
+  }
+
+  async allocate(devid: number, flags: number, madeFor: DeviceHandle | null = null): Promise<HwptHandle> {
     const id = await this.iommufd.native.allocateHwpt(devid, this.native.id, flags, 0, null, 0)
-    const table = new HwptHandle(this, id, (flags & HWPT_DIRTY_TRACKING) !== 0)
-    // Closed meanwhile, so that nobody else would destroy it.
-    if (this.closed) void table.release()
+    const table = new HwptHandle(this, id, flags, madeFor)
+    try {
+      // Closed meanwhile, so that nobody else would destroy it.
+      if (this.closed) await table.release()
+      else if (this.#tracks && table.canTrack) await table.track(true)
+    } catch (error) {
+      await table.release()
+      throw error
+    }
     return table
   }
 
-  async tableFor(devid: number): Promise<TableHandle> {
-    return this.#tracks ? this.#trackingTable(devid) : this
+  async tableFor(device: DeviceHandle, devid: number, pasid: number | null): Promise<TableHandle> {
+    return this.#tracks ? this.#trackingTable(device, devid, pasid) : this
   }
 
   /** Devices whose page table cannot log move to one that can. */
@@ -116,20 +165,36 @@ export class IoasHandle extends TableHandle {
     if (![...this.dependents].some((one) => one instanceof Attachment || one instanceof HwptHandle)) {
       throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `no device is attached to ${this.name}: attach one first`)
     }
-    for (const one of [...this.dependents]) {
-      if (one instanceof Attachment) await one.moveTo(await this.#trackingTable(one.devid))
-    }
-    for (const table of this.#tables()) await table.track(true)
+    const before = this.#tracks
+    // From now on whoever comes gets a table that logs.
     this.#tracks = true
+    try {
+      await Promise.allSettled(this.attaching)
+      const without = this.#tables().find((table) => !table.canTrack && table.hasDevices)
+      if (without) throw without.cannotTrack()
+      for (const one of [...this.dependents]) {
+        if (one instanceof Attachment) {
+          await one.moveTo(() => this.#trackingTable(one.device, one.devid, one.pasid))
+        }
+      }
+      for (const table of this.#tracking()) await table.track(true)
+    } catch (error) {
+      // What was wrong first is what the caller has to know.
+      if (!before) await this.stopTracking().catch(() => {})
+      throw error
+    }
   }
 
   async stopTracking(): Promise<void> {
     this.#tracks = false
-    for (const table of this.#tables()) await table.track(false)
+    for (const table of this.#tracking()) {
+      await table.track(false)
+      table.left()
+    }
   }
 
   async dirtyBitmap(iova: bigint, size: bigint, page: bigint): Promise<ArrayBuffer> {
-    const [first, ...others] = this.#tables()
+    const [first, ...others] = this.#tracking()
     if (!first) {
       throw new VfioError(
         'ERR_VFIO_BAD_ARGUMENT',
@@ -137,24 +202,32 @@ export class IoasHandle extends TableHandle {
       )
     }
     const bits = await first.dirtyBitmap(iova, size, page, 0)
-    const all = new BigUint64Array(bits)
+    const all = new Uint32Array(bits)
     for (const table of others) {
-      const more = new BigUint64Array(await table.dirtyBitmap(iova, size, page, 0))
-      for (const [i, word] of more.entries()) all[i] = (all[i] ?? 0n) | word
+      const more = new Uint32Array(await table.dirtyBitmap(iova, size, page, 0))
+      // Without a BigInt for each word: this thread does nothing else meanwhile.
+      for (let i = 0; i < all.length; i++) all[i] = (all[i] ?? 0) | (more[i] ?? 0)
     }
     return bits
   }
 
   #tables(): HwptHandle[] {
-    return [...this.dependents].filter(
-      (one): one is HwptHandle => one instanceof HwptHandle && one.canTrack && !one.closed,
-    )
+    return [...this.dependents].filter((one): one is HwptHandle => one instanceof HwptHandle && !one.closed)
   }
 
-  async #trackingTable(devid: number): Promise<TableHandle> {
-    const table = await this.allocate(devid, HWPT_DIRTY_TRACKING)
-    if (this.#tracks) await table.track(true)
-    return table
+  #tracking(): HwptHandle[] {
+    return this.#tables().filter(({ canTrack }) => canTrack)
+  }
+
+  /** For one device, whose IOMMU others need not have; it may have left one. */
+  async #trackingTable(device: DeviceHandle, devid: number, pasid: number | null): Promise<HwptHandle> {
+    // Where one of its PASIDs has a page table, that of the device has to fit those.
+    const hasPasids = pasid !== null || [...device.tables.keys()].some((key) => key !== null)
+    const flags = HWPT_DIRTY_TRACKING | (hasPasids ? HWPT_PASID : 0)
+    const free = this.#tables().find(
+      (table) => table.madeFor === device && table.flags === flags && !table.hasDevices,
+    )
+    return free ?? this.allocate(devid, flags, device)
   }
 
   protected override beforeSurrender(): void {
@@ -170,10 +243,10 @@ export class IoasHandle extends TableHandle {
 /** A device on a page table: it is detached before that is destroyed. */
 class Attachment implements Dependent {
   constructor(
-    private readonly device: DeviceHandle,
+    readonly device: DeviceHandle,
     readonly devid: number,
     /** `null`: the device itself. */
-    private readonly pasid: number | null,
+    readonly pasid: number | null,
     public table: TableHandle,
   ) {
     this.#join(table)
@@ -182,15 +255,18 @@ class Attachment implements Dependent {
 
   /** In the order of the device's calls. */
   async release(): Promise<void> {
+    const { device, pasid } = this
     try {
-      if (this.device.closed) await this.device.release()
-      else {
-        const detach = () => this.device.native.detach(this.pasid)
-        await this.device.run(detach, {}, this.release)
+      // A call that ran before may have attached the device elsewhere, or detached it.
+      const detach = async () => {
+        if (this.#holds) await device.native.detach(pasid)
       }
+      if (!device.closed) await device.run(detach, {}, this.release)
     } catch {
-      // A device that is gone is detached; one that will not be keeps the table until the iommufd is closed.
+      // One that will not be detached keeps the table until the iommufd is closed.
     }
+    // One that closes, or closed while this waited, is detached by that.
+    if (device.closed) await device.release().catch(() => {})
     this.forget()
   }
 
@@ -198,12 +274,33 @@ class Attachment implements Dependent {
     void this.release()
   }
 
-  /** Attaches it to another one in the place of this. */
-  async moveTo(table: TableHandle): Promise<void> {
-    await this.device.run(() => this.device.native.attach(table.native.id, this.pasid), {}, this.moveTo)
-    this.#leave()
-    this.table = table
-    this.#join(table)
+  /** Attaches it to another one in the place of this, unless the device has left meanwhile. */
+  async moveTo(make: () => Promise<TableHandle>): Promise<void> {
+    const { device, pasid } = this
+    const move = async () => {
+      if (!this.#holds) return
+      const table = await make()
+      try {
+        await device.native.attach(table.native.id, pasid)
+        if (!this.#holds) return
+        this.#leave()
+        this.table = table
+        this.#join(table)
+      } finally {
+        if (this.table !== table) table.left()
+      }
+    }
+    try {
+      await device.run(move, {}, this.moveTo)
+    } catch (error) {
+      // One that closes is not in the way of the others.
+      if (!device.closed) throw error
+    }
+  }
+
+  /** Is the device still attached by this? */
+  get #holds(): boolean {
+    return this.device.tables.get(this.pasid) === this
   }
 
   /** It is detached, or closed. */
@@ -214,12 +311,14 @@ class Attachment implements Dependent {
 
   #join(table: TableHandle): void {
     table.dependents.add(this)
+    if (table instanceof HwptHandle) table.wasUsed = true
     forgetLimits(table)
   }
 
   #leave(): void {
     this.table.dependents.delete(this)
     forgetLimits(this.table)
+    this.table.left()
   }
 }
 
@@ -234,18 +333,33 @@ export function attach(
   target: TableHandle,
 ): Promise<void> {
   const work = (async () => {
-    const table = await target.tableFor(devid)
-    await device.native.attach(table.native.id, pasid)
-    device.tables.get(pasid)?.forget()
-    if (!target.closed) {
-      new Attachment(device, devid, pasid, table)
-      return
+    const table = await target.tableFor(device, devid, pasid)
+    try {
+      await device.native.attach(table.native.id, pasid)
+      device.tables.get(pasid)?.forget()
+      const closed = [device, target].find((handle) => handle.closed)
+      if (!closed) {
+        new Attachment(device, devid, pasid, table)
+        return
+      }
+      try {
+        await device.raw.detach(pasid)
+      } catch (error) {
+        // Nothing is left to detach of one that was disposed of.
+        if (!device.closed) throw error
+      }
+      throw closed.closedError()
+    } catch (error) {
+      table.left()
+      throw error
     }
-    await device.raw.detach(pasid)
-    throw target.closedError()
   })()
   // Which is not destroyed before this has ended.
   target.lend(work)
+  const { attaching } = target.ioas
+  attaching.add(work)
+  const ended = () => attaching.delete(work)
+  work.then(ended, ended)
   return work
 }
 
