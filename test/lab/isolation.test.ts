@@ -1,27 +1,32 @@
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { assess, diagnose, Host } from 'vfio'
 import { put } from './binding.js'
 import { Oracle } from './oracle.js'
 import { choose, isAlone, open, refused } from './spare.js'
 
-const ACCEPTS = '/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts'
+/** That of what maps memory for groups: type1, or iommufd in its place. */
+const ACCEPTS = ['vfio_iommu_type1', 'iommufd']
+  .map((module) => `/sys/module/${module}/parameters/allow_unsafe_interrupts`)
+  .find((path) => existsSync(path))
 
 /** What the kernel makes of a host that may not isolate the interrupts of its devices, whatever host this is. */
 describe('isolated interrupts', function () {
   this.timeout(120_000)
   const { address, group } = choose('device alone in its group', isAlone)
-  const before = readFileSync(ACCEPTS, 'utf8').trim()
+  assert(ACCEPTS, 'a module that maps memory is loaded')
+  const path = ACCEPTS
+  const before = readFileSync(path, 'utf8').trim()
 
   beforeEach(() => put(address, 'vfio-pci'))
   after(() => {
-    writeFileSync(ACCEPTS, before)
+    writeFileSync(path, before)
     put(address, 'none')
   })
 
   for (const accepts of ['N', 'Y']) {
     it(`are asked for as predicted, with allow_unsafe_interrupts=${accepts}`, async () => {
-      writeFileSync(ACCEPTS, accepts)
+      writeFileSync(path, accepts)
       const seen = new Host().snapshot({ around: [address] })
       const { verdict, reason } = assess(seen, address)
       const isReady = verdict === 'ready'
