@@ -337,18 +337,18 @@ const soakSteps: readonly Step[] = [
 /** All that there is, in the order in which each lane takes it. */
 export const steps: readonly Step[] = [
   ...hostSteps,
+  ...iommufdSteps,
   ...labSteps,
   ...otherSteps,
-  ...iommufdSteps,
   ...foreignSteps,
   ...soakSteps,
 ]
 /** What `npm test` runs without names. */
 export const usualSteps: readonly Step[] = [
   ...hostSteps,
+  ...iommufdSteps,
   ...labSteps,
   ...otherSteps,
-  ...iommufdSteps,
   ...foreignSteps,
 ]
 
