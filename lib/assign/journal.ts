@@ -43,7 +43,7 @@ const STATES: readonly unknown[] = ['assigning', 'assigned', 'releasing', 'broke
 const RESETS: readonly unknown[] = ['none', 'before', 'before-and-after'] satisfies ResetPolicy[]
 
 /** Checks every field: a record decides what is written to sysfs. */
-export function parseRecord(text: string): JournalRecord {
+function parseRecord(text: string): JournalRecord {
   const value: unknown = JSON.parse(text)
   const record = fields(value, 'the record')
   const check = (holds: boolean, what: string) => {

@@ -43,7 +43,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
 }
 
 /** What the kernel is asked to do by one assignment, release, recovery, rescan, reset or change of virtual functions. */
-export class RunningKernel implements KernelAccess {
+class RunningKernel implements KernelAccess {
   /** Waits for the next question. */
   #idle: Writer | null = null
   readonly #busy = new Set<{ leave(): void }>()

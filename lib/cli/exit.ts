@@ -4,7 +4,7 @@ import { VfioError, VfioSystemError } from '../index.js'
 
 /** Exit statuses of every command: 0 is done, or ready. */
 export const NOT_READY = 1
-export const WRONG_USAGE = 2
+const WRONG_USAGE = 2
 export const KERNEL_REFUSED = 3
 
 const USAGE_CODES = new Set([

@@ -29,7 +29,7 @@ export const grantsIn = (directory: string | undefined): Records<GrantRecord> =>
 const isFullAddress = (text: string) => splitAddress(text) !== null && parseAddress(text) === text
 
 /** Checks every field: a record decides whom nodes are given to. */
-export function parseGrant(text: string): GrantRecord {
+function parseGrant(text: string): GrantRecord {
   const record = object(JSON.parse(text), 'it')
   if (record.version !== 1) throw new Error('its version is unknown')
   const { address, bootId, since, nodes } = record

@@ -22,6 +22,7 @@ import { decode, encode } from '../../lib/sysfs/bytes.js'
 import * as plain from '../../lib/sysfs/plain.js'
 import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { sized } from '../fixtures/size.js'
+import { skip } from '../fixtures/skip.js'
 import { ROOT } from './fake.js'
 
 const SEED = Number(process.env.VFIO_SEED ?? Date.now() % 2 ** 31)
@@ -166,7 +167,7 @@ describe('the readers, with the addon and without', function () {
   })
 
   it('tell devices by the same numbers, however large', function () {
-    if (process.geteuid?.() !== 0) this.skip()
+    if (process.geteuid?.() !== 0) skip(this, 'only root makes device nodes')
     const numbers = ['1:3', '511:255', '511:256', '4095:1048575', '259:70000', '4094:0']
     for (const kind of ['c', 'b'])
       for (const number of numbers)
@@ -179,7 +180,7 @@ describe('the readers, with the addon and without', function () {
   })
 
   it('are refused alike', function () {
-    if (process.geteuid?.() !== 0) this.skip()
+    if (process.geteuid?.() !== 0) skip(this, 'only root can become a user who is refused')
     mkdirSync(at('closed'))
     mkdirSync(at('unlisted'))
     for (const directory of ['.', 'closed', 'unlisted']) writeFileSync(at(directory, 'file'), 'text')

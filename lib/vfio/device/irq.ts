@@ -257,7 +257,7 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined }
  * Interrupts as an iteration. While nobody asks they add up, one count for each vector, so memory stays bounded. What was
  * never asked for goes to those who listen after it, unless they have had it.
  */
-export class IrqEvents implements AsyncIterableIterator<IrqEvent> {
+class IrqEvents implements AsyncIterableIterator<IrqEvent> {
   readonly #unread = new Map<IrqSource, Unread>()
   readonly #waiters: Waiter[] = []
   readonly #origin: IrqOrigin
