@@ -46,7 +46,14 @@ export class Page {
     })
   }
 
+  #anchors: ReadonlySet<string> | undefined
+
   get anchors(): ReadonlySet<string> {
+    this.#anchors ??= this.#findAnchors()
+    return this.#anchors
+  }
+
+  #findAnchors(): ReadonlySet<string> {
     const anchors = new Set<string>()
     for (const [, title = ''] of this.#prose.matchAll(/^#{1,6} (.*)$/gm)) {
       const anchor = slugify(title.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1').replaceAll(/[`*]/g, ''))

@@ -22,7 +22,8 @@ function whyDead(from: Page, target: string, pages: ReadonlyMap<string, Page>): 
 
 const isElsewhere = (target: string) => /^(https?|mailto):/.test(target)
 
-describe('links', () => {
+describe('links', function () {
+  this.timeout(60_000)
   const pages = new Map(allPages().map((page) => [page.path, page]))
 
   it('lead to files and headings that there are', () => {
