@@ -87,9 +87,15 @@ const FENCED = /^```([\w-]*)([^\n]*)\n(.*?)^```$/gms
 
 /** Every page for people: those of docs/, and those that stand at the root. */
 export function allPages(): Page[] {
-  const below = (readdirSync(join(ROOT, 'docs'), { recursive: true }) as string[])
-    .filter((path) => path.endsWith('.md') && !/(^|\/)(node_modules|\.vitepress)\//.test(path))
-    .map((path) => `docs/${path}`)
+  const docs = join(ROOT, 'docs')
+  const rooms = readdirSync(docs, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && !/^(node_modules|\.vitepress)$/.test(entry.name))
+    .map(({ name }) => `docs/${name}`)
+  const below = ['docs', ...rooms].flatMap((room) =>
+    readdirSync(join(ROOT, room))
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => `${room}/${name}`),
+  )
   return ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', ...below.sort()].map(
     (path) => new Page(path),
   )

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { collectMessages, messagesOf } from '../../scripts/docs/messages.js'
@@ -129,6 +130,32 @@ describe('messages', () => {
     ]
     assert.deepEqual(sections.map(([, code]) => code).sort(), codes.sort())
     for (const [, code, , , mark] of sections) assert.equal(mark, code)
+  })
+})
+
+describe('the page of commands', () => {
+  const text = readFileSync(join(ROOT, 'docs/reference/commands.md'), 'utf8')
+  const [, usage = ''] =
+    /USAGE_CODES = new Set\(\[(.*?)\]\)/s.exec(readFileSync(join(ROOT, 'lib/cli/exit.ts'), 'utf8')) ?? []
+
+  it('has every command that there is', () => {
+    const { stdout } = spawnSync(process.execPath, [join(ROOT, 'dist/cli/main.js'), '--help'], {
+      encoding: 'utf8',
+    })
+    const names = [...stdout.slice(stdout.indexOf('Commands:')).matchAll(/^ {2}([a-z]+)\b/gm)].map(
+      ([, name = '']) => name,
+    )
+    assert(names.length > 15)
+    assert.deepEqual(
+      names.filter((name) => !text.includes(`\`vfio ${name}`)),
+      [],
+    )
+  })
+
+  it('has the codes that are wrong usage', () => {
+    const codes = [...usage.matchAll(/'(ERR_\w+)'/g)].map(([, code = '']) => code)
+    const [said = ''] = /those of wrong usage are .*? are 1\./s.exec(text) ?? []
+    assert.deepEqual([...said.matchAll(/ERR_\w+/g)].map(([code]) => code).sort(), codes.sort())
   })
 })
 
