@@ -51,7 +51,11 @@ export class Session {
         ...['--no-warnings', '--import', this.#preload, join(ROOT, 'dist/cli/main.js'), ...words],
         ...(system === undefined ? [] : ['--root', this.#host.root(system)]),
       ],
-      { encoding: 'utf8', cwd: '/', env: { PATH: process.env.PATH ?? '', NO_COLOR: '1', COLUMNS: '80', LC_ALL: 'C.UTF-8' } },
+      {
+        encoding: 'utf8',
+        cwd: '/',
+        env: { PATH: process.env.PATH ?? '', NO_COLOR: '1', COLUMNS: '80', LC_ALL: 'C.UTF-8' },
+      },
     )
     if (error) throw error
     // Where the trees are is nobody's business: on a host they are /sys, /dev and /proc.

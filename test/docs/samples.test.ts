@@ -60,6 +60,10 @@ describe('samples of TypeScript', function () {
 
 interface Command {
   readonly options: ReadonlySet<string>
+  /** The options that want a word behind them. */
+  readonly values: ReadonlySet<string>
+  /** Those below it. */
+  readonly commands: readonly string[]
   /** How many arguments it takes, at least and at most. */
   readonly least: number
   readonly most: number
@@ -83,23 +87,36 @@ function help(...words: string[]): string {
 
 const known = new Map<string, Command | null>()
 
-/** What the help of a command says that it takes; `null` where there is no such command. */
-function commandOf(name: string): Command | null {
-  const found = known.get(name)
+/** What the help of a command says that it takes, by its words (`mdev create`); `null` where there is no such command. */
+function commandOf(...words: readonly string[]): Command | null {
+  const key = words.join(' ')
+  const found = known.get(key)
   if (found !== undefined) return found
-  const names = [...help().matchAll(/^ {2}([a-z]+)\b/gm)].map(([, each]) => each)
-  const command = names.includes(name) ? readHelp(name, help(name)) : null
-  known.set(name, command)
+  const isThere = words.every((word, at) => commandsIn(help(...words.slice(0, at))).includes(word))
+  const command = isThere ? readHelp(help(...words)) : null
+  known.set(key, command)
   return command
 }
 
-function readHelp(name: string, text: string): Command {
-  const [, usage = ''] = new RegExp(`^Usage: vfio ${name}(.*)$`, 'm').exec(text) ?? []
-  const words = usage.replace('[options]', '').trim().split(/\s+/).filter(Boolean)
+/** The commands that a help lists. */
+const commandsIn = (text: string) => {
+  const [, list = ''] = /^Commands:\n(.*?)(\n\n|$(?![\s\S]))/ms.exec(text) ?? []
+  return [...list.matchAll(/^ {2}([a-z]+)\b/gm)].map(([, name = '']) => name)
+}
+
+function readHelp(text: string): Command {
+  const [, usage = ''] = /^Usage: vfio [a-z ]*(.*)$/m.exec(text) ?? []
+  const words = usage
+    .replace(/\[options\]|\[command\]/g, '')
+    .trim()
+    .split(/\s+/)
+    .filter(Boolean)
   const [, list] =
     /^Arguments:\n.*?\(choices: ([^)]*)\)/ms.exec(text.replace(/^(Options|Examples):.*/ms, '')) ?? []
   return {
     options: new Set([...text.matchAll(/(?:^ {2}|, )(-{1,2}[\w-]+)/gm)].map(([, option = '']) => option)),
+    values: new Set([...text.matchAll(/(--[\w-]+) <[^>]+>/g)].map(([, option = '']) => option)),
+    commands: commandsIn(text),
     least: words.filter((word) => word.startsWith('<')).length,
     most: words.some((word) => word.includes('...')) ? Number.POSITIVE_INFINITY : words.length,
     choices: list === undefined ? null : [...list.matchAll(/"([^"]+)"/g)].map(([, word = '']) => word),
@@ -110,31 +127,33 @@ function readHelp(name: string, text: string): Command {
 function whyWrong(line: string): string | null {
   const [text = ''] = line.split(/ [>|&]|&&|;/)
   const words = text.trim().split(/\s+/).slice(1)
-  const [name = ''] = words
-  if (name.startsWith('-'))
-    return ['--version', '-V', '--help', '-h'].includes(name) ? null : `vfio takes no ${name}`
-  const command = commandOf(name)
-  if (command === null) return `there is no command ${name}`
-  const values = optionsWithValues(name)
-  const positional: string[] = []
-  const rest = words.slice(1)
+  const [first = ''] = words
+  if (first.startsWith('-'))
+    return ['--version', '-V', '--help', '-h'].includes(first) ? null : `vfio takes no ${first}`
+  const named = [first]
+  let command = commandOf(first)
+  if (command === null) return `there is no command ${first}`
+  while (command.commands.length > 0) {
+    named.push(words[named.length] ?? '')
+    command = commandOf(...named)
+    if (command === null) return `there is no command ${named.join(' ')}`
+  }
+  const name = named.join(' ')
+  // What stands behind two dashes is a command of its own.
+  const end = words.indexOf('--')
+  const rest = words.slice(named.length, end < 0 ? undefined : end)
+  const positional = end < 0 ? [] : words.slice(end + 1)
   for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
     if (!word.startsWith('-')) positional.push(word)
     else if (!command.options.has(word)) return `vfio ${name} takes no ${word}`
-    else if (values.has(word) && rest.shift() === undefined) return `${word} takes a value`
+    else if (command.values.has(word) && rest.shift() === undefined) return `${word} takes a value`
   }
-  if (positional.length < command.least && !words.includes('--help'))
-    return `vfio ${name} takes more than ${positional.length} arguments`
+  if (positional.length < command.least) return `vfio ${name} takes more than ${positional.length} arguments`
   if (positional.length > command.most) return `vfio ${name} takes no more than ${command.most} arguments`
-  const [first = ''] = positional
-  return command.choices === null || command.choices.includes(first)
+  const { choices } = command
+  return choices === null || choices.includes(positional[0] ?? '')
     ? null
-    : `vfio ${name} takes ${command.choices.join(', ')}`
-}
-
-/** The options that want a word behind them. */
-function optionsWithValues(name: string): ReadonlySet<string> {
-  return new Set([...help(name).matchAll(/(--[\w-]+) <[^>]+>/g)].map(([, option = '']) => option))
+    : `vfio ${name} takes ${choices.join(', ')}`
 }
 
 describe('commands on the pages', function () {
@@ -180,8 +199,12 @@ describe('commands on the pages', function () {
       for (const [, code = ''] of text.replaceAll(/^```.*?^```$/gms, '').matchAll(/`(vfio [a-z][^`…]*)`/g)) {
         for (const part of code.split(' && ').filter((each) => each.startsWith('vfio '))) {
           const [, name = '', ...words] = part.split(/\s+/)
-          const command = commandOf(name)
+          let command = commandOf(name)
+          if (command?.commands.includes(words[0] ?? ''))
+            command = commandOf(name, words[0] ?? '')
           if (command === null) wrong.push(`${path}: ${part}: there is no command ${name}`)
+          const end = words.indexOf('--')
+          if (end >= 0) words.length = end
           for (const word of words.filter((each) => each.startsWith('--')))
             if (!command?.options.has(word.replace(/[,;]$/, '')))
               wrong.push(`${path}: ${part}: it takes no ${word}`)
