@@ -113,6 +113,7 @@ export {
   assessGroup,
   type KernelAnswer,
 } from './assess/assessment.js'
+export { type Choice, choose } from './assess/choose.js'
 export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
@@ -223,6 +224,7 @@ export { parseSize } from './export/size.js'
 // --- what the kernel publishes (LOOK)
 
 export { compareAddresses, parseAddress } from './sysfs/address.js'
+export { classWord, isOfMachine } from './sysfs/class-names.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, IommuUnit, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'

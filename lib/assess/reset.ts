@@ -363,6 +363,17 @@ function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): 
   }
 }
 
+/** Would a hot reset work once all that it hits is bound to VFIO? Only where that is of one group, since one owner asks. @internal */
+export function isHotOnceBound(seen: Snapshot, device: PciDevice): boolean {
+  const topology = Topology.of(seen)
+  const bridge = topology.bridgeOf(device)
+  if (device.group === null || whyUnreachable(seen, device)) return false
+  if (!bridge && !hasSlotReset(seen, device)) return false
+  const { hits, unresettable, failure } = reachOf(seen, topology, device, bridge)
+  if (unresettable || failure) return false
+  return hits.every(({ device: hit }) => hit.group === device.group && !isBridge(hit))
+}
+
 const MANY = 4
 
 /** The reasons of a few blockers, and a count of the rest. */

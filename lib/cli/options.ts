@@ -52,12 +52,11 @@ export function forced(kinds: readonly string[] = []): HostUse['kind'][] {
 }
 
 /** Overrides are read, which may take seconds, only where something rests on them or shows them. */
-type Look = SnapshotOptions & { readonly overrides?: boolean }
+type Look = SnapshotOptions & { readonly overrides?: boolean; readonly uses?: boolean }
 
 /** Looks at the host, or at the tree that `--sysfs` names. */
 export function look({ sysfs: root }: Common, { overrides = false, ...options }: Look = {}): Snapshot {
-  const lookAt = (host: Host) =>
-    overrides ? host.snapshot(options) : host.look({ ...options, overrides: new Map() })
+  const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
   if (root === undefined) return lookAt(new Host())
   if (!existsSync(`${root}/bus/pci/devices`)) {
     throw new VfioError(
@@ -67,6 +66,8 @@ export function look({ sysfs: root }: Common, { overrides = false, ...options }:
   }
   return lookAt(new Host({ sysfs: root }))
 }
+
+const NOT_READ = new Map<string, null>()
 
 /** Runs a command and keeps its exit status. */
 export function run<A extends readonly unknown[]>(

@@ -50,6 +50,8 @@ export interface SnapshotOptions {
 export interface LookOptions extends SnapshotOptions {
   /** Overrides by address: of those that are not in it nothing is known. `null`: all are read. */
   readonly overrides: ReadonlyMap<string, string | null> | null
+  /** What the host uses devices for is looked at, or left out; left out: as `brief` says. */
+  readonly uses?: boolean
   /** What no plan rests on is taken from the last look of this host, if there was one. */
   readonly again?: boolean
 }
@@ -120,7 +122,7 @@ export class Host {
    * The same for who needs no overrides of drivers, or knows them.
    * @internal
    */
-  look({ brief = false, around, overrides, again = false }: LookOptions): Snapshot {
+  look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
     if (this.#isOwn && process.platform !== 'linux') throw notLinux()
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
@@ -148,7 +150,7 @@ export class Host {
     })
     const { devices, groups, isPartial, facts } = seen
     this.#facts = facts
-    const use = brief ? undefined : readUse(this.paths, devices, { kernel: this.#kernel, isPartial })
+    const use = uses ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial }) : undefined
     return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
   }
 
