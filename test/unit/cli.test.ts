@@ -178,7 +178,10 @@ describe('the command line', function () {
       assert.match(stdout, /^ +13 01:00\.0 +VGA +nouveau +bindable +\+1 +hot\* +GeForce RTX 3090/m)
       assert.match(stdout, /^ +01:00\.1 +Audio +snd_hda\S+ +bindable +\+1 +hot\* /m)
       assert.match(stdout, /^ +15 02:00\.0 +NVMe +vfio-pci +ready +\? +function +NVMe SSD Contr/m)
-      assert.match(stdout, /^ +- 10000:e1:00\.0 +NVMe +nvme +blocked .*\n +10000:e1:00\.0 is in no IOMMU group/m)
+      assert.match(
+        stdout,
+        /^ +- 10000:e1:00\.0 +NVMe +nvme +blocked .*\n +10000:e1:00\.0 is in no IOMMU group/m,
+      )
       assert.doesNotMatch(stdout, /Corporation|Inc\./)
     })
 
@@ -338,7 +341,9 @@ describe('the command line', function () {
         /subsystem +1458:403b/,
         /class +0300/,
         /driver +nouveau/,
-        /below +0000:00:01\.0/,
+        /above +0000:00:01\.0\n/,
+        /link +16 GT\/s x4\n/,
+        /IOMMU +intel-iommu\n/,
         /NUMA node +0/,
         /boot display +yes/,
         /BAR 0 +memory at 0xf6000000, 16 MiB/,
@@ -353,6 +358,7 @@ describe('the command line', function () {
       ]) {
         assert.match(stdout, part)
       }
+      assert.match(run('show', '00:01.0').stdout, /above +a root bus\n +below +0000:01:00\.0 0000:01:00\.1\n/)
       const nvme = run('show', '02:00.0').stdout
       assertReadable(nvme)
       assert.match(nvme, /slot +0-1 \(pciehp\)/)
