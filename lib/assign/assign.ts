@@ -192,7 +192,7 @@ class Transaction {
       case 'reset':
         // It opens the group: what that holds has to be known by then.
         await this.#noteGroups()
-        return this.#changes.reset(step.address, step.value, this.#bound())
+        return this.#changes.reset(step.address, step.value, this.#bound(), step.iommufd ?? false)
     }
   }
 

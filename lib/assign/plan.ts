@@ -1,4 +1,5 @@
 import { type Assessment, assess, makersOf } from '../assess/assessment.js'
+import { opensByIommufd } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
@@ -415,7 +416,8 @@ class Planner {
       this.#steps.push({
         kind: 'reset',
         action: 'reset',
-        path: this.#groupNode(address),
+        ...(this.#isByIommufd(address) && { iommufd: true as const }),
+        path: this.#nodeToOpen(address),
         value: kind,
         address,
         why,
@@ -423,10 +425,16 @@ class Planner {
     }
   }
 
-  /** The directory of all groups where the group's number is not known yet. */
-  #groupNode(address: string): string {
+  /** Where there is a choice it is the group, whose number is known before the device is bound. */
+  #isByIommufd(address: string): boolean {
+    return opensByIommufd(this.#seen.host) && !this.#assess(address).noIommu
+  }
+
+  /** The directory of such nodes where this one's name is not known yet. */
+  #nodeToOpen(address: string): string {
     const directory = `${this.#seen.host.paths.dev ?? '/dev'}/vfio`
-    const { group } = this.#seen.device(address)
+    const { group, vfioDevice } = this.#seen.device(address)
+    if (this.#isByIommufd(address)) return `${directory}/devices${vfioDevice === null ? '' : `/${vfioDevice}`}`
     if (group === null) return directory
     return `${directory}/${this.#seen.group(group).noIommu ? 'noiommu-' : ''}${group}`
   }

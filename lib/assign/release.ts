@@ -1,3 +1,4 @@
+import { opensByIommufd } from '../assess/backends.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId, thisProgram } from '../change/program.js'
@@ -164,7 +165,9 @@ async function resetAll(changes: Changes, record: JournalRecord): Promise<string
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {
     try {
-      await changes.reset(address, kind, seen)
+      const { group } = seen.device(address)
+      const isUnprotected = group !== null && seen.group(group).noIommu
+      await changes.reset(address, kind, seen, opensByIommufd(seen.host) && !isUnprotected)
     } catch (error) {
       warnings.push(`${address} was not reset before it was given back: ${(error as Error).message}`)
     }

@@ -99,10 +99,10 @@ export class Changes {
     this.done(`loaded ${module}`)
   }
 
-  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void> {
     await this.#ask(
       address,
-      () => this.kernel.reset(address, kind, seen),
+      () => this.kernel.reset(address, kind, seen, byIommufd),
       () => `resetting ${address}`,
     )
     this.done(`reset ${address}`)

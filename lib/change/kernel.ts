@@ -13,8 +13,8 @@ export interface KernelAccess {
   read(path: string, lock?: number): Promise<string>
   /** Loads a kernel module. */
   load(modprobe: string, module: string): Promise<void>
-  /** Resets a device through VFIO. @param seen the host with all of them bound */
-  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void>
+  /** Resets a device through VFIO. @param seen the host with all of them bound @param byIommufd opened by its own node, not its group */
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void>
   /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
   isOpen(group: number): boolean
   /** Does not wait any more for what has not been answered: the program can end before it. */
@@ -35,7 +35,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
     write: (path, text, lock) => has('write').write(path, text, lock),
     read: (path, lock) => has('read').read(path, lock),
     load: (modprobe, module) => has('load').load(modprobe, module),
-    reset: (address, kind, seen) => has('reset').reset(address, kind, seen),
+    reset: (address, kind, seen, byIommufd) => has('reset').reset(address, kind, seen, byIommufd),
     isOpen: (group) => has('isOpen').isOpen(group),
     leave: () => has('leave').leave(),
     close: () => has('close').close(),
@@ -121,11 +121,12 @@ class RunningKernel implements KernelAccess {
     })
   }
 
-  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void> {
     const stop = new AbortController()
     const running = { leave: () => stop.abort() }
     this.#busy.add(running)
-    const done = resetDevice(seen, address, { hot: kind === 'hot', signal: stop.signal })
+    const backend = byIommufd ? 'iommufd' : 'group'
+    const done = resetDevice(seen, address, { hot: kind === 'hot', backend, signal: stop.signal })
     return new Promise((resolve, reject) => {
       done
         .then(
