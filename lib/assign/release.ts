@@ -2,7 +2,7 @@ import { opensByIommufd } from '../assess/backends.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId, thisProgram } from '../change/program.js'
-import { VfioError, type VfioErrorCode } from '../errors.js'
+import { together, VfioError } from '../errors.js'
 import { revokeAll } from '../grant/grant.js'
 import { expandAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
@@ -71,13 +71,6 @@ export async function release(
     released: reports.flatMap(({ released }) => released),
     warnings: [...reports.flatMap(({ warnings }) => warnings), ...(addresses === 'all' ? foreign : [])],
   }
-}
-
-function together(errors: readonly unknown[]): unknown {
-  const [first] = errors
-  if (errors.length === 1 || !(first instanceof VfioError)) return first
-  const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)))
-  return new VfioError(first.code as VfioErrorCode, messages.join('; '), { cause: first })
 }
 
 /** Gives back one assignment. @internal */

@@ -453,6 +453,11 @@ export class DirtyPages {
     return this.#run((backend) => backend.startDirty(), this.start)
   }
 
+  /**
+   * Ends the log. By iommufd devices go back to the address space that they were attached to.
+   * @throws VfioSystemError `EBUSY` by iommufd while a device is being reset: it stays where it is, all others have gone back, and
+   * another call tries again.
+   */
   stop(): Promise<void> {
     return this.#run((backend) => backend.stopDirty(), this.stop)
   }

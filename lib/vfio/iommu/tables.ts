@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { type SystemFailure, VfioError } from '../../errors.js'
+import { type SystemFailure, together, VfioError } from '../../errors.js'
 import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
@@ -185,12 +185,20 @@ export class IoasHandle extends TableHandle {
     }
   }
 
+  /** Devices go back to this address space itself. One that fails keeps none of the others from it. */
   async stopTracking(): Promise<void> {
     this.#tracks = false
-    for (const table of this.#tracking()) {
-      await table.track(false)
+    await Promise.allSettled(this.attaching)
+    const errors: unknown[] = []
+    const attempt = (work: Promise<void>) => work.catch((error: unknown) => void errors.push(translate(error)))
+    for (const table of this.#tracking()) await attempt(table.track(false))
+    for (const table of this.#tables().filter(({ madeFor }) => madeFor !== null)) {
+      for (const one of [...table.dependents]) {
+        if (one instanceof Attachment) await attempt(one.moveTo(async () => this))
+      }
       table.left()
     }
+    if (errors.length > 0) throw together(errors)
   }
 
   async dirtyBitmap(iova: bigint, size: bigint, page: bigint): Promise<ArrayBuffer> {
