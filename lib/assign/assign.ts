@@ -10,7 +10,7 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type Journal, type JournalRecord, journalIn } from './journal.js'
+import { type Journal, type JournalRecord, journalIn, refuseBad } from './journal.js'
 import type { Plan, PlannedDevice } from './plan.js'
 import { hostFor, refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
@@ -259,15 +259,12 @@ function refuseBlocked({ blockers }: Plan): void {
 /** A device belongs to one assignment: its former state is known to that record alone. */
 function refuseAssigned(plan: Plan, journal: Journal): void {
   const { records, bad } = journal.read()
-  const [first] = plan.toBind
-  const foreign = bad.find(({ path }) => first !== undefined && path === journal.path(first))
-  if (foreign) {
-    throw new VfioError(
-      'ERR_VFIO_BAD_JOURNAL',
-      `${foreign.path} is not a record of vfio (${foreign.reason}), and may be all that tells how ${first} was: look at it and remove it`,
-    )
-  }
   const wanted = new Set([...plan.toBind, ...plan.grabbed.map(({ address }) => address)])
+  refuseBad(
+    journal,
+    bad,
+    plan.basis.filter(({ address }) => wanted.has(address)),
+  )
   for (const record of records) {
     if (record.bootId !== bootId()) continue
     const ours = record.devices.find(({ address }) => wanted.has(address))

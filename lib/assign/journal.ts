@@ -1,7 +1,9 @@
 import type { FormerState } from '../change/changes.js'
 import type { Program } from '../change/program.js'
-import { Records } from '../records.js'
+import { VfioError } from '../errors.js'
+import { type BadRecord, Records } from '../records.js'
 import { isAddress } from '../sysfs/address.js'
+import { isVfioDriver } from '../sysfs/devices.js'
 import type { PlannedDevice, ResetPolicy } from './plan.js'
 
 /** How far an assignment is. Everything but `assigned` is half done. */
@@ -32,6 +34,27 @@ export type Journal = Records<JournalRecord>
 /** The journal: what is assigned, and what is half done. @param directory default `/run/vfio` */
 export const journalIn = (directory: string | undefined): Journal =>
   new Records(directory, { prefix: 'assignment-', parse: parseRecord, keyOf: ({ id }) => id })
+
+/**
+ * A record that cannot be read may be all that tells how a device was: the one that has its name, and any where the device
+ * looks as an assignment leaves it, since a record speaks of several.
+ * @throws VfioError `ERR_VFIO_BAD_JOURNAL`
+ */
+export function refuseBad(
+  journal: Journal,
+  bad: readonly BadRecord[],
+  devices: readonly (FormerState & { readonly address: string })[],
+): void {
+  for (const { address, driver, override } of devices) {
+    const isMarked = isVfioDriver(driver) || isVfioDriver(override)
+    const found = bad.find(({ path }) => isMarked || path === journal.path(address))
+    if (!found) continue
+    throw new VfioError(
+      'ERR_VFIO_BAD_JOURNAL',
+      `${found.path} is not a record of vfio (${found.reason}), and may be all that tells how ${address} was: look at it and remove it`,
+    )
+  }
+}
 
 /** What the kernel takes as a driver's name, and reads as one line: it becomes a part of a path. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused

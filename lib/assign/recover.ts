@@ -7,7 +7,7 @@ import type { BadRecord, Records } from '../records.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
-import { type ReleaseOptions, revokeGrants } from './release.js'
+import { type ReleaseOptions, revokeGrants, stillGranted } from './release.js'
 import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
@@ -79,6 +79,8 @@ export interface RecoveryReport {
   readonly bad: readonly BadRecord[]
   /** What did not go as it should and kept nothing from being given back. */
   readonly warnings: readonly string[]
+  /** Devices whose grants stay, since they could not be revoked: a warning tells why. Only where there are any. */
+  readonly granted?: readonly string[]
 }
 
 /**
@@ -109,6 +111,7 @@ class Report {
   readonly recovered: string[] = []
   readonly stale: string[] = []
   readonly busy: string[] = []
+  readonly granted: string[] = []
   readonly warnings: string[] = []
   readonly failures: string[] = []
   readonly #bad: readonly BadRecord[]
@@ -142,11 +145,11 @@ class Report {
     if (this.failures.length > 0) {
       throw new VfioError(
         'ERR_VFIO_NOT_RESTORED',
-        `not everything could be given back: ${this.failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
+        `not everything could be given back: ${[...this.failures, ...this.warnings].join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
       )
     }
     const { recovered, stale, busy, warnings } = this
-    return { recovered, stale, busy, bad: this.#bad, warnings }
+    return { recovered, stale, busy, bad: this.#bad, warnings, ...stillGranted(this.granted) }
   }
 }
 
@@ -175,7 +178,9 @@ async function recoverAssignment(
     return
   }
   if (report.isElsewhere(id, record, lock)) return
-  report.warnings.push(...(await revokeGrants(changes, record, options.journal)))
+  const grants = await revokeGrants(changes, record, options.journal)
+  report.warnings.push(...grants.warnings)
+  report.granted.push(...grants.left)
   const left = await restore(changes, record, options)
   await settle(journal, changes, record, left)
   report.failures.push(...left)

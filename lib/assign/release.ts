@@ -3,6 +3,7 @@ import { type ChangeOptions, Changes } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId, thisProgram } from '../change/program.js'
 import { together, VfioError } from '../errors.js'
+import type { BadRecord } from '../records.js'
 import { revokeAll } from '../grant/grant.js'
 import { expandAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
@@ -23,6 +24,10 @@ export interface ReleaseReport {
   readonly released: readonly string[]
   /** What did not go as it should and kept nothing from being given back. */
   readonly warnings: readonly string[]
+  /** Devices whose grants stay, since they could not be revoked: a warning tells why. Only where there are any. */
+  readonly granted?: readonly string[]
+  /** Asked for all: files in the place of records that are none, and may speak of more. Only where there are any. */
+  readonly bad?: readonly BadRecord[]
 }
 
 /**
@@ -36,7 +41,8 @@ export async function release(
 ): Promise<ReleaseReport> {
   const { records, bad } = journalIn(options.journal).read()
   const wanted = new Set<JournalRecord>()
-  if (addresses === 'all') for (const record of records) wanted.add(record)
+  const isAll = addresses === 'all'
+  if (isAll) for (const record of records) wanted.add(record)
   else {
     const assigned = () => records.flatMap(({ devices }) => devices.map(({ address }) => address))
     for (const address of addresses.flatMap((text) => expandAddress(text, assigned))) {
@@ -65,11 +71,15 @@ export async function release(
       errors.push(error)
     }
   }
-  if (errors.length > 0) throw together(errors)
+  // What else went wrong would not be told any more.
+  const told = reports.flatMap(({ warnings }) => warnings)
+  if (errors.length > 0) throw together([...errors, ...told.map((warning) => new Error(warning))])
   const foreign = bad.map(({ path, reason }) => `${path} is not a record of vfio (${reason}): look at it`)
   return {
     released: reports.flatMap(({ released }) => released),
-    warnings: [...reports.flatMap(({ warnings }) => warnings), ...(addresses === 'all' ? foreign : [])],
+    ...stillGranted(reports.flatMap(({ granted = [] }) => granted)),
+    ...(isAll && bad.length > 0 && { bad }),
+    warnings: [...told, ...(isAll ? foreign : [])],
   }
 }
 
@@ -100,7 +110,8 @@ export async function releaseRecord(
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
   const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
-  warnings.push(...(await revokeGrants(changes, record, options.journal)))
+  const grants = await revokeGrants(changes, record, options.journal)
+  warnings.push(...grants.warnings)
   const failures = await restore(changes, record, options)
   await settle(journal, changes, releasing, failures)
   if (failures.length > 0) {
@@ -109,25 +120,35 @@ export async function releaseRecord(
       `not everything could be given back: ${failures.join('; ')} ("vfio release --rescan" lets the kernel find a device anew)`,
     )
   }
-  return { released, warnings }
+  return { released, warnings, ...stillGranted(grants.left) }
 }
 
-/** A node outlives a release where another device of its group stays bound: it goes back to whom it belonged. */
+/** The part of a report that says so. */
+export const stillGranted = (granted: readonly string[]) => (granted.length > 0 ? { granted } : {})
+
+/**
+ * A node outlives a release where another device of its group stays bound, and `/dev/iommu` always does: it goes back to whom it
+ * belonged. `left` are the devices for which that failed.
+ */
 export async function revokeGrants(
   changes: Changes,
   { devices, sysfs }: Pick<JournalRecord, 'devices' | 'sysfs'>,
   journal: string | undefined,
-): Promise<string[]> {
+): Promise<{ readonly left: readonly string[]; readonly warnings: readonly string[] }> {
+  const left: string[] = []
   const warnings: string[] = []
   for (const { address } of devices) {
     try {
       const revoked = await revokeAll([address], { journal, sysfs })
       if (revoked.length > 0) changes.done(`revoked the grant of ${address}`)
     } catch (error) {
-      warnings.push(`the grant of ${address} was not revoked: ${(error as Error).message}`)
+      left.push(address)
+      warnings.push(
+        `the grant of ${address} stays, so whom its nodes were given to may open them still: ${(error as Error).message} ("vfio revoke ${address}" tries again)`,
+      )
     }
   }
-  return warnings
+  return { left, warnings }
 }
 
 function find(journal: Journal, { id, since }: Pick<JournalRecord, 'id' | 'since'>): JournalRecord {

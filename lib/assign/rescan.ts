@@ -1,13 +1,13 @@
 import { isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
-import { type ChangeOptions, Changes } from '../change/changes.js'
+import { type ChangeOptions, Changes, type FormerState } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId } from '../change/program.js'
 import { refuseUnfinished, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import { exists } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { journalIn } from './journal.js'
+import { journalIn, refuseBad } from './journal.js'
 import { refuseOpen, refuseUsed } from './reset-method.js'
 import { rediscover } from './restore.js'
 
@@ -56,11 +56,11 @@ export async function rescanDevice(
   refuseUsed(seen, device, options.force ?? [])
   const { sysfs } = seen.host.paths
   using lock = lockGroups(sysfs, [lockOf(device)])
-  refuseAssigned(device.address, options.journal)
   refuseUnfinished(unfinishedIn(options.journal), device.address)
   using changes = new Changes(sysfs, options, lock, options.signal)
   refuseOpen(changes, device)
   const former = await changes.state(device.address)
+  refuseAssigned({ address: device.address, ...former }, options.journal)
   options.signal?.throwIfAborted()
   // What is removed has to come back: from here on nothing is cut short.
   changes.finish()
@@ -80,8 +80,14 @@ export async function rescanDevice(
 }
 
 /** Its record says how it was before, and would not be true any more. */
-function refuseAssigned(address: string, directory: string | undefined): void {
-  const { records } = journalIn(directory).read()
+function refuseAssigned(
+  device: FormerState & { readonly address: string },
+  directory: string | undefined,
+): void {
+  const { address } = device
+  const journal = journalIn(directory)
+  const { records, bad } = journal.read()
+  refuseBad(journal, bad, [device])
   const holding = records.find(
     (record) => record.bootId === bootId() && record.devices.some((device) => device.address === address),
   )

@@ -159,15 +159,19 @@ export class Changes {
 
   /**
    * Unbinding a device that is open blocks in the kernel until it is closed. Says who it is, as far as that can be seen.
-   * @throws VfioError `ERR_VFIO_IN_USE`, also where it cannot be told
+   * @param harm what would come of it, in the sentence
+   * @throws VfioError `ERR_VFIO_IN_USE`; `ERR_VFIO_BAD_NODE` where it cannot be told
    */
-  refuseOpen({ address, group: known }: { readonly address: string; readonly group: number | null }): void {
+  refuseOpen(
+    { address, group: known }: { readonly address: string; readonly group: number | null },
+    harm = 'unbinding it would hang',
+  ): void {
     const group = this.group(address) ?? known
     if (group === null || !this.kernel.isOpen(group)) return
     const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
     throw new VfioError(
       'ERR_VFIO_IN_USE',
-      `${address} is open, and unbinding it would hang: ${who}; close it there first`,
+      `${address} is open, and ${harm}: ${who}; close it there first`,
     )
   }
 

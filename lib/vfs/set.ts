@@ -114,15 +114,27 @@ async function countIn(
 /**
  * Puts a device in order where a crash ended a change of its virtual functions: a number that was reached stays, and where
  * there are none on the way from one to another, those from before come back. Drivers may take new ones as before.
+ * @throws VfioError `ERR_VFIO_IN_USE` where those would come back while the physical function is open in VFIO
  */
 export async function putVfsInOrder(
   changes: Changes,
-  { address, from, to, autoprobe }: Pick<UnfinishedVfs, 'address' | 'from' | 'to' | 'autoprobe'>,
+  {
+    address,
+    group,
+    from,
+    to,
+    autoprobe,
+  }: Pick<UnfinishedVfs, 'address' | 'group' | 'from' | 'to' | 'autoprobe'>,
 ): Promise<void> {
   const directory = changes.device(address)
   if (!exists(`${directory}/${COUNT}`)) return
   const now = Number(await changes.read(`${directory}/${COUNT}`))
-  if (now === 0 && from > 0 && to > 0) await changes.write(`${directory}/${COUNT}`, String(from))
+  if (now === 0 && from > 0 && to > 0) {
+    // There is none now, so none is in use; who opened the physical function since knows of none.
+    if (changes.isWithVfio(address))
+      changes.refuseOpen({ address, group }, `its ${from} virtual functions would come while it is used`)
+    await changes.write(`${directory}/${COUNT}`, String(from))
+  }
   const file = `${directory}/${AUTOPROBE}`
   if (autoprobe !== null && readText(file) !== autoprobe) await changes.write(file, autoprobe)
 }

@@ -18,7 +18,19 @@ import {
 } from 'node:fs'
 import { join, normalize } from 'node:path'
 import fc from 'fast-check'
-import { AssignError, assign, type JournalRecord, type Plan, recover, release, status, VfioError } from 'vfio'
+import {
+  AssignError,
+  assign,
+  Host,
+  type JournalRecord,
+  type Plan,
+  planAssignment,
+  recover,
+  release,
+  rescanDevice,
+  status,
+  VfioError,
+} from 'vfio'
 import { type HostTrees, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
 import { journalOf, photographOf, prepare, SINGLE, TWINS, using } from './assign-hosts.js'
@@ -192,6 +204,30 @@ describe('journal', function () {
         const isJournal = (line: string) => line.startsWith('journal')
         assert.deepEqual(photographOf(trees).filter(isJournal), before.filter(isJournal))
       })
+    }
+  })
+
+  it('keeps devices from being bound and found anew of which a record that cannot be read may speak', async () => {
+    const [nvme, other] = [NVME, '0000:07:00.0']
+    const bad = async (name: string, override: string | null) => {
+      const { trees, plan } = prepare({ host: SINGLE, addresses: [nvme], options: { reset: 'none' } })
+      const kernel = new SimulatedKernel(trees)
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      writeFileSync(`${journalOf(trees)}/assignment-${name}.json`, 'cut', { mode: 0o600 })
+      if (override) await kernel.write(`${trees.sysfs}/bus/pci/devices/${nvme}/driver_override`, override)
+      const seen = new Host(trees).snapshot()
+      const now = override ? planAssignment(seen, [nvme], plan.options) : plan
+      return [
+        () => rescanDevice(seen, nvme, using(trees, kernel)),
+        () => assign(now, using(trees, kernel)),
+      ] as const
+    }
+    // Another device's, when this one looks as nobody has touched it.
+    for (const change of await bad(other, null)) await change()
+    for (const change of [...(await bad(nvme, null)), ...(await bad(other, 'vfio-pci'))]) {
+      const error = await rejection(change())
+      assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.match(error.message, /is not a record of vfio .* how 0000:01:00.0 was: look at it and remove it/)
     }
   })
 

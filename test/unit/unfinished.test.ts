@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import {
   assign,
@@ -140,6 +140,25 @@ describe('a step that a crash ended', function () {
     killed(trees, 'sriov_numvfs=5', 'vfs', 5)
     assert.equal(text(trees, 'sriov_numvfs'), '0')
     await puts(trees, { sriov_numvfs: '2', sriov_drivers_autoprobe: '1' })
+  })
+
+  it('virtual functions do not come back while somebody has their physical function open', async () => {
+    const trees = makeHost(TWO)
+    killed(trees, 'sriov_numvfs=5', 'vfs', 5)
+    const driver = `${trees.sysfs}/bus/pci/drivers/vfio-pci`
+    mkdirSync(driver, { recursive: true })
+    rmSync(`${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
+    symlinkSync(driver, `${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
+    const kernel = { isOpen: () => true }
+    await assert.rejects(
+      recover({ journal: journalOf(trees), kernel }),
+      (error) =>
+        isCode('ERR_VFIO_NOT_RESTORED')(error) &&
+        /is open, and its 2 virtual functions would come while it is used/.test(String(error)),
+    )
+    assert.equal(text(trees, 'sriov_numvfs'), '0')
+    const { recovered } = await recover({ journal: journalOf(trees), kernel: { isOpen: () => false } })
+    assert.deepEqual([recovered, text(trees, 'sriov_numvfs')], [[ADDRESS], '2'])
   })
 
   it('is put in order before another begins, as what was before is known to its record alone', async () => {
