@@ -5,6 +5,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
 import { assessIsolation } from './isolation.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
+import { onceFor } from './once.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { iommuIn, isBridge } from './topology.js'
@@ -66,10 +67,13 @@ export function agreesWithKernel({ kernel, viability, reset }: Assessment): bool
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assess(seen: Snapshot, address: string): Assessment {
-  const device = seen.device(address)
+  return assessmentOf(seen, seen.device(address))
+}
+
+const assessmentOf = onceFor((seen: Snapshot, device: PciDevice): Assessment => {
   const viability = device.group === null ? null : assessViability(seen, device.group)
   return withUses(seen, assessWithin(seen, device, viability))
-}
+})
 
 /** An assessment without the uses, which cost more than who judges many may spend. @internal */
 export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
@@ -107,12 +111,8 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
 export function assessGroup(seen: Snapshot, group: number): Assessment[] {
-  const viability = assessViability(seen, group)
-  return seen
-    .group(group)
-    .members.map((address) => seen.device(address))
-    .filter((device) => !isBridge(device))
-    .map((device) => withUses(seen, assessWithin(seen, device, viability)))
+  const members = seen.group(group).members.map((address) => seen.device(address))
+  return members.filter((device) => !isBridge(device)).map((device) => assessmentOf(seen, device))
 }
 
 type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind' | 'noIommu'>

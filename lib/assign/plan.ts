@@ -104,7 +104,6 @@ class Planner {
   readonly #warnings: string[] = []
   readonly #steps: Step[] = []
   readonly #grabbed: PlannedDevice[] = []
-  readonly #judged = new Map<string, Assessment>()
 
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
@@ -147,11 +146,8 @@ class Planner {
     }
   }
 
-  /** Each device is judged once. */
   #assess(address: string): Assessment {
-    const judged = this.#judged.get(address) ?? assess(this.#seen, address)
-    this.#judged.set(address, judged)
-    return judged
+    return assess(this.#seen, address)
   }
 
   #uses(address: string): HostUse[] {
@@ -416,11 +412,11 @@ class Planner {
       this.#steps.push({
         kind: 'reset',
         action: 'reset',
-        ...(this.#isByIommufd(address) && { iommufd: true as const }),
         path: this.#nodeToOpen(address),
         value: kind,
         address,
         why,
+        ...(this.#isByIommufd(address) && { iommufd: true as const }),
       })
     }
   }
