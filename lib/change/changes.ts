@@ -169,10 +169,7 @@ export class Changes {
     const group = this.group(address) ?? known
     if (group === null || !this.kernel.isOpen(group)) return
     const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
-    throw new VfioError(
-      'ERR_VFIO_IN_USE',
-      `${address} is open, and ${harm}: ${who}; close it there first`,
-    )
+    throw new VfioError('ERR_VFIO_IN_USE', `${address} is open, and ${harm}: ${who}; close it there first`)
   }
 
   /** The end of a sentence: who keeps the kernel waiting, as far as that can be seen. */

@@ -206,8 +206,7 @@ function whatIsLeft(parts: OpenParts): string | null {
       ? 'another group is in its container: close that first'
       : null
   }
-  if (parts.ioas.handle.tracks)
-    return 'a log of the pages that it writes is on: dirty.stop() first'
+  if (parts.ioas.handle.tracks) return 'a log of the pages that it writes is on: dirty.stop() first'
   if (!device.handle.isOn(parts.ioas.handle))
     return 'it is not attached to its IOAS, or to more: attach() it to that alone'
   // The device and the IOAS, and on that the device.

@@ -7,7 +7,8 @@ const LOADED = { state: 'loaded' } as const
 
 const INFO: FakeAnswer = { call: 'deviceInfo', bytes: device(20, 3, 9, 5, 0).done() }
 
-describe('a whole step that is aborted', () => {
+describe('a whole step that is aborted', function () {
+  this.timeout(60_000)
   after(removeDirectories)
 
   const trees = () =>

@@ -149,15 +149,15 @@ describe('a step that a crash ended', function () {
     mkdirSync(driver, { recursive: true })
     rmSync(`${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
     symlinkSync(driver, `${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
-    const kernel = { isOpen: () => true }
+    const options = (isOpen: boolean) => ({ journal: journalOf(trees), kernel: { isOpen: () => isOpen } })
     await assert.rejects(
-      recover({ journal: journalOf(trees), kernel }),
+      recover(options(true)),
       (error) =>
         isCode('ERR_VFIO_NOT_RESTORED')(error) &&
         /is open, and its 2 virtual functions would come while it is used/.test(String(error)),
     )
     assert.equal(text(trees, 'sriov_numvfs'), '0')
-    const { recovered } = await recover({ journal: journalOf(trees), kernel: { isOpen: () => false } })
+    const { recovered } = await recover(options(false))
     assert.deepEqual([recovered, text(trees, 'sriov_numvfs')], [[ADDRESS], '2'])
   })
 

@@ -190,13 +190,15 @@ export class IoasHandle extends TableHandle {
     this.#tracks = false
     await Promise.allSettled(this.attaching)
     const errors: unknown[] = []
-    const attempt = (work: Promise<void>) => work.catch((error: unknown) => void errors.push(translate(error)))
+    const attempt = (work: Promise<void>) =>
+      work.catch((error: unknown) => void errors.push(translate(error)))
     for (const table of this.#tracking()) await attempt(table.track(false))
     for (const table of this.#tables().filter(({ madeFor }) => madeFor !== null)) {
       for (const one of [...table.dependents]) {
         if (one instanceof Attachment) await attempt(one.moveTo(async () => this))
       }
-      table.left()
+      // Before this ends, so that nothing of the log is in the way of whoever waited for it.
+      if (!table.hasDevices) await table.release()
     }
     if (errors.length > 0) throw together(errors)
   }
