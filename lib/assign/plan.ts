@@ -430,7 +430,8 @@ class Planner {
   #nodeToOpen(address: string): string {
     const directory = `${this.#seen.host.paths.dev ?? '/dev'}/vfio`
     const { group, vfioDevice } = this.#seen.device(address)
-    if (this.#isByIommufd(address)) return `${directory}/devices${vfioDevice === null ? '' : `/${vfioDevice}`}`
+    if (this.#isByIommufd(address))
+      return `${directory}/devices${vfioDevice === null ? '' : `/${vfioDevice}`}`
     if (group === null) return directory
     return `${directory}/${this.#seen.group(group).noIommu ? 'noiommu-' : ''}${group}`
   }

@@ -113,7 +113,7 @@ class Planner {
     this.#options = options
     const wanted = moduleOptions(seen, withNoIommuMode(seen, addresses, options.moduleOptions ?? []))
     this.#moduleOptions = wanted.options
-    this.#seen = seen.with({ host: withOptions(seen, wanted.options) })
+    this.#seen = withOptions(seen, wanted.options)
     const named = chooseDevices(this.#seen, addresses)
     const judgement = judgePersistence(
       this.#seen,
