@@ -4,10 +4,10 @@ import { binding } from '../native/load.js'
 import { call } from '../native/translate.js'
 import { isAddress } from '../sysfs/address.js'
 import { asBytes, decodeField } from '../sysfs/bytes.js'
+import { deviceNumber } from '../sysfs/device-number.js'
 import { exists, listNames, readBytes, readText } from '../sysfs/files.js'
 import { lookFailed } from '../sysfs/unseen.js'
 import { readProcesses, type WantedNode } from '../sysfs/use-processes.js'
-import { numberOf } from './device-number.js'
 
 /** The trees of the host that is asked about. */
 interface Trees {
@@ -53,7 +53,7 @@ function isBusy(group: number, name: string, { sysfs, dev }: Trees): boolean {
 function nodeNumber(path: string): string | null {
   try {
     const facts = statSync(path)
-    return facts.isCharacterDevice() ? numberOf(facts.rdev) : null
+    return facts.isCharacterDevice() ? deviceNumber(facts.rdev) : null
   } catch (error) {
     lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
     return null

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import { VfioError } from '../errors.js'
 import { Directory, type FileContent, fileError } from '../records.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { readText } from '../sysfs/files.js'
 import { detectInitramfs, type RootTree } from './boot-system.js'
 import { INITRAMFS, INITRAMFS_FILES } from './initramfs.js'
 import { MADE_FROM } from './made-from.js'
@@ -19,13 +18,6 @@ export interface PersistReport {
   readonly dropped: readonly string[]
   /** The command that makes it take effect, where anything changed. */
   readonly rebuild: string | null
-}
-
-/** The modules that a kernel has built in. @param directory the kernel's module directory; `null`: not known */
-export function builtinModules(directory: string | null): ReadonlySet<string> {
-  const list = directory === null ? null : readText(`${directory}/modules.builtin`)
-  const names = (list ?? '').split('\n').map((line) => /([^/]+)\.ko$/.exec(line)?.[1]?.replaceAll('-', '_'))
-  return new Set(names.filter((name) => name !== undefined))
 }
 
 /**

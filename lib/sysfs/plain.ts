@@ -12,6 +12,7 @@ import { constants as system } from 'node:os'
 import type { Binding } from '../native/binding.js'
 import { askBeside } from './beside.js'
 import { pathOf } from './bytes.js'
+import { deviceNumber } from './device-number.js'
 import { errnoOf } from './unseen.js'
 
 /** `linux/magic.h` */
@@ -138,13 +139,10 @@ const KINDS = new Map([
   [0o060000n, 'b'],
 ])
 
-/** As the addon writes it: `c1:3`, `b259:0`; empty for what is no device. The number is taken apart as Linux does. */
+/** As the addon writes it: `c1:3`, `b259:0`; empty for what is no device. */
 function deviceText(mode: bigint, rdev: bigint): string {
   const kind = KINDS.get(mode & KIND)
-  if (kind === undefined) return ''
-  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n)
-  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n)
-  return `${kind}${major}:${minor}`
+  return kind === undefined ? '' : kind + deviceNumber(rdev)
 }
 
 /** Is it, or can it not be told whether it is, in a file system of this kind? */

@@ -1,4 +1,5 @@
 import { VfioError } from '../../errors.js'
+import { LITTLE_ENDIAN } from '../../native/answer.js'
 import type { NativeMigrationData } from '../../native/binding.js'
 import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
 import { Handle, VfioObject, watched } from '../handle.js'
@@ -130,9 +131,6 @@ export interface PrecopyInfo {
   /** There is new initial data, whatever was told before; only after {@link Migration.usePrecopyInfoV2}. */
   readonly reinitialized: boolean
 }
-
-/** The kernel's words are in the byte order of the machine. */
-const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 const long = (bytes: Uint8Array) => new DataView(bytes.buffer).getBigUint64(0, LITTLE_ENDIAN)
 

@@ -1,9 +1,10 @@
 import { VfioError } from '../../errors.js'
+import { LITTLE_ENDIAN } from '../../native/answer.js'
 import type { NativeMemory } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
 import type { MappableArea } from '../capabilities.js'
-import { checkMappings, explainMemory } from '../memory-errors.js'
+import { checkMappings, explainMemory } from '../limits.js'
 import type { DeviceHandle, DevicePart } from './handle.js'
 import type { RegionInfo } from './info.js'
 
@@ -19,8 +20,6 @@ export function mappableAreas({ mmap, write, size, capabilities }: RegionInfo): 
 
 /** One window of address space is at most this large; a region that is larger gets several. */
 const LARGEST_WINDOW = 2 ** 30
-
-const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 /** A mapped piece of a region, seen in each width that a register can have. */
 export interface Window {
@@ -181,7 +180,7 @@ export class RegionMapping {
   }
 
   get closed(): boolean {
-    return !this.#device.handle.isAttached(this.#memory)
+    return !this.#device.handle.owns(this.#memory)
   }
 
   /**
@@ -204,7 +203,7 @@ export class RegionMapping {
 
   /** Detaches the buffer. Idempotent. */
   close(): void {
-    this.#device.handle.detach(this.#memory)
+    this.#device.handle.letGo(this.#memory)
   }
 
   [Symbol.dispose](): void {
@@ -222,7 +221,7 @@ export function mapRegion(
   const { handle } = device
   checkMappings()
   const memory = explained(() => handle.native.map(position, length))
-  handle.attach(memory)
+  handle.own(memory)
   return new RegionMapping(device, memory, offset, length)
 }
 

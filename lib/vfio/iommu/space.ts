@@ -6,9 +6,9 @@ import { translate } from '../../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import type { Handle } from '../handle.js'
+import { explainMap, type MapLimits, showSpan } from '../limits.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
-import { explainMap, type MapLimits, showSpan } from './map-errors.js'
 
 /** What of a buffer is mapped where. */
 export interface MappedSpan extends IovaSpan {
