@@ -13,7 +13,7 @@ interface ReleaseCommandOptions {
   readonly json?: boolean
 }
 
-/** `vfio release`: gives devices back to the host, as they were. Exit status 1 also where a grant of one stays, or a record cannot be read. */
+/** `vfio release`: gives devices back to the host, as they were. Exit status 1 also where a grant could not be revoked. */
 export const release: Declare = (vfio) => {
   vfio
     .command('release')
