@@ -162,9 +162,16 @@ export type {
   Step,
   UnbindStep,
 } from './assign/steps.js'
-export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
+export type { ChangeOptions, Progress } from './change/changes.js'
+export type { FormerState } from './change/former.js'
 export type { Program } from './change/program.js'
-export type { UnfinishedCommon, UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
+export type {
+  UnfinishedCommon,
+  UnfinishedRescan,
+  UnfinishedReset,
+  UnfinishedStep,
+  UnfinishedVfs,
+} from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,

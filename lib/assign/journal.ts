@@ -1,4 +1,4 @@
-import type { FormerState } from '../change/changes.js'
+import { type FormerState, isDriverName, isFormerState } from '../change/former.js'
 import type { Program } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { type BadRecord, Records } from '../records.js'
@@ -56,12 +56,6 @@ export function refuseBad(
   }
 }
 
-/** What the kernel takes as a driver's name, and reads as one line: it becomes a part of a path. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const DRIVER = /^(?!\.\.?$)[^/\u0000-\u001f\u007f]{1,255}$/
-/** What may stand in `driver_override`; it never becomes a part of a path. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const OVERRIDE = /^[^\u0000-\u001f\u007f]{1,4095}$/
 const STATES: readonly unknown[] = ['assigning', 'assigned', 'releasing', 'broken'] satisfies RecordState[]
 const RESETS: readonly unknown[] = ['none', 'before', 'before-and-after'] satisfies ResetPolicy[]
 
@@ -99,10 +93,11 @@ function parseRecord(text: string): JournalRecord {
       device.group === null || (Number.isSafeInteger(device.group) && Number(device.group) >= 0),
       'the group of a device',
     )
-    check(isDriver(device.driver), 'the driver of a device')
-    check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
-    check(former.override === null || matches(OVERRIDE, former.override), 'the former override of a device')
+    check(isDriverName(device.driver), 'the driver of a device')
+    check(isFormerState(former), 'the former state of a device')
   }
+  const addresses = (record.devices as PlannedDevice[]).map(({ address }) => address)
+  check(addresses.includes(String(record.id)), 'the device that it is named by')
   return value as JournalRecord
 }
 
@@ -112,9 +107,7 @@ function fields(value: unknown, what: string): Record<string, unknown> {
   return value as Record<string, unknown>
 }
 
-const matches = (pattern: RegExp, value: unknown) => typeof value === 'string' && pattern.test(value)
 const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
-const isDriver = (value: unknown) => matches(DRIVER, value)
 
 /** Is a former state what a device has now? */
 export const isAsBefore = (now: FormerState, former: FormerState) =>

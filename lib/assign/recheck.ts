@@ -1,4 +1,5 @@
-import type { Changes, FormerState } from '../change/changes.js'
+import type { Changes } from '../change/changes.js'
+import type { FormerState } from '../change/former.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
 import type { HostPaths } from '../sysfs/facts.js'

@@ -7,7 +7,8 @@ import type { BadRecord, Records } from '../records.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
-import { type ReleaseOptions, revokeGrants, stillGranted } from './release.js'
+import { isElsewhere, type ReleaseOptions, revokeGrants, stillGranted } from './release.js'
+import { putBack } from './rescan.js'
 import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
@@ -128,7 +129,7 @@ class Report {
 
   /** Is somebody else perhaps at it, behind a lock that is not seen from here? */
   isElsewhere(id: string, record: JournalRecord | UnfinishedStep, lock: GroupLock): boolean {
-    if (record.lock === undefined || record.lock === lock.place || isAlive(record) === false) return false
+    if (!isElsewhere(record, lock)) return false
     this.#leave(
       id,
       `${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
@@ -169,6 +170,14 @@ async function recoverAssignment(
   // Read again under the lock: its program may have ended in good order meanwhile.
   const record = journal.read().records.find((one) => one.id === id)
   if (!record || (record.state === 'assigned' && record.bootId === bootId())) return
+  try {
+    // It may be another assignment by now, or know more groups.
+    lock.add(record.devices.map(lockOf))
+  } catch (error) {
+    if (!(error instanceof VfioError)) throw error
+    report.isLocked(id, error)
+    return
+  }
   const addresses = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -213,6 +222,7 @@ async function finishStep(
   if (report.isElsewhere(address, step, lock)) return
   try {
     if (step.step === 'vfs') await putVfsInOrder(changes, step)
+    else if (step.step === 'rescan') await putBack(changes, step)
     else if (exists(changes.device(address))) await putMethodsBack(changes, step)
     await steps.remove(address)
     changes.done('removed the record')

@@ -1,7 +1,8 @@
 import { opensByIommufd } from '../assess/backends.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
-import { lockGroups, lockOf } from '../change/group-lock.js'
-import { bootId, thisProgram } from '../change/program.js'
+import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId, isAlive, thisProgram } from '../change/program.js'
+import type { UnfinishedStep } from '../change/unfinished.js'
 import { together, VfioError } from '../errors.js'
 import { revokeAll } from '../grant/grant.js'
 import type { BadRecord } from '../records.js'
@@ -93,6 +94,9 @@ export async function releaseRecord(
   using lock = lockGroups(known.sysfs, known.devices.map(lockOf))
   // Meanwhile another program may have released it, or even assigned it anew.
   const record = find(journal, known)
+  // It may know more groups by now.
+  lock.add(record.devices.map(lockOf))
+  refuseElsewhere(record, lock)
   const released = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -121,6 +125,21 @@ export async function releaseRecord(
     )
   }
   return { released, warnings, ...stillGranted(grants.left) }
+}
+
+/** Is a program perhaps at it, behind a lock that is not seen from here? */
+export const isElsewhere = (record: JournalRecord | UnfinishedStep, lock: GroupLock): boolean =>
+  record.lock !== undefined &&
+  record.lock !== lock.place &&
+  record.bootId === bootId() &&
+  isAlive(record) !== false
+
+function refuseElsewhere(record: JournalRecord, lock: GroupLock): void {
+  if (record.state === 'assigned' || record.state === 'broken' || !isElsewhere(record, lock)) return
+  throw new VfioError(
+    'ERR_VFIO_LOCKED',
+    `${record.program} (pid ${record.pid}) locks the groups of ${record.id} in another sysfs, and may still be at it: release it where that ran`,
+  )
 }
 
 /** The part of a report that says so. */

@@ -135,8 +135,8 @@ async function bind(changes: Changes, address: string, driver: string): Promise<
 }
 
 /** Removes a device, lets the kernel find it anew, and gives it its driver and override back. */
-export async function rediscover(changes: Changes, device: Former): Promise<void> {
-  const { address, former } = device
+async function rediscover(changes: Changes, device: Former): Promise<void> {
+  const { address } = device
   const wasThere = exists(changes.device(address))
   if (wasThere) await changes.write(`${changes.device(address)}/remove`, '1')
   await changes.write(changes.bus('rescan'), '1')
@@ -145,6 +145,12 @@ export async function rediscover(changes: Changes, device: Former): Promise<void
     // Nothing is left to give back: were it kept, its record could never be removed.
     return
   }
+  await restoreState(changes, device)
+}
+
+/** Gives a device that the kernel has just found its driver and its override. */
+export async function restoreState(changes: Changes, device: Former): Promise<void> {
+  const { address, former } = device
   const driver = changes.driver(address)
   // The kernel gives what it finds to the first driver that matches.
   if (driver !== null && driver !== former.driver)

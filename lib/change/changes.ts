@@ -4,6 +4,7 @@ import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import type { FormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
@@ -17,12 +18,6 @@ export interface ChangeOptions {
   readonly onChange?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
-}
-
-/** How a device stands, or stood before anything was changed. */
-export interface FormerState {
-  readonly driver: string | null
-  readonly override: string | null
 }
 
 /** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
