@@ -18,7 +18,7 @@ export function backendOf(host: HostFacts): Backend {
   return isWithoutContainer && isThere(host, 'iommufd') ? 'iommufd' : 'type1'
 }
 
-/** Does it open devices by `/dev/iommu` alone, and by no container? */
+/** Can devices be opened by `/dev/iommu` only, and not by a container? */
 export const opensByIommufd = (host: HostFacts) => backendOf(host) === 'iommufd'
 
 /** The module of a backend. */

@@ -1,6 +1,6 @@
 import type { Snapshot } from '../sysfs/snapshot.js'
 
-/** A judgement that is made once of each subject of a snapshot, which does not change: who asks again gets the same one. */
+/** Remembers the judgement of each subject of a snapshot, which does not change: a second call returns the same object. */
 export function onceFor<K, T>(judge: (seen: Snapshot, subject: K) => T): (seen: Snapshot, subject: K) => T {
   const all = new WeakMap<Snapshot, Map<K, T>>()
   return (seen, subject) => {

@@ -20,8 +20,8 @@ const indexOf = onceFor((seen: Snapshot, _all: null) => ({
 }))
 
 /**
- * What on this host would lose the device at an address. What could not be looked at blocks as `unknown`. An empty answer
- * still says that nothing was seen, not that nothing is there: the kernel publishes no users of its own without a block device.
+ * What on this host would lose the device at an address. A use that could not be looked for blocks as `unknown`. An empty
+ * answer means that nothing was seen: the kernel does not publish its own users without a block device (LIO, nvmet).
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assessUses(seen: Snapshot, address: string): HostUse[] {
@@ -85,7 +85,7 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
   return [...new Set(below)]
 }
 
-/** What may use it out of sight, a sentence each with the cure. */
+/** Uses that could not be looked for, a sentence each with the cure. */
 function unknownUses(
   seen: Snapshot,
   storage: Storage,

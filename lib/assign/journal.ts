@@ -6,7 +6,7 @@ import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import type { PlannedDevice, ResetPolicy } from './plan.js'
 
-/** How far an assignment is. Everything but `assigned` is half done. */
+/** The state of an assignment. Everything but `assigned` is half done. */
 export type RecordState = 'assigning' | 'assigned' | 'releasing' | 'broken'
 
 /** What is needed to give devices back, written before the first change. */
@@ -15,9 +15,9 @@ export interface JournalRecord extends Program {
   /** The first device's address names the record. */
   readonly id: string
   readonly state: RecordState
-  /** Of the boot in which it was written: after a reboot nothing of it holds any more. */
+  /** Of the boot in which it was written: a reboot undoes all that it speaks of. */
   readonly bootId: string
-  /** Of the file that its groups were locked in: where it is another one, the lock tells nothing about its program. */
+  /** Identifies the file whose bytes are the locks: with another one the lock says nothing about its program. */
   readonly lock?: string | undefined
   /** When it was begun, ISO 8601. */
   readonly since: string

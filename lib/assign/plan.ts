@@ -47,11 +47,11 @@ export interface Blocker {
   readonly code: VfioErrorCode
 }
 
-/** Everything that `assign` will do, and nothing else. Plain data: it prints as JSON and can be compared. */
+/** All that `assign` will do. Plain data: it prints as JSON and can be compared. */
 export interface Plan {
   /** What was asked for. */
   readonly addresses: readonly string[]
-  /** What has to be bound for that and is not yet, in the order of the steps. */
+  /** The devices that are not bound yet and have to be, in the order of the steps. */
   readonly toBind: readonly string[]
   readonly steps: readonly Step[]
   readonly uses: readonly HostUse[]
@@ -73,7 +73,7 @@ export interface Plan {
   /** The ids that are added to the driver, as `vendor device`. */
   readonly ids: readonly string[]
   readonly paths: HostPaths
-  /** What was wished: `assign` plans once more when nobody else can change the devices. */
+  /** The options that it was made with: `assign` plans once more under the lock. */
   readonly options: Required<PlanOptions>
 }
 
@@ -93,7 +93,7 @@ export function planAssignment(
 /** As `lspci -n` writes them. */
 export const idsOf = (vendor: number, device: number) => `${hex(vendor)}:${hex(device)}`
 const hex = (value: number) => value.toString(16).padStart(4, '0')
-/** A group that there is not yet. */
+/** Stands for a group that does not exist yet. */
 const NOT_YET = -1
 
 class Planner {
@@ -159,7 +159,7 @@ class Planner {
       this.#blockers.push({ address, reason, code })
   }
 
-  /** It is done on demand, and never without a word. */
+  /** Allowed on demand, and never without a warning. */
   #warnUnprotected(devices: readonly PlannedDevice[]): void {
     const unprotected = devices.filter(({ address }) => this.#assess(address).noIommu)
     if (unprotected.length === 0) return
@@ -257,7 +257,7 @@ class Planner {
     const uses = devices.flatMap(({ address }) => this.#uses(address))
     const touched = new Set(devices.filter((device) => this.#isTouched(device)).map(({ address }) => address))
     for (const use of uses) {
-      // What stays as it is needs no look at who has it.
+      // A device that is not touched may be in use.
       if (use.unknown && !touched.has(use.address)) continue
       const { driver } = this.#seen.device(use.address)
       const reason = refusalOf(use, driver, this.#options.force)

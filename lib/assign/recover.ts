@@ -13,7 +13,7 @@ import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
-/** An assignment as the journal knows it, and as the host has it. */
+/** An assignment by its record, compared with the host. */
 export interface AssignmentStatus extends JournalRecord {
   /** The program that made it still runs; `null` where that cannot be seen from here. */
   readonly alive: boolean | null
@@ -107,7 +107,7 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   return report.done()
 }
 
-/** What comes together in a recovery. */
+/** What a recovery has done so far. */
 class Report {
   readonly recovered: string[] = []
   readonly stale: string[] = []
@@ -196,7 +196,7 @@ async function recoverAssignment(
   if (left.length === 0) report.recovered.push(...addresses)
 }
 
-/** Puts a device in order whose step a crash has ended. */
+/** Recovers a device whose step a crash has ended. */
 async function finishStep(
   steps: Records<UnfinishedStep>,
   known: UnfinishedStep,
@@ -232,7 +232,7 @@ async function finishStep(
   }
 }
 
-/** How long what an ended program left in the kernel may take to end too, in milliseconds: no event tells of it. */
+/** How long the last call of an ended program may take to return, in milliseconds: no event tells of it. */
 const ENDING = 1000
 
 async function lockOr(

@@ -16,14 +16,14 @@ import { settle } from './settle.js'
 
 export interface ReleaseOptions extends ChangeOptions, RestoreOptions {
   readonly journal?: string | undefined
-  /** Aborts between two assignments: each is given back as a whole. */
+  /** Aborts between two assignments: each is given back completely. */
   readonly signal?: AbortSignal | undefined
 }
 
 /** What a release did. */
 export interface ReleaseReport {
   readonly released: readonly string[]
-  /** What did not go as it should and kept nothing from being given back. */
+  /** What failed without keeping a device from being given back. */
   readonly warnings: readonly string[]
   /** Devices whose grants stay, since they could not be revoked: a warning tells why. Only where there are any. */
   readonly granted?: readonly string[]
@@ -68,11 +68,11 @@ export async function release(
     try {
       reports.push(await releaseRecord(record, options))
     } catch (error) {
-      // One that cannot be given back does not keep the others.
+      // A failure of one does not stop the others.
       errors.push(error)
     }
   }
-  // What else went wrong would not be told any more.
+  // An error has no report: its warnings go with it.
   const told = reports.flatMap(({ warnings }) => warnings)
   if (errors.length > 0) throw together([...errors, ...told.map((warning) => new Error(warning))])
   const foreign = bad.map(({ path, reason }) => `${path} is not a record of vfio (${reason}): look at it`)
@@ -187,7 +187,7 @@ async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise
   }
 }
 
-/** What the next driver gets should not depend on what was done to the device; but it gets it in any case. */
+/** The next driver should find the device in a known state; a reset that fails is a warning. */
 async function resetAll(changes: Changes, record: JournalRecord): Promise<string[]> {
   const around = record.devices.map(({ address }) => address)
   const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({

@@ -6,7 +6,7 @@ import { type FormerState, isFormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { bootId, type Program, thisProgram } from './program.js'
 
-/** A step that holds attributes of a device otherwise than they were for as long as it takes. */
+/** A step that changes attributes of a device only while it runs. */
 export interface UnfinishedCommon extends Program {
   readonly version: 1
   /** Of the device; it names the record. */
@@ -50,7 +50,7 @@ export type UnfinishedStep = UnfinishedReset | UnfinishedVfs | UnfinishedRescan
 export const unfinishedIn = (directory: string | undefined): Records<UnfinishedStep> =>
   new Records(directory, { prefix: 'step-', parse, keyOf: ({ address }) => address })
 
-/** What all records of steps begin with. */
+/** The fields that all records of steps have. */
 export const begun = (
   sysfs: string,
   { address, group }: { readonly address: string; readonly group: number | null },
@@ -67,7 +67,7 @@ export const begun = (
 })
 
 /**
- * What a crash left has to be put in order first: how the device was before is known to that record alone.
+ * A step that a crash ended has to be recovered first: only its record knows how the device was before.
  * @throws VfioError `ERR_VFIO_IN_USE`, `ERR_VFIO_BAD_JOURNAL`
  */
 export function refuseUnfinished(records: Records<UnfinishedStep>, address: string): void {

@@ -62,16 +62,16 @@ function number(members: readonly PciDevice[]): ExportFunction[] {
   }))
 }
 
-/** What a hypervisor would stumble over, a sentence each. */
+/** What would keep a guest with these devices from starting, a sentence each. */
 export interface Obstacles {
   /** What has to happen before, `blockers` included. */
   readonly notes: readonly string[]
-  /** Why a guest with these devices cannot be, whatever is bound. */
+  /** Why no guest can have these devices, whatever is bound. */
   readonly blockers: readonly string[]
 }
 
 /**
- * What a hypervisor would stumble over: devices that cannot be opened, or not yet.
+ * What would keep a guest from starting: devices that cannot be opened, or not yet.
  * @param binds the hypervisor binds them itself
  */
 export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = false): Obstacles {

@@ -1,9 +1,9 @@
 import { endianness } from 'node:os'
 
-/** Of this machine, in which the kernel's structures and all typed arrays are. */
+/** The byte order of this machine: that of the kernel's structures and of typed arrays. */
 export const LITTLE_ENDIAN = endianness() === 'LE'
 
-/** As large as what the addon asks with first, so that the common answer needs no new buffer. */
+/** As large as the addon's first question, so that most answers need no new buffer. */
 export const scratch = new ArrayBuffer(128)
 
 /**

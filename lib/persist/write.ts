@@ -64,7 +64,7 @@ async function apply(
   const changes: Change[] = []
   for (const place of PLACES) {
     const { path } = place
-    // A shared file that nothing of ours goes to may be whatever it likes.
+    // A shared file that gets no lines of ours needs no check.
     const isShared = place.kind === 'block' && !wanted.has(path)
     const present = readIn(root, path, isShared)
     changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
@@ -193,7 +193,7 @@ const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
 function readIn(root: string, path: string, isShared: boolean): PresentFile | null {
   try {
     using directory = Directory.open(root, directoryOf(path))
-    // Both who writes and who removes look here first.
+    // Before writing and before removing.
     for (const name of [path, backupOf(path)]) directory?.sweep(nameOf(name))
     return textOf(directory?.read(nameOf(path)))
   } catch (error) {

@@ -22,7 +22,7 @@ const PROC_SUPER_MAGIC = 0x9fa0
 /** How long the kernel may take to say what one open file is, in milliseconds. */
 const PATIENCE = 2000
 
-/** What `node:fs` brings, or a negated errno. */
+/** The result of a call of `node:fs`, or a negated errno. */
 function attempt<T>(call: () => T): T | number {
   try {
     return call()
@@ -123,7 +123,7 @@ function readNode(path: Path): Uint8Array | number {
   })
 }
 
-/** An open file may lie where a server is gone, which keeps whoever asks about it for ever. */
+/** stat(2) of an open file on a dead network file system may block for ever. */
 function nodesBeside(paths: readonly Path[]): (Uint8Array | number)[] {
   const asked = paths.map((path) => path ?? '')
   return askBeside('stat', asked, PATIENCE).map((answer) => {

@@ -189,7 +189,7 @@ function checkHanded(handed: HandedDevice): {
 
 const KVM_KNOWS = 'a KVM machine is told of it: remove() it from its KvmVfio first'
 
-/** What belongs to this thread alone, and would be lost. */
+/** What cannot go to another thread and would be lost, with the cure. */
 function whatIsLeft(parts: OpenParts): string | null {
   const { device } = parts
   if (device.handle.hasEnabledIrqs) return 'an interrupt is enabled: disable() it first'

@@ -3,7 +3,7 @@ import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import type { IovaSpan } from './iommu/iova-map.js'
 
-/** Below this a look at how much there is would take longer than the allocation. */
+/** Below this size, in bytes, reading /proc/meminfo would take longer than the allocation. */
 const WORTH_A_LOOK = 64 * 2 ** 20
 
 /** The refusal of a mapping into this process, with the limit that it met, where that can be told. */
@@ -97,7 +97,7 @@ export interface MappedPart {
   readonly systemPage: number
 }
 
-/** What is known of who refuses. */
+/** What is known of the container or iommufd that refused. */
 export interface MapLimits {
   /** `null` where the kernel does not say. */
   readonly ranges: readonly IovaSpan[] | null
@@ -107,12 +107,12 @@ export interface MapLimits {
   readonly choosing: string
   /** What it means that there is no room for one more mapping; `null` where there always is. */
   readonly full: string | null
-  /** Where the kernel tells of /proc/self/status how much is locked, and who is charged for what. */
+  /** The field of /proc/self/status that has the locked memory; and who is charged for what, as a part of a sentence. */
   readonly locked: 'VmLck' | 'VmPin'
   readonly charged: string
 }
 
-/** What the refusal of a mapping means with all that is known: the sentence names the mapping, range or limit. */
+/** Explains why a mapping was refused: the sentence names the other mapping, the range or the limit. */
 export function explainMap(
   error: unknown,
   span: IovaSpan,

@@ -1,13 +1,13 @@
 import type { NativeDevice, NativeGroup } from '../../native/binding.js'
 import { Handle } from '../handle.js'
 
-/** What an open device takes along when it closes: mapped memory, interrupts. */
+/** What closes with an open device: mapped memory, interrupts, ioeventfds. */
 export interface Resource {
   close(): void
   readonly isEnabled?: boolean
 }
 
-/** An open device, apart from the object that the program holds. */
+/** The state of an open device: see {@link Handle}. */
 export class DeviceHandle extends Handle<NativeDevice> {
   /** What it is attached to in an iommufd, by PASID; `null` is the device itself. */
   readonly tables = new Map<number | null, { readonly table: unknown; forget(): void }>()

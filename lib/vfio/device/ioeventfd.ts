@@ -4,7 +4,7 @@ import { type EventFd, eventfdNumber } from '../event-fd.js'
 import type { DeviceHandle, Resource } from './handle.js'
 import { askRegionInfo, type RegionInfo, type RegionName, regionIndex } from './info.js'
 
-/** A write that an eventfd sets off. */
+/** A register write that an eventfd triggers. */
 export interface IoeventfdOptions {
   /** A BAR of the device. */
   readonly region: RegionName | number

@@ -136,8 +136,8 @@ export class Windows {
   }
 
   /**
-   * Was it this access that found nothing? Only called when some access of this process did. The next one restores the
-   * window before anything is read from it, and says so each time that this fails.
+   * Was it this access that met a SIGBUS? Called only when some access of this process did. The next access maps the window
+   * anew first, and throws while that fails.
    * @throws VfioError `ERR_VFIO_MEMORY_DISABLED`
    */
   noticeLoss(memory: NativeMemory | null, region: string): void {
@@ -184,8 +184,8 @@ export class RegionMapping {
   }
 
   /**
-   * Did an access find nothing there, since it was mapped or restored? The device's memory decode was off then, and
-   * what was read was ones, as on a PCI bus.
+   * Did an access meet a SIGBUS since it was mapped or restored? The device's memory decode was off then, and reads gave
+   * all ones, as on a PCI bus.
    * @throws VfioError `ERR_VFIO_CLOSED`
    */
   get lost(): boolean {

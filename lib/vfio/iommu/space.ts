@@ -214,7 +214,7 @@ export class DmaSpace {
         async () => {
           began = true
           for (const other of [...mappings.spans.overlapping(span.start, span.end)]) {
-            // Who comes after this one gets the place after it.
+            // Calls that wait take their places again when their turn comes.
             if (other.pending && other !== span) mappings.give(other)
           }
           this.#reserve(span)
@@ -339,7 +339,7 @@ export class DmaSpace {
     const { handle, mappings } = this.backend
     span.pending = false
     if (handle.closed || mappings.spans.has(span)) return
-    // It knows better than we what is in the way of what.
+    // The kernel has mapped it, so what is recorded there is out of date.
     if (mappings.spans.overlaps(span.start, span.end)) {
       for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
     }
