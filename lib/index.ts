@@ -63,6 +63,7 @@ export { VfioRegion, type WordOrder } from './vfio/device/region.js'
 export { RegionMapping } from './vfio/device/region-memory.js'
 export { EventFd } from './vfio/event-fd.js'
 export type { GroupParts, HandedDevice, IommufdParts, Offered } from './vfio/hand-over.js'
+export type { VfioObject } from './vfio/handle.js'
 export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'
 export {
   type Accounting,
@@ -73,6 +74,7 @@ export {
   Ioas,
   Iommufd,
   type MapFileOptions,
+  type PageTable,
 } from './vfio/iommu/iommufd.js'
 export { DirtyPages, DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './vfio/iommu/space.js'
 export {
@@ -161,9 +163,16 @@ export type {
   Step,
   UnbindStep,
 } from './assign/steps.js'
-export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
+export type { ChangeOptions, Progress } from './change/changes.js'
+export type { FormerState } from './change/former.js'
 export type { Program } from './change/program.js'
-export type { UnfinishedCommon, UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
+export type {
+  UnfinishedCommon,
+  UnfinishedRescan,
+  UnfinishedReset,
+  UnfinishedStep,
+  UnfinishedVfs,
+} from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,
@@ -176,7 +185,13 @@ export {
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
 export type { BootLoader, BootLoaderName, CommandLineAdvice } from './persist/boot-loader.js'
-export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
+export {
+  builtinModules,
+  detectBootLoader,
+  detectInitramfs,
+  findModprobe,
+  type RootTree,
+} from './persist/boot-system.js'
 export {
   type CheckedDevice,
   type CheckedLine,
@@ -198,12 +213,7 @@ export {
   type PersistedFacts,
   readPersistence,
 } from './persist/read.js'
-export {
-  builtinModules,
-  type PersistReport,
-  removePersistence,
-  writePersistence,
-} from './persist/write.js'
+export { type PersistReport, removePersistence, writePersistence } from './persist/write.js'
 export { type BadRecord, JOURNAL } from './records.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './vfs/plan.js'
 export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'

@@ -59,7 +59,7 @@ function checkKernel(seen: Snapshot): Check {
   )
 }
 
-/** The host may be ready all the same, for this program elsewhere and for others. */
+/** The host may be ready all the same, for other programs. */
 function checkAddon({ host: { addon } }: Snapshot): Check[] {
   if (addon === undefined) return []
   return [
@@ -289,7 +289,7 @@ function checkIommufd(seen: Snapshot): Check[] {
   ]
 }
 
-/** What does not answer is of no use to anybody, and leaves all others as they are. */
+/** A device that does not answer cannot be used; the others are not affected. */
 function checkAnswering(seen: Snapshot): Check[] {
   const { silent, below } = findSilent(seen)
   const [first] = silent

@@ -74,7 +74,7 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
   return await stoppable('putting back what was done', async (signal) => {
     const assignment = await assign(plan, { ...assignOptions(options), signal })
     if (signal.aborted) {
-      // It came behind the last step: a person who stops it wants nothing of it.
+      // The signal came after the last step: it still means that nothing is wanted.
       await assignment.release()
       throw signal.reason
     }

@@ -53,7 +53,7 @@ function program(): Command {
 
 function fail(error: unknown): void {
   process.exitCode = statusOf(error)
-  // It has said itself what is wrong.
+  // commander has printed the message.
   if (error instanceof CommanderError) return
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
   // A stack, and the help page of an addon that does not load, have lines of their own.
@@ -66,7 +66,7 @@ function fail(error: unknown): void {
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') fail(new VfioError('ERR_VFIO_BAD_FILE', `standard output: ${error.message}`))
 })
-// Who cannot be told is not told: what is being done goes on, and the status says how it ended.
+// Without standard error the command goes on, and its exit status tells how it ended.
 process.stderr.on('error', () => {})
 
 // The name by which the journal, ps and error messages of others know this program.

@@ -20,7 +20,7 @@ export function answer<T>(value: T, isJson: boolean | undefined, render: (value:
   print(isJson ? toJson(value) : inLocale(render(harmless(value))))
 }
 
-/** One line for the person, apart from what a program reads. */
+/** One line on standard error, for the person. */
 export function note(text: string): void {
   process.stderr.write(`${inLocale(printable(text))}\n`)
 }
@@ -37,7 +37,7 @@ function inLocale(text: string): string {
   return text.replace(/[^\0-\u007f]/gu, (sign) => ASCII[sign] ?? '?')
 }
 
-/** What was typed may have line breaks in it; what is said of it is one line all the same. */
+/** An argument may have line breaks in it; a message about it is one line all the same. */
 export const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')
 
 /** A copy with every text in it made printable: before colours and line ends of our own come to it. */

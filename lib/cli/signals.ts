@@ -29,7 +29,7 @@ export async function stoppable(
     return status ?? done
   } catch (error) {
     if (status === null) throw error
-    // What is left to be told is told; what was asked for by the signal is no failure.
+    // An abort by the signal is no failure; any other error is printed.
     if (error !== controller.signal.reason) note(`vfio: ${error instanceof Error ? error.message : error}`)
     return status
   } finally {

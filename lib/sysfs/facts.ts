@@ -52,7 +52,7 @@ export interface HostFacts {
   readonly iommu: {
     /** Some unit, or some group of one: those of the no-IOMMU mode do not count. */
     readonly present: boolean
-    /** Can `present` be told? Not of a copy that has neither units, nor groups, nor links to them. */
+    /** Is `present` known? It is not in a copy without units, groups, and links to them. */
     readonly known: boolean
     readonly units: readonly IommuUnit[]
     /**
@@ -75,7 +75,7 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
-  /** Of the running host, where this program looked at it without its native addon: why, and what to do. */
+  /** Only for the running host, read without the native addon: why there is none, and what to do. */
   readonly addon?: { readonly reason: string; readonly cure: string }
   /** Which of the drivers, modules, limits and nodes here could not be looked at. */
   readonly unseen: readonly Unseen[]

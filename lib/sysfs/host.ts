@@ -14,8 +14,8 @@ import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
 
 /**
- * Where to look. Nothing given is the running host; beside another `sysfs` the trees that are not given count as not
- * known, since those of this machine would tell of another host.
+ * The trees to read. Without options these are of the running host; with another `sysfs` the trees that are not given are not
+ * known, since those of this machine belong to another host.
  */
 export interface HostOptions {
   /** In place of `/sys`. */
@@ -52,14 +52,14 @@ export interface LookOptions extends SnapshotOptions {
   readonly overrides: ReadonlyMap<string, string | null> | null
   /** What the host uses devices for is looked at, or left out; left out: as `brief` says. */
   readonly uses?: boolean
-  /** What no plan rests on is taken from the last look of this host, if there was one. */
+  /** Facts that no plan depends on come from the last look at this host, if there was one. */
   readonly again?: boolean
 }
 
-/** Nothing rests on overrides: none is read, and none is known. */
+/** For looks that do not need overrides: none is read, and none is known. */
 export const NONE: ReadonlyMap<string, null> = new Map()
 
-/** By their own paths, which snapshots and plans keep. */
+/** Hosts by their `paths`, which snapshots and plans refer to. */
 const hosts = new WeakMap<HostPaths, Host>()
 
 /**
@@ -119,7 +119,7 @@ export class Host {
   }
 
   /**
-   * The same for who needs no overrides of drivers, or knows them.
+   * The same for callers that need no overrides of drivers, or know them.
    * @internal
    */
   look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {

@@ -604,6 +604,56 @@ describe('an iommufd', function () {
       )
     }))
 
+  it('puts devices back on the address space when a log ends, and tells all that failed', () =>
+    overModel(async ({ vfio, state, failure, failNext }) => {
+      const iommufd = vfio.Iommufd.open()
+      const [ioas, other] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const paths = [0, 2, 4].map((n) => `/dev/vfio/devices/vfio${n}`)
+      const devices = await Promise.all(
+        paths.map((path, n) => vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path })),
+      )
+      const [first, second, third] = devices
+      const objects = () => state().model.iommufds[0]?.objects ?? []
+      const attached = () => devices.map(({ devid }) => objects().find(({ id }) => id === devid)?.attached)
+      const tables = () => objects().flatMap(({ id, parent }) => (parent === ioas.id ? [id] : []))
+      await first?.attach(ioas)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      await ioas.dma.dirty.start()
+      await second?.attach(ioas)
+      // One that somebody put elsewhere is left there.
+      await third?.attach(ioas)
+      await third?.attach(other)
+      const [elsewhere, logging] = [attached()[2], tables()]
+      failNext('attachPt', 16)
+      failNext('setDirtyTracking', 5)
+      const error = await failure(ioas.dma.dirty.stop())
+      assert.equal(error.code, 'EIO')
+      assert.match(error.message, /SET_DIRTY_TRACKING.*EIO.*; VFIO_DEVICE_ATTACH_IOMMUFD_PT.*EBUSY/)
+      assert.equal(attached().filter((table) => logging.includes(table ?? 0)).length, 1)
+      await ioas.dma.dirty.stop()
+      // Of the kernel's own for this address space there is one again, and those that logged go.
+      while (tables().length > 1) await new Promise(setImmediate)
+      const [own] = tables()
+      assert(own !== undefined && !logging.includes(own))
+      assert.deepEqual(attached(), [own, own, elsewhere])
+    }))
+
+  it('can hand a device over again when a log has ended', async () => {
+    const device = { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, vfioDevice: 'vfio0' }
+    await withFake(
+      [],
+      async ({ vfio, input, failure }) => {
+        const seen = new vfio.Host(input.trees).snapshot()
+        const opened = await vfio.openDevice('01:00.0', { seen, backend: 'iommufd' })
+        await opened.dma.dirty.start()
+        assert.match((await failure(opened.handOver())).message, /a log .* is on: dirty\.stop\(\) first/)
+        await opened.dma.dirty.stop()
+        await vfio.receiveDevice(await opened.handOver()).close()
+      },
+      { input: { trees: makeHost({ devices: [device] }) }, machine: { linux: '7.3' } },
+    )
+  })
+
   const GATED = (call: 'attachPt' | 'hwptAlloc', first: 'now' | 'gate'): FakeAnswer[] => [
     ...(first === 'now' ? [{ call, returns: 'model' } as const] : []),
     { call, returns: 'model', when: 'gate' },

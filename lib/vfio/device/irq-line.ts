@@ -4,7 +4,7 @@ import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
 import type { DeviceHandle } from './handle.js'
 
-/** Who gets the interrupts of one kind. */
+/** A listener of one interrupt kind. */
 export interface IrqReceiver {
   receive(source: IrqSource, count: number): void
   /** Keeps the process from ending while it listens. */

@@ -6,9 +6,9 @@ import { translate } from '../../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import type { Handle } from '../handle.js'
+import { explainMap, type MapLimits, showSpan } from '../limits.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
-import { explainMap, type MapLimits, showSpan } from './map-errors.js'
 
 /** What of a buffer is mapped where. */
 export interface MappedSpan extends IovaSpan {
@@ -214,7 +214,7 @@ export class DmaSpace {
         async () => {
           began = true
           for (const other of [...mappings.spans.overlapping(span.start, span.end)]) {
-            // Who comes after this one gets the place after it.
+            // Calls that wait take their places again when their turn comes.
             if (other.pending && other !== span) mappings.give(other)
           }
           this.#reserve(span)
@@ -339,7 +339,7 @@ export class DmaSpace {
     const { handle, mappings } = this.backend
     span.pending = false
     if (handle.closed || mappings.spans.has(span)) return
-    // It knows better than we what is in the way of what.
+    // The kernel has mapped it, so what is recorded there is out of date.
     if (mappings.spans.overlaps(span.start, span.end)) {
       for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
     }
@@ -453,6 +453,11 @@ export class DirtyPages {
     return this.#run((backend) => backend.startDirty(), this.start)
   }
 
+  /**
+   * Ends the log. By iommufd devices go back to the address space that they were attached to.
+   * @throws VfioSystemError `EBUSY` by iommufd while a device is being reset: it stays where it is, all others have gone back, and
+   * another call tries again.
+   */
   stop(): Promise<void> {
     return this.#run((backend) => backend.stopDirty(), this.stop)
   }

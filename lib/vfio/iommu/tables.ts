@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { type SystemFailure, VfioError } from '../../errors.js'
+import { type SystemFailure, together, VfioError } from '../../errors.js'
 import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
@@ -45,7 +45,7 @@ class Numbered implements NativeHandle {
   }
 }
 
-/** What devices are attached to, apart from the object that the program holds. */
+/** The state of an IOAS or a page table: what devices are attached to. */
 export abstract class TableHandle extends Handle<NativeHandle> {
   constructor(
     readonly iommufd: Handle<NativeIommufd>,
@@ -72,7 +72,7 @@ export abstract class TableHandle extends Handle<NativeHandle> {
   left(): void {}
 }
 
-/** One that has no part of its own but its number. */
+/** A hardware page table. */
 export class HwptHandle extends TableHandle {
   /** A device was attached to it, so that it may have logged something. */
   wasUsed = false
@@ -108,7 +108,7 @@ export class HwptHandle extends TableHandle {
     )
   }
 
-  // What it has logged is told until the log ends.
+  // Its log can be read until the log ends.
   override left(): void {
     if (this.madeFor && !this.hasDevices && !(this.ioas.tracks && this.wasUsed)) void this.release()
   }
@@ -125,9 +125,9 @@ export class HwptHandle extends TableHandle {
 /** An address space with what it maps, apart from the object that the program holds. */
 export class IoasHandle extends TableHandle {
   readonly mappings = new Mappings()
-  /** Those who may have asked for their table before the log began. */
+  /** Attach calls that run now: they may have chosen their table before the log began. */
   readonly attaching = new Set<Promise<void>>()
-  /** Writes of devices are logged: those that are attached now, and those to come. */
+  /** Writes are logged, also of devices that are attached later. */
   #tracks = false
 
   constructor(iommufd: Handle<NativeIommufd>, id: number) {
@@ -185,12 +185,22 @@ export class IoasHandle extends TableHandle {
     }
   }
 
+  /** Devices go back to this address space itself. One that fails keeps none of the others from it. */
   async stopTracking(): Promise<void> {
     this.#tracks = false
-    for (const table of this.#tracking()) {
-      await table.track(false)
-      table.left()
+    await Promise.allSettled(this.attaching)
+    const errors: unknown[] = []
+    const attempt = (work: Promise<void>) =>
+      work.catch((error: unknown) => void errors.push(translate(error)))
+    for (const table of this.#tracking()) await attempt(table.track(false))
+    for (const table of this.#tables().filter(({ madeFor }) => madeFor !== null)) {
+      for (const one of [...table.dependents]) {
+        if (one instanceof Attachment) await attempt(one.moveTo(async () => this))
+      }
+      // Before this ends, so that nothing of the log is in the way of whoever waited for it.
+      if (!table.hasDevices) await table.release()
     }
+    if (errors.length > 0) throw together(errors)
   }
 
   async dirtyBitmap(iova: bigint, size: bigint, page: bigint): Promise<ArrayBuffer> {
@@ -219,7 +229,7 @@ export class IoasHandle extends TableHandle {
     return this.#tables().filter(({ canTrack }) => canTrack)
   }
 
-  /** For one device, whose IOMMU others need not have; it may have left one. */
+  /** A page table that logs for one device: devices may have different IOMMUs. Reuses the one that it left. */
   async #trackingTable(device: DeviceHandle, devid: number, pasid: number | null): Promise<HwptHandle> {
     // Where one of its PASIDs has a page table, that of the device has to fit those.
     const hasPasids = pasid !== null || [...device.tables.keys()].some((key) => key !== null)
@@ -263,7 +273,7 @@ class Attachment implements Dependent {
       }
       if (!device.closed) await device.run(detach, {}, this.release)
     } catch {
-      // One that will not be detached keeps the table until the iommufd is closed.
+      // Where the kernel refuses, the table stays until the iommufd is closed.
     }
     // One that closes, or closed while this waited, is detached by that.
     if (device.closed) await device.release().catch(() => {})
@@ -298,7 +308,7 @@ class Attachment implements Dependent {
     }
   }
 
-  /** Is the device still attached by this? */
+  /** Has no later call attached or detached the device? */
   get #holds(): boolean {
     return this.device.tables.get(this.pasid) === this
   }
