@@ -3,7 +3,7 @@ import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { printable } from '../text.js'
 import { findSilent, silenceCure } from './answering.js'
-import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
+import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS, mapsByIommufd } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { iommuSwitchedOff } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
@@ -207,8 +207,9 @@ function checkAbsentModule(name: string, module: VfioModule, host: HostFacts): C
 function checkContainer({ host }: Snapshot): Check {
   const name = 'device node'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
-  const isIommufd = backendOf(host) === 'iommufd'
-  const { container, iommu } = host.nodes
+  const { container, iommu, devices } = host.nodes
+  // Where iommufd provides the container, devices without nodes of their own are opened by that.
+  const isIommufd = backendOf(host) === 'iommufd' && (devices.length > 0 || container === null)
   const node = isIommufd ? iommu : (container ?? iommu)
   const wanted = isIommufd ? '/dev/iommu' : '/dev/vfio/vfio'
   if (!node) {
@@ -221,7 +222,10 @@ function checkContainer({ host }: Snapshot): Check {
     )
   }
   return node.accessible
-    ? ok(name, `${node.path} can be opened`)
+    ? ok(
+        name,
+        `${node.path} can be opened${node === container && mapsByIommufd(host) ? ', which iommufd provides' : ''}`,
+      )
     : fail(
         name,
         `you may not open ${node.path}`,

@@ -83,6 +83,8 @@ export interface HostFacts {
   readonly nodes: {
     readonly container: NodeFacts | null
     readonly iommu: NodeFacts | null
+    /** Both are one and the same: iommufd stands in for the container of VFIO. */
+    readonly iommufdAsContainer?: true
     readonly groups: readonly NodeFacts[]
     /** `/dev/vfio/devices/vfioN`: devices that iommufd opens. */
     readonly devices: readonly NodeFacts[]
@@ -149,6 +151,7 @@ export function readFacts(
     nodes: last?.nodes ?? {
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),
+      ...(isSameNode(below(dev, 'vfio/vfio'), below(dev, 'iommu')) && { iommufdAsContainer: true as const }),
       groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
       devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
     },
@@ -270,6 +273,19 @@ function readNode(path: string | null): NodeFacts | null {
   } catch (error) {
     lookFailed('stat', errnoOf(error) ?? 0, path)
     return null
+  }
+}
+
+/** By a link, a mount or its number; a copy of a tree has no numbers. */
+function isSameNode(one: string | null, other: string | null): boolean {
+  if (one === null || other === null) return false
+  try {
+    const [first, second] = [statSync(one), statSync(other)]
+    const isSameFile = first.dev === second.dev && first.ino === second.ino
+    return isSameFile || (first.rdev !== 0 && first.rdev === second.rdev)
+  } catch {
+    // Whether they are there was asked before.
+    return false
   }
 }
 

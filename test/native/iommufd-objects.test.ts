@@ -11,9 +11,16 @@ const overModel = (
 ) => withFake(answers, program, { machine: { linux: '7.3', ...machine }, flags })
 
 /** One interface for memory, whatever provides it: the program gets a device's and the name of the backend. */
-const BACKENDS = ['group', 'iommufd'] as const
+const WAYS = [
+  { way: 'group', backend: 'group', machine: { linux: '7.3' } },
+  { way: 'the container of iommufd', backend: 'group', machine: { linux: '7.3', container: 'iommufd' } },
+  // Which calls it an error that nothing is mapped.
+  { way: 'that of an older one', backend: 'group', machine: { linux: '6.12', container: 'iommufd' } },
+  { way: 'iommufd', backend: 'iommufd', machine: { linux: '7.3' } },
+  { way: 'an older iommufd', backend: 'iommufd', machine: { linux: '6.12' } },
+] as const
 
-for (const backend of BACKENDS) {
+for (const { way, backend, machine } of WAYS) {
   const trees = () =>
     makeHost({
       devices: [
@@ -22,7 +29,7 @@ for (const backend of BACKENDS) {
       ],
     })
 
-  describe(`memory for devices, by ${backend}`, function () {
+  describe(`memory for devices, by ${way}`, function () {
     this.timeout(60_000)
     after(removeDirectories)
 
@@ -59,6 +66,15 @@ for (const backend of BACKENDS) {
           await small.unmap()
           await part.unmap()
           assert.deepEqual(inModel(), told())
+          // What would be cut is refused; an iommufd has unmapped by then what lies below it.
+          await dma.map(buffer, { iova: 0x10000, length: 4096 })
+          await dma.map(buffer, { iova: 0x11000, length: 2 * 4096 })
+          // At once, and off the main thread.
+          for (const size of [2 * 4096, Number(big.iova) + 3 * 2 ** 20 - 0x10000]) {
+            await assert.rejects(dma.unmap(0x10000, size), /cuts a mapping in two/)
+            assert.deepEqual(inModel(), told())
+          }
+          await dma.unmap(0x10000, 3 * 4096)
           assert.equal(await dma.unmapAll(), BigInt(4 * 2 ** 20))
           assert.deepEqual([inModel(), told(), big.mapped], [[], [], false])
           buffer.close()
@@ -66,7 +82,7 @@ for (const backend of BACKENDS) {
           await opened.close()
           assert.deepEqual([large.mapped, state().model.devices], [false, []])
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
 
     it('is refused in sentences with figures', () =>
@@ -110,7 +126,7 @@ for (const backend of BACKENDS) {
           assert.match(cut.message, /cuts a mapping in two/)
           assert.equal(dma.mappings.length, 1)
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
 
     it('is the same for several devices, in the order of their addresses', () =>
@@ -140,7 +156,7 @@ for (const backend of BACKENDS) {
               'ERR_VFIO_BAD_ARGUMENT',
             )
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
   })
 }

@@ -1,5 +1,4 @@
-import { constants } from 'node:os'
-import { type SystemFailure, together, VfioError } from '../../errors.js'
+import { together, VfioError } from '../../errors.js'
 import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
@@ -406,22 +405,12 @@ export class IoasCalls implements SpaceBackend {
 
   unmapNow(iova: bigint, size: bigint): bigint {
     const { iommufd, native } = this.handle
-    try {
-      return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
-    } catch (error) {
-      if (this.#wasEmpty(error, iova, size)) return 0n
-      throw error
-    }
+    return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
   }
 
-  async unmap(iova: bigint, size: bigint): Promise<bigint> {
+  unmap(iova: bigint, size: bigint): Promise<bigint> {
     const { iommufd, raw } = this.handle
-    try {
-      return await iommufd.native.unmap(raw.id, iova, size)
-    } catch (error) {
-      if (this.#wasEmpty(error, iova, size)) return 0n
-      throw error
-    }
+    return iommufd.native.unmap(raw.id, iova, size)
   }
 
   unmapAll() {
@@ -474,12 +463,6 @@ export class IoasCalls implements SpaceBackend {
   #isPerProcess(): boolean {
     const { native } = this.handle.iommufd
     return call(() => native.option(OPTION_RLIMIT_MODE, OPTION_GET, 0, 0n)) === 1n
-  }
-
-  /** The kernel calls it an error where nothing is mapped, and where a mapping would be cut in two. */
-  #wasEmpty(error: unknown, iova: bigint, size: bigint): boolean {
-    const { errno } = error as Partial<SystemFailure>
-    return errno === constants.errno.ENOENT && !this.mappings.spans.overlaps(iova, iova + size - 1n)
   }
 }
 
