@@ -11,6 +11,7 @@ import {
   VfioSystemError,
 } from '../index.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
+import { type Failure, failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
 import { verdictColour } from './words.js'
@@ -18,6 +19,9 @@ import { verdictColour } from './words.js'
 interface Options extends Common {
   readonly askKernel?: boolean
 }
+
+/** An assessment; beside it why the kernel could not be asked, where that was wanted. */
+type Checked = Assessment & Partial<Failure>
 
 /** `vfio check`: the assessment of a device, or of each assignable member of a group. */
 export const check: Declare = (vfio) => {
@@ -36,17 +40,21 @@ export const check: Declare = (vfio) => {
 async function act(target: string, options: Options): Promise<number> {
   const seen = look(options, target.startsWith('group:') ? {} : { around: [target] })
   const group = /^group:(.*)$/.exec(target)?.[1]
-  let assessments =
+  let assessments: Checked[] =
     group === undefined
       ? seen.devicesAt(target).map(({ address }) => assess(seen, address))
       : assessGroup(seen, groupNumber(group))
   let refusal: VfioSystemError | null = null
   if (options.askKernel) {
-    const asked: Assessment[] = []
+    const asked: Checked[] = []
     for (const assessment of assessments) {
       const answered = await ask(seen, assessment)
       if (answered instanceof VfioSystemError) refusal = answered
-      asked.push(answered instanceof VfioSystemError ? assessment : { ...assessment, kernel: answered })
+      asked.push(
+        answered instanceof VfioSystemError
+          ? { ...assessment, error: failedBy(answered) }
+          : { ...assessment, kernel: answered },
+      )
     }
     assessments = asked
   }
