@@ -10,8 +10,9 @@ import {
   VfioError,
   VfioSystemError,
 } from '../index.js'
+import type { Checked } from './answers.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
-import { type Failure, failedBy } from './failure.js'
+import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
 import { verdictColour } from './words.js'
@@ -19,9 +20,6 @@ import { verdictColour } from './words.js'
 interface Options extends Common {
   readonly askKernel?: boolean
 }
-
-/** An assessment; beside it why the kernel could not be asked, where that was wanted. */
-type Checked = Assessment & Partial<Failure>
 
 /** `vfio check`: the assessment of a device, or of each assignable member of a group. */
 export const check: Declare = (vfio) => {

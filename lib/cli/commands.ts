@@ -15,6 +15,7 @@ import { release } from './release.js'
 import { rescan } from './rescan.js'
 import { reset } from './reset.js'
 import { revoke } from './revoke.js'
+import { schema } from './schema.js'
 import { show } from './show.js'
 import { status } from './status.js'
 import { vfs } from './vfs.js'
@@ -24,7 +25,7 @@ const COMMANDS: readonly Declare[] = [
   ...[list, show, check, reset, rescan],
   ...[bind, release, status, recover],
   ...[grant, revoke, exportTo, persist, vfs],
-  ...[doctor, help],
+  ...[doctor, schema, help],
 ]
 
 function version(): string {

@@ -1,13 +1,6 @@
-import {
-  type Assessment,
-  assess,
-  type Bar,
-  type CapabilityEntry,
-  driverOfModule,
-  type IommuGroup,
-  type PciDevice,
-} from '../index.js'
+import { assess, type Bar, type CapabilityEntry, driverOfModule, type PciDevice } from '../index.js'
 import { printable } from '../text.js'
+import type { Shown } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, wrap } from './output.js'
@@ -32,12 +25,6 @@ function act(address: string, options: Common): number {
   const variants = device.variantDrivers.map((module) => driverOfModule(seen, module).name)
   answer({ device, group, assessment }, options.json, (shown) => render(shown, variants))
   return 0
-}
-
-interface Shown {
-  readonly device: PciDevice
-  readonly group: IommuGroup | null
-  readonly assessment: Assessment
 }
 
 function render({ device, group, assessment }: Shown, variants: readonly string[]): string {
