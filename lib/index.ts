@@ -116,7 +116,7 @@ export {
   type KernelAnswer,
 } from './assess/assessment.js'
 export { type Choice, choose } from './assess/choose.js'
-export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type Check, type Diagnosis, diagnose, whatIsMissing } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'

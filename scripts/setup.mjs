@@ -89,8 +89,10 @@ const STEPS = [
   },
   {
     name: () => 'compiling lib/',
-    stale: () => isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs'], 'dist/index.js'),
-    make: () => stamped('dist', () => compile('node', ['scripts/bundle.mjs'], 'dist/index.js')),
+    stale: () =>
+      isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs', 'scripts/schemas.mjs'], 'dist/index.js'),
+    make: () =>
+      stamped('dist', () => compile('node', ['scripts/bundle.mjs', 'scripts/schemas.mjs'], 'dist/index.js')),
   },
   {
     name: () => 'compiling test/',

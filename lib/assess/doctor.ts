@@ -116,11 +116,7 @@ function checkGroups(seen: Snapshot): Check {
   const { devices } = seen
   const name = 'groups'
   if (devices.length === 0) {
-    return fail(
-      name,
-      'this host shows no PCI function',
-      'see that it has PCI devices: some virtual machines and containers have none in sight',
-    )
+    return fail(name, ...explainNoDevices(seen.host))
   }
   if (!seen.host.iommu.known) return ok(name, NOT_COPIED)
   const real = seen.groups.filter(({ noIommu }) => !noIommu)
@@ -154,6 +150,25 @@ function checkGroups(seen: Snapshot): Check {
       ? 'the device tree leads the PCI host bridge to no IOMMU (no iommu-map): only other firmware, or a device tree for hardware that has one there, changes that'
       : 'the PCI host bridge has to be behind an IOMMU, and the firmware has to say so (IORT, DMAR or IVRS, or iommu-map in the device tree)',
   )
+}
+
+/** Why no function is in sight, and what to do. */
+function explainNoDevices({ pciBus, platform }: HostFacts): [why: string, cure: string] {
+  if (platform.container !== null) {
+    return [
+      'this container shows no PCI function',
+      'give it the /sys of the host (a bind mount), or run this on the host',
+    ]
+  }
+  return pciBus === false
+    ? [
+        'this kernel has no PCI bus (/sys/bus/pci is not there)',
+        'on a machine with PCI devices it takes a kernel with CONFIG_PCI, and no pci=off on its command line',
+      ]
+    : [
+        'this host shows no PCI function (/sys/bus/pci/devices is empty)',
+        'a virtual machine gets them from its hypervisor, which may have none for it; elsewhere the kernel log tells of the host bridge (dmesg | grep -i pci)',
+      ]
 }
 
 function checkInterruptRemapping(seen: Snapshot): Check {
@@ -233,7 +248,17 @@ function checkContainer({ host }: Snapshot): Check {
       )
 }
 
-function checkGroupNodes({ host }: Snapshot): Check {
+/** A device that a node opens; `ADDRESS` where it is not to be told. */
+function addressOf({ devices }: Snapshot, path: string): string {
+  const node = path.slice(path.lastIndexOf('/') + 1)
+  const found = devices.find(
+    ({ vfioDevice, group }) => vfioDevice === node || String(group) === node.replace(/^noiommu-/, ''),
+  )
+  return found?.address ?? 'ADDRESS'
+}
+
+function checkGroupNodes(seen: Snapshot): Check {
+  const { host } = seen
   const name = 'group nodes'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
   const isIommufd = backendOf(host) === 'iommufd'
@@ -246,7 +271,7 @@ function checkGroupNodes({ host }: Snapshot): Check {
   return fail(
     name,
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
-    `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
+    `run as root, or let root hand a device to you: vfio grant ${addressOf(seen, first.path)} --user "$USER"`,
   )
 }
 
@@ -316,16 +341,41 @@ function checkAnswering(seen: Snapshot): Check[] {
 
 /** What could not be looked at may be anything. */
 function checkView({ host, unseen }: Snapshot): Check[] {
+  const name = 'view'
   const all = [...unseen, ...host.unseen]
-  return all.length === 0
-    ? []
+  const proc = explainNoProc(host)
+  return [
+    ...(proc ? [fail(name, ...proc)] : []),
+    ...(all.length === 0
+      ? []
+      : [
+          fail(
+            name,
+            `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
+            unseenCure(all),
+          ),
+        ]),
+  ]
+}
+
+/** Of the running host: its release is there wherever proc is mounted whole. */
+function explainNoProc({ paths, kernel }: HostFacts): [why: string, cure: string] | null {
+  return paths.proc !== '/proc' || kernel !== ''
+    ? null
     : [
-        fail(
-          'view',
-          `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
-          unseenCure(all),
-        ),
+        'proc is not mounted at /proc, or only a part of it is, so neither the release of the kernel nor who uses a device is known',
+        'mount -t proc proc /proc (in a service ProcSubset=all, in a container whoever starts it)',
       ]
+}
+
+/**
+ * What is missing where a whole host was looked at, a sentence each with its cure: for who shows something else than a
+ * diagnosis.
+ */
+export function whatIsMissing(seen: Snapshot): string[] {
+  const proc = explainNoProc(seen.host)
+  const nothing = seen.devices.length === 0 && !seen.isPartial ? explainNoDevices(seen.host) : null
+  return [proc, nothing].flatMap((found) => (found ? `${found[0]}: ${found[1]}` : []))
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */

@@ -23,6 +23,8 @@ type Named = Pick<
   | 'device'
   | 'subsystemVendor'
   | 'subsystemDevice'
+  | 'ids'
+  | 'subsystemIds'
   | 'class'
   | 'revision'
   | 'names'
@@ -67,6 +69,8 @@ export function survey(seen: Snapshot): Survey {
       device: device.device,
       subsystemVendor: device.subsystemVendor,
       subsystemDevice: device.subsystemDevice,
+      ids: device.ids,
+      subsystemIds: device.subsystemIds,
       class: device.class,
       revision: device.revision,
       names: device.names,

@@ -8,7 +8,7 @@ import type { HostUse } from '../assess/uses.js'
 import type { FormerState } from '../change/former.js'
 import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { idsOf, isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
@@ -90,8 +90,6 @@ export function planAssignment(
   return new Planner(seen, addresses, options).plan()
 }
 
-/** As `lspci -n` writes them. */
-export const idsOf = (vendor: number, device: number) => `${hex(vendor)}:${hex(device)}`
 const hex = (value: number) => value.toString(16).padStart(4, '0')
 /** Stands for a group that does not exist yet. */
 const NOT_YET = -1

@@ -2,10 +2,11 @@ import type { Changes } from '../change/changes.js'
 import type { FormerState } from '../change/former.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
+import { idsOf } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
 import { Host, hostOf } from '../sysfs/host.js'
-import { idsOf, type Plan, planAssignment } from './plan.js'
+import { type Plan, planAssignment } from './plan.js'
 import type { Step } from './steps.js'
 
 /**

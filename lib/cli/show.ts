@@ -1,14 +1,13 @@
 import {
-  type Assessment,
   assess,
   type Bar,
   type CapabilityEntry,
   driverOfModule,
-  type IommuGroup,
   type PciDevice,
   type Snapshot,
 } from '../index.js'
 import { printable } from '../text.js'
+import type { Shown } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, wrap } from './output.js'
@@ -59,12 +58,6 @@ function aroundOf(seen: Snapshot, device: PciDevice): Around {
     below,
     units: [...new Set(seen.host.iommu.units.map(({ kind }) => kind))],
   }
-}
-
-interface Shown {
-  readonly device: PciDevice
-  readonly group: IommuGroup | null
-  readonly assessment: Assessment
 }
 
 function render({ device, group, assessment }: Shown, around: Around): string {

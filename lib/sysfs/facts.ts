@@ -77,6 +77,8 @@ export interface HostFacts {
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
   /** Only for the running host, read without the native addon: why there is none, and what to do. */
   readonly addon?: { readonly reason: string; readonly cure: string }
+  /** Only where it is so: this kernel shows no PCI bus at all. */
+  readonly pciBus?: false
   /** Which of the drivers, modules, limits and nodes here could not be looked at. */
   readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
@@ -161,6 +163,7 @@ export function readFacts(
     kernel,
     paths,
     ...(addon && { addon }),
+    ...(!exists(`${sysfs}/bus/pci`) && { pciBus: false as const }),
     ...others.seen,
     unseen: others.unseen,
     iommu: {

@@ -1,8 +1,9 @@
+import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandAddress, isAddress } from './address.js'
 import { readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
-import { below, listNames, readText } from './files.js'
+import { below, exists, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -111,7 +112,8 @@ export class Host {
    * could not be looked at is in `unseen`, and blocks what it concerns.
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else; `ERR_VFIO_NO_DEVICE` where that names a
    * device without a function, and there is none of it
-   * @throws VfioError `ERR_VFIO_ADDON` where the running system is not Linux, and no other tree is given
+   * @throws VfioError `ERR_VFIO_ADDON` where the running system is not Linux, and no other tree is given;
+   * `ERR_VFIO_BAD_FILE` where sysfs is not mounted
    * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
   snapshot(options: SnapshotOptions = {}): Snapshot {
@@ -123,7 +125,7 @@ export class Host {
    * @internal
    */
   look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
-    if (this.#isOwn && process.platform !== 'linux') throw notLinux()
+    if (this.#isOwn) expectSysfs()
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
@@ -151,7 +153,10 @@ export class Host {
     const { devices, groups, isPartial, facts } = seen
     this.#facts = facts
     const use = uses ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial }) : undefined
-    return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    const snapshot = new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    // What was asked for and is not there is near something that is.
+    const isMissed = isPartial && wanted?.some((address) => !snapshot.has(address))
+    return isMissed ? snapshot.knowing(all()) : snapshot
   }
 
   /** What could not be seen this time may be seen the next time, and is told until then. */
@@ -162,6 +167,16 @@ export class Host {
     if (unseen.length === 0) this.#platform = seen
     return seen
   }
+}
+
+/** Without sysfs there is nothing to be seen, which is no host without devices. */
+function expectSysfs(): void {
+  if (process.platform !== 'linux') throw notLinux()
+  if (exists('/sys/bus')) return
+  throw new VfioError(
+    'ERR_VFIO_BAD_FILE',
+    'sysfs is not mounted at /sys, so nothing can be known of this host: mount -t sysfs sysfs /sys (a container gets it from whoever starts it)',
+  )
 }
 
 /** By version, because what a slot publishes is the same under every rule. */
