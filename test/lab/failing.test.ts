@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { type Backend, openDevice } from 'vfio'
 import { put } from './binding.js'
+import { Heard } from './heard.js'
 import { modes, overModes } from './modes.js'
 import { Monitor } from './monitor.js'
 import { refused } from './spare.js'
@@ -76,9 +77,12 @@ overModes('a device that fails', function ({ name, backend, open }) {
     assert(express)
     // Device control: all four kinds of errors are reported.
     device.config.region.write16(express.offset + 8, 0x000f)
+    using heard = new Heard([address])
     assert.match(await monitor.human('pcie_aer_inject_error failing COMP_TIME'), /^OK/)
     const { value } = await events.next()
     assert.deepEqual(value, { vector: 0, count: 1 })
+    await heard.next('error')
+    await heard.next('recovered')
     assert.equal(device.config.vendor, 0x1af4)
   })
 })
