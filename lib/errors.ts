@@ -126,6 +126,14 @@ export class VfioError extends Error {
 }
 brand(VfioError, 'VfioError')
 
+/** Several failures as one error, which says all of them and has the code of the first; a single one stays as it is. */
+export function together(errors: readonly unknown[]): unknown {
+  const [first] = errors
+  if (errors.length === 1 || !(first instanceof VfioError)) return first
+  const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)))
+  return new VfioError(first.code, messages.join('; '), { cause: first })
+}
+
 /** A system call that failed, and on what. */
 export interface SystemFailure {
   /** The errno as the kernel counts it: positive, as in `os.constants.errno`. */

@@ -10,6 +10,8 @@ const row = (request: string, code: string, hint: string): Hint => ({ request, c
 
 const NO_ISOLATED_MSI =
   'the platform has no interrupt remapping, so a device could forge interrupts: enable it in the firmware, or accept the risk with vfio_iommu_type1.allow_unsafe_interrupts=1'
+const NO_GROUP_YET =
+  'the container has no group yet (setContainer()): where iommufd provides it, that is all it has to have'
 const NO_SUCH_OBJECT = 'the iommufd has no object of this number: it was closed'
 const IS_USED =
   'something still uses it: a device that is attached, a page table over it, or another program that has the same iommufd'
@@ -55,7 +57,11 @@ export const HINTS: readonly Hint[] = [
     'EPERM',
     'the group is not viable: a device of it is bound to a host driver (`vfio check group:N` names it); unbind that one, or bind it to vfio-pci. Or groups with and without an IOMMU are mixed',
   ),
-  row('VFIO_GROUP_SET_CONTAINER', 'EINVAL', `the group has a container already, ${DIRECT_REGION}`),
+  row(
+    'VFIO_GROUP_SET_CONTAINER',
+    'EINVAL',
+    `the group has a container already, ${DIRECT_REGION}; or, where iommufd provides the container, groups with and without an IOMMU are mixed`,
+  ),
   row('VFIO_GROUP_SET_CONTAINER', 'EBADFD', 'the descriptor is not a VFIO container'),
   row(
     'VFIO_GROUP_SET_CONTAINER',
@@ -78,12 +84,12 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_SET_IOMMU',
     'EINVAL',
-    'the container has no group yet, or an IOMMU already, or the group reserves addresses that mappings use',
+    'the container has no group yet, or an IOMMU already, or the group reserves addresses that mappings use; or, where iommufd provides the container, the kernel has no such IOMMU type',
   ),
   row(
     'VFIO_SET_IOMMU',
     'ENODEV',
-    'the kernel has no such IOMMU type: load its module (`modprobe vfio_iommu_type1`) and ask checkExtension()',
+    'the kernel has no such IOMMU type: load its module (`modprobe vfio_iommu_type1`) and ask checkExtension(); or, where iommufd provides the container, it has no group yet',
   ),
   row('VFIO_SET_IOMMU', 'EPERM', NO_ISOLATED_MSI),
   row(
@@ -96,12 +102,18 @@ export const HINTS: readonly Hint[] = [
     'EINVAL',
     'the container has no IOMMU yet: give it a group, then call setIommu()',
   ),
+  row('VFIO_IOMMU_GET_INFO', 'ENODEV', NO_GROUP_YET),
 
   row('VFIO_GROUP_GET_DEVICE_FD', 'ENODEV', 'the device is not in this group, or not bound to a vfio driver'),
   row(
     'VFIO_GROUP_GET_DEVICE_FD',
     'EINVAL',
-    'the group has no container or the container no IOMMU (setContainer(), setIommu()); or, before Linux 5.18, the group is not viable (`vfio check group:N` names the device); or the VF token is malformed or not expected',
+    'the group has no container or the container no IOMMU (setContainer(), setIommu()); or, before Linux 5.18, the group is not viable (`vfio check group:N` names the device); or the VF token is malformed or not expected; or, where iommufd provides the container, the firmware demands a 1:1 mapping',
+  ),
+  row(
+    'VFIO_GROUP_GET_DEVICE_FD',
+    'EADDRINUSE',
+    'something is mapped at addresses that the device reserves (a window for interrupts, a region of the firmware): where iommufd provides the container, open devices before anything is mapped',
   ),
   row(
     'VFIO_GROUP_GET_DEVICE_FD',
@@ -116,7 +128,7 @@ export const HINTS: readonly Hint[] = [
   row(
     'VFIO_GROUP_GET_DEVICE_FD',
     'EPERM',
-    'a device without an IOMMU needs CAP_SYS_RAWIO, or the group is not viable (`vfio check group:N`)',
+    'a device without an IOMMU needs CAP_SYS_RAWIO, or the group is not viable (`vfio check group:N`); or, where iommufd provides the container, a device could forge interrupts: enable interrupt remapping in the firmware, or accept the risk with iommufd.allow_unsafe_interrupts=1',
   ),
   row(
     'VFIO_GROUP_GET_DEVICE_FD',
@@ -450,6 +462,16 @@ export const HINTS: readonly Hint[] = [
     'the file is no memfd and not of hugetlbfs, or has not all of the part; or address or size is not a multiple of the alignment, or outside what ranges() tells',
   ),
   row('IOMMU_IOAS_MAP_FILE', 'EBADF', 'the descriptor is closed'),
+  row(
+    'IOMMU_IOAS_MAP_FILE',
+    'ENODEV',
+    'the dma-buf was taken away: the device that it is of is being reset or sleeps, or its memory decode is off (config.setCommand())',
+  ),
+  row(
+    'IOMMU_IOAS_MAP_FILE',
+    'ENOTSUP',
+    'the kernel maps a dma-buf of one range of a BAR of vfio-pci alone: export one for each range (device.dmaBuf())',
+  ),
   row('IOMMU_IOAS_MAP_FILE', 'EEXIST', 'the range overlaps a mapping: unmap that first'),
   row(
     'IOMMU_IOAS_MAP_FILE',
@@ -554,11 +576,26 @@ export const HINTS: readonly Hint[] = [
     'address or size is not aligned to the page size, or outside iommuInfo().iovaRanges',
   ),
 
+  row('VFIO_IOMMU_MAP_DMA', 'EOVERFLOW', 'the range runs over the last of all addresses'),
+  row('VFIO_IOMMU_MAP_DMA', 'ENODEV', NO_GROUP_YET),
   row('VFIO_IOMMU_MAP_DMA', 'EFAULT', 'the memory cannot be pinned: it is not there, or may not be written'),
   row(
     'VFIO_IOMMU_UNMAP_DMA',
     'EINVAL',
     'address or size is not aligned to the page size, or the range cuts a mapping in two: unmap whole mappings',
+  ),
+  row(
+    'VFIO_IOMMU_UNMAP_DMA',
+    'ENOENT',
+    'nothing is mapped there, or the range cuts a mapping in two: unmap whole mappings',
+  ),
+  row('VFIO_IOMMU_UNMAP_DMA', 'EBUSY', 'a mediated device holds the memory, or it is being mapped just now'),
+  row('VFIO_IOMMU_UNMAP_DMA', 'EOVERFLOW', 'the range runs over the last of all addresses'),
+  row('VFIO_IOMMU_UNMAP_DMA', 'ENODEV', NO_GROUP_YET),
+  row(
+    'VFIO_IOMMU_DIRTY_PAGES',
+    'ENOTTY',
+    "iommufd provides the container, and that one logs nothing: open the device by its own node (backend 'iommufd'), where the IOMMU can log",
   ),
   row(
     'VFIO_IOMMU_DIRTY_PAGES',

@@ -63,6 +63,7 @@ export { VfioRegion, type WordOrder } from './vfio/device/region.js'
 export { RegionMapping } from './vfio/device/region-memory.js'
 export { EventFd } from './vfio/event-fd.js'
 export type { GroupParts, HandedDevice, IommufdParts, Offered } from './vfio/hand-over.js'
+export type { VfioObject } from './vfio/handle.js'
 export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'
 export {
   type Accounting,
@@ -73,6 +74,7 @@ export {
   Ioas,
   Iommufd,
   type MapFileOptions,
+  type PageTable,
 } from './vfio/iommu/iommufd.js'
 export { DirtyPages, DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './vfio/iommu/space.js'
 export {
@@ -113,7 +115,8 @@ export {
   assessGroup,
   type KernelAnswer,
 } from './assess/assessment.js'
-export { type Check, type Diagnosis, diagnose } from './assess/doctor.js'
+export { type Choice, choose } from './assess/choose.js'
+export { type Check, type Diagnosis, diagnose, whatIsMissing } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'
@@ -160,9 +163,16 @@ export type {
   Step,
   UnbindStep,
 } from './assign/steps.js'
-export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
+export type { ChangeOptions, Progress } from './change/changes.js'
+export type { FormerState } from './change/former.js'
 export type { Program } from './change/program.js'
-export type { UnfinishedCommon, UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
+export type {
+  UnfinishedCommon,
+  UnfinishedRescan,
+  UnfinishedReset,
+  UnfinishedStep,
+  UnfinishedVfs,
+} from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,
@@ -175,7 +185,13 @@ export {
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
 export type { BootLoader, BootLoaderName, CommandLineAdvice } from './persist/boot-loader.js'
-export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
+export {
+  builtinModules,
+  detectBootLoader,
+  detectInitramfs,
+  findModprobe,
+  type RootTree,
+} from './persist/boot-system.js'
 export {
   type CheckedDevice,
   type CheckedLine,
@@ -197,12 +213,7 @@ export {
   type PersistedFacts,
   readPersistence,
 } from './persist/read.js'
-export {
-  builtinModules,
-  type PersistReport,
-  removePersistence,
-  writePersistence,
-} from './persist/write.js'
+export { type PersistReport, removePersistence, writePersistence } from './persist/write.js'
 export { type BadRecord, JOURNAL } from './records.js'
 export { planVfs, type VfsFacts, type VfsPlan } from './vfs/plan.js'
 export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
@@ -223,6 +234,7 @@ export { parseSize } from './export/size.js'
 // --- what the kernel publishes (LOOK)
 
 export { compareAddresses, parseAddress } from './sysfs/address.js'
+export { classWord, isOfMachine } from './sysfs/class-names.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, IommuUnit, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
@@ -244,3 +256,4 @@ export type { Placed } from './sysfs/use-paths.js'
 export type { MountView, OpenFile, Process, ProcessFacts } from './sysfs/use-processes.js'
 export type { Share } from './sysfs/use-shares.js'
 export type { LoadedModule } from './sysfs/vfio-modules.js'
+export { type DeviceEvent, type DeviceEventKind, type Watch, watchDevices } from './sysfs/watch.js'

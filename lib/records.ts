@@ -245,12 +245,12 @@ function openMade(path: string, mode: number, flags: number): number {
   }
 }
 
-/** What may fail without harm. */
+/** Calls something that may fail without harm. */
 function attempt(work: () => void): void {
   try {
     work()
   } catch {
-    // Another program was quicker, or the next one will do it.
+    // Another program has done it, or a later one will.
   }
 }
 
@@ -304,8 +304,8 @@ export interface BadRecord {
 const SUFFIX = '.json'
 
 /**
- * The records of one kind in one directory: JSON files of root or of who runs this, each written whole. Who else could write there would decide
- * over drivers and nodes, so that neither such a directory nor such a file is trusted.
+ * The records of one kind in one directory: JSON files of root or of the caller, each written atomically. Records decide over
+ * drivers and nodes, so a directory or file that others can write to is refused.
  */
 export class Records<T> {
   /** Absolute: a program may go elsewhere meanwhile. */
@@ -322,7 +322,7 @@ export class Records<T> {
     return `${this.directory}/${this.#name(key)}`
   }
 
-  /** All records, and what lies beside them that is none. */
+  /** All records, and the files in their place that are none. */
   read(): { records: T[]; bad: BadRecord[] } {
     const records: T[] = []
     const bad: BadRecord[] = []
@@ -368,7 +368,7 @@ export class Records<T> {
     const name = this.#name(this.#schema.keyOf(record))
     const text = `${JSON.stringify(record, null, 2)}\n`
     try {
-      // What could not be read back would be lost.
+      // A record that cannot be parsed could never be undone.
       this.#schema.parse(text)
       for (let attempts = 0; !(await this.#replace(name, Buffer.from(text))); attempts++) {
         // Where nothing can be made, as in /proc or a directory that was deleted, it would be so for ever.
@@ -437,7 +437,7 @@ export class Records<T> {
   }
 }
 
-/** Where the program is in a directory that is gone, nothing is found from its name either. */
+/** Without a current directory (it was deleted) a relative path stays as it is, and is not found. */
 function absolute(path: string): string {
   try {
     return resolve(path)
@@ -446,7 +446,7 @@ function absolute(path: string): string {
   }
 }
 
-/** Root, and who works here, decide what happens on this host. */
+/** Only root and the caller may decide what happens on this host. */
 function refuseUntrusted(
   { uid, mode }: { readonly uid: number; readonly mode: number },
   writable = 'others may write it',

@@ -10,6 +10,7 @@
 #include "fd.h"
 #include "host/account.h"
 #include "host/lock.h"
+#include "host/messages.h"
 #include "host/tree.h"
 #include "host/writer.h"
 #include "iommufd.h"
@@ -83,6 +84,7 @@ constexpr NamedFunction kFunctions[] = {
     {"askWriter", vfio::AskWriter},       {"readWaiting", vfio::ReadWaiting},
     {"reapWriter", vfio::ReapWriter},     {"findUser", vfio::FindUser},
     {"findGroup", vfio::FindGroup},       {"readTree", vfio::ReadTree},
+    {"networkOwner", vfio::NetworkOwner},
 };
 
 constexpr NamedFunction kLoop[] = {{"ref", KeepAlive<true>}, {"unref", KeepAlive<false>}};
@@ -110,6 +112,7 @@ constexpr NamedClass kClasses[] = {
     {"Memory", &vfio::Addon::memory, vfio::Memory::Define},
     {"KvmVfio", &vfio::Addon::kvm_vfio, vfio::KvmVfio::Define},
     {"MigrationData", &vfio::Addon::migration_data, vfio::MigrationData::Define},
+    {"Messages", &vfio::Addon::messages, vfio::Messages::Define},
 };
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {

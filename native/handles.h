@@ -16,7 +16,7 @@ constexpr size_t kMostArguments = 7;
 
 struct QuickCall;
 
-/** What an object of JavaScript stands for: a descriptor, or memory. */
+/** The native side of a JavaScript object: a descriptor, or memory. */
 using Resource = std::shared_ptr<const void>;
 
 /**

@@ -81,17 +81,8 @@ napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handle
   return Napi::BigInt::New(env, uint64_t{question.head().size});
 }
 
-constexpr uint64_t kLargestBitmap = 1 << 28;
-
-/** A bit for each page, in whole words of 64 bits as the kernel wants them. */
-Bitmap BitmapFor(uint64_t size, uint64_t page_size) {
-  const uint64_t pages = page_size == 0 ? 0 : size / page_size;
-  const uint64_t words = pages / 64 + (pages % 64 != 0);
-  if (words == 0 || words * sizeof(uint64_t) > kLargestBitmap) {
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "the kernel takes no bitmap of that many pages");
-  }
-  return std::make_shared<std::vector<uint64_t>>(words);
-}
+// DIRTY_BITMAP_SIZE_MAX in drivers/vfio/vfio_iommu_type1.c.
+constexpr uint64_t kMostDirtyPages = uint64_t{1} << 31;
 
 vfio_bitmap BitmapQuestion(uint64_t page_size, std::vector<uint64_t>& bits) {
   vfio_bitmap bitmap{};
@@ -200,7 +191,7 @@ Napi::Value Container::DirtyBitmap(const Napi::CallbackInfo& info) {
   question.tail().iova = CheckedUint64(info.Env(), info[0], "iova");
   question.tail().size = CheckedUint64(info.Env(), info[1], "size");
   const uint64_t page_size = CheckedUint64(info.Env(), info[2], "pageSize");
-  const auto bits = BitmapFor(question.tail().size, page_size);
+  const auto bits = BitmapOf(info.Env(), question.tail().size, page_size, kMostDirtyPages);
   question.tail().bitmap = BitmapQuestion(page_size, *bits);
   return Work::Start(
       info.Env(), "vfio:dirtyBitmap",
@@ -216,7 +207,7 @@ Napi::Value Container::UnmapDirty(const Napi::CallbackInfo& info) {
   question.head().iova = CheckedUint64(info.Env(), info[0], "iova");
   question.head().size = CheckedUint64(info.Env(), info[1], "size");
   const uint64_t page_size = CheckedUint64(info.Env(), info[2], "pageSize");
-  const auto bits = BitmapFor(question.head().size, page_size);
+  const auto bits = BitmapOf(info.Env(), question.head().size, page_size, kMostDirtyPages);
   question.tail() = BitmapQuestion(page_size, *bits);
   return Work::Start(
       info.Env(), "vfio:unmapDma",

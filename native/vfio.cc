@@ -20,6 +20,7 @@
 #include "host/tree.cc"
 #include "host/account.cc"
 #include "host/lock.cc"
+#include "host/messages.cc"
 #include "host/writer.cc"
 #include "util/answer.cc"
 #include "util/arguments.cc"

@@ -1,11 +1,13 @@
 // Builds dist/: the library as one module, since a process that imports thirty files waits for thirty files, the
-// command line as another on top of it, and the declarations of what the library exports in one file.
+// command line as another on top of it, the declarations of what the library exports in one file, and the schemas of what
+// the commands print.
 import { spawnSync } from 'node:child_process'
 import { renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
 import { build } from 'esbuild'
+import { writeSchemas } from './schemas.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LIBRARY = '../index.js'
@@ -23,6 +25,7 @@ const { status, error } = spawnSync(tsc, ['-p', 'tsconfig.json', '--outDir', TYP
 if (error) throw error
 if (status !== 0) process.exit(1)
 rollUp(`${TYPES}/index.d.ts`, `${OUT}/index.d.ts`)
+writeSchemas(join(ROOT, TYPES), join(ROOT, 'tsconfig.json'), join(ROOT, OUT, 'schemas'))
 
 const common = {
   absWorkingDir: ROOT,

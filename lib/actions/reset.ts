@@ -3,7 +3,15 @@ import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { VfioDevice } from '../vfio/device/device.js'
 import type { VfioGroup } from '../vfio/iommu/type1.js'
-import { closeAfter, isBound, nodeOf, type OpenedDevice, openGroup, withOpenDevice } from '../vfio/open.js'
+import {
+  closeAfter,
+  isBound,
+  nodeOf,
+  type OpenedDevice,
+  type OpenOptions,
+  openGroup,
+  withOpenDevice,
+} from '../vfio/open.js'
 
 /** What a reset did. */
 export interface ResetReport {
@@ -18,6 +26,8 @@ export interface ResetReport {
 export interface ResetDeviceOptions {
   /** Reset the whole slot or bus (`VFIO_DEVICE_PCI_HOT_RESET`), not this function alone. */
   readonly hot?: boolean
+  /** What the device is opened with: as {@link openDevice} chooses where it is left out. */
+  readonly backend?: OpenOptions['backend']
   /** Aborts the wait: the promise rejects at once. A reset that has begun ends by itself, and the device closes then. */
   readonly signal?: AbortSignal | undefined
 }
@@ -32,9 +42,9 @@ export interface ResetDeviceOptions {
 export async function resetDevice(
   seen: Snapshot,
   address: string,
-  { hot = false, signal }: ResetDeviceOptions = {},
+  { hot = false, backend, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
-  return withOpenDevice(address, { seen, signal }, (opened) =>
+  return withOpenDevice(address, { seen, backend, signal }, (opened) =>
     hot ? resetHot(seen, opened, signal) : resetFunction(opened, signal),
   )
 }

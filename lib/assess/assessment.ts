@@ -5,6 +5,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
 import { assessIsolation } from './isolation.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
+import { onceFor } from './once.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
 import { iommuIn, isBridge } from './topology.js'
@@ -33,7 +34,7 @@ export interface Assessment {
   readonly kernel?: KernelAnswer
 }
 
-/** The kernel's own words on what an assessment predicts. */
+/** The kernel's answers to what an assessment predicts. */
 export interface KernelAnswer {
   /** `VFIO_GROUP_FLAGS_VIABLE`; by iommufd: it was bound, which takes a viable group. */
   readonly viable: boolean
@@ -66,22 +67,25 @@ export function agreesWithKernel({ kernel, viability, reset }: Assessment): bool
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assess(seen: Snapshot, address: string): Assessment {
-  const device = seen.device(address)
-  const viability = device.group === null ? null : assessViability(seen, device.group)
-  return withUses(seen, assessWithin(seen, device, viability))
+  return assessmentOf(seen, seen.device(address))
 }
 
-/** An assessment without the uses, which cost more than who judges many may spend. @internal */
+const assessmentOf = onceFor((seen: Snapshot, device: PciDevice): Assessment => {
+  const viability = device.group === null ? null : assessViability(seen, device.group)
+  return withUses(seen, assessWithin(seen, device, viability))
+})
+
+/** An assessment without the uses, which take too long for a whole host. @internal */
 export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
 
 function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   const affected = new Set([bare.address, ...bare.toBind])
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
-  // Uses take no part in the verdict; what it takes to get there must not read as advice.
+  // Uses take no part in the verdict, but a reason must not advise to take what the host runs on.
   const vital = uses.find((use) => use.vital)
-  // That an IOMMU stays with the host is why it is blocked.
+  // For an IOMMU the reason says already that it stays with the host.
   if (!vital || iommuIn(seen, seen.device(bare.address))) return { ...bare, uses }
-  // Of what is blocked only the obstacle was named, and nothing that the host could survive or not.
+  // The reason of a blocked device names the obstacle only.
   const warning =
     bare.verdict === 'blocked'
       ? `; besides, the host could not do without it: ${vital.what}`
@@ -89,7 +93,7 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   return { ...bare, reason: bare.reason + warning, uses }
 }
 
-/** The same with the viability of the device's group known, for who judges many. @internal */
+/** The same with the viability of the group given, to judge many devices. @internal */
 export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
   const { address, group } = device
   const reset = assessReset(seen, address)
@@ -107,12 +111,8 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
 export function assessGroup(seen: Snapshot, group: number): Assessment[] {
-  const viability = assessViability(seen, group)
-  return seen
-    .group(group)
-    .members.map((address) => seen.device(address))
-    .filter((device) => !isBridge(device))
-    .map((device) => withUses(seen, assessWithin(seen, device, viability)))
+  const members = seen.group(group).members.map((address) => seen.device(address))
+  return members.filter((device) => !isBridge(device)).map((device) => assessmentOf(seen, device))
 }
 
 type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind' | 'noIommu'>
@@ -191,7 +191,7 @@ export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
   return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
 }
 
-/** What could not be looked at may be anything, so nothing is promised. */
+/** Facts that could not be read block every verdict that depends on them. */
 function obstacleToJudging(seen: Snapshot, device: PciDevice, group: IommuGroup | null): string | null {
   if (seen.unseen.length === 0) return null
   const { address } = device

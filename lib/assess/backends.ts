@@ -18,6 +18,13 @@ export function backendOf(host: HostFacts): Backend {
   return isWithoutContainer && isThere(host, 'iommufd') ? 'iommufd' : 'type1'
 }
 
+/** Can devices be opened by `/dev/iommu` only, and not by a container? */
+export const opensByIommufd = (host: HostFacts) => backendOf(host) === 'iommufd'
+
+/** Does iommufd map for all that is opened: because there is nothing else, or because it stands in for the container? */
+export const mapsByIommufd = (host: HostFacts): boolean =>
+  backendOf(host) === 'iommufd' || host.nodes.iommufdAsContainer === true
+
 /** The module of a backend. */
 export const BACKEND_MODULES: Readonly<Record<Backend, VfioModule>> = {
   type1: 'vfio_iommu_type1',

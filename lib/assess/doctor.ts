@@ -3,7 +3,7 @@ import type { HostFacts, VfioModule } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { printable } from '../text.js'
 import { findSilent, silenceCure } from './answering.js'
-import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS } from './backends.js'
+import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS, mapsByIommufd } from './backends.js'
 import { assessIsolation } from './isolation.js'
 import { iommuSwitchedOff } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
@@ -59,7 +59,7 @@ function checkKernel(seen: Snapshot): Check {
   )
 }
 
-/** The host may be ready all the same, for this program elsewhere and for others. */
+/** The host may be ready all the same, for other programs. */
 function checkAddon({ host: { addon } }: Snapshot): Check[] {
   if (addon === undefined) return []
   return [
@@ -116,11 +116,7 @@ function checkGroups(seen: Snapshot): Check {
   const { devices } = seen
   const name = 'groups'
   if (devices.length === 0) {
-    return fail(
-      name,
-      'this host shows no PCI function',
-      'see that it has PCI devices: some virtual machines and containers have none in sight',
-    )
+    return fail(name, ...explainNoDevices(seen.host))
   }
   if (!seen.host.iommu.known) return ok(name, NOT_COPIED)
   const real = seen.groups.filter(({ noIommu }) => !noIommu)
@@ -154,6 +150,25 @@ function checkGroups(seen: Snapshot): Check {
       ? 'the device tree leads the PCI host bridge to no IOMMU (no iommu-map): only other firmware, or a device tree for hardware that has one there, changes that'
       : 'the PCI host bridge has to be behind an IOMMU, and the firmware has to say so (IORT, DMAR or IVRS, or iommu-map in the device tree)',
   )
+}
+
+/** Why no function is in sight, and what to do. */
+function explainNoDevices({ pciBus, platform }: HostFacts): [why: string, cure: string] {
+  if (platform.container !== null) {
+    return [
+      'this container shows no PCI function',
+      'give it the /sys of the host (a bind mount), or run this on the host',
+    ]
+  }
+  return pciBus === false
+    ? [
+        'this kernel has no PCI bus (/sys/bus/pci is not there)',
+        'on a machine with PCI devices it takes a kernel with CONFIG_PCI, and no pci=off on its command line',
+      ]
+    : [
+        'this host shows no PCI function (/sys/bus/pci/devices is empty)',
+        'a virtual machine gets them from its hypervisor, which may have none for it; elsewhere the kernel log tells of the host bridge (dmesg | grep -i pci)',
+      ]
 }
 
 function checkInterruptRemapping(seen: Snapshot): Check {
@@ -207,8 +222,9 @@ function checkAbsentModule(name: string, module: VfioModule, host: HostFacts): C
 function checkContainer({ host }: Snapshot): Check {
   const name = 'device node'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
-  const isIommufd = backendOf(host) === 'iommufd'
-  const { container, iommu } = host.nodes
+  const { container, iommu, devices } = host.nodes
+  // Where iommufd provides the container, devices without nodes of their own are opened by that.
+  const isIommufd = backendOf(host) === 'iommufd' && (devices.length > 0 || container === null)
   const node = isIommufd ? iommu : (container ?? iommu)
   const wanted = isIommufd ? '/dev/iommu' : '/dev/vfio/vfio'
   if (!node) {
@@ -221,7 +237,10 @@ function checkContainer({ host }: Snapshot): Check {
     )
   }
   return node.accessible
-    ? ok(name, `${node.path} can be opened`)
+    ? ok(
+        name,
+        `${node.path} can be opened${node === container && mapsByIommufd(host) ? ', which iommufd provides' : ''}`,
+      )
     : fail(
         name,
         `you may not open ${node.path}`,
@@ -229,7 +248,17 @@ function checkContainer({ host }: Snapshot): Check {
       )
 }
 
-function checkGroupNodes({ host }: Snapshot): Check {
+/** A device that a node opens; `ADDRESS` where it is not to be told. */
+function addressOf({ devices }: Snapshot, path: string): string {
+  const node = path.slice(path.lastIndexOf('/') + 1)
+  const found = devices.find(
+    ({ vfioDevice, group }) => vfioDevice === node || String(group) === node.replace(/^noiommu-/, ''),
+  )
+  return found?.address ?? 'ADDRESS'
+}
+
+function checkGroupNodes(seen: Snapshot): Check {
+  const { host } = seen
   const name = 'group nodes'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
   const isIommufd = backendOf(host) === 'iommufd'
@@ -242,7 +271,7 @@ function checkGroupNodes({ host }: Snapshot): Check {
   return fail(
     name,
     `you may not open ${closed.map((node) => node.path).join(', ')}`,
-    `run as root, or let root hand them to you: chown "$USER" ${first.path}`,
+    `run as root, or let root hand a device to you: vfio grant ${addressOf(seen, first.path)} --user "$USER"`,
   )
 }
 
@@ -289,7 +318,7 @@ function checkIommufd(seen: Snapshot): Check[] {
   ]
 }
 
-/** What does not answer is of no use to anybody, and leaves all others as they are. */
+/** A device that does not answer cannot be used; the others are not affected. */
 function checkAnswering(seen: Snapshot): Check[] {
   const { silent, below } = findSilent(seen)
   const [first] = silent
@@ -312,16 +341,41 @@ function checkAnswering(seen: Snapshot): Check[] {
 
 /** What could not be looked at may be anything. */
 function checkView({ host, unseen }: Snapshot): Check[] {
+  const name = 'view'
   const all = [...unseen, ...host.unseen]
-  return all.length === 0
-    ? []
+  const proc = explainNoProc(host)
+  return [
+    ...(proc ? [fail(name, ...proc)] : []),
+    ...(all.length === 0
+      ? []
+      : [
+          fail(
+            name,
+            `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
+            unseenCure(all),
+          ),
+        ]),
+  ]
+}
+
+/** Of the running host: its release is there wherever proc is mounted whole. */
+function explainNoProc({ paths, kernel }: HostFacts): [why: string, cure: string] | null {
+  return paths.proc !== '/proc' || kernel !== ''
+    ? null
     : [
-        fail(
-          'view',
-          `this could not be looked at: ${printable(several(all.map(unseenText)))}`,
-          unseenCure(all),
-        ),
+        'proc is not mounted at /proc, or only a part of it is, so neither the release of the kernel nor who uses a device is known',
+        'mount -t proc proc /proc (in a service ProcSubset=all, in a container whoever starts it)',
       ]
+}
+
+/**
+ * What is missing where a whole host was looked at, a sentence each with its cure: for who shows something else than a
+ * diagnosis.
+ */
+export function whatIsMissing(seen: Snapshot): string[] {
+  const proc = explainNoProc(seen.host)
+  const nothing = seen.devices.length === 0 && !seen.isPartial ? explainNoDevices(seen.host) : null
+  return [proc, nothing].flatMap((found) => (found ? `${found[0]}: ${found[1]}` : []))
 }
 
 /** What a small device driver needs; a VM needs the size of its memory. */

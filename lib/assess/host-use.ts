@@ -6,11 +6,11 @@ export interface HostUse {
   readonly what: string
   /** `blocks`: taking the device away does harm. `warns`: to be known. */
   readonly severity: 'blocks' | 'warns'
-  /** Nothing was seen of such a use, and nothing could have been: it may be there. */
+  /** Such a use could not be seen from here: it may be there. */
   readonly unknown?: true
   /** The host itself runs on it: no sentence offers to take it. */
   readonly vital?: true
-  /** The driver lets the device go only when it is closed, and its unbinding waits for that without end: nothing can be forced. */
+  /** Unbinding waits without end for the last close of the device: this use cannot be forced. */
   readonly hangs?: true
   /** The command that ends those who have it open, where systemd started them: `"systemctl stop gdm.service"`. */
   readonly stop?: string

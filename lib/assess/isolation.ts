@@ -1,6 +1,6 @@
 import type { HostFacts } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { backendOf } from './backends.js'
+import { backendOf, mapsByIommufd } from './backends.js'
 import { hypervisorOf } from './hypervisor.js'
 import { remappingSwitchedOff } from './kernel-parameters.js'
 
@@ -22,9 +22,9 @@ export interface Isolation {
 export function assessIsolation(seen: Snapshot): Isolation {
   const { host } = seen
   const backend = backendOf(host)
-  const module = backend === 'iommufd' ? 'iommufd' : 'vfio_iommu_type1'
-  const accepted =
-    (backend === 'iommufd' ? host.iommufdUnsafeInterrupts : host.allowUnsafeInterrupts) === true
+  const byIommufd = mapsByIommufd(host)
+  const module = byIommufd ? 'iommufd' : 'vfio_iommu_type1'
+  const accepted = (byIommufd ? host.iommufdUnsafeInterrupts : host.allowUnsafeInterrupts) === true
   const isolation = { accepted, cure: null }
   const accept = accepted ? '' : `, or accept the risk with the parameter ${module}.allow_unsafe_interrupts=1`
   if (backend === 'spapr') {

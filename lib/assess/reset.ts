@@ -28,7 +28,7 @@ export interface ResetCapability {
     readonly blockers: readonly { readonly address: string; readonly reason: string }[]
     readonly reason: string
   }
-  /** The smallest reset there is. */
+  /** The smallest reset that is possible. */
   readonly scope: 'function' | 'hot' | 'none'
 }
 
@@ -128,7 +128,7 @@ function methodsBefore515(device: PciDevice): string[] {
   return methods
 }
 
-/** Why a method that is listed would fail now; `null` where nothing speaks against it. */
+/** Why a listed method would fail now; `null` where it should work. */
 function obstacleTo(method: string, seen: Snapshot, topology: Topology, device: PciDevice): string | null {
   if (method === 'pm') {
     if (lacksPmReset(device)) return 'the kernel knows that leaving D3hot resets nothing here'
@@ -197,7 +197,7 @@ function deadLink(seen: Snapshot, bridge: PciDevice, below: readonly PciDevice[]
     : `${because} (a guess: kernels of this series wait for it since their updates of 2023)`
 }
 
-/** One function within the reach of a reset: why it blocks the owner of any group, or of every group but its own. */
+/** One affected function: why it blocks every owner, or every owner but that of its own group. */
 interface Hit {
   readonly device: PciDevice
   readonly unowned: Blocker | null
@@ -206,13 +206,13 @@ interface Hit {
 
 type Blocker = ResetCapability['hot']['blockers'][number]
 
-/** What a reset of one bus or slot reaches: the same for all functions on it, so worked out once. */
+/** What a reset of one bus or slot affects: the same for all functions on it, so computed once. */
 interface Reach {
   readonly how: string
   readonly hits: readonly Hit[]
   readonly byDevice: ReadonlyMap<PciDevice, Hit>
   readonly affected: readonly AffectedFunction[]
-  /** How many hits nothing speaks against, for the owner of each group. */
+  /** How many affected functions do not block, for the owner of each group. */
   readonly owned: ReadonlyMap<number | null, number>
   /** A function that must not see a bus reset, which forbids it for all. */
   readonly unresettable: PciDevice | null
@@ -287,7 +287,7 @@ function mixesVirtual(seen: Snapshot, hits: readonly Hit[]): string | null {
   return `it would hit the virtual function ${virtual.device.address}, which VFIO resets only by itself`
 }
 
-/** Stricter than viability: every function that is hit must be bound to VFIO and in this one group. */
+/** Stricter than viability: every affected function must be bound to VFIO and in this one group. */
 function hitOf(device: PciDevice): Hit {
   const { address, driver, group } = device
   const blocker = (reason: string): Blocker => Object.freeze({ address, reason })
@@ -355,12 +355,23 @@ function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): 
   return {
     supported: false,
     affected,
-    // Worked out when asked for: on a bus of 256 functions each has 255, and who surveys a host wants none of them.
+    // Computed on demand: on a bus of 256 functions each has 255, and an overview needs none of them.
     get blockers() {
       return hits.flatMap((hit) => blockerFor(device, hit) ?? [])
     },
     reason,
   }
+}
+
+/** Would a hot reset work once all that it hits is bound to VFIO? Only where that is of one group, since one owner asks. @internal */
+export function isHotOnceBound(seen: Snapshot, device: PciDevice): boolean {
+  const topology = Topology.of(seen)
+  const bridge = topology.bridgeOf(device)
+  if (device.group === null || whyUnreachable(seen, device)) return false
+  if (!bridge && !hasSlotReset(seen, device)) return false
+  const { hits, unresettable, failure } = reachOf(seen, topology, device, bridge)
+  if (unresettable || failure) return false
+  return hits.every(({ device: hit }) => hit.group === device.group && !isBridge(hit))
 }
 
 const MANY = 4

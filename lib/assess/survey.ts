@@ -3,6 +3,8 @@ import type { HostFacts } from '../sysfs/facts.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Assessment, assessWithin } from './assessment.js'
+import { isHotOnceBound } from './reset.js'
+import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
 /** A group with what the kernel would say of it. */
@@ -21,6 +23,8 @@ type Named = Pick<
   | 'device'
   | 'subsystemVendor'
   | 'subsystemDevice'
+  | 'ids'
+  | 'subsystemIds'
   | 'class'
   | 'revision'
   | 'names'
@@ -33,6 +37,10 @@ export interface SurveyedDevice extends Named {
   readonly reason: string
   readonly toBind: readonly string[]
   readonly resetScope: Assessment['reset']['scope']
+  /** Where that would be another once all of its group that can be is bound to VFIO. */
+  readonly resetOnceBound?: 'hot'
+  /** What on the host would lose it or what has to come along; only where the snapshot has looked at uses. */
+  readonly uses?: readonly HostUse[]
 }
 
 /** A whole host, seen and judged. */
@@ -53,6 +61,7 @@ export function survey(seen: Snapshot): Survey {
   const devices = seen.devices.map((device) => {
     const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
     const { verdict, reason, toBind, reset } = assessWithin(seen, device, viability)
+    const onceBound = verdict === 'bindable' && reset.scope === 'none' && isHotOnceBound(seen, device)
     return {
       address: device.address,
       group: device.group,
@@ -60,6 +69,8 @@ export function survey(seen: Snapshot): Survey {
       device: device.device,
       subsystemVendor: device.subsystemVendor,
       subsystemDevice: device.subsystemDevice,
+      ids: device.ids,
+      subsystemIds: device.subsystemIds,
       class: device.class,
       revision: device.revision,
       names: device.names,
@@ -69,7 +80,12 @@ export function survey(seen: Snapshot): Survey {
       reason,
       toBind,
       resetScope: reset.scope,
+      ...(onceBound && { resetOnceBound: 'hot' as const }),
+      ...(seen.use.looked && { uses: usesOf(seen, [device.address, ...toBind]) }),
     }
   })
   return { host: seen.host, groups, devices }
 }
+
+const usesOf = (seen: Snapshot, addresses: readonly string[]): HostUse[] =>
+  [...new Set(addresses)].flatMap((address) => assessUses(seen, address))

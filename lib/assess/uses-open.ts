@@ -12,7 +12,7 @@ export function nodeUses({ nodes, processes }: UseFacts, { address, driver }: Pc
     const openers = isOurs ? processes.open.filter((file) => file.node === node) : []
     if (openers.length === 0) return []
     const kind = /^(dri\/|nvidia\d)/.test(node) ? 'display' : 'holder'
-    // A desktop has every keyboard open, and gives it up without harm.
+    // A desktop has every keyboard open, and loses nothing without it.
     const severity = node.startsWith('input/') ? 'warns' : 'blocks'
     const hangs = waitsForClose(node, driver)
     const what = `/dev/${node} is open in ${holders(openers)}`

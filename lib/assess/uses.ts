@@ -2,6 +2,7 @@ import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { printable } from '../text.js'
 import type { Finding, HostUse } from './host-use.js'
+import { onceFor } from './once.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { displayUses } from './uses-display.js'
@@ -12,25 +13,23 @@ import { several } from './uses-text.js'
 
 export type { HostUse } from './host-use.js'
 
-const indexes = new WeakMap<Snapshot, { storage: Storage; network: Network }>()
-
-/** What others rest on, worked out once for a snapshot. */
-function indexOf(seen: Snapshot): { storage: Storage; network: Network } {
-  const known = indexes.get(seen)
-  if (known) return known
-  const index = { storage: new Storage(seen.use), network: new Network(seen.use) }
-  indexes.set(seen, index)
-  return index
-}
+/** What the uses of all devices rest on. */
+const indexOf = onceFor((seen: Snapshot, _all: null) => ({
+  storage: new Storage(seen.use),
+  network: new Network(seen.use),
+}))
 
 /**
- * What on this host would lose the device at an address. What could not be looked at blocks as `unknown`. An empty answer
- * still says that nothing was seen, not that nothing is there: the kernel publishes no users of its own without a block device.
+ * What on this host would lose the device at an address. A use that could not be looked for blocks as `unknown`. An empty
+ * answer means that nothing was seen: the kernel does not publish its own users without a block device (LIO, nvmet).
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assessUses(seen: Snapshot, address: string): HostUse[] {
-  const device = seen.device(address)
-  const { storage, network } = indexOf(seen)
+  return [...usesOf(seen, seen.device(address))]
+}
+
+const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): readonly HostUse[] {
+  const { storage, network } = indexOf(seen, null)
   const findings = [
     ...storage.usesOf(device.address),
     ...network.usesOf(device.address),
@@ -48,7 +47,7 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
     ...rest,
     what: printable(what),
   }))
-}
+})
 
 /** Other functions and virtual devices that go with this one. */
 function dependentUses(seen: Snapshot, device: PciDevice): Finding[] {
@@ -86,7 +85,7 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
   return [...new Set(below)]
 }
 
-/** What may use it out of sight, a sentence each with the cure. */
+/** Uses that could not be looked for, a sentence each with the cure. */
 function unknownUses(
   seen: Snapshot,
   storage: Storage,

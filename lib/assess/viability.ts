@@ -2,6 +2,7 @@ import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { onceFor } from './once.js'
 import { isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses } from './uses.js'
@@ -37,6 +38,10 @@ export function viabilityRule(seen: Snapshot): ViabilityRule {
  * @throws VfioError `ERR_VFIO_NO_GROUP`
  */
 export function assessViability(seen: Snapshot, group: number): Viability {
+  return viabilityOf(seen, group)
+}
+
+const viabilityOf = onceFor(function judgeGroup(seen: Snapshot, group: number): Viability {
   const { members, others } = seen.group(group)
   const rule = viabilityRule(seen)
   const judged = [
@@ -45,7 +50,7 @@ export function assessViability(seen: Snapshot, group: number): Viability {
     ...judgeUnseenGroup(seen, group),
   ]
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
-}
+})
 
 /** A device that could not be seen in full may have any driver. */
 function judgeUnseen(seen: Snapshot, address: string): ViabilityMember | null {

@@ -10,7 +10,7 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type Journal, type JournalRecord, journalIn } from './journal.js'
+import { type Journal, type JournalRecord, journalIn, refuseBad } from './journal.js'
 import type { Plan, PlannedDevice } from './plan.js'
 import { hostFor, refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
@@ -37,7 +37,7 @@ export interface Assignment {
   [Symbol.asyncDispose](): Promise<void>
 }
 
-/** An assignment that failed: why, and whether the host is as it was. */
+/** A failed assignment: the cause, and whether everything was undone. */
 export class AssignError extends VfioError {
   /** What could not be undone, a sentence each; empty where the host is as it was. */
   readonly failures: readonly string[]
@@ -62,8 +62,8 @@ function asVfioError(error: unknown): { code: string; message: string } {
 }
 
 /**
- * Carries out a plan as one transaction: under a lock on its groups the host is looked at once more, a record goes to the journal before the first change, and when a step fails all
- * earlier ones are undone.
+ * Carries out a plan as one transaction: it locks the groups, judges the host once more, writes a record to the journal before
+ * the first change, and when a step fails undoes all earlier ones.
  * @throws VfioError the code of the plan's first blocker; `ERR_VFIO_LOCKED`, `ERR_VFIO_IN_USE`, `ERR_VFIO_HOST_CHANGED`,
  * `ERR_VFIO_BAD_JOURNAL` before anything is changed; {@link AssignError} afterwards
  */
@@ -81,7 +81,7 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   return new LiveAssignment(plan, record, { ...options, journal: journal.directory })
 }
 
-/** One plan being carried out: all of it, or nothing. */
+/** One plan being carried out, completely or not at all. */
 class Transaction {
   readonly #plan: Plan
   readonly #journal: Journal
@@ -124,18 +124,18 @@ class Transaction {
     }
   }
 
-  /** Nothing is changed before it: what keeps it from being written is all that there is to tell. */
+  /** Nothing is changed before this record, so that there is nothing to undo where it cannot be written. */
   async #begin(): Promise<void> {
     try {
       await this.#note({})
     } catch (error) {
-      // It may be there all the same, where only the disk did not answer.
+      // It may be there all the same, where only fsync(2) failed.
       if (this.#record) await this.#journal.remove(this.#record.id).catch(() => {})
       throw error
     }
   }
 
-  /** Writes the record, as it is or with something new. */
+  /** Writes the record, with these changes. */
   async #note(news: Partial<JournalRecord>): Promise<void> {
     if (this.#record === null) return
     this.#record = { ...this.#record, ...news }
@@ -144,7 +144,7 @@ class Transaction {
   }
 
   /**
-   * Devices that had no group have one now that they are bound. Others may be in it, whom nobody could see before.
+   * Devices that had no group have one now that they are bound. It may have other members, which could not be seen before.
    * @throws VfioError `ERR_VFIO_NOT_VIABLE`
    */
   async #noteGroups(): Promise<void> {
@@ -190,9 +190,9 @@ class Transaction {
       case 'add-id':
         return this.#addId(path, value)
       case 'reset':
-        // It opens the group: what that holds has to be known by then.
+        // It opens the group, so the number and the members of the group have to be known.
         await this.#noteGroups()
-        return this.#changes.reset(step.address, step.value, this.#bound())
+        return this.#changes.reset(step.address, step.value, this.#bound(), step.iommufd ?? false)
     }
   }
 
@@ -203,7 +203,7 @@ class Transaction {
     return this.#after
   }
 
-  /** A driver's name is known once it is there: that of the plan was derived from its module's. */
+  /** The plan derives the name of a driver from that of its module; the real one is known once it is loaded. */
   async #learnName(planned: string): Promise<void> {
     const directory = `${this.#plan.paths.sysfs}/module/${moduleOf(planned)}/drivers`
     const names = listNames(directory).flatMap((name) => (name.startsWith('pci:') ? name.slice(4) : []))
@@ -224,7 +224,7 @@ class Transaction {
     if (device && this.#changes.isWithVfio(address)) this.#changes.refuseOpen(device)
   }
 
-  /** An id cannot be asked for afterwards: it is noted before it is added, and forgotten where others had added it. */
+  /** The kernel does not list added ids: each is recorded before it is added, and forgotten where others had added it. */
   async #addId(path: string, id: string): Promise<void> {
     const before = this.#record?.ids ?? []
     await this.#note({ ids: [...before, id] })
@@ -243,7 +243,7 @@ class Transaction {
     try {
       await settle(this.#journal, this.#changes, this.#record, failures)
     } catch (error) {
-      // What made the assignment fail is what has to be told first.
+      // The error that made the assignment fail comes first.
       failures.push(error instanceof Error ? error.message : String(error))
     }
     return failures
@@ -256,18 +256,15 @@ function refuseBlocked({ blockers }: Plan): void {
   throw new VfioError(first.code, blockers.map(({ reason }) => reason).join('; '))
 }
 
-/** A device belongs to one assignment: its former state is known to that record alone. */
+/** A device belongs to one assignment: only its record knows the former state. */
 function refuseAssigned(plan: Plan, journal: Journal): void {
   const { records, bad } = journal.read()
-  const [first] = plan.toBind
-  const foreign = bad.find(({ path }) => first !== undefined && path === journal.path(first))
-  if (foreign) {
-    throw new VfioError(
-      'ERR_VFIO_BAD_JOURNAL',
-      `${foreign.path} is not a record of vfio (${foreign.reason}), and may be all that tells how ${first} was: look at it and remove it`,
-    )
-  }
   const wanted = new Set([...plan.toBind, ...plan.grabbed.map(({ address }) => address)])
+  refuseBad(
+    journal,
+    bad,
+    plan.basis.filter(({ address }) => wanted.has(address)),
+  )
   for (const record of records) {
     if (record.bootId !== bootId()) continue
     const ours = record.devices.find(({ address }) => wanted.has(address))

@@ -1,10 +1,12 @@
-import type { FormerState } from '../change/changes.js'
+import { type FormerState, isDriverName, isFormerState } from '../change/former.js'
 import type { Program } from '../change/program.js'
-import { Records } from '../records.js'
+import { VfioError } from '../errors.js'
+import { type BadRecord, Records } from '../records.js'
 import { isAddress } from '../sysfs/address.js'
+import { isVfioDriver } from '../sysfs/devices.js'
 import type { PlannedDevice, ResetPolicy } from './plan.js'
 
-/** How far an assignment is. Everything but `assigned` is half done. */
+/** The state of an assignment. Everything but `assigned` is half done. */
 export type RecordState = 'assigning' | 'assigned' | 'releasing' | 'broken'
 
 /** What is needed to give devices back, written before the first change. */
@@ -13,9 +15,9 @@ export interface JournalRecord extends Program {
   /** The first device's address names the record. */
   readonly id: string
   readonly state: RecordState
-  /** Of the boot in which it was written: after a reboot nothing of it holds any more. */
+  /** Of the boot in which it was written: a reboot undoes all that it speaks of. */
   readonly bootId: string
-  /** Of the file that its groups were locked in: where it is another one, the lock tells nothing about its program. */
+  /** Identifies the file whose bytes are the locks: with another one the lock says nothing about its program. */
   readonly lock?: string | undefined
   /** When it was begun, ISO 8601. */
   readonly since: string
@@ -33,12 +35,27 @@ export type Journal = Records<JournalRecord>
 export const journalIn = (directory: string | undefined): Journal =>
   new Records(directory, { prefix: 'assignment-', parse: parseRecord, keyOf: ({ id }) => id })
 
-/** What the kernel takes as a driver's name, and reads as one line: it becomes a part of a path. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const DRIVER = /^(?!\.\.?$)[^/\u0000-\u001f\u007f]{1,255}$/
-/** What may stand in `driver_override`; it never becomes a part of a path. */
-// biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is refused
-const OVERRIDE = /^[^\u0000-\u001f\u007f]{1,4095}$/
+/**
+ * A record that cannot be read may be all that tells how a device was: the one that has its name, and any where the device
+ * looks as an assignment leaves it, since a record speaks of several.
+ * @throws VfioError `ERR_VFIO_BAD_JOURNAL`
+ */
+export function refuseBad(
+  journal: Journal,
+  bad: readonly BadRecord[],
+  devices: readonly (FormerState & { readonly address: string })[],
+): void {
+  for (const { address, driver, override } of devices) {
+    const isMarked = isVfioDriver(driver) || isVfioDriver(override)
+    const found = bad.find(({ path }) => isMarked || path === journal.path(address))
+    if (!found) continue
+    throw new VfioError(
+      'ERR_VFIO_BAD_JOURNAL',
+      `${found.path} is not a record of vfio (${found.reason}), and may be all that tells how ${address} was: look at it and remove it`,
+    )
+  }
+}
+
 const STATES: readonly unknown[] = ['assigning', 'assigned', 'releasing', 'broken'] satisfies RecordState[]
 const RESETS: readonly unknown[] = ['none', 'before', 'before-and-after'] satisfies ResetPolicy[]
 
@@ -76,10 +93,11 @@ function parseRecord(text: string): JournalRecord {
       device.group === null || (Number.isSafeInteger(device.group) && Number(device.group) >= 0),
       'the group of a device',
     )
-    check(isDriver(device.driver), 'the driver of a device')
-    check(former.driver === null || isDriver(former.driver), 'the former driver of a device')
-    check(former.override === null || matches(OVERRIDE, former.override), 'the former override of a device')
+    check(isDriverName(device.driver), 'the driver of a device')
+    check(isFormerState(former), 'the former state of a device')
   }
+  const addresses = (record.devices as PlannedDevice[]).map(({ address }) => address)
+  check(addresses.includes(String(record.id)), 'the device that it is named by')
   return value as JournalRecord
 }
 
@@ -89,9 +107,7 @@ function fields(value: unknown, what: string): Record<string, unknown> {
   return value as Record<string, unknown>
 }
 
-const matches = (pattern: RegExp, value: unknown) => typeof value === 'string' && pattern.test(value)
 const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
-const isDriver = (value: unknown) => matches(DRIVER, value)
 
 /** Is a former state what a device has now? */
 export const isAsBefore = (now: FormerState, former: FormerState) =>

@@ -1,13 +1,14 @@
 import { type Assessment, assess, makersOf } from '../assess/assessment.js'
+import { opensByIommufd } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
 import { iommuIn, isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
-import type { FormerState } from '../change/changes.js'
+import type { FormerState } from '../change/former.js'
 import type { VfioErrorCode } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { idsOf, isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
@@ -46,11 +47,11 @@ export interface Blocker {
   readonly code: VfioErrorCode
 }
 
-/** Everything that `assign` will do, and nothing else. Plain data: it prints as JSON and can be compared. */
+/** All that `assign` will do. Plain data: it prints as JSON and can be compared. */
 export interface Plan {
   /** What was asked for. */
   readonly addresses: readonly string[]
-  /** What has to be bound for that and is not yet, in the order of the steps. */
+  /** The devices that are not bound yet and have to be, in the order of the steps. */
   readonly toBind: readonly string[]
   readonly steps: readonly Step[]
   readonly uses: readonly HostUse[]
@@ -72,7 +73,7 @@ export interface Plan {
   /** The ids that are added to the driver, as `vendor device`. */
   readonly ids: readonly string[]
   readonly paths: HostPaths
-  /** What was wished: `assign` plans once more when nobody else can change the devices. */
+  /** The options that it was made with: `assign` plans once more under the lock. */
   readonly options: Required<PlanOptions>
 }
 
@@ -89,10 +90,8 @@ export function planAssignment(
   return new Planner(seen, addresses, options).plan()
 }
 
-/** As `lspci -n` writes them. */
-export const idsOf = (vendor: number, device: number) => `${hex(vendor)}:${hex(device)}`
 const hex = (value: number) => value.toString(16).padStart(4, '0')
-/** A group that there is not yet. */
+/** Stands for a group that does not exist yet. */
 const NOT_YET = -1
 
 class Planner {
@@ -103,7 +102,6 @@ class Planner {
   readonly #warnings: string[] = []
   readonly #steps: Step[] = []
   readonly #grabbed: PlannedDevice[] = []
-  readonly #judged = new Map<string, Assessment>()
 
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
@@ -146,11 +144,8 @@ class Planner {
     }
   }
 
-  /** Each device is judged once. */
   #assess(address: string): Assessment {
-    const judged = this.#judged.get(address) ?? assess(this.#seen, address)
-    this.#judged.set(address, judged)
-    return judged
+    return assess(this.#seen, address)
   }
 
   #uses(address: string): HostUse[] {
@@ -162,7 +157,7 @@ class Planner {
       this.#blockers.push({ address, reason, code })
   }
 
-  /** It is done on demand, and never without a word. */
+  /** Allowed on demand, and never without a warning. */
   #warnUnprotected(devices: readonly PlannedDevice[]): void {
     const unprotected = devices.filter(({ address }) => this.#assess(address).noIommu)
     if (unprotected.length === 0) return
@@ -260,7 +255,7 @@ class Planner {
     const uses = devices.flatMap(({ address }) => this.#uses(address))
     const touched = new Set(devices.filter((device) => this.#isTouched(device)).map(({ address }) => address))
     for (const use of uses) {
-      // What stays as it is needs no look at who has it.
+      // A device that is not touched may be in use.
       if (use.unknown && !touched.has(use.address)) continue
       const { driver } = this.#seen.device(use.address)
       const reason = refusalOf(use, driver, this.#options.force)
@@ -415,18 +410,26 @@ class Planner {
       this.#steps.push({
         kind: 'reset',
         action: 'reset',
-        path: this.#groupNode(address),
+        path: this.#nodeToOpen(address),
         value: kind,
         address,
         why,
+        ...(this.#isByIommufd(address) && { iommufd: true as const }),
       })
     }
   }
 
-  /** The directory of all groups where the group's number is not known yet. */
-  #groupNode(address: string): string {
+  /** Where there is a choice it is the group, whose number is known before the device is bound. */
+  #isByIommufd(address: string): boolean {
+    return opensByIommufd(this.#seen.host) && !this.#assess(address).noIommu
+  }
+
+  /** The directory of such nodes where this one's name is not known yet. */
+  #nodeToOpen(address: string): string {
     const directory = `${this.#seen.host.paths.dev ?? '/dev'}/vfio`
-    const { group } = this.#seen.device(address)
+    const { group, vfioDevice } = this.#seen.device(address)
+    if (this.#isByIommufd(address))
+      return `${directory}/devices${vfioDevice === null ? '' : `/${vfioDevice}`}`
     if (group === null) return directory
     return `${directory}/${this.#seen.group(group).noIommu ? 'noiommu-' : ''}${group}`
   }

@@ -1,15 +1,16 @@
-import type { Changes, FormerState } from '../change/changes.js'
+import type { Changes } from '../change/changes.js'
+import type { FormerState } from '../change/former.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
+import { idsOf } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
 import { Host, hostOf } from '../sysfs/host.js'
-import { idsOf, type Plan, planAssignment } from './plan.js'
+import { type Plan, planAssignment } from './plan.js'
 import type { Step } from './steps.js'
 
 /**
- * Compares a plan with the host as it is now, when nobody else can change the devices any more: a plan is carried out as
- * it is or not at all.
+ * Compares a plan with the host as it is now, under the lock: a plan is carried out as it is or not at all.
  * @throws VfioError `ERR_VFIO_HOST_CHANGED` with what is different, or the code of what blocks now
  */
 export async function refuseChanged(plan: Plan, changes: Changes): Promise<void> {
@@ -20,7 +21,7 @@ export async function refuseChanged(plan: Plan, changes: Changes): Promise<void>
 
 const changed = (what: string) => new VfioError('ERR_VFIO_HOST_CHANGED', `${what}: plan again`)
 
-/** Reads what may wait for a driver that lets a device go, so this comes before the look at everything else. */
+/** Reads attributes that wait for the device lock, so this comes before the look at everything else. */
 async function refuseMoved(plan: Plan, changes: Changes): Promise<ReadonlyMap<string, string | null>> {
   const what = (state: FormerState) =>
     `driver ${state.driver ?? 'none'}, override ${state.override ?? 'none'}`
@@ -46,7 +47,7 @@ function refuseNewcomers(plan: Plan): void {
   }
 }
 
-/** Everything else that a plan rests on: who uses the devices, what they are, which resets there are, the driver. */
+/** Everything else that a plan depends on: uses, ids, resets, drivers. */
 function refuseJudgedAnew(plan: Plan, overrides: ReadonlyMap<string, string | null>): void {
   const { addresses, options } = plan
   const seen = hostFor(plan.paths).look({

@@ -7,12 +7,13 @@ import type { BadRecord, Records } from '../records.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
-import { type ReleaseOptions, revokeGrants } from './release.js'
+import { isElsewhere, type ReleaseOptions, revokeGrants, stillGranted } from './release.js'
+import { putBack } from './rescan.js'
 import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
 import { settle } from './settle.js'
 
-/** An assignment as the journal knows it, and as the host has it. */
+/** An assignment by its record, compared with the host. */
 export interface AssignmentStatus extends JournalRecord {
   /** The program that made it still runs; `null` where that cannot be seen from here. */
   readonly alive: boolean | null
@@ -79,6 +80,8 @@ export interface RecoveryReport {
   readonly bad: readonly BadRecord[]
   /** What did not go as it should and kept nothing from being given back. */
   readonly warnings: readonly string[]
+  /** Devices whose grants stay, since they could not be revoked: a warning tells why. Only where there are any. */
+  readonly granted?: readonly string[]
 }
 
 /**
@@ -104,11 +107,12 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   return report.done()
 }
 
-/** What comes together in a recovery. */
+/** What a recovery has done so far. */
 class Report {
   readonly recovered: string[] = []
   readonly stale: string[] = []
   readonly busy: string[] = []
+  readonly granted: string[] = []
   readonly warnings: string[] = []
   readonly failures: string[] = []
   readonly #bad: readonly BadRecord[]
@@ -125,7 +129,7 @@ class Report {
 
   /** Is somebody else perhaps at it, behind a lock that is not seen from here? */
   isElsewhere(id: string, record: JournalRecord | UnfinishedStep, lock: GroupLock): boolean {
-    if (record.lock === undefined || record.lock === lock.place || isAlive(record) === false) return false
+    if (!isElsewhere(record, lock)) return false
     this.#leave(
       id,
       `${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
@@ -142,11 +146,11 @@ class Report {
     if (this.failures.length > 0) {
       throw new VfioError(
         'ERR_VFIO_NOT_RESTORED',
-        `not everything could be given back: ${this.failures.join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
+        `not everything could be given back: ${[...this.failures, ...this.warnings].join('; ')} ("vfio recover --rescan" lets the kernel find a device anew)`,
       )
     }
     const { recovered, stale, busy, warnings } = this
-    return { recovered, stale, busy, bad: this.#bad, warnings }
+    return { recovered, stale, busy, bad: this.#bad, warnings, ...stillGranted(this.granted) }
   }
 }
 
@@ -166,6 +170,14 @@ async function recoverAssignment(
   // Read again under the lock: its program may have ended in good order meanwhile.
   const record = journal.read().records.find((one) => one.id === id)
   if (!record || (record.state === 'assigned' && record.bootId === bootId())) return
+  try {
+    // It may be another assignment by now, or know more groups.
+    lock.add(record.devices.map(lockOf))
+  } catch (error) {
+    if (!(error instanceof VfioError)) throw error
+    report.isLocked(id, error)
+    return
+  }
   const addresses = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -175,14 +187,16 @@ async function recoverAssignment(
     return
   }
   if (report.isElsewhere(id, record, lock)) return
-  report.warnings.push(...(await revokeGrants(changes, record, options.journal)))
+  const grants = await revokeGrants(changes, record, options.journal)
+  report.warnings.push(...grants.warnings)
+  report.granted.push(...grants.left)
   const left = await restore(changes, record, options)
   await settle(journal, changes, record, left)
   report.failures.push(...left)
   if (left.length === 0) report.recovered.push(...addresses)
 }
 
-/** Puts a device in order whose step a crash has ended. */
+/** Recovers a device whose step a crash has ended. */
 async function finishStep(
   steps: Records<UnfinishedStep>,
   known: UnfinishedStep,
@@ -208,6 +222,7 @@ async function finishStep(
   if (report.isElsewhere(address, step, lock)) return
   try {
     if (step.step === 'vfs') await putVfsInOrder(changes, step)
+    else if (step.step === 'rescan') await putBack(changes, step)
     else if (exists(changes.device(address))) await putMethodsBack(changes, step)
     await steps.remove(address)
     changes.done('removed the record')
@@ -217,7 +232,7 @@ async function finishStep(
   }
 }
 
-/** How long what an ended program left in the kernel may take to end too, in milliseconds: no event tells of it. */
+/** How long the last call of an ended program may take to return, in milliseconds: no event tells of it. */
 const ENDING = 1000
 
 async function lockOr(

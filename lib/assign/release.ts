@@ -1,8 +1,11 @@
+import { opensByIommufd } from '../assess/backends.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
-import { lockGroups, lockOf } from '../change/group-lock.js'
-import { bootId, thisProgram } from '../change/program.js'
-import { VfioError, type VfioErrorCode } from '../errors.js'
+import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
+import { bootId, isAlive, thisProgram } from '../change/program.js'
+import type { UnfinishedStep } from '../change/unfinished.js'
+import { together, VfioError } from '../errors.js'
 import { revokeAll } from '../grant/grant.js'
+import type { BadRecord } from '../records.js'
 import { expandAddress } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
@@ -13,15 +16,19 @@ import { settle } from './settle.js'
 
 export interface ReleaseOptions extends ChangeOptions, RestoreOptions {
   readonly journal?: string | undefined
-  /** Aborts between two assignments: each is given back as a whole. */
+  /** Aborts between two assignments: each is given back completely. */
   readonly signal?: AbortSignal | undefined
 }
 
 /** What a release did. */
 export interface ReleaseReport {
   readonly released: readonly string[]
-  /** What did not go as it should and kept nothing from being given back. */
+  /** What failed without keeping a device from being given back. */
   readonly warnings: readonly string[]
+  /** Devices whose grants stay, since they could not be revoked: a warning tells why. Only where there are any. */
+  readonly granted?: readonly string[]
+  /** Asked for all: files in the place of records that are none, and may speak of more. Only where there are any. */
+  readonly bad?: readonly BadRecord[]
 }
 
 /**
@@ -35,7 +42,8 @@ export async function release(
 ): Promise<ReleaseReport> {
   const { records, bad } = journalIn(options.journal).read()
   const wanted = new Set<JournalRecord>()
-  if (addresses === 'all') for (const record of records) wanted.add(record)
+  const isAll = addresses === 'all'
+  if (isAll) for (const record of records) wanted.add(record)
   else {
     const assigned = () => records.flatMap(({ devices }) => devices.map(({ address }) => address))
     for (const address of addresses.flatMap((text) => expandAddress(text, assigned))) {
@@ -60,23 +68,20 @@ export async function release(
     try {
       reports.push(await releaseRecord(record, options))
     } catch (error) {
-      // One that cannot be given back does not keep the others.
+      // A failure of one does not stop the others.
       errors.push(error)
     }
   }
-  if (errors.length > 0) throw together(errors)
+  // An error has no report: its warnings go with it.
+  const told = reports.flatMap(({ warnings }) => warnings)
+  if (errors.length > 0) throw together([...errors, ...told.map((warning) => new Error(warning))])
   const foreign = bad.map(({ path, reason }) => `${path} is not a record of vfio (${reason}): look at it`)
   return {
     released: reports.flatMap(({ released }) => released),
-    warnings: [...reports.flatMap(({ warnings }) => warnings), ...(addresses === 'all' ? foreign : [])],
+    ...stillGranted(reports.flatMap(({ granted = [] }) => granted)),
+    ...(isAll && bad.length > 0 && { bad }),
+    warnings: [...told, ...(isAll ? foreign : [])],
   }
-}
-
-function together(errors: readonly unknown[]): unknown {
-  const [first] = errors
-  if (errors.length === 1 || !(first instanceof VfioError)) return first
-  const messages = errors.map((error) => (error instanceof Error ? error.message : String(error)))
-  return new VfioError(first.code as VfioErrorCode, messages.join('; '), { cause: first })
 }
 
 /** Gives back one assignment. @internal */
@@ -89,6 +94,9 @@ export async function releaseRecord(
   using lock = lockGroups(known.sysfs, known.devices.map(lockOf))
   // Meanwhile another program may have released it, or even assigned it anew.
   const record = find(journal, known)
+  // It may know more groups by now.
+  lock.add(record.devices.map(lockOf))
+  refuseElsewhere(record, lock)
   const released = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -106,7 +114,8 @@ export async function releaseRecord(
   await journal.write(releasing)
   changes.done(`recorded ${id} as releasing`)
   const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
-  warnings.push(...(await revokeGrants(changes, record, options.journal)))
+  const grants = await revokeGrants(changes, record, options.journal)
+  warnings.push(...grants.warnings)
   const failures = await restore(changes, record, options)
   await settle(journal, changes, releasing, failures)
   if (failures.length > 0) {
@@ -115,25 +124,50 @@ export async function releaseRecord(
       `not everything could be given back: ${failures.join('; ')} ("vfio release --rescan" lets the kernel find a device anew)`,
     )
   }
-  return { released, warnings }
+  return { released, warnings, ...stillGranted(grants.left) }
 }
 
-/** A node outlives a release where another device of its group stays bound: it goes back to whom it belonged. */
+/** Is a program perhaps at it, behind a lock that is not seen from here? */
+export const isElsewhere = (record: JournalRecord | UnfinishedStep, lock: GroupLock): boolean =>
+  record.lock !== undefined &&
+  record.lock !== lock.place &&
+  record.bootId === bootId() &&
+  isAlive(record) !== false
+
+function refuseElsewhere(record: JournalRecord, lock: GroupLock): void {
+  if (record.state === 'assigned' || record.state === 'broken' || !isElsewhere(record, lock)) return
+  throw new VfioError(
+    'ERR_VFIO_LOCKED',
+    `${record.program} (pid ${record.pid}) locks the groups of ${record.id} in another sysfs, and may still be at it: release it where that ran`,
+  )
+}
+
+/** The part of a report that says so. */
+export const stillGranted = (granted: readonly string[]) => (granted.length > 0 ? { granted } : {})
+
+/**
+ * A node outlives a release where another device of its group stays bound, and `/dev/iommu` always does: it goes back to whom it
+ * belonged. `left` are the devices for which that failed.
+ */
 export async function revokeGrants(
   changes: Changes,
   { devices, sysfs }: Pick<JournalRecord, 'devices' | 'sysfs'>,
   journal: string | undefined,
-): Promise<string[]> {
+): Promise<{ readonly left: readonly string[]; readonly warnings: readonly string[] }> {
+  const left: string[] = []
   const warnings: string[] = []
   for (const { address } of devices) {
     try {
       const revoked = await revokeAll([address], { journal, sysfs })
       if (revoked.length > 0) changes.done(`revoked the grant of ${address}`)
     } catch (error) {
-      warnings.push(`the grant of ${address} was not revoked: ${(error as Error).message}`)
+      left.push(address)
+      warnings.push(
+        `the grant of ${address} stays, so whom its nodes were given to may open them still: ${(error as Error).message} ("vfio revoke ${address}" tries again)`,
+      )
     }
   }
-  return warnings
+  return { left, warnings }
 }
 
 function find(journal: Journal, { id, since }: Pick<JournalRecord, 'id' | 'since'>): JournalRecord {
@@ -153,7 +187,7 @@ async function refuseOpen(changes: Changes, { devices }: JournalRecord): Promise
   }
 }
 
-/** What the next driver gets should not depend on what was done to the device; but it gets it in any case. */
+/** The next driver should find the device in a known state; a reset that fails is a warning. */
 async function resetAll(changes: Changes, record: JournalRecord): Promise<string[]> {
   const around = record.devices.map(({ address }) => address)
   const seen = new Host(record.sysfs === '/sys' ? {} : { sysfs: record.sysfs }).snapshot({
@@ -164,7 +198,9 @@ async function resetAll(changes: Changes, record: JournalRecord): Promise<string
   const warnings: string[] = []
   for (const { address, kind } of chooseResets(seen, bound).resets) {
     try {
-      await changes.reset(address, kind, seen)
+      const { group } = seen.device(address)
+      const isUnprotected = group !== null && seen.group(group).noIommu
+      await changes.reset(address, kind, seen, opensByIommufd(seen.host) && !isUnprotected)
     } catch (error) {
       warnings.push(`${address} was not reset before it was given back: ${(error as Error).message}`)
     }

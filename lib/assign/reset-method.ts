@@ -112,8 +112,8 @@ export async function putMethodsBack(
 }
 
 /**
- * The kernel takes a list only where each method fits the device as it stands (`reset_method_store`), and it may tell of
- * one that fitted when the device was added alone: that one it does not take back.
+ * The kernel takes a list only where each method is possible now (`reset_method_store`), and may list one that was possible
+ * only when the device was added: that one it does not take back.
  */
 async function writeMethods(changes: Changes, file: string, methods: string): Promise<void> {
   const isTaken = async (list: string) => {
@@ -142,7 +142,7 @@ function noMethod({ address, resetMethods }: PciDevice, method: string): VfioErr
 }
 
 /**
- * Who would lose something by a reset, or by taking the device away, is in the way unless it is forced.
+ * Refuses a device whose users would lose something by a reset or a removal, unless that use is forced.
  * @throws VfioError `ERR_VFIO_IN_USE`
  */
 export function refuseUsed(seen: Snapshot, device: PciDevice, force: readonly HostUse['kind'][]): void {
@@ -152,7 +152,7 @@ export function refuseUsed(seen: Snapshot, device: PciDevice, force: readonly Ho
   if (reasons.length > 0) throw new VfioError('ERR_VFIO_IN_USE', reasons.join('; '))
 }
 
-/** Since the look somebody may have opened it. @throws VfioError `ERR_VFIO_IN_USE` */
+/** Somebody may have opened it since the snapshot. @throws VfioError `ERR_VFIO_IN_USE` */
 export function refuseOpen(changes: Changes, { address, group }: PciDevice): void {
   if (changes.isWithVfio(address)) changes.refuseOpen({ address, group })
 }

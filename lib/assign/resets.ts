@@ -10,8 +10,8 @@ export interface ChosenReset {
 }
 
 /**
- * The resets that bring devices of one owner to a known state, judged on a host where they are bound: each by itself
- * where it can, else by a hot reset where all that it hits is the owner's. What is left goes without.
+ * The resets that bring devices of one owner to a known state, judged on a host where they are bound: a function reset where
+ * there is one, else a hot reset where the owner has all that it affects. The others are in `without`, with the reason.
  */
 export function chooseResets(
   bound: Snapshot,
@@ -46,7 +46,7 @@ export function chooseResets(
   return { resets, without }
 }
 
-/** The owner of several groups brings them all to a hot reset, so to him they are like one. */
+/** Whoever owns several groups gives all of them to a hot reset, so they count as one. */
 function asOneGroup(seen: Snapshot, ours: ReadonlySet<string>): Snapshot {
   const [first] = seen.devices.filter(({ address }) => ours.has(address))
   const devices = seen.devices.map((device) =>

@@ -14,10 +14,9 @@ export interface RestoreOptions {
 }
 
 /**
- * Puts every device of a record back as it was, in reverse order, as far as it goes: one that fails does not keep the
- * others. The functions of one slot all leave VFIO before the first of them goes back to its driver. Looks at each
- * device first, so it can start from any point that a crash left behind. Answers with what could not be undone, a
- * sentence each.
+ * Gives every device of a record its former driver and override back, in reverse order; a failure of one does not stop the
+ * others. All functions of a slot leave VFIO before the first of them goes back to its driver. Looks at each device
+ * first, so that it can start from any point of a crash. Returns what could not be undone, a sentence each.
  */
 export async function restore(
   changes: Changes,
@@ -64,7 +63,7 @@ function isUsbWithVfio(changes: Changes, device: PlannedDevice): boolean {
 const isUsb = (changes: Changes, { address }: PlannedDevice) =>
   readText(`${changes.device(address)}/class`)?.startsWith('0x0c03') ?? false
 
-/** An id that is not there (any more) is what was wanted. */
+/** ENODEV: the id is gone already. */
 async function removeId(changes: Changes, driver: string, id: string): Promise<void> {
   changes.expectAnswered(changes.bus(`drivers/${driver}/new_id`))
   const path = changes.bus(`drivers/${driver}/remove_id`)
@@ -76,7 +75,7 @@ async function removeId(changes: Changes, driver: string, id: string): Promise<v
   }
 }
 
-/** Unbinds a device from the driver that it was assigned to. Is there more to put back? */
+/** Unbinds a device from its VFIO driver; `false` where it is as before already. */
 async function takeFromVfio(changes: Changes, device: PlannedDevice): Promise<boolean> {
   const { address, former, driver } = device
   changes.expectAnswered(address)
@@ -84,7 +83,7 @@ async function takeFromVfio(changes: Changes, device: PlannedDevice): Promise<bo
   const now = await changes.state(address)
   if (isAsBefore(now, former)) return false
   if (now.driver === null || now.driver === former.driver) return true
-  // The host may use it by now: only what was done here is undone here.
+  // Somebody else has bound it to another driver, which the host may use.
   if (now.driver !== driver) {
     throw new Error(`${address} is bound to ${now.driver} now, by somebody else: unbind it there first`)
   }
@@ -135,8 +134,8 @@ async function bind(changes: Changes, address: string, driver: string): Promise<
 }
 
 /** Removes a device, lets the kernel find it anew, and gives it its driver and override back. */
-export async function rediscover(changes: Changes, device: Former): Promise<void> {
-  const { address, former } = device
+async function rediscover(changes: Changes, device: Former): Promise<void> {
+  const { address } = device
   const wasThere = exists(changes.device(address))
   if (wasThere) await changes.write(`${changes.device(address)}/remove`, '1')
   await changes.write(changes.bus('rescan'), '1')
@@ -145,6 +144,12 @@ export async function rediscover(changes: Changes, device: Former): Promise<void
     // Nothing is left to give back: were it kept, its record could never be removed.
     return
   }
+  await restoreState(changes, device)
+}
+
+/** Gives a device that the kernel has just found its driver and its override. */
+export async function restoreState(changes: Changes, device: Former): Promise<void> {
+  const { address, former } = device
   const driver = changes.driver(address)
   // The kernel gives what it finds to the first driver that matches.
   if (driver !== null && driver !== former.driver)

@@ -1,7 +1,7 @@
 import type { Changes } from '../change/changes.js'
 import type { Journal, JournalRecord } from './journal.js'
 
-/** Removes the record of what is undone, keeps that of what is not. */
+/** Removes the record where everything was undone; else keeps it as broken, with what failed. */
 export async function settle(
   journal: Journal,
   changes: Changes,

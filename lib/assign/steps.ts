@@ -1,5 +1,5 @@
 interface Described {
-  /** The file written; of a load the program; of a reset the group's node. */
+  /** The file written; of a load the program; of a reset the node that is opened. */
   readonly path: string
   readonly why: string
 }
@@ -56,6 +56,8 @@ export interface ResetStep extends Described {
   /** Of this function, or of its whole slot or bus. */
   readonly value: 'function' | 'hot'
   readonly address: string
+  /** Only where the device is opened by its own node and `/dev/iommu`, and not by its group. */
+  readonly iommufd?: true
 }
 
 /**

@@ -4,6 +4,7 @@ import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import type { FormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
 import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
@@ -19,26 +20,20 @@ export interface ChangeOptions {
   readonly kernel?: Partial<KernelAccess> | undefined
 }
 
-/** How a device stands, or stood before anything was changed. */
-export interface FormerState {
-  readonly driver: string | null
-  readonly override: string | null
-}
-
-/** What the kernel has not answered yet, by tree and device: it may still happen at any time. For all of this program. */
+/** Calls that timed out and may still take effect, by tree and device. One table for the whole process. */
 const unanswered = new Map<string, string>()
 
-/** Changes a host one write at a time, each with a deadline, and sees whether they took hold. */
+/** Changes a host one write at a time, each with a deadline, and checks whether each took effect. */
 export class Changes {
   readonly kernel: KernelAccess
   readonly #sysfs: string
   readonly #deadline: number
   readonly #onChange: Progress
   readonly #lock: GroupLock
-  /** Cuts short what is waited for. */
+  /** Shortens the wait for the call that runs. */
   #signal: AbortSignal | undefined
 
-  /** @param lock of the groups that are changed: what is left in the kernel keeps it */
+  /** @param lock of the groups that are changed: a call that times out keeps it until it returns */
   constructor(sysfs: string, options: ChangeOptions, lock: GroupLock, signal?: AbortSignal) {
     // The process that writes has another working directory.
     this.#sysfs = resolve(sysfs)
@@ -54,12 +49,12 @@ export class Changes {
     this.#onChange(change)
   }
 
-  /** What comes now is to be finished, although the program was told to stop. */
+  /** From here on an abort is ignored: what follows has to be completed. */
   finish(): void {
     this.#signal = undefined
   }
 
-  /** Nothing more is to be done. */
+  /** Lets the writing process end. */
   [Symbol.dispose](): void {
     this.kernel.close()
   }
@@ -80,7 +75,7 @@ export class Changes {
     this.done(`wrote ${JSON.stringify(text)} to ${path}`)
   }
 
-  /** The text of a file of sysfs that may have to wait for a change of its device. */
+  /** The text of a sysfs file whose read waits for the device lock. */
   async read(path: string): Promise<string> {
     let text = ''
     const read = async () => {
@@ -99,16 +94,16 @@ export class Changes {
     this.done(`loaded ${module}`)
   }
 
-  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+  async reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void> {
     await this.#ask(
       address,
-      () => this.kernel.reset(address, kind, seen),
+      () => this.kernel.reset(address, kind, seen, byIommufd),
       () => `resetting ${address}`,
     )
     this.done(`reset ${address}`)
   }
 
-  /** Asks the kernel, unless it still owes an answer on the same. */
+  /** Makes one call with a deadline; refuses while an earlier one on the same subject has not returned. */
   async #ask(subject: string, work: () => Promise<void>, what: () => string): Promise<void> {
     this.expectAnswered(subject)
     const answer = work()
@@ -125,7 +120,7 @@ export class Changes {
   }
 
   /**
-   * What timed out may still happen: how such a device stands is not known.
+   * A call that timed out may still take effect, so the state of its device is unknown.
    * @throws VfioError `ERR_VFIO_TIMEOUT`
    */
   expectAnswered(subject: string): void {
@@ -151,7 +146,7 @@ export class Changes {
     return isVfioDriver(this.driver(address)) || exists(`${this.device(address)}/vfio-dev`)
   }
 
-  /** The group that a device is in now: one that it had not when it was planned, or that went with its driver. */
+  /** The group that a device is in now: it may have come after the plan was made, or gone with its driver. */
   group(address: string): number | null {
     const name = linkName(`${this.device(address)}/iommu_group`)
     return name !== null && /^\d{1,9}$/.test(name) ? Number(name) : null
@@ -159,16 +154,17 @@ export class Changes {
 
   /**
    * Unbinding a device that is open blocks in the kernel until it is closed. Says who it is, as far as that can be seen.
-   * @throws VfioError `ERR_VFIO_IN_USE`, also where it cannot be told
+   * @param harm what would come of it, in the sentence
+   * @throws VfioError `ERR_VFIO_IN_USE`; `ERR_VFIO_BAD_NODE` where it cannot be told
    */
-  refuseOpen({ address, group: known }: { readonly address: string; readonly group: number | null }): void {
+  refuseOpen(
+    { address, group: known }: { readonly address: string; readonly group: number | null },
+    harm = 'unbinding it would hang',
+  ): void {
     const group = this.group(address) ?? known
     if (group === null || !this.kernel.isOpen(group)) return
     const who = holdersOf(this.#sysfs, address).join('; ') || `group ${group} is open in a program`
-    throw new VfioError(
-      'ERR_VFIO_IN_USE',
-      `${address} is open, and unbinding it would hang: ${who}; close it there first`,
-    )
+    throw new VfioError('ERR_VFIO_IN_USE', `${address} is open, and ${harm}: ${who}; close it there first`)
   }
 
   /** The end of a sentence: who keeps the kernel waiting, as far as that can be seen. */
@@ -189,7 +185,7 @@ export class Changes {
     return linkName(`${this.device(address)}/driver`)
   }
 
-  /** How a device stands now. Its override is not told while a driver lets it go, so this may take as long as a change. */
+  /** Driver and override of a device now. Reading the override waits for the device lock, so this takes as long as a change may. */
   async state(address: string): Promise<FormerState> {
     let override: string | null = null
     const path = `${this.device(address)}/driver_override`
@@ -203,7 +199,7 @@ export class Changes {
     }
   }
 
-  /** Writing to `drivers_probe` succeeds whatever happens: the link has the truth. */
+  /** Writing to `drivers_probe` succeeds even where nothing binds: only the driver link tells. */
   expectDriver(address: string, driver: string | null): void {
     const now = this.driver(address)
     if (now === driver) return
@@ -216,7 +212,7 @@ export class Changes {
   }
 }
 
-/** A device that is gone has no override; what else keeps it from being read is told. */
+/** A device that is gone has no override; every other failure is an error. */
 function noFile(error: unknown): string {
   const { code } = error as { code?: unknown }
   if (code === 'ENOENT' || code === 'ENODEV') return ''

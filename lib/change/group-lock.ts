@@ -13,8 +13,8 @@ import { leavingOut } from '../sysfs/unseen.js'
 const fileOf = (sysfs: string) => `${sysfs}/bus/pci/rescan`
 
 /**
- * The owners of device nodes, which devices of several groups share: the byte beyond those of groups, which the kernel
- * numbers with 31 bits.
+ * The lock for the ownership of device nodes, which devices of several groups share: the byte after those of groups, which
+ * the kernel numbers with 31 bits.
  */
 export const NODE_OWNERS = 2 ** 31
 
@@ -30,10 +30,10 @@ export const lockOf = ({
   readonly group: number | null
 }): LockSubject => group ?? address
 
-/** Devices have the bytes beyond. */
+/** Devices that have no group yet use the bytes from here on. */
 const DEVICES = 2 ** 32
 
-/** The byte that stands for a subject. */
+/** The offset of the byte that is locked for a subject. */
 function byteOf(subject: LockSubject): number {
   if (typeof subject === 'number') return subject
   const parts = splitAddress(subject)
@@ -42,7 +42,7 @@ function byteOf(subject: LockSubject): number {
   return DEVICES + ((domain * 256 + bus) * 32 + device) * 8 + fn
 }
 
-/** The locks of some groups, until they are let go, or until this process and what it left in the kernel have ended. */
+/** The locks of some groups, held until it is disposed of, or until this process and its calls in the kernel have ended. */
 export class GroupLock {
   /** Whoever has this descriptor has the locks. */
   readonly descriptor: number
@@ -97,7 +97,7 @@ export function lockGroups(sysfs: string, subjects: Iterable<LockSubject>): Grou
   }
 }
 
-/** How often a lock is asked for that another program has, in milliseconds: no event tells that it is let go. */
+/** How often a lock that another program holds is tried again, in milliseconds: no event tells of its release. */
 const AGAIN = 20
 
 /**
@@ -135,7 +135,7 @@ function open(path: string): number {
 
 /** Another program has the lock of a group. */
 export class GroupLocked extends VfioError {
-  /** That program has ended: what it asked the kernel for keeps the lock. */
+  /** That program has ended: a call of it that has not returned keeps the lock. */
   readonly isLeft: boolean
 
   constructor(message: string, isLeft: boolean) {

@@ -3,10 +3,11 @@ import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { call } from '../native/translate.js'
 import { isAddress } from '../sysfs/address.js'
-import { exists, listNames, readText } from '../sysfs/files.js'
+import { asBytes, decodeField } from '../sysfs/bytes.js'
+import { deviceNumber } from '../sysfs/device-number.js'
+import { exists, listNames, readBytes, readText } from '../sysfs/files.js'
 import { lookFailed } from '../sysfs/unseen.js'
 import { readProcesses, type WantedNode } from '../sysfs/use-processes.js'
-import { numberOf } from './device-number.js'
 
 /** The trees of the host that is asked about. */
 interface Trees {
@@ -52,7 +53,7 @@ function isBusy(group: number, name: string, { sysfs, dev }: Trees): boolean {
 function nodeNumber(path: string): string | null {
   try {
     const facts = statSync(path)
-    return facts.isCharacterDevice() ? numberOf(facts.rdev) : null
+    return facts.isCharacterDevice() ? deviceNumber(facts.rdev) : null
   } catch (error) {
     lookFailed('stat', -((error as NodeJS.ErrnoException).errno ?? 0), path)
     return null
@@ -94,14 +95,47 @@ function nodesOf(group: number, { sysfs }: Trees): DeviceNode[] {
   })
 }
 
-/** Has a process one of these open? An open node, bound or not, is what unbinding waits for. */
-function isNodeOpen(group: number, nodes: readonly DeviceNode[], { proc }: Trees): boolean {
+/**
+ * Has a process one of these open? An open node, bound or not, is what unbinding waits for, and the kernel has no question
+ * that a node refuses for that: until it is bound to an iommufd any number of files may be open, the group is not busy, and
+ * `enable` counts only what is bound. A bind to find out would reset the device. So the processes tell, or that nothing of
+ * VFIO is open at all.
+ */
+function isNodeOpen(group: number, nodes: readonly DeviceNode[], trees: Trees): boolean {
   if (nodes.length === 0) return false
-  const { open, complete } = readProcesses(proc, nodes)
-  if (open.some(({ node }) => nodes.some((one) => one.node === node))) return true
-  if (complete === true) return false
+  for (const proc of processTables(trees)) {
+    const { open, complete } = readProcesses(proc, nodes)
+    if (open.some(({ node }) => nodes.some((one) => one.node === node))) return true
+    if (complete === true) return false
+  }
+  if (isVfioUnused(trees)) return false
   throw new VfioError(
     'ERR_VFIO_BAD_NODE',
-    `whether a device of group ${group} is open in a program cannot be told, since not all processes are in sight: run this as root, in the PID namespace of the host`,
+    `whether a device of group ${group} is open in a program cannot be told, since not all processes are in sight: run this as root, in the PID namespace of the host (--pid=host), or where the /proc of the host is mounted too`,
   )
+}
+
+/** The process table of this PID namespace, and others that are mounted in sight, like the host's in a container. */
+function* processTables({ proc }: Trees): Iterable<string> {
+  yield proc
+  // A bind mount of a part of one has another root than `/`.
+  const mounts = readBytes(`${proc}/self/mountinfo`)
+  for (const line of mounts === null ? [] : asBytes(mounts).split('\n')) {
+    const point = /^\d+ \d+ \d+:\d+ \/ (\S+) .* - proc /.exec(line)?.[1]
+    if (point !== undefined && point !== proc) yield decodeField(point)
+  }
+}
+
+/**
+ * Is no node of VFIO open anywhere on this machine, in no namespace and not on its way between two programs? Each open node of a
+ * group or device holds the module `vfio` twice (`cdev.owner`, `fops.owner`), and each module that rests on it once: those are
+ * its holders. One reference more is a container (`fops.owner` alone), or since 6.10 the file system that all devices of VFIO
+ * have their inodes in (`vfio_fs_type`). Where VFIO is built in there is no such count.
+ */
+function isVfioUnused({ sysfs }: Trees): boolean {
+  const module = `${sysfs}/module/vfio`
+  const count = readText(`${module}/refcnt`)
+  const holders = listNames(`${module}/holders`).length
+  // A device is bound, so that its driver's module is one of them at least.
+  return count !== null && /^\d+$/.test(count) && holders > 0 && Number(count) - holders <= 1
 }

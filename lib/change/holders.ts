@@ -5,9 +5,9 @@ import { NO_PROCESSES, readProcesses } from '../sysfs/use-processes.js'
 import { printable } from '../text.js'
 
 /**
- * Who has a device open through VFIO, a sentence each, as far as it can be seen: for what is said to people, not to decide
- * by. Reads no more than it takes: while the device is let go, the kernel makes readers of some of its files wait
- * (`driver_override`, on some kernels `uevent`).
+ * Who has a device open through VFIO, a sentence each, as far as it can be seen: for messages, never for decisions. Reads few
+ * files only: while the device is being unbound, readers of some of its files wait for the device lock (`driver_override`, on
+ * some kernels `uevent`).
  */
 export function holdersOf(sysfs: string, address: string): string[] {
   try {

@@ -5,28 +5,28 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { isGroupOpen } from './group-open.js'
 import { Writer } from './writer.js'
 
-/** All writes to sysfs, module loads and resets go through here; tests put a host of their own in its place. */
+/** All writes to sysfs, module loads and resets go through this interface; tests implement it on their own hosts. */
 export interface KernelAccess {
-  /** One write to a file of sysfs. What has not been answered keeps `lock` open. */
+  /** One write to a sysfs file. A write that has not returned keeps `lock` open. */
   write(path: string, text: string, lock?: number): Promise<void>
-  /** The text of a file of sysfs that waits as long as a change of its device takes. */
+  /** The text of a sysfs file whose read waits for the device lock. */
   read(path: string, lock?: number): Promise<string>
   /** Loads a kernel module. */
   load(modprobe: string, module: string): Promise<void>
-  /** Resets a device through VFIO. @param seen the host with all of them bound */
-  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void>
+  /** Resets a device through VFIO. @param seen the host with all of them bound @param byIommufd opened by its own node, not its group */
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void>
   /** Does somebody have this group, or a device of it, open? Asks without touching a device; throws what cannot be told. */
   isOpen(group: number): boolean
-  /** Does not wait any more for what has not been answered: the program can end before it. */
+  /** Stops waiting for calls that have not returned: the program can end before they do. */
   leave(): void
-  /** Nothing more is to be done. */
+  /** Lets the writing process end. */
   close(): void
 }
 
 /** What a failed write to sysfs was about, for the table of hints: the file's name. */
 const requestOf = (path: string) => path.slice(path.lastIndexOf('/') + 1)
 
-/** The running kernel, with what a test has in place of some of it. */
+/** The running kernel; calls that a test implements go to the test. */
 export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
   const running: KernelAccess = new RunningKernel()
   const has = <K extends keyof KernelAccess>(name: K) =>
@@ -35,7 +35,7 @@ export function kernelWith(other: Partial<KernelAccess> = {}): KernelAccess {
     write: (path, text, lock) => has('write').write(path, text, lock),
     read: (path, lock) => has('read').read(path, lock),
     load: (modprobe, module) => has('load').load(modprobe, module),
-    reset: (address, kind, seen) => has('reset').reset(address, kind, seen),
+    reset: (address, kind, seen, byIommufd) => has('reset').reset(address, kind, seen, byIommufd),
     isOpen: (group) => has('isOpen').isOpen(group),
     leave: () => has('leave').leave(),
     close: () => has('close').close(),
@@ -121,16 +121,17 @@ class RunningKernel implements KernelAccess {
     })
   }
 
-  reset(address: string, kind: 'function' | 'hot', seen: Snapshot): Promise<void> {
+  reset(address: string, kind: 'function' | 'hot', seen: Snapshot, byIommufd: boolean): Promise<void> {
     const stop = new AbortController()
     const running = { leave: () => stop.abort() }
     this.#busy.add(running)
-    const done = resetDevice(seen, address, { hot: kind === 'hot', signal: stop.signal })
+    const backend = byIommufd ? 'iommufd' : 'group'
+    const done = resetDevice(seen, address, { hot: kind === 'hot', backend, signal: stop.signal })
     return new Promise((resolve, reject) => {
       done
         .then(
           () => resolve(),
-          // What was left behind is not answered any more: how it ended is not known.
+          // Nobody waits for it any more, and an aborted open does not tell how it ended.
           (error) => stop.signal.aborted || reject(error),
         )
         .finally(() => this.#busy.delete(running))
@@ -151,15 +152,15 @@ function systemError(error: unknown, request: string, path: string, syscall = 'w
 /** The default for how long the kernel may take for one change, in milliseconds. */
 export const DEADLINE = 30_000
 
-/** Timers count in 31 bits, and take a longer time for none at all. */
+/** A timer takes 31 bits, and fires at once for more. */
 const LONGEST = 2 ** 31 - 1
 
-/** How much longer the kernel may take for what it is at when a program was told to stop, in milliseconds. */
+/** How much longer the running call may take after an abort, in milliseconds. */
 export const GRACE = 5000
 
 /**
- * Waits for a change no longer than this, and for a few seconds once `signal` is aborted. The change itself cannot be
- * called back: it goes on in the kernel.
+ * Waits for a call no longer than this, and only a few seconds more once `signal` is aborted. The call itself cannot be
+ * cancelled: it goes on in the kernel.
  * @throws VfioError `ERR_VFIO_TIMEOUT`
  */
 export async function withDeadline<T>(

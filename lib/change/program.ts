@@ -8,7 +8,7 @@ export interface Program {
   readonly program: string
   /** When it was started, in hundredths of a second since the boot: a pid is used again one day. */
   readonly started?: number | undefined
-  /** Where its pid counts: another namespace has other processes of the same pid. */
+  /** The PID namespace of its pid: another one has other processes of the same pid. */
   readonly pidNamespace?: string | undefined
 }
 
@@ -54,7 +54,7 @@ function startIn(stat: string): number | null {
 
 type Whole = { [P in 'pid' | 'started' | 'pidNamespace']: NonNullable<Program[P]> }
 
-/** The first namespace sees the processes of all others. */
+/** The initial PID namespace sees the processes of all others. */
 const FIRST = 'pid:[4026531836]'
 
 function isAliveBelow({ pid, started, pidNamespace }: Whole): boolean | null {
@@ -66,7 +66,7 @@ function isAliveBelow({ pid, started, pidNamespace }: Whole): boolean | null {
   })
   const namespaces = fitting.map((one) => namespace(one))
   if (namespaces.includes(pidNamespace)) return true
-  // Where some are hidden the first one is too.
+  // Where processes are hidden (hidepid), the first one is too.
   return namespaces.includes(null) || !pids.includes('1') ? null : false
 }
 

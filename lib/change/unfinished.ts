@@ -2,10 +2,11 @@ import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { Records } from '../records.js'
 import { isAddress } from '../sysfs/address.js'
+import { type FormerState, isFormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { bootId, type Program, thisProgram } from './program.js'
 
-/** A step that holds attributes of a device otherwise than they were for as long as it takes. */
+/** A step that changes attributes of a device only while it runs. */
 export interface UnfinishedCommon extends Program {
   readonly version: 1
   /** Of the device; it names the record. */
@@ -36,14 +37,20 @@ export interface UnfinishedVfs extends UnfinishedCommon {
   readonly autoprobe: string | null
 }
 
+/** A device that is removed so that the kernel finds it anew. */
+export interface UnfinishedRescan extends UnfinishedCommon {
+  readonly step: 'rescan'
+  readonly former: FormerState
+}
+
 /** What is needed to put a device in order after a crash within one step, written before its first change. */
-export type UnfinishedStep = UnfinishedReset | UnfinishedVfs
+export type UnfinishedStep = UnfinishedReset | UnfinishedVfs | UnfinishedRescan
 
 /** Steps that are being made, or that a crash ended, beside the journal. @param directory default `/run/vfio` */
 export const unfinishedIn = (directory: string | undefined): Records<UnfinishedStep> =>
   new Records(directory, { prefix: 'step-', parse, keyOf: ({ address }) => address })
 
-/** What all records of steps begin with. */
+/** The fields that all records of steps have. */
 export const begun = (
   sysfs: string,
   { address, group }: { readonly address: string; readonly group: number | null },
@@ -60,7 +67,7 @@ export const begun = (
 })
 
 /**
- * What a crash left has to be put in order first: how the device was before is known to that record alone.
+ * A step that a crash ended has to be recovered first: only its record knows how the device was before.
  * @throws VfioError `ERR_VFIO_IN_USE`, `ERR_VFIO_BAD_JOURNAL`
  */
 export function refuseUnfinished(records: Records<UnfinishedStep>, address: string): void {
@@ -72,7 +79,11 @@ export function refuseUnfinished(records: Records<UnfinishedStep>, address: stri
   )
 }
 
-const STEPS = { 'reset-method': 'a reset', vfs: 'a change of the virtual functions' } as const
+const STEPS = {
+  'reset-method': 'a reset',
+  vfs: 'a change of the virtual functions',
+  rescan: 'a rescan',
+} as const
 
 /** Names of the kernel's methods, in its order. */
 const METHODS = /^[a-z_]{1,40}(?: [a-z_]{1,40}){0,20}$/
@@ -99,6 +110,8 @@ function parse(text: string): UnfinishedStep {
   for (const name of ['pidNamespace', 'lock']) check(record[name] === undefined || isText(record[name]), name)
   if (record.step === 'reset-method') {
     check(isText(record.methods) && METHODS.test(record.methods), 'its methods')
+  } else if (record.step === 'rescan') {
+    check(isFormerState(record.former), 'its former state')
   } else {
     check(record.step === 'vfs', 'its step')
     for (const name of ['from', 'to']) check(isCount(record[name]) && Number(record[name]) <= 0xffff, name)

@@ -13,8 +13,8 @@ interface Asked {
 }
 
 /**
- * A process beside this one that reads and writes files for which the kernel may let it wait for ever: this one can end
- * meanwhile. It goes on by itself then, with the lock that it was given, and ends after its answer.
+ * A second process that reads and writes files on which the kernel may block for ever, so that this one can end meanwhile. It
+ * then goes on by itself, with the lock that it was given, and ends after its answer.
  */
 export class Writer {
   readonly #pid: number
@@ -34,7 +34,7 @@ export class Writer {
     this.#socket.on('end', () => this.#end())
   }
 
-  /** Starts one, and waits until it holds nothing of this process any more. */
+  /** Starts one, and waits until it has closed everything that it inherited. */
   static async start(): Promise<Writer> {
     const writer = new Writer(startProcess())
     if (writer.#socket.pending) writer.#refuse()
@@ -44,7 +44,7 @@ export class Writer {
     return writer
   }
 
-  /** A runtime that leaves a socket for a descriptor pending never hears what comes through it. */
+  /** A runtime that leaves a socket made from a descriptor pending never receives anything on it. */
   #refuse(): never {
     closeSync(this.#descriptor)
     binding().reapWriter(this.#pid)
@@ -64,12 +64,12 @@ export class Writer {
     return (await this.#ask(false, path, '', lock)).toString('utf8')
   }
 
-  /** Does not wait for it any more. What it was asked may still happen, and is told then to who is still here. */
+  /** Stops keeping this program alive for it. Its call may still take effect; its answer still settles the promise. */
   leave(): void {
     this.#socket.unref()
   }
 
-  /** Lets it end; what it is at goes on until it is done. */
+  /** Lets it end after the call that it makes now. */
   close(): void {
     this.#socket.end()
   }
@@ -122,6 +122,6 @@ function startProcess(): { pid: number; socket: number } {
   }
 }
 
-/** Whether what it was at took effect is not known: whoever asked looks. */
+/** Whether its last call took effect is not known: the caller has to look. */
 const ended = (when: string, cause?: unknown) =>
   new VfioError('ERR_VFIO_NOT_BOUND', `the process that changes the host was ended${when}`, { cause })

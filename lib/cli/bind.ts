@@ -1,6 +1,5 @@
 import { Option } from 'commander'
 import {
-  type Assignment,
   type AssignOptions,
   assign,
   type Plan,
@@ -9,6 +8,7 @@ import {
   type ResetPolicy,
   VfioError,
 } from '../index.js'
+import type { Bound } from './answers.js'
 import { NOT_READY } from './exit.js'
 import {
   type Common,
@@ -74,7 +74,7 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
   return await stoppable('putting back what was done', async (signal) => {
     const assignment = await assign(plan, { ...assignOptions(options), signal })
     if (signal.aborted) {
-      // It came behind the last step: a person who stops it wants nothing of it.
+      // The signal came after the last step: it still means that nothing is wanted.
       await assignment.release()
       throw signal.reason
     }
@@ -84,7 +84,7 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
   })
 }
 
-function print(plan: Plan, bound: Pick<Assignment, 'devices' | 'record'>, options: BindOptions): void {
+function print(plan: Plan, bound: Bound, options: BindOptions): void {
   answer(bound, options.json, (done) =>
     done.record === null
       ? `${plan.addresses.join(', ')}: bound to VFIO already${plan.steps.length > 0 ? ', and reset' : ', nothing was changed'}\n`

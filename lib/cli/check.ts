@@ -10,7 +10,9 @@ import {
   VfioError,
   VfioSystemError,
 } from '../index.js'
+import type { Checked } from './answers.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
+import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
 import { verdictColour } from './words.js'
@@ -36,17 +38,21 @@ export const check: Declare = (vfio) => {
 async function act(target: string, options: Options): Promise<number> {
   const seen = look(options, target.startsWith('group:') ? {} : { around: [target] })
   const group = /^group:(.*)$/.exec(target)?.[1]
-  let assessments =
+  let assessments: Checked[] =
     group === undefined
       ? seen.devicesAt(target).map(({ address }) => assess(seen, address))
       : assessGroup(seen, groupNumber(group))
   let refusal: VfioSystemError | null = null
   if (options.askKernel) {
-    const asked: Assessment[] = []
+    const asked: Checked[] = []
     for (const assessment of assessments) {
       const answered = await ask(seen, assessment)
       if (answered instanceof VfioSystemError) refusal = answered
-      asked.push(answered instanceof VfioSystemError ? assessment : { ...assessment, kernel: answered })
+      asked.push(
+        answered instanceof VfioSystemError
+          ? { ...assessment, error: failedBy(answered) }
+          : { ...assessment, kernel: answered },
+      )
     }
     assessments = asked
   }

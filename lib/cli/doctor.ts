@@ -14,7 +14,7 @@ export const doctor: Declare = (vfio) => {
     .addOption(sysfs())
     .action(
       run((options: Common) => {
-        const diagnosis = diagnose(look(options, { brief: true }))
+        const diagnosis = diagnose(look(options, { brief: true, diagnosis: true }))
         answer(diagnosis, options.json, render)
         return diagnosis.ready ? 0 : NOT_READY
       }),

@@ -1,10 +1,13 @@
 import { Argument, Option } from 'commander'
 import {
+  type CloudHypervisorExport,
   exportCloudHypervisor,
   exportLibvirt,
   exportQemu,
+  type LibvirtExport,
   parseSize,
   parseZpci,
+  type QemuExport,
   VfioError,
 } from '../index.js'
 import { NOT_READY } from './exit.js'
@@ -63,10 +66,27 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
     libvirt: () => exportLibvirt(seen, addresses, { iommufd, guestAddress, zpci, machine, managed }),
     'cloud-hypervisor': () => exportCloudHypervisor(seen, addresses, { iommufd, guestAddress, memory }),
   }[format]()
-  print(options.json ? toJson(exported) : exported.text)
+  print(options.json ? toJson(exported) : textOf(exported))
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
   return exported.blockers.length > 0 ? NOT_READY : 0
+}
+
+/** Arguments are printed in lines for a person, who pastes them, and else in one: `$(vfio export …)` splits it into them. */
+export function textOf(
+  exported: Pick<QemuExport | LibvirtExport | CloudHypervisorExport, 'text'> & {
+    arguments?: readonly string[]
+  },
+  isTerminal = process.stdout.isTTY,
+): string {
+  const words = exported.arguments
+  if (words === undefined || isTerminal) return exported.text
+  const split = words.find((word) => !/^[^\s*?[\]\\'"]+$/.test(word))
+  if (split === undefined) return `${words.join(' ')}\n`
+  throw new VfioError(
+    'ERR_VFIO_BAD_ARGUMENT',
+    `the argument ${JSON.stringify(split)} would be split or changed by a shell that takes it from $(…): take "arguments" of --json`,
+  )
 }
 
 function refuse(wrong: boolean, option: string, format: string): void {

@@ -1,51 +1,112 @@
-import { type Survey, type SurveyedDevice, survey } from '../index.js'
+import { Option } from 'commander'
+import {
+  choose,
+  classWord,
+  type HostUse,
+  isOfMachine,
+  type Survey,
+  type SurveyedDevice,
+  survey,
+  VfioError,
+} from '../index.js'
+import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, cut, width, wrap } from './output.js'
-import { deviceName, ids, verdictColour } from './words.js'
+import { shortAddress, shortName, verdictColour } from './words.js'
 
-/** `vfio list`: all groups and devices, what blocks them and how they can be reset. */
+interface ListOptions extends Common {
+  readonly all?: boolean
+  readonly class?: string
+  readonly driver?: string
+  readonly free?: boolean
+  readonly group?: string
+}
+
+/** `vfio list`: what can be given away, what has to come along, what uses it and how it can be reset. */
 export const list: Declare = (vfio) => {
   vfio
     .command('list')
-    .description('all groups and devices: driver, verdict, what blocks, reset')
+    .description('all devices: class, driver, verdict, what uses them, how they are reset')
+    .argument('[word...]', 'only those with these words in address, ids, class, driver or name')
+    .option('--class <class>', 'only those of a class, like vga, nvme, ethernet or 0300')
+    .option('--driver <name>', 'only those of a driver; none: those without one')
+    .option('--free', 'only those that can be given away and that nothing uses')
+    .addOption(new Option('--group <number>', 'only those of an IOMMU group, bridges included'))
+    .option('--all', 'bridges and parts of the machine too')
     .addOption(json())
     .addOption(sysfs())
-    .action(
-      run((options: Common) => {
-        answer(survey(look(options, { brief: true })), options.json, render)
-        return 0
-      }),
-    )
+    .action(run(act))
 }
 
-const HEAD = ['GROUP', 'ADDRESS', 'ID', 'DRIVER', 'VERDICT', 'RESET', 'DEVICE'] as const
+function act(words: readonly string[], options: ListOptions): number {
+  const group = options.group === undefined ? undefined : groupNumber(options.group)
+  // A program that wants to know of uses asks for those that are free, or for the device.
+  const brief = options.json === true && !options.free
+  const all = survey(look(options, { brief }))
+  const { class: ofClass, driver, free } = options
+  const chosen = choose(all, { words, class: ofClass, driver, free, group })
+  const isFiltered = words.length > 0 || [ofClass, driver, free, group].some((one) => one !== undefined)
+  const showsAll = options.all === true || group !== undefined
+  answer(chosen, options.json, (seen) => render(seen, { showsAll, isFiltered }))
+  return isFiltered && chosen.devices.length === 0 ? NOT_READY : 0
+}
 
-type Row = readonly [string, string, string, string, string, string, string]
+function groupNumber(text: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text)
+  throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--group takes the number of a group, not "${text}"`)
+}
 
-function render({ host, groups, devices }: Survey): string {
-  if (devices.length === 0) return 'There are no PCI devices here.\n'
-  const rows = new Map<SurveyedDevice, Row>()
-  for (const device of devices) rows.set(device, toRow(device))
-  const widths = HEAD.map((head, column) =>
-    Math.max(head.length, ...Array.from(rows.values(), (row) => Math.min(row[column]?.length ?? 0, 16))),
-  )
-  const lines = [colour.strong(toLine(HEAD, widths))]
-  const byAddress = new Map(devices.map((device) => [device.address, device]))
+const HEAD = ['GROUP', 'ADDRESS', 'CLASS', 'DRIVER', 'VERDICT', 'WITH', 'USED', 'RESET', 'DEVICE'] as const
+const [GROUP, , , DRIVER, VERDICT, WITH, USED, RESET, NAME] = HEAD.keys() as Iterable<number> as number[]
+
+type Row = readonly string[]
+
+interface Style {
+  readonly showsAll: boolean
+  readonly isFiltered: boolean
+}
+
+/** Nobody gives them away; but what is with VFIO already is shown whatever it is. */
+const isHidden = (device: SurveyedDevice) =>
+  device.verdict !== 'ready' && (device.headerType !== 'normal' || isOfMachine(device.class))
+
+function render(all: Survey, { showsAll, isFiltered }: Style): string {
+  const shown = all.devices.filter((device) => showsAll || !isHidden(device))
+  const hidden = all.devices.length - shown.length
+  if (all.devices.length === 0) return isFiltered ? 'No device fits.\n' : 'There are no PCI devices here.\n'
+  if (shown.length === 0)
+    return `Only bridges and parts of the machine ${isFiltered ? 'fit' : 'are here'}: --all shows them.\n`
+  const rows = new Map(shown.map((device) => [device, toRow(device)]))
+  const columns = layOut([...rows.values()])
+  const lines = [colour.strong(toLine(HEAD, columns).join(' ').trimEnd())]
   const write = (device: SurveyedDevice, group: string) => {
     const row = rows.get(device)
-    if (row) lines.push(paintVerdict(toLine([group, ...row.slice(1)], widths), device))
+    if (row) lines.push(paint(toLine([group, ...row.slice(1)], columns), columns, device))
   }
-  for (const group of groups) {
-    for (const [index, address] of group.members.entries()) {
-      const device = byAddress.get(address)
-      if (device) write(device, index === 0 ? String(group.group) : '')
-    }
-    if (!group.viable) {
-      const blockers = group.blockers.map(({ address, driver }) => `${address} (${driver})`).join(', ')
-      lines.push(colour.faint(wrap(`blocked by ${blockers}`, 6)))
-    }
+  const inGroup = new Map<number, SurveyedDevice[]>()
+  for (const device of shown) {
+    if (device.group !== null) inGroup.set(device.group, [...(inGroup.get(device.group) ?? []), device])
   }
-  for (const device of devices) if (device.group === null) write(device, '-')
+  for (const { group } of all.groups) {
+    const members = inGroup.get(group) ?? []
+    for (const [index, device] of members.entries()) write(device, index === 0 ? String(group) : '')
+    if (all.host.iommu.present) lines.push(...whyBlocked(members))
+  }
+  const alone = shown.filter(({ group }) => group === null)
+  for (const device of alone) write(device, '-')
+  if (all.host.iommu.present) lines.push(...whyBlocked(alone))
+  lines.push(...ends(all, hidden))
+  return `${lines.join('\n')}\n`
+}
+
+/** What stands in the way, once for all whom it concerns. */
+function whyBlocked(devices: readonly SurveyedDevice[]): string[] {
+  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isHidden(device))
+  return [...new Set(blocked.map(({ reason }) => reason))].map((reason) => colour.faint(wrap(reason, 6)))
+}
+
+function ends({ host }: Survey, hidden: number): string[] {
+  const lines: string[] = []
   if (!host.iommu.present) {
     lines.push(
       '',
@@ -57,34 +118,103 @@ function render({ host, groups, devices }: Survey): string {
       ),
     )
   }
-  return `${lines.join('\n')}\n`
+  if (hidden > 0 && process.stdout.isTTY) {
+    const what =
+      hidden === 1 ? '1 bridge or part of the machine is' : `${hidden} bridges and parts of the machine are`
+    lines.push(colour.faint(`${what} not shown: --all shows them`))
+  }
+  return lines
 }
 
 function toRow(device: SurveyedDevice): Row {
+  const isShown = !isHidden(device)
   return [
-    device.group === null ? '-' : String(device.group),
-    device.address,
-    ids(device),
+    '',
+    shortAddress(device.address),
+    classWord(device.class),
     device.driver ?? '-',
-    device.verdict,
-    device.resetScope,
-    deviceName(device),
+    isShown ? verdictWord(device) : '-',
+    isShown ? along(device) : '',
+    isShown ? used(device) : '',
+    isShown ? (device.resetOnceBound ? `${device.resetOnceBound}*` : device.resetScope) : '-',
+    shortName(device),
   ]
 }
 
-/** The group number is right-aligned, the name takes what is left of the line. */
-function toLine(cells: readonly string[], widths: readonly number[]): string {
-  const line = cells.map((cell, column) => {
-    const columns = widths[column] ?? 0
-    if (column === 0) return cell.padStart(columns)
-    return column === cells.length - 1 ? cell : cut(cell, columns).padEnd(columns)
-  })
-  return cut(line.join(' '), width()).trimEnd()
+/** What harms the host when it goes, as far as is known. */
+const harms = ({ uses = [] }: SurveyedDevice) =>
+  uses.filter(({ severity, unknown }) => severity === 'blocks' && unknown === undefined)
+
+/** Uses take no part in the verdict; but nobody is to read "bindable" of the disk that the host runs on. */
+const verdictWord = (device: SurveyedDevice) =>
+  device.verdict === 'bindable' && harms(device).length > 0 ? 'in use' : device.verdict
+
+/** How many have to come along. */
+function along({ toBind, address }: SurveyedDevice): string {
+  const others = toBind.filter((member) => member !== address).length
+  return others === 0 ? '' : `+${others}`
 }
 
-function paintVerdict(line: string, device: SurveyedDevice): string {
-  const at = line.indexOf(` ${device.verdict} `)
-  if (at < 0) return line
-  const end = at + 1 + device.verdict.length
-  return line.slice(0, at + 1) + verdictColour(device.verdict)(device.verdict) + line.slice(end)
+/** The gravest first. */
+const KINDS: readonly HostUse['kind'][] = ['vfio', 'mount', 'swap', 'holder', 'network', 'display', 'other']
+
+/** The gravest kind of use, and a question mark where there may be some that could not be seen. */
+function used(device: SurveyedDevice): string {
+  const kinds = new Set(harms(device).map(({ kind }) => kind))
+  const [first] = KINDS.filter((kind) => kinds.has(kind))
+  if (first !== undefined) return first === 'vfio' ? 'open' : first
+  return device.uses?.some(({ unknown }) => unknown) ? '?' : ''
+}
+
+interface Column {
+  readonly at: number
+  readonly width: number
+}
+
+/** Columns in which most devices are known by name, and in which one can be told from another. */
+const GOOD_NAME = 26
+const SHORT_NAME = 14
+
+/** As wide as what is in them; the name takes what is left of the line, and empty columns take nothing. */
+function layOut(rows: readonly Row[]): Column[] {
+  const room = width()
+  const isEmpty = (at: number) => (at === WITH || at === USED) && rows.every((row) => row[at] === '')
+  const widths = HEAD.map((head, at) => Math.max(head.length, ...rows.map((row) => row[at]?.length ?? 0)))
+  let columns = [...HEAD.keys()].filter((at) => !isEmpty(at)).map((at) => ({ at, width: widths[at] ?? 0 }))
+  const taken = () => columns.reduce((sum, { at, width: one }) => sum + (at === NAME ? 0 : one + 1), 0)
+  if (!Number.isFinite(room)) return columns
+  const isTooWide = (name: number) => taken() + name > room
+  if (isTooWide(GOOD_NAME)) {
+    const over = taken() + GOOD_NAME - room
+    columns = columns.map((one) =>
+      one.at === DRIVER ? { at: one.at, width: Math.max(8, one.width - over) } : one,
+    )
+  }
+  // What a person can do without when choosing, in this order.
+  for (const at of [DRIVER, RESET, WITH, GROUP])
+    if (isTooWide(SHORT_NAME)) columns = columns.filter((one) => one.at !== at)
+  return columns.map((one) => (one.at === NAME ? { at: one.at, width: Math.max(1, room - taken()) } : one))
+}
+
+/** The group number is right-aligned. */
+const toLine = (cells: Row, columns: readonly Column[]): string[] =>
+  columns.map(({ at, width: room }) => {
+    const cell = cut(cells[at] ?? '', room)
+    if (at === GROUP) return cell.padStart(room)
+    return at === NAME ? cell : cell.padEnd(room)
+  })
+
+function paint(cells: readonly string[], columns: readonly Column[], device: SurveyedDevice): string {
+  if (isHidden(device)) return colour.faint(cells.join(' ').trimEnd())
+  const isHarmful = harms(device).length > 0
+  const of = (at: number, cell: string) => {
+    const text = cell.trimEnd()
+    const rest = cell.slice(text.length)
+    if (at === VERDICT) return (isHarmful ? colour.bad : verdictColour(device.verdict))(text) + rest
+    return at === USED && isHarmful ? colour.bad(text) + rest : cell
+  }
+  return cells
+    .map((cell, index) => of(columns[index]?.at ?? 0, cell))
+    .join(' ')
+    .trimEnd()
 }

@@ -1,7 +1,14 @@
 import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { Host, type HostUse, type Snapshot, type SnapshotOptions, VfioError } from '../index.js'
-import { oneLine } from './output.js'
+import {
+  Host,
+  type HostUse,
+  type Snapshot,
+  type SnapshotOptions,
+  VfioError,
+  whatIsMissing,
+} from '../index.js'
+import { note, oneLine } from './output.js'
 
 /** How a command declares itself to the program: its name, arguments, options and help, and what it does. */
 export type Declare = (vfio: Command) => void
@@ -52,13 +59,24 @@ export function forced(kinds: readonly string[] = []): HostUse['kind'][] {
 }
 
 /** Overrides are read, which may take seconds, only where something rests on them or shows them. */
-type Look = SnapshotOptions & { readonly overrides?: boolean }
+type Look = SnapshotOptions & {
+  readonly overrides?: boolean
+  readonly uses?: boolean
+  readonly diagnosis?: boolean
+}
 
 /** Looks at the host, or at the tree that `--sysfs` names. */
-export function look({ sysfs: root }: Common, { overrides = false, ...options }: Look = {}): Snapshot {
-  const lookAt = (host: Host) =>
-    overrides ? host.snapshot(options) : host.look({ ...options, overrides: new Map() })
-  if (root === undefined) return lookAt(new Host())
+export function look(
+  { sysfs: root }: Common,
+  { overrides = false, diagnosis = false, ...options }: Look = {},
+): Snapshot {
+  const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
+  if (root === undefined) {
+    const seen = lookAt(new Host())
+    // A diagnosis has it among its checks.
+    if (!diagnosis) for (const sentence of whatIsMissing(seen)) note(`vfio: ${sentence}`)
+    return seen
+  }
   if (!existsSync(`${root}/bus/pci/devices`)) {
     throw new VfioError(
       'ERR_VFIO_BAD_ARGUMENT',
@@ -67,6 +85,8 @@ export function look({ sysfs: root }: Common, { overrides = false, ...options }:
   }
   return lookAt(new Host({ sysfs: root }))
 }
+
+const NOT_READ = new Map<string, null>()
 
 /** Runs a command and keeps its exit status. */
 export function run<A extends readonly unknown[]>(

@@ -17,15 +17,27 @@ export function print(text: string): void {
 
 /** Prints what the library returned, as JSON or as a person reads it. */
 export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
-  print(isJson ? toJson(value) : render(harmless(value)))
+  print(isJson ? toJson(value) : inLocale(render(harmless(value))))
 }
 
-/** One line for the person, apart from what a program reads. */
+/** One line on standard error, for the person. */
 export function note(text: string): void {
-  process.stderr.write(`${printable(text)}\n`)
+  process.stderr.write(`${inLocale(printable(text))}\n`)
 }
 
-/** What was typed may have line breaks in it; what is said of it is one line all the same. */
+/** The first of these that says something decides, as in setlocale(3). */
+const LOCALE = process.env.LC_ALL || process.env.LC_CTYPE || process.env.LANG || 'C'
+
+/** What our own signs are in a locale without them, each as wide as it was. */
+const ASCII: Readonly<Record<string, string>> = { '✓': '+', '✗': 'x', '…': '~', '–': '-', '→': '>', '’': "'" }
+
+/** What the locale cannot show is replaced, character by character. */
+function inLocale(text: string): string {
+  if (/utf-?8/i.test(LOCALE)) return text
+  return text.replace(/[^\0-\u007f]/gu, (sign) => ASCII[sign] ?? '?')
+}
+
+/** An argument may have line breaks in it; a message about it is one line all the same. */
 export const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')
 
 /** A copy with every text in it made printable: before colours and line ends of our own come to it. */
@@ -49,8 +61,13 @@ export const colour = {
   strong: paint(1),
 }
 
-/** The width to write for: the terminal's, else 80 columns. */
-export const width = () => Math.max(40, process.stdout.columns || 80)
+/** The width to write for: that of `COLUMNS`, else the terminal's; a pipe or a file has none. */
+export function width(): number {
+  const { COLUMNS = '' } = process.env
+  if (/^[1-9]\d{0,4}$/.test(COLUMNS)) return Math.max(40, Number(COLUMNS))
+  if (!process.stdout.isTTY) return Number.POSITIVE_INFINITY
+  return Math.max(40, process.stdout.columns || 80)
+}
 
 /** Cuts a text to a number of columns. */
 export function cut(text: string, columns: number): string {

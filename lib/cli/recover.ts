@@ -31,7 +31,8 @@ async function act(options: RecoverOptions): Promise<number> {
     answer(report, json, render)
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     for (const record of report.bad) note(badRecord(record))
-    return report.bad.length + report.busy.length > 0 ? NOT_READY : 0
+    const { bad, busy, granted = [] } = report
+    return bad.length + busy.length + granted.length > 0 ? NOT_READY : 0
   })
 }
 

@@ -1,4 +1,5 @@
 import { release as giveBack, VfioError } from '../index.js'
+import { NOT_READY } from './exit.js'
 import { type Declare, deadlineOf, journal, json, rescanOption, run, timeout } from './options.js'
 import { answer, note } from './output.js'
 import { stoppable } from './signals.js'
@@ -12,7 +13,7 @@ interface ReleaseCommandOptions {
   readonly json?: boolean
 }
 
-/** `vfio release`: gives devices back to the host, as they were. */
+/** `vfio release`: gives devices back to the host, as they were. Exit status 1 also where a grant could not be revoked. */
 export const release: Declare = (vfio) => {
   vfio
     .command('release')
@@ -40,6 +41,6 @@ async function act(addresses: readonly string[], options: ReleaseCommandOptions)
       json,
       ({ released }) => released.map((address) => `${address} was given back\n`).join('') || NOTHING_ASSIGNED,
     )
-    return 0
+    return report.granted || report.bad ? NOT_READY : 0
   })
 }

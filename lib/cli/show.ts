@@ -1,13 +1,13 @@
 import {
-  type Assessment,
   assess,
   type Bar,
   type CapabilityEntry,
   driverOfModule,
-  type IommuGroup,
   type PciDevice,
+  type Snapshot,
 } from '../index.js'
 import { printable } from '../text.js'
+import type { Shown } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, wrap } from './output.js'
@@ -29,18 +29,38 @@ function act(address: string, options: Common): number {
   const device = seen.device(address)
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
-  const variants = device.variantDrivers.map((module) => driverOfModule(seen, module).name)
-  answer({ device, group, assessment }, options.json, (shown) => render(shown, variants))
+  answer({ device, group, assessment }, options.json, (shown) => render(shown, aroundOf(seen, device)))
   return 0
 }
 
-interface Shown {
-  readonly device: PciDevice
-  readonly group: IommuGroup | null
-  readonly assessment: Assessment
+/** What is not said of the device itself, and a person asks next. */
+interface Around {
+  readonly variants: readonly string[]
+  /** Bridges from the root bus down to it. */
+  readonly above: readonly string[]
+  /** What is directly below it. */
+  readonly below: readonly string[]
+  readonly units: readonly string[]
 }
 
-function render({ device, group, assessment }: Shown, variants: readonly string[]): string {
+function aroundOf(seen: Snapshot, device: PciDevice): Around {
+  const above: string[] = []
+  for (
+    let at = device.parent;
+    at !== null && seen.has(at) && !above.includes(at);
+    at = seen.device(at).parent
+  )
+    above.unshift(at)
+  const below = seen.devices.filter(({ parent }) => parent === device.address).map(({ address }) => address)
+  return {
+    variants: device.variantDrivers.map((module) => driverOfModule(seen, module).name),
+    above,
+    below,
+    units: [...new Set(seen.host.iommu.units.map(({ kind }) => kind))],
+  }
+}
+
+function render({ device, group, assessment }: Shown, around: Around): string {
   const lines: string[] = [deviceName(device)]
   const line = (label: string, text: string | null) => {
     if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))
@@ -52,12 +72,15 @@ function render({ device, group, assessment }: Shown, variants: readonly string[
   line('driver', device.driver ?? 'none')
   line('override', device.driverOverride)
   line('modules', device.modules.join(' '))
-  line('variants', variants.map(printable).join(' '))
+  line('variants', around.variants.map(printable).join(' '))
   line('modalias', device.modalias)
   line('header', `${device.headerType}${device.multifunction ? ', multifunction' : ''}`)
-  line('below', device.parent ?? 'a root bus')
+  line('above', around.above.join(' > ') || (device.parent ?? 'a root bus'))
+  line('below', around.below.join(' '))
+  line('link', link(device))
   line('slot', device.slot && `${device.slot.name}${device.slot.driver ? ` (${device.slot.driver})` : ''}`)
   line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
+  line('IOMMU', group?.noIommu ? null : around.units.join(', '))
   line('SR-IOV', sriov(device))
   line('boot display', device.bootVga ? 'yes' : null)
   line(
@@ -84,6 +107,19 @@ function subsystem(device: PciDevice): string | null {
   if (device.subsystemVendor === 0 && device.subsystemDevice === 0) return null
   const numbers = ids({ vendor: device.subsystemVendor, device: device.subsystemDevice })
   return device.names.subsystem ? `${numbers} ${device.names.subsystem}` : numbers
+}
+
+/** GT/s by the codes of LNKCAP and LNKSTA. */
+const SPEEDS: readonly string[] = ['', '2.5', '5', '8', '16', '32', '64', '128']
+
+/** How fast and wide the link is, and what it could be where that is more. */
+function link({ capabilities: { pcie } }: PciDevice): string | null {
+  if (!pcie || pcie.maxLinkWidth === 0) return null
+  const text = (speed: number, lanes: number) => `${SPEEDS[speed] || '?'} GT/s x${lanes}`
+  const most = text(pcie.maxLinkSpeed, pcie.maxLinkWidth)
+  if (pcie.linkWidth === 0) return `down (up to ${most})`
+  const now = text(pcie.linkSpeed, pcie.linkWidth)
+  return now === most ? now : `${now} (up to ${most})`
 }
 
 function sriov({ sriov: role }: PciDevice): string | null {

@@ -1,4 +1,5 @@
 import { statusOfSignal } from './exit.js'
+import { failedBy, printFailure } from './failure.js'
 import { note } from './output.js'
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
@@ -13,25 +14,32 @@ export async function stoppable(
   change: (signal: AbortSignal) => Promise<number>,
 ): Promise<number> {
   const controller = new AbortController()
-  let status: number | null = null
+  let by: (typeof SIGNALS)[number] | null = null
   const onSignal = (signal: (typeof SIGNALS)[number]) => {
-    if (status !== null) {
+    if (by !== null) {
       note('vfio: ended before it was done: "vfio recover" puts in order what is left half done')
       process.exit(statusOfSignal(signal))
     }
-    status = statusOfSignal(signal)
+    by = signal
     note(`vfio: ${signal}: ${undone} (once more ends this at once)`)
     controller.abort(new Error(`stopped by ${signal}`))
   }
   for (const signal of SIGNALS) process.on(signal, onSignal)
   try {
     const done = await change(controller.signal)
-    return status ?? done
+    return by === null ? done : statusOfSignal(by)
   } catch (error) {
-    if (status === null) throw error
-    // What is left to be told is told; what was asked for by the signal is no failure.
-    if (error !== controller.signal.reason) note(`vfio: ${error instanceof Error ? error.message : error}`)
-    return status
+    // TypeScript does not see that a signal sets it.
+    const signal = by as NodeJS.Signals | null
+    if (signal === null) throw error
+    // An abort by the signal is no failure; any other error is printed.
+    const { message, ...failed } = failedBy(error)
+    if (error === controller.signal.reason) printFailure({ code: signal, message })
+    else {
+      note(`vfio: ${message}`)
+      printFailure({ ...failed, message })
+    }
+    return statusOfSignal(signal)
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal)
   }

@@ -85,6 +85,17 @@ const place = (slot: number, fn: number) => `${hex(slot, 2)}.${fn}`
 
 type Properties = Readonly<Record<string, string | number | null | undefined>>
 
+/**
+ * `type,key=value,…` as QEMU reads it back: a property without a value is the type, one that is not defined is left out,
+ * and a comma within a value is written twice.
+ */
+export function qemuOption(properties: Properties): string {
+  const parts = Object.entries(properties).filter(([, value]) => value !== undefined)
+  return parts
+    .map(([key, value]) => (value === null ? key : `${key}=${String(value).replaceAll(',', ',,')}`))
+    .join(',')
+}
+
 class Writer {
   readonly options: string[][] = []
   readonly devices: QemuDevice[] = []
@@ -104,13 +115,8 @@ class Writer {
     this.#zpci = options.zpci
   }
 
-  /** `type,key=value,…`; a property without a value is the type, one that is not defined is left out. */
   add(option: string, properties: Properties): void {
-    const parts = Object.entries(properties).filter(([, value]) => value !== undefined)
-    this.options.push([
-      option,
-      parts.map(([key, value]) => (value === null ? key : `${key}=${value}`)).join(','),
-    ])
+    this.options.push([option, qemuOption(properties)])
   }
 
   belowPorts(slots: readonly ExportSlot[]): void {

@@ -1,5 +1,5 @@
 import { assess } from '../assess/assessment.js'
-import { backendOf } from '../assess/backends.js'
+import { opensByIommufd } from '../assess/backends.js'
 import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
 import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { isBridge } from '../assess/topology.js'
@@ -62,16 +62,16 @@ function number(members: readonly PciDevice[]): ExportFunction[] {
   }))
 }
 
-/** What a hypervisor would stumble over, a sentence each. */
+/** What would keep a guest with these devices from starting, a sentence each. */
 export interface Obstacles {
   /** What has to happen before, `blockers` included. */
   readonly notes: readonly string[]
-  /** Why a guest with these devices cannot be, whatever is bound. */
+  /** Why no guest can have these devices, whatever is bound. */
   readonly blockers: readonly string[]
 }
 
 /**
- * What a hypervisor would stumble over: devices that cannot be opened, or not yet.
+ * What would keep a guest from starting: devices that cannot be opened, or not yet.
  * @param binds the hypervisor binds them itself
  */
 export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = false): Obstacles {
@@ -108,12 +108,12 @@ export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = 
 
 /** Whether to open through `/dev/iommu`: as was asked for, else where the kernel has nothing else. */
 export const byIommufd = ({ host }: Snapshot, asked: boolean | undefined): boolean =>
-  asked ?? backendOf(host) === 'iommufd'
+  asked ?? opensByIommufd(host)
 
 /** What is wrong with that, a sentence. */
 export function iommufdNotes(seen: Snapshot, iommufd: boolean): string[] {
   const { host } = seen
-  const isAll = backendOf(host) === 'iommufd'
+  const isAll = opensByIommufd(host)
   if (iommufd && host.modules.iommufd === 'missing')
     return ['this kernel has no iommufd, so devices are not opened by /dev/iommu here: leave that out']
   // It may stand in for containers (CONFIG_IOMMUFD_VFIO_CONTAINER).

@@ -88,9 +88,9 @@ async function giveNodes(
   const nodes = open.nodes.map(({ path, state }) => {
     const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
     const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
-    // What a grant has made of a node is not how it stood before.
+    // The owner that another grant has set is not the former one.
     const former = again?.former ?? shared?.former ?? state
-    // What is somebody's, and by no grant that can be read, may be so by one that cannot.
+    // A node of a user without a readable grant may be granted by the record that is damaged.
     if (damaged && !again && !shared && state.uid !== 0) throw damaged
     const mode = former.mode | 0o600 | (gid === null ? 0 : 0o060)
     const granted = { uid, gid: gid ?? former.gid, mode }
@@ -112,7 +112,7 @@ async function giveNodes(
   try {
     for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
   } catch (error) {
-    // All or nothing: what was granted before is granted no more.
+    // All nodes or none: an earlier grant of the device ends too.
     await takeBack(records, device.address, options.sysfs)
     throw error
   }
@@ -209,7 +209,7 @@ async function takeBack(
     }
   }
   await records.remove(address)
-  // Afterwards, when nobody can come to have it open who must not.
+  // Afterwards, when the former owner can open it no more.
   return { address, restored, kept, changed, holders: holdersOf(sysfs, address) }
 }
 
@@ -219,10 +219,10 @@ const isSame = (a: Ownership, b: Ownership) => a.uid === b.uid && a.gid === b.gi
 const isBetween = (now: Ownership, states: readonly Ownership[]) =>
   (['uid', 'gid', 'mode'] as const).every((part) => states.some((state) => now[part] === state[part]))
 
-/** Nodes do not outlive a boot: what a record of another one says holds for none of today's. */
+/** Device nodes do not survive a reboot, so a record of an earlier boot means nothing. */
 const currentOnly = (record: GrantRecord | null) => (record?.bootId === bootId() ? record : null)
 
-/** What else is granted. One record that cannot be read keeps nobody from the others. */
+/** The nodes that other devices' grants gave; a record that cannot be read does not block the others. */
 function otherGrants(
   records: Records<GrantRecord>,
   address: string,

@@ -1,8 +1,8 @@
 import { constants } from 'node:fs'
 import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
-import { numberOf } from '../change/device-number.js'
 import { VfioError } from '../errors.js'
 import { fileError } from '../records.js'
+import { deviceNumber } from '../sysfs/device-number.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
@@ -89,10 +89,10 @@ export class DeviceNode {
         const what = facts.isSymbolicLink() ? 'a symbolic link' : 'no character device'
         throw new VfioError('ERR_VFIO_BAD_NODE', `${path} is ${what}, and is left alone`)
       }
-      if (number !== undefined && number !== numberOf(facts.rdev)) {
+      if (number !== undefined && number !== deviceNumber(facts.rdev)) {
         throw new VfioError(
           'ERR_VFIO_BAD_NODE',
-          `${path} is a left-over of another device (${numberOf(facts.rdev)}; the kernel has ${number ?? 'none of that name'}), and is left alone: remove it`,
+          `${path} is a left-over of another device (${deviceNumber(facts.rdev)}; the kernel has ${number ?? 'none of that name'}), and is left alone: remove it`,
         )
       }
       const { uid, gid, mode, rdev } = facts

@@ -10,8 +10,8 @@ function count(change: 1 | -1): void {
 }
 
 /**
- * Keeps this thread from ending by itself until the promise is settled, as Node's own calls do. For what a program waits
- * for; what nobody waits for any more is left behind. Returns the same promise.
+ * Keeps the event loop of this thread alive until the promise is settled, as Node's own calls do. For calls that somebody
+ * awaits. Returns the same promise.
  */
 export function keepAlive<T>(promise: Promise<T>): Promise<T> {
   count(1)

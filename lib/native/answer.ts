@@ -1,6 +1,9 @@
 import { endianness } from 'node:os'
 
-/** As large as what the addon asks with first, so that the common answer needs no new buffer. */
+/** The byte order of this machine: that of the kernel's structures and of typed arrays. */
+export const LITTLE_ENDIAN = endianness() === 'LE'
+
+/** As large as the addon's first question, so that most answers need no new buffer. */
 export const scratch = new ArrayBuffer(128)
 
 /**
@@ -88,7 +91,7 @@ const WORD = 8
  */
 export function pageBits(bitmap: ArrayBuffer): Uint8Array {
   const bytes = new Uint8Array(bitmap)
-  if (endianness() === 'BE') {
+  if (!LITTLE_ENDIAN) {
     for (let at = 0; at + WORD <= bytes.length; at += WORD) bytes.subarray(at, at + WORD).reverse()
   }
   return bytes

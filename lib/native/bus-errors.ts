@@ -1,9 +1,8 @@
 import type { Binding } from './binding.js'
 
 /**
- * Keeps the addon's handler of SIGBUS in its place. The first listener that a program adds puts another handler there, and
- * the last one that it removes none at all. Only where a listener came or went: other code that takes the signal over
- * passes on what is not its own.
+ * Keeps the addon's SIGBUS handler installed. Node replaces it when a program adds its first listener of SIGBUS, and removes
+ * the handler with the last one. Other native code that takes over the signal has to pass on what is not its own.
  */
 export function guardBusErrors(binding: Binding): void {
   // Told before a listener is added and after it was removed, and both after Node's own part.

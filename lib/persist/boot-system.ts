@@ -345,3 +345,10 @@ function raspberryPi(root: Root): BootLoader | null {
   const path = root.first('boot/firmware/cmdline.txt', 'boot/cmdline.txt')
   return path === null ? null : { name: 'raspberry-pi', path, command: null }
 }
+
+/** The modules that a kernel has built in. @param directory the kernel's module directory; `null`: not known */
+export function builtinModules(directory: string | null): ReadonlySet<string> {
+  const list = directory === null ? null : readText(`${directory}/modules.builtin`)
+  const names = (list ?? '').split('\n').map((line) => /([^/]+)\.ko$/.exec(line)?.[1]?.replaceAll('-', '_'))
+  return new Set(names.filter((name) => name !== undefined))
+}

@@ -135,16 +135,16 @@ function checkThere(seen: Snapshot, name: string, module: string, known: Known |
   )
 }
 
-/** The same host with what these options would lift. */
-export function withOptions(
-  { host }: Pick<Snapshot, 'host'>,
-  options: readonly ModuleOption[],
-): Snapshot['host'] {
-  const on = (name: string) => options.some((option) => option.name === name && /^[1yY]$/.test(option.value))
-  return {
-    ...host,
-    ...(on('allow_unsafe_interrupts') && { allowUnsafeInterrupts: true }),
-    ...(on('disable_denylist') && { denylistDisabled: true }),
-    ...(on('enable_unsafe_noiommu_mode') && { noIommuMode: true }),
-  }
+/** The facts that options change, where they are set. */
+const LIFTED = {
+  allow_unsafe_interrupts: { allowUnsafeInterrupts: true },
+  disable_denylist: { denylistDisabled: true },
+  enable_unsafe_noiommu_mode: { noIommuMode: true },
+} as const
+
+/** The host as it is with these options: the same look where they lift nothing, so that nothing is judged twice. */
+export function withOptions(seen: Snapshot, options: readonly ModuleOption[]): Snapshot {
+  const on = options.filter(({ value }) => /^[1yY]$/.test(value)).map(({ name }) => name)
+  const lifted = on.flatMap((name) => (name in LIFTED ? [LIFTED[name as keyof typeof LIFTED]] : []))
+  return lifted.length === 0 ? seen : seen.with({ host: Object.assign({ ...seen.host }, ...lifted) })
 }

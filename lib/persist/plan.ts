@@ -50,7 +50,7 @@ export interface PersistOptions {
   readonly modprobe?: string | undefined
 }
 
-/** What makes binding last over boot. */
+/** A boot configuration that binds devices, and what to know about it. */
 export interface PersistPlan {
   readonly by: PersistBy
   readonly addresses: readonly string[]
@@ -113,7 +113,7 @@ class Planner {
     this.#options = options
     const wanted = moduleOptions(seen, withNoIommuMode(seen, addresses, options.moduleOptions ?? []))
     this.#moduleOptions = wanted.options
-    this.#seen = seen.with({ host: withOptions(seen, wanted.options) })
+    this.#seen = withOptions(seen, wanted.options)
     const named = chooseDevices(this.#seen, addresses)
     const judgement = judgePersistence(
       this.#seen,
@@ -194,7 +194,7 @@ class Planner {
     return [...new Set(variants)].filter((module) => !this.#isBuiltin(moduleOf(module)))
   }
 
-  /** What is not of the initramfs: lines for modprobe and, by address, rules for udev. */
+  /** The files that are not of the initramfs tool: lines for modprobe and, by address, rules for udev. */
   #ownFiles(hostDrivers: readonly string[]): PersistFile[] {
     const byModule = new Map<string, PersistDevice[]>()
     for (const device of this.#devices)
@@ -226,7 +226,7 @@ class Planner {
     return idsOf(this.#devices.map(({ device }) => device))
   }
 
-  /** What is built in reads no file: the kernel command line is all that it has. */
+  /** A built-in module reads no file: its parameters go on the kernel command line. */
   #commandLine(): CommandLineAdvice | null {
     const { add, remove } = kernelParameters(this.#seen)
     const ids = `vfio-pci.ids=${this.#ids().join(',')}`

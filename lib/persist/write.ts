@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto'
 import { VfioError } from '../errors.js'
 import { Directory, type FileContent, fileError } from '../records.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { readText } from '../sysfs/files.js'
 import { detectInitramfs, type RootTree } from './boot-system.js'
 import { INITRAMFS, INITRAMFS_FILES } from './initramfs.js'
 import { MADE_FROM } from './made-from.js'
@@ -19,13 +18,6 @@ export interface PersistReport {
   readonly dropped: readonly string[]
   /** The command that makes it take effect, where anything changed. */
   readonly rebuild: string | null
-}
-
-/** The modules that a kernel has built in. @param directory the kernel's module directory; `null`: not known */
-export function builtinModules(directory: string | null): ReadonlySet<string> {
-  const list = directory === null ? null : readText(`${directory}/modules.builtin`)
-  const names = (list ?? '').split('\n').map((line) => /([^/]+)\.ko$/.exec(line)?.[1]?.replaceAll('-', '_'))
-  return new Set(names.filter((name) => name !== undefined))
 }
 
 /**
@@ -72,7 +64,7 @@ async function apply(
   const changes: Change[] = []
   for (const place of PLACES) {
     const { path } = place
-    // A shared file that nothing of ours goes to may be whatever it likes.
+    // A shared file that gets no lines of ours needs no check.
     const isShared = place.kind === 'block' && !wanted.has(path)
     const present = readIn(root, path, isShared)
     changes.push(planChange({ ...place, text: wanted.get(path)?.content ?? null }, addresses, present))
@@ -201,7 +193,7 @@ const directoryOf = (path: string) => path.slice(0, path.lastIndexOf('/'))
 function readIn(root: string, path: string, isShared: boolean): PresentFile | null {
   try {
     using directory = Directory.open(root, directoryOf(path))
-    // Both who writes and who removes look here first.
+    // Before writing and before removing.
     for (const name of [path, backupOf(path)]) directory?.sweep(nameOf(name))
     return textOf(directory?.read(nameOf(path)))
   } catch (error) {

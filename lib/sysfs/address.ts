@@ -1,4 +1,5 @@
 import { VfioError } from '../errors.js'
+import { didYouMean, nearest } from '../nearest.js'
 
 /** What an address is made of; without a function it names a whole device. */
 const FIELDS =
@@ -102,12 +103,32 @@ export function expandAddress(text: string, known: () => Iterable<string>): read
   const named = typeof text === 'string' ? readNamed(text) : null
   if (named === null || named.function !== null) return [parseAddress(text)]
   const slot = slotOf(formatAddress({ ...named, function: 0 }))
-  const found = [...known()].filter((address) => slotOf(address) === slot).sort(compareAddresses)
+  const all = [...known()]
+  const found = all.filter((address) => slotOf(address) === slot).sort(compareAddresses)
   if (found.length > 0) return found
-  throw new VfioError(
-    'ERR_VFIO_NO_DEVICE',
-    `there is no PCI device ${slot} on this host: "vfio list" shows those that there are`,
-  )
+  throw noSuchDevice(slot, [...new Set(all.map(slotOf))])
+}
+
+/** Two digits, since a third would make any address of any other. */
+const NEAR = 2
+
+/**
+ * @param known all that there are, written as `name` is
+ * @internal
+ */
+export function noSuchDevice(name: string, known: readonly string[]): VfioError {
+  // Who leaves the domain out means the first one, which not every host has.
+  const place = name.slice(name.indexOf(':'))
+  const elsewhere = known.filter((address) => address.endsWith(place))
+  const hint =
+    elsewhere.length > 0
+      ? ` (in another domain there is ${elsewhere.join(', ')})`
+      : didYouMean(nearest(name, [...known].sort(compareAddresses), NEAR))
+  const cure =
+    known.length === 0
+      ? 'it shows none at all, and "vfio doctor" tells why'
+      : '"vfio list" shows those that there are'
+  return new VfioError('ERR_VFIO_NO_DEVICE', `there is no PCI device ${name} on this host${hint}: ${cure}`)
 }
 
 /**

@@ -3,9 +3,9 @@ import { constants } from 'node:os'
 import { errnoOf } from './unseen.js'
 
 /**
- * Looks that the kernel may keep waiting for ever, without the addon: a process that looks (`vfio-read`), and one that
- * waits for it as long as it is allowed to and then leaves it behind. Only that second one can be waited for
- * synchronously without hanging. Both are this runtime, with the programs below.
+ * Reads on which the kernel may block for ever, without the addon: one process reads (`vfio-read`), a second one waits for it
+ * until a deadline and then leaves it behind. This program waits for the second one, synchronously and without hanging.
+ * Both are this runtime, with the programs below.
  */
 
 /** Answers in lines: a negated errno, or `+` and the bytes in base64. The first one says that it has started. */
@@ -46,7 +46,7 @@ for (const path of paths) {
 }
 `
 
-/** Begins what the waiter prints: whatever else this runtime may be prints no answers. */
+/** The first line of the waiter's output: a runtime that is another program prints something else. */
 const MARK = 'vfio-read'
 
 /** Prints the answers in lines, an empty one for what was not answered. */

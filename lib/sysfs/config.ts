@@ -18,6 +18,11 @@ export interface PcieCapability {
   readonly hotplug: boolean
   /** Highest link speed code (LNKCAP): 1 is 2.5 GT/s, 2 is 5, 3 is 8, 4 is 16, 5 is 32, 6 is 64. */
   readonly maxLinkSpeed: number
+  /** Lanes that the link can have (LNKCAP); 0 where there is no link, as within a chip. */
+  readonly maxLinkWidth: number
+  /** Speed code and lanes that the link has now (LNKSTA); 0 where there is no link or it is down. */
+  readonly linkSpeed: number
+  readonly linkWidth: number
   /** The port reports data-link-layer activity (LNKCAP.DLLLARC), and whether the link is up (LNKSTA.DLLLA). */
   readonly linkActive: boolean | null
 }
@@ -352,6 +357,7 @@ const acsNames = (bits: number) => ACS_BITS.filter((_, bit) => (bits & (1 << bit
 function readPcie(config: Uint8Array, at: number): PcieCapability {
   const flags = word(config, at + 2)
   const linkCapabilities = dword(config, at + 0x0c)
+  const linkStatus = word(config, at + 0x12)
   const slot = (flags & 0x100) !== 0
   return {
     type: PCIE_TYPES[(flags >> 4) & 0xf] ?? 'unknown',
@@ -359,7 +365,10 @@ function readPcie(config: Uint8Array, at: number): PcieCapability {
     slot,
     hotplug: slot && at + 0x18 <= config.length && (dword(config, at + 0x14) & 0x40) !== 0,
     maxLinkSpeed: linkCapabilities & 0xf,
-    linkActive: linkCapabilities & (1 << 20) ? (word(config, at + 0x12) & 0x2000) !== 0 : null,
+    maxLinkWidth: (linkCapabilities >> 4) & 0x3f,
+    linkSpeed: linkStatus & 0xf,
+    linkWidth: (linkStatus >> 4) & 0x3f,
+    linkActive: linkCapabilities & (1 << 20) ? (linkStatus & 0x2000) !== 0 : null,
   }
 }
 

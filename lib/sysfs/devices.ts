@@ -36,6 +36,10 @@ export interface PciDevice {
   readonly device: number
   readonly subsystemVendor: number
   readonly subsystemDevice: number
+  /** Vendor and device as `lspci -n` writes them: `8086:10d3`. */
+  readonly ids: string
+  /** The same of its subsystem; `null` where it names none. */
+  readonly subsystemIds: string | null
   /** Base class, subclass and programming interface, 24 bits. */
   readonly class: number
   readonly revision: number
@@ -86,6 +90,10 @@ export interface PciDevice {
   /** The function of another domain whose driver makes the root bus of this one (Intel VMD), `null` for a bus of the platform. */
   readonly madeBy: string | null
 }
+
+/** A vendor with one of its devices, as `lspci -n` writes them. */
+export const idsOf = (vendor: number, device: number) => `${hex4(vendor)}:${hex4(device)}`
+const hex4 = (value: number) => value.toString(16).padStart(4, '0')
 
 /** Is a device with VFIO: by what its driver did, or on kernels that do not tell by the driver's name? */
 export const isWithVfio = ({ driver, vfioRegistered }: Pick<PciDevice, 'driver' | 'vfioRegistered'>) =>
@@ -183,6 +191,11 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       device: draft.device,
       subsystemVendor: draft.subsystemVendor,
       subsystemDevice: draft.subsystemDevice,
+      ids: idsOf(draft.vendor, draft.device),
+      subsystemIds:
+        (draft.subsystemVendor | draft.subsystemDevice) === 0
+          ? null
+          : idsOf(draft.subsystemVendor, draft.subsystemDevice),
       class: draft.class,
       revision: draft.revision,
       names: context.names.names(draft),

@@ -52,7 +52,7 @@ export interface HostFacts {
   readonly iommu: {
     /** Some unit, or some group of one: those of the no-IOMMU mode do not count. */
     readonly present: boolean
-    /** Can `present` be told? Not of a copy that has neither units, nor groups, nor links to them. */
+    /** Is `present` known? It is not in a copy without units, groups, and links to them. */
     readonly known: boolean
     readonly units: readonly IommuUnit[]
     /**
@@ -75,14 +75,18 @@ export interface HostFacts {
   readonly denylistDisabled: boolean | null
   /** RLIMIT_MEMLOCK of the caller in bytes, `null` for unlimited. */
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
-  /** Of the running host, where this program looked at it without its native addon: why, and what to do. */
+  /** Only for the running host, read without the native addon: why there is none, and what to do. */
   readonly addon?: { readonly reason: string; readonly cure: string }
+  /** Only where it is so: this kernel shows no PCI bus at all. */
+  readonly pciBus?: false
   /** Which of the drivers, modules, limits and nodes here could not be looked at. */
   readonly unseen: readonly Unseen[]
   /** `/dev/vfio/vfio`, `/dev/iommu`, the nodes of groups and those of single devices; `null` where absent. */
   readonly nodes: {
     readonly container: NodeFacts | null
     readonly iommu: NodeFacts | null
+    /** Both are one and the same: iommufd stands in for the container of VFIO. */
+    readonly iommufdAsContainer?: true
     readonly groups: readonly NodeFacts[]
     /** `/dev/vfio/devices/vfioN`: devices that iommufd opens. */
     readonly devices: readonly NodeFacts[]
@@ -149,6 +153,7 @@ export function readFacts(
     nodes: last?.nodes ?? {
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),
+      ...(isSameNode(below(dev, 'vfio/vfio'), below(dev, 'iommu')) && { iommufdAsContainer: true as const }),
       groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
       devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
     },
@@ -158,6 +163,7 @@ export function readFacts(
     kernel,
     paths,
     ...(addon && { addon }),
+    ...(!exists(`${sysfs}/bus/pci`) && { pciBus: false as const }),
     ...others.seen,
     unseen: others.unseen,
     iommu: {
@@ -270,6 +276,19 @@ function readNode(path: string | null): NodeFacts | null {
   } catch (error) {
     lookFailed('stat', errnoOf(error) ?? 0, path)
     return null
+  }
+}
+
+/** By a link, a mount or its number; a copy of a tree has no numbers. */
+function isSameNode(one: string | null, other: string | null): boolean {
+  if (one === null || other === null) return false
+  try {
+    const [first, second] = [statSync(one), statSync(other)]
+    const isSameFile = first.dev === second.dev && first.ino === second.ino
+    return isSameFile || (first.rdev !== 0 && first.rdev === second.rdev)
+  } catch {
+    // Whether they are there was asked before.
+    return false
   }
 }
 

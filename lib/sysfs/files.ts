@@ -14,9 +14,9 @@ import { errnoOf, type LookingCall, lookFailed } from './unseen.js'
 /** A path below a root; `null` where the root is not known. */
 export const below = (root: string | null, path: string) => (root === null ? null : `${root}/${path}`)
 
-/** What a look gives; `fallback` where nothing is there. What is no errno is no look that failed. */
+/** The result of a read; `fallback` where nothing is there. An error without an errno is thrown. */
 function look<T, F>(call: LookingCall, path: string, fallback: F, work: (path: string | Buffer) => T): T | F {
-  // What a hostile file names: no file has such a name, and Node takes it for a mistake.
+  // A hostile file may name such a path: no file has it, and Node throws a TypeError.
   if (path.includes('\0')) return fallback
   try {
     return work(pathOf(path))
@@ -32,7 +32,7 @@ function look<T, F>(call: LookingCall, path: string, fallback: F, work: (path: s
 export function readBytes(path: string | null, call: LookingCall = 'read'): Buffer | null {
   if (path === null) return null
   return look(call, path, null, (name) => {
-    // A FIFO or /dev/zero in a hostile tree must neither hang the reader nor feed it for ever.
+    // A FIFO in a hostile tree must not hang the reader, nor /dev/zero give it bytes for ever.
     const fd = openSync(name, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
     try {
       return fstatSync(fd).isFile() ? readFileSync(fd) : null

@@ -1,8 +1,9 @@
+import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandAddress, isAddress } from './address.js'
 import { readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
-import { below, listNames, readText } from './files.js'
+import { below, exists, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -14,8 +15,8 @@ import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
 
 /**
- * Where to look. Nothing given is the running host; beside another `sysfs` the trees that are not given count as not
- * known, since those of this machine would tell of another host.
+ * The trees to read. Without options these are of the running host; with another `sysfs` the trees that are not given are not
+ * known, since those of this machine belong to another host.
  */
 export interface HostOptions {
   /** In place of `/sys`. */
@@ -50,14 +51,16 @@ export interface SnapshotOptions {
 export interface LookOptions extends SnapshotOptions {
   /** Overrides by address: of those that are not in it nothing is known. `null`: all are read. */
   readonly overrides: ReadonlyMap<string, string | null> | null
-  /** What no plan rests on is taken from the last look of this host, if there was one. */
+  /** What the host uses devices for is looked at, or left out; left out: as `brief` says. */
+  readonly uses?: boolean
+  /** Facts that no plan depends on come from the last look at this host, if there was one. */
   readonly again?: boolean
 }
 
-/** Nothing rests on overrides: none is read, and none is known. */
+/** For looks that do not need overrides: none is read, and none is known. */
 export const NONE: ReadonlyMap<string, null> = new Map()
 
-/** By their own paths, which snapshots and plans keep. */
+/** Hosts by their `paths`, which snapshots and plans refer to. */
 const hosts = new WeakMap<HostPaths, Host>()
 
 /**
@@ -109,7 +112,8 @@ export class Host {
    * could not be looked at is in `unseen`, and blocks what it concerns.
    * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where `around` has something else; `ERR_VFIO_NO_DEVICE` where that names a
    * device without a function, and there is none of it
-   * @throws VfioError `ERR_VFIO_ADDON` where the running system is not Linux, and no other tree is given
+   * @throws VfioError `ERR_VFIO_ADDON` where the running system is not Linux, and no other tree is given;
+   * `ERR_VFIO_BAD_FILE` where sysfs is not mounted
    * @throws VfioSystemError `EMFILE`, `ENFILE`, `ENOMEM`: nothing can be looked at while this lasts
    */
   snapshot(options: SnapshotOptions = {}): Snapshot {
@@ -117,11 +121,11 @@ export class Host {
   }
 
   /**
-   * The same for who needs no overrides of drivers, or knows them.
+   * The same for callers that need no overrides of drivers, or know them.
    * @internal
    */
-  look({ brief = false, around, overrides, again = false }: LookOptions): Snapshot {
-    if (this.#isOwn && process.platform !== 'linux') throw notLinux()
+  look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
+    if (this.#isOwn) expectSysfs()
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
     const wanted = around?.flatMap((address) => expandAddress(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
@@ -148,8 +152,11 @@ export class Host {
     })
     const { devices, groups, isPartial, facts } = seen
     this.#facts = facts
-    const use = brief ? undefined : readUse(this.paths, devices, { kernel: this.#kernel, isPartial })
-    return new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    const use = uses ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial }) : undefined
+    const snapshot = new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    // What was asked for and is not there is near something that is.
+    const isMissed = isPartial && wanted?.some((address) => !snapshot.has(address))
+    return isMissed ? snapshot.knowing(all()) : snapshot
   }
 
   /** What could not be seen this time may be seen the next time, and is told until then. */
@@ -160,6 +167,16 @@ export class Host {
     if (unseen.length === 0) this.#platform = seen
     return seen
   }
+}
+
+/** Without sysfs there is nothing to be seen, which is no host without devices. */
+function expectSysfs(): void {
+  if (process.platform !== 'linux') throw notLinux()
+  if (exists('/sys/bus')) return
+  throw new VfioError(
+    'ERR_VFIO_BAD_FILE',
+    'sysfs is not mounted at /sys, so nothing can be known of this host: mount -t sysfs sysfs /sys (a container gets it from whoever starts it)',
+  )
 }
 
 /** By version, because what a slot publishes is the same under every rule. */

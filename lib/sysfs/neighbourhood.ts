@@ -21,7 +21,7 @@ export function neighbourhoodOf(sysfs: string, around: readonly string[]): reado
       lists: ['.'],
     })
     const next: string[] = []
-    /** Calls but once for each group and slot, however many lead there. */
+    /** Visits each group and slot once. */
     const enter = (directory: string, list: () => readonly string[]) => {
       if (entered.has(directory)) return
       entered.add(directory)

@@ -12,6 +12,7 @@ import { constants as system } from 'node:os'
 import type { Binding } from '../native/binding.js'
 import { askBeside } from './beside.js'
 import { pathOf } from './bytes.js'
+import { deviceNumber } from './device-number.js'
 import { errnoOf } from './unseen.js'
 
 /** `linux/magic.h` */
@@ -21,7 +22,7 @@ const PROC_SUPER_MAGIC = 0x9fa0
 /** How long the kernel may take to say what one open file is, in milliseconds. */
 const PATIENCE = 2000
 
-/** What `node:fs` brings, or a negated errno. */
+/** The result of a call of `node:fs`, or a negated errno. */
 function attempt<T>(call: () => T): T | number {
   try {
     return call()
@@ -122,7 +123,7 @@ function readNode(path: Path): Uint8Array | number {
   })
 }
 
-/** An open file may lie where a server is gone, which keeps whoever asks about it for ever. */
+/** stat(2) of an open file on a dead network file system may block for ever. */
 function nodesBeside(paths: readonly Path[]): (Uint8Array | number)[] {
   const asked = paths.map((path) => path ?? '')
   return askBeside('stat', asked, PATIENCE).map((answer) => {
@@ -138,13 +139,10 @@ const KINDS = new Map([
   [0o060000n, 'b'],
 ])
 
-/** As the addon writes it: `c1:3`, `b259:0`; empty for what is no device. The number is taken apart as Linux does. */
+/** As the addon writes it: `c1:3`, `b259:0`; empty for what is no device. */
 function deviceText(mode: bigint, rdev: bigint): string {
   const kind = KINDS.get(mode & KIND)
-  if (kind === undefined) return ''
-  const major = ((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n)
-  const minor = (rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n)
-  return `${kind}${major}:${minor}`
+  return kind === undefined ? '' : kind + deviceNumber(rdev)
 }
 
 /** Is it, or can it not be told whether it is, in a file system of this kind? */

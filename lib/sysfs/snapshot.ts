@@ -1,5 +1,5 @@
 import { VfioError } from '../errors.js'
-import { chooseAddress, expandAddress } from './address.js'
+import { chooseAddress, expandAddress, noSuchDevice } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { HostFacts } from './facts.js'
 import type { IommuGroup } from './groups.js'
@@ -19,6 +19,7 @@ export class Snapshot {
   readonly unseen: readonly Unseen[]
   readonly #byAddress: ReadonlyMap<string, PciDevice>
   readonly #byNumber: ReadonlyMap<number, IommuGroup>
+  #all: readonly string[] | null = null
 
   constructor(
     host: HostFacts,
@@ -41,7 +42,8 @@ export class Snapshot {
 
   /** The same look, with another host or other devices in it: all else stays, what could not be seen too. @internal */
   with({ host = this.host, devices = this.devices }: Partial<Pick<Snapshot, 'host' | 'devices'>>): Snapshot {
-    return new Snapshot(host, this.groups, devices, this.use, this.isPartial, this.unseen)
+    const copy = new Snapshot(host, this.groups, devices, this.use, this.isPartial, this.unseen)
+    return this.#all === null ? copy : copy.knowing(this.#all)
   }
 
   /**
@@ -66,14 +68,23 @@ export class Snapshot {
   #find(full: string): PciDevice {
     const found = this.#byAddress.get(full)
     if (found) return found
-    // Who leaves the domain out means the first one, which not every host has.
-    const place = full.slice(full.indexOf(':'))
-    const others = [...this.#byAddress.keys()].filter((address) => address.endsWith(place))
-    const hint = others.length > 0 ? ` (in another domain there is ${others.join(', ')})` : ''
+    const known = this.isPartial ? this.#all : [...this.#byAddress.keys()]
+    if (known !== null && !known.includes(full)) throw noSuchDevice(full, known)
     throw new VfioError(
       'ERR_VFIO_NO_DEVICE',
-      `there is no PCI device ${full} on this host${this.isPartial ? ', or it was not looked at' : ''}${hint}: "vfio list" shows those that there are`,
+      known === null
+        ? `${full} was not looked at: this look was at other devices`
+        : `${full} came or went during the look: look again`,
     )
+  }
+
+  /**
+   * Of a look at a part: the addresses of all functions, where one was missed that was asked for.
+   * @internal
+   */
+  knowing(all: readonly string[]): this {
+    this.#all = all
+    return this
   }
 
   /** Is there a device at this address, in the form of sysfs? */

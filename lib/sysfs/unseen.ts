@@ -10,7 +10,7 @@ export interface Unseen {
 
 const { EMFILE, ENFILE, ENOMEM, ENOENT, ENOTDIR, ENODEV, ESRCH, EISDIR, EINVAL } = constants.errno
 
-/** What this program or the whole host is short of says nothing about any one file: looking on would see nothing at all. */
+/** A shortage of this program or of the host says nothing about one file: no further read would succeed. */
 const SHORTAGES: readonly number[] = [EMFILE, ENFILE, ENOMEM]
 
 /**
@@ -27,10 +27,10 @@ const ABSENCE: Readonly<Record<LookingCall, readonly number[]>> = {
 }
 export type LookingCall = 'read' | 'readlink' | 'getdents' | 'stat' | 'mounts'
 
-/** Where failed looks are noted; `null`: nobody takes notes, so they throw. Looking is synchronous, so there is one. */
+/** Where failed reads are noted; `null`: they throw. Looking is synchronous, so that one variable is enough. */
 let notes: Map<string, Unseen> | null = null
 
-/** Looks, and tells what could not be seen. What is outside of any such look throws instead. */
+/** Runs a look, and returns what could not be read with it. Outside of such a look a failed read throws. */
 export function noting<T>(look: () => T): { readonly seen: T; readonly unseen: readonly Unseen[] } {
   const outer = notes
   const own = new Map<string, Unseen>()
@@ -42,7 +42,7 @@ export function noting<T>(look: () => T): { readonly seen: T; readonly unseen: r
   }
 }
 
-/** For what no answer depends on, like the names of devices: what cannot be seen is left out. */
+/** For facts that no verdict depends on, like the names of devices: what cannot be read is left out. */
 export const leavingOut = <T>(look: () => T): T => noting(look).seen
 
 /**
@@ -67,7 +67,7 @@ export function errnoOf(error: unknown): number | null {
   return (constants.errno as Readonly<Record<string, number>>)[code] ?? -errno
 }
 
-/** Something else than an errno keeps the kernel's answer from being understood: a note of what, like `EACCES` is one. */
+/** Notes a failure that has no errno: `code` says what it was. */
 export function noteUnseen(path: string, code: string): void {
   notes?.set(path, Object.freeze({ path, code }))
 }

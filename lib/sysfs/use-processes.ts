@@ -9,7 +9,7 @@ export interface Process {
   readonly pid: number
   /** The name that the kernel keeps of it: at most 15 bytes, chosen by the process. */
   readonly command: string
-  /** Where it stands among the control groups, as its manager sees them; only of what has a wanted node open. */
+  /** Its path in the control group hierarchy of its manager; only of processes that have a wanted node open. */
   readonly cgroup?: string
 }
 
@@ -40,7 +40,7 @@ export interface MountView {
 
 export const NO_PROCESSES: ProcessFacts = { complete: null, isolated: false, open: [], namespaces: [] }
 
-/** Device nodes that are looked for: what a process has open is known by the device, whatever its path says. */
+/** A device node that is looked for: an open file is recognised by its device number, whatever its path is. */
 export interface WantedNode {
   /** Path below `/dev`. */
   readonly node: string
@@ -71,7 +71,7 @@ export function whoSees(proc: string, { view }: MountView): Process[] {
   return paths.flatMap((path, row) => {
     for (const name of VIEW) {
       const errno = batch.errno(row, name)
-      // Whose secrets these are, the first look has told.
+      // The first pass has noted what other users hide.
       if (![0, EACCES, EPERM, ENAMETOOLONG].includes(errno))
         lookFailed('stat', errno, `${proc}/${path}/${name}`)
     }
@@ -112,7 +112,7 @@ class ProcessReader {
       // The first thread may have ended, and others may have files and mounts of their own.
       if (threads > 1) this.#readThreads(pid, process, isZombie ? [] : batch.names(row, 'fd'))
     }
-    // Before all of it is called complete: these are looks of their own.
+    // First, because its reads may fail, and then the pass is not complete.
     const open = this.#withGroups()
     return {
       complete: this.#complete && !isolated,
@@ -122,7 +122,7 @@ class ProcessReader {
     }
   }
 
-  /** Who they belong to is for people: nothing is decided by it. */
+  /** Control groups are for messages only: no verdict depends on them. */
   #withGroups(): OpenFile[] {
     const open = this.#nodes.found()
     const pids = [...new Set(open.map(({ pid }) => String(pid)))]
@@ -179,7 +179,7 @@ class ProcessReader {
     }
   }
 
-  /** A process of somebody else keeps its secrets, which is no fault; any other failure is one. */
+  /** Processes of other users may not be read: the pass is then not complete. Any other failure is an error of the look. */
   #judge(batch: Batch, row: number, path: string, names: readonly string[]): void {
     for (const name of names) {
       const errno = batch.errno(row, name)
@@ -232,7 +232,7 @@ function parseStat(bytes: Uint8Array | null) {
   }
 }
 
-/** Takes in what failed of the first row of a batch. */
+/** Judges the failed reads of the first row of a batch. */
 type Judge = (batch: Batch, path: string, names: readonly string[]) => void
 
 /** What the descriptors of one process or thread lead to. */

@@ -6,7 +6,7 @@ import { Handle, VfioObject, watched } from './handle.js'
 
 /**
  * An eventfd (`eventfd(2)`): a counter that the kernel or another program adds to. For interrupts that a VMM routes by
- * itself (`KVM_IRQFD`), and to tell VFIO something. What this package delivers as events needs none.
+ * itself (`KVM_IRQFD`), and as a signal to VFIO. Events of {@link VfioIrq} need none.
  */
 export class EventFd extends VfioObject {
   /** @internal */

@@ -189,7 +189,7 @@ function checkHanded(handed: HandedDevice): {
 
 const KVM_KNOWS = 'a KVM machine is told of it: remove() it from its KvmVfio first'
 
-/** What belongs to this thread alone, and would be lost. */
+/** What cannot go to another thread and would be lost, with the cure. */
 function whatIsLeft(parts: OpenParts): string | null {
   const { device } = parts
   if (device.handle.hasEnabledIrqs) return 'an interrupt is enabled: disable() it first'
@@ -206,6 +206,7 @@ function whatIsLeft(parts: OpenParts): string | null {
       ? 'another group is in its container: close that first'
       : null
   }
+  if (parts.ioas.handle.tracks) return 'a log of the pages that it writes is on: dirty.stop() first'
   if (!device.handle.isOn(parts.ioas.handle))
     return 'it is not attached to its IOAS, or to more: attach() it to that alone'
   // The device and the IOAS, and on that the device.

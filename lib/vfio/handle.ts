@@ -11,8 +11,8 @@ export interface Dependent {
 }
 
 /**
- * An open object of the kernel, apart from the object that the program holds, which it must not refer to: else that one
- * could never be found dropped. It has the state, what depends on it, and the work that runs on it.
+ * The state of an open kernel object: what depends on it, and the calls that run on it. It must not refer to the object that
+ * the program holds, or the garbage collector could never find that one dropped.
  */
 export class Handle<N extends NativeHandle> implements Dependent {
   readonly dependents = new Set<Dependent>()
@@ -26,7 +26,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
     readonly raw: N,
     /** As errors call it: `device 0000:59:00.0`. */
     readonly name: string,
-    /** What it was opened from, which closes it before itself. */
+    /** What it was opened from; closing that closes this first. */
     readonly parent: Handle<NativeHandle> | null,
   ) {
     parent?.dependents.add(this)
@@ -43,8 +43,8 @@ export class Handle<N extends NativeHandle> implements Dependent {
   }
 
   /**
-   * A long call, in this object's order. `work` should refer to the object that the program holds, so that it is not
-   * found dropped while its call waits.
+   * A long call, queued behind the others of this object. `work` should refer to the object that the program holds, so that
+   * it is not collected while its call waits.
    */
   async run<T>(
     work: () => Promise<T>,

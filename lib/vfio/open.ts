@@ -126,7 +126,7 @@ const objectsOf = (parts: Parts): readonly VfioObject[] =>
     ? [...parts.groups, parts.container]
     : [...parts.devices, parts.ioas, parts.iommufd]
 
-/** A file is not there, or not for this user or container. */
+/** The node does not exist, or this user or container may not open it. */
 const CLOSED_TO_US: ReadonlySet<string> = new Set(['ENOENT', 'EACCES', 'EPERM', 'ENODEV', 'ENXIO'])
 
 async function openParts(addresses: readonly string[], options: OpenOptions): Promise<Parts> {
@@ -273,7 +273,7 @@ function whole(parts: GroupParts | IommufdParts): OpenedDevice {
     handOver: () => keepAlive(handOver(parts)),
     [Symbol.asyncDispose]: close,
   }
-  // In so many words, because a spread of either is neither.
+  // Spelled out, because TypeScript loses the union in a spread.
   if (parts.backend === 'group') {
     const { backend, device, container, group } = parts
     return { backend, device, container, group, ...more }

@@ -31,7 +31,7 @@ export interface VfsReport {
  * Sets the number of virtual functions, whose drivers are kept from taking them: new ones are there to be given away.
  * @throws VfioError `ERR_VFIO_NO_VFS`, `ERR_VFIO_IN_USE` where something is in the way, before anything is changed;
  * `ERR_VFIO_LOCKED`, `ERR_VFIO_HOST_CHANGED` where another program works on one of them; `ERR_VFIO_BAD_JOURNAL`; `ERR_VFIO_TIMEOUT`, after which
- * drivers stay away for as long as the kernel still works on it; `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
+ * drivers stay away for as long as the kernel still works on it, and `recover` brings functions back that went meanwhile; `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
  * @throws VfioSystemError where the kernel refuses
  */
 export async function setVfs(
@@ -114,15 +114,27 @@ async function countIn(
 /**
  * Puts a device in order where a crash ended a change of its virtual functions: a number that was reached stays, and where
  * there are none on the way from one to another, those from before come back. Drivers may take new ones as before.
+ * @throws VfioError `ERR_VFIO_IN_USE` where those would come back while the physical function is open in VFIO
  */
 export async function putVfsInOrder(
   changes: Changes,
-  { address, from, to, autoprobe }: Pick<UnfinishedVfs, 'address' | 'from' | 'to' | 'autoprobe'>,
+  {
+    address,
+    group,
+    from,
+    to,
+    autoprobe,
+  }: Pick<UnfinishedVfs, 'address' | 'group' | 'from' | 'to' | 'autoprobe'>,
 ): Promise<void> {
   const directory = changes.device(address)
   if (!exists(`${directory}/${COUNT}`)) return
   const now = Number(await changes.read(`${directory}/${COUNT}`))
-  if (now === 0 && from > 0 && to > 0) await changes.write(`${directory}/${COUNT}`, String(from))
+  if (now === 0 && from > 0 && to > 0) {
+    // There is none now, so none is in use; who opened the physical function since knows of none.
+    if (changes.isWithVfio(address))
+      changes.refuseOpen({ address, group }, `its ${from} virtual functions would come while it is used`)
+    await changes.write(`${directory}/${COUNT}`, String(from))
+  }
   const file = `${directory}/${AUTOPROBE}`
   if (autoprobe !== null && readText(file) !== autoprobe) await changes.write(file, autoprobe)
 }
@@ -169,12 +181,15 @@ async function withoutAutoprobe(
   let asked: Promise<void> = Promise.resolve()
   const isOn = former !== null && former !== '0'
   let done = 0
+  /** For a number, and not only to keep drivers away. */
+  let isAsked = false
   // What the kernel has not answered goes on, and brings functions that no driver is to take.
   let isLate = false
   let isLost = false
   try {
     if (isOn) await write(AUTOPROBE, '0')
     for (const count of writes) {
+      isAsked = true
       await write(COUNT, String(count))
       done++
     }
@@ -192,7 +207,9 @@ async function withoutAutoprobe(
       if (isOn) await write(AUTOPROBE, former ?? '1')
       if (!isLost) await forget()
     }
-    if (isLate) onLate(asked.then(allow, allow))
+    // Where the last number is refused late, or a number is still to come, none are left: the record stays for "vfio recover".
+    const isLast = !isAsked || done + 1 === writes.length
+    if (isLate) onLate(asked.then(isLast ? allow : () => {}, done === 0 ? allow : () => {}))
     else await allow()
   }
 }

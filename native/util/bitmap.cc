@@ -1,23 +1,18 @@
 #include "util/bitmap.h"
 
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "util/arguments.h"
 
 namespace vfio {
-namespace {
 
-// The pages of 32 TiB at 4 KiB each.
-constexpr uint64_t kMostBits = uint64_t{1} << 33;
-
-}  // namespace
-
-Bitmap BitmapOf(Napi::Env env, uint64_t size, uint64_t page_size) {
+Bitmap BitmapOf(Napi::Env env, uint64_t size, uint64_t page_size, uint64_t most) {
   if (page_size == 0 || (page_size & (page_size - 1)) != 0)
     BadArgument(env, "pageSize must be a power of two");
-  if (size == 0 || (size - 1) / page_size >= kMostBits) {
-    BadArgument(env, "the size must be from 1 byte to 2^33 pages");
+  if (size < page_size || (size - 1) / page_size >= most) {
+    BadArgument(env, "the size must be from one page to " + std::to_string(most) + " pages");
   }
   return std::make_shared<std::vector<uint64_t>>((size - 1) / page_size / 64 + 1);
 }

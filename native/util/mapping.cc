@@ -102,7 +102,7 @@ Slots<Slot>& SlotsOf(Mapping::Behind behind) {
   return behind == Mapping::Behind::kDevice ? *devices : *memory;
 }
 
-/** Puts a page of ones where no device answered. */
+/** Maps a page of ones at an address where the device did not answer. */
 template <typename Slot>
 bool Absorb(Slot& slot, uintptr_t address) {
   void* const page = reinterpret_cast<void*>(address & ~(PageSize() - 1));

@@ -157,7 +157,7 @@ void Calls::Finish(std::unique_ptr<Call> call) {
       return;
     }
   }
-  // Nobody is to be told. Without the lock, because what it brought closes here.
+  // Nobody awaits the result, which closes here: without the lock.
   call.reset();
   const Lock lock(mutex_);
   running_--;

@@ -236,7 +236,7 @@ async function runInLab(
     host: guest.host,
     kernel: guest.kernel,
     topology: topologyFile(guest.topology),
-    monitor: guest.topology === 'hotplug',
+    monitor: guest.topology.startsWith('hotplug'),
     command,
     cwd: ROOT,
     env: { FORCE_COLOR: '0', ...environment },

@@ -56,6 +56,7 @@ export type Topology =
   | 'express'
   | 'disks'
   | 'hotplug'
+  | 'hotplug-twice'
   | 'bridges'
   | 'desktop'
   | 'no-iommu'
@@ -250,9 +251,6 @@ const otherSteps: readonly Step[] = [
 /** What else opens devices: on a kernel that has more than one way to, over each of them. */
 const BY_CDEV: readonly string[] = ['cycles', 'features', 'kvm', 'regions']
 
-/** Where iommufd provides the container, it asks of groups and maps otherwise than type1: of those the tests do not know yet. */
-const BY_COMPATIBLE: readonly string[] = ['irqs', 'isolation', 'regions', 'cycles']
-
 /** By cdev, and by the container that iommufd provides: each object, the predictions, the kernel's own tests. */
 const iommufdSteps: readonly Step[] = [
   labStep(
@@ -260,12 +258,19 @@ const iommufdSteps: readonly Step[] = [
     inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
   ),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
-  labStep('lab:iommufd-container', inGuest('iommufd-container', 'default', BY_COMPATIBLE)),
+  labStep(
+    'lab:iommufd:hotplug',
+    inGuest('iommufd', 'hotplug-twice', ['agreement', ...(ELSEWHERE.hotplug ?? [])]),
+  ),
+  labStep(
+    'lab:iommufd-container',
+    inGuest('iommufd-container', 'default', [...OBJECTS, ...BY_CDEV, 'agreement']),
+  ),
 ]
 
 /** All of it, on each of these and their kernels. */
 const otherSoakSteps: readonly Step[] = [
-  ...['6.18', '7.3', 'iommufd'].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
+  ...['6.18', '7.3', ...builtKernels].map((kernel) => ({ name: `intel:${kernel}`, host: undefined, kernel })),
   ...['amd', 'virtio'].flatMap((host) =>
     findHost(host).kernels.map((kernel) => ({ name: `${host}:${kernel}`, host, kernel })),
   ),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { diagnose, exportCloudHypervisor, exportLibvirt, exportQemu, planPersistence } from 'vfio'
+import { assess, diagnose, exportCloudHypervisor, exportLibvirt, exportQemu, planPersistence } from 'vfio'
 import { type ModuleDescription, removeDirectories } from '../fixtures/host.js'
 import { checkOf, interrupts, type PlatformDescription, seePlatform } from '../fixtures/platform.js'
 
@@ -129,6 +129,10 @@ describe('the backend', function () {
     // CONFIG_IOMMUFD_VFIO_CONTAINER: groups without type1.
     const grouped = seePlatform({ ...iommufd, nodes: { iommu: 0o660, 'vfio/vfio': 0o666, 'vfio/5': 0o600 } })
     assert.match(checkOf(grouped, 'group nodes').detail, /^1 can be opened/)
+    assert.match(
+      checkOf(grouped, 'device node').detail,
+      /\/dev\/vfio\/vfio can be opened, which iommufd provides$/,
+    )
     const without = checkOf(seePlatform({ ...iommufd, nodes: {} }), 'device node')
     assert.match(without.cure, /modprobe iommufd vfio-pci/)
   })
@@ -189,6 +193,43 @@ describe('iommufd beside another backend', function () {
       assert.equal(ready, true)
     })
   }
+
+  it('is asked for isolated interrupts by its own parameter where it stands in for the container', () => {
+    const parameters = (value: string) => ({ allow_unsafe_interrupts: value })
+    const see = (type1: string, iommufd: string, links: Readonly<Record<string, string>>) =>
+      seePlatform({
+        kernel: '6.12.9-amd64',
+        interruptRemapping: false,
+        devices: [bound],
+        nodes: {
+          iommu: 0o666,
+          'vfio/5': 0o600,
+          ...(Object.keys(links).length === 0 && { 'vfio/vfio': 0o666 }),
+        },
+        links,
+        modules: {
+          ...both,
+          vfio_iommu_type1: { state: 'loaded', parameters: parameters(type1) },
+          iommufd: { state: 'loaded', parameters: parameters(iommufd) },
+        },
+      })
+    const standsIn = { 'dev/vfio/vfio': 'dev/iommu' }
+    for (const [type1, iommufd, links, verdict] of [
+      ['Y', 'N', {}, 'ready'],
+      ['N', 'Y', {}, 'blocked'],
+      ['Y', 'N', standsIn, 'blocked'],
+      ['N', 'Y', standsIn, 'ready'],
+    ] as const) {
+      const seen = see(type1, iommufd, links)
+      const assessed = assess(seen, NVME)
+      assert.equal(assessed.verdict, verdict, assessed.reason)
+      if (verdict === 'ready') continue
+      const module = links === standsIn ? /iommufd\.allow_unsafe/ : /vfio_iommu_type1\.allow_unsafe/
+      assert.match(assessed.reason, module)
+    }
+    assert.match(checkOf(see('N', 'Y', standsIn), 'device node').detail, /which iommufd provides$/)
+    assert.doesNotMatch(checkOf(see('Y', 'N', {}), 'device node').detail, /provides/)
+  })
 
   it('is no line where the kernel has none, or has nothing else', () => {
     const { iommufd: _none, ...without } = both

@@ -200,8 +200,7 @@ describe('commands on the pages', function () {
         for (const part of code.split(' && ').filter((each) => each.startsWith('vfio '))) {
           const [, name = '', ...words] = part.split(/\s+/)
           let command = commandOf(name)
-          if (command?.commands.includes(words[0] ?? ''))
-            command = commandOf(name, words[0] ?? '')
+          if (command?.commands.includes(words[0] ?? '')) command = commandOf(name, words[0] ?? '')
           if (command === null) wrong.push(`${path}: ${part}: there is no command ${name}`)
           const end = words.indexOf('--')
           if (end >= 0) words.length = end

@@ -1,6 +1,6 @@
 // Programs beside the one that tests: they assign or release and die on the way, or have a device open.
 import { createInterface } from 'node:readline/promises'
-import { assign, openDevice, type Plan, release } from 'vfio'
+import { assign, type Backend, openDevice, type Plan, release } from 'vfio'
 
 /** What a program is told in one line on its standard input, so that it can be started before it is needed. */
 export type Task =
@@ -13,6 +13,7 @@ export type Task =
   | {
       readonly do: 'hold'
       readonly address: string
+      readonly backend: Backend
     }
 
 /** Kept in sight: what is dropped gets closed. */
@@ -20,7 +21,7 @@ let held: unknown
 
 async function perform(task: Task): Promise<void> {
   if (task.do === 'hold') {
-    held = await openDevice(task.address)
+    held = await openDevice(task.address, { backend: task.backend })
     return
   }
   let changes = 0

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers'
 import { assign, Host, type Plan, planAssignment, recover, release, VfioError } from 'vfio'
 import { hostState, left, Program, place, spare, vfio } from './assign-host.js'
 import { driverOf } from './binding.js'
+import { modes } from './modes.js'
 
 const host = new Host()
 
@@ -86,63 +87,64 @@ describe(`nothing hangs and nothing is lost on ${kernelRelease()}`, function () 
     assert.deepEqual(hostState(), before)
   })
 
-  describe('with a device that a program has open', () => {
-    let plan: Plan
-    let before: Record<string, string>
-    let holder: Program
-    const address = () => plan.addresses[0] ?? ''
-    beforeEach(async () => {
-      plan = disk()
-      before = hostState()
-      await assign(plan)
-      holder = new Program()
-      await holder.give({ do: 'hold', address: address() })
-      assert.equal(await holder.line(), 'done')
-    })
+  for (const { name, backend } of modes)
+    describe(`with a device that a program has open by ${name}`, () => {
+      let plan: Plan
+      let before: Record<string, string>
+      let holder: Program
+      const address = () => plan.addresses[0] ?? ''
+      beforeEach(async () => {
+        plan = disk()
+        before = hostState()
+        await assign(plan)
+        holder = new Program()
+        await holder.give({ do: 'hold', address: address(), backend })
+        assert.equal(await holder.line(), 'done')
+      })
 
-    it('nobody releases it where its node is not to be seen', async () => {
-      const held = hostState()
-      const { status, said } = await apart(
-        `mount -t tmpfs none /dev/vfio && exec node dist/cli/main.js release ${address()} --timeout 3`,
-      )
-      assert.equal(status, 1, said)
-      assert.match(said, /^vfio: whether group \d+ is open in a program cannot be told, and unbinding/)
-      assert.deepEqual(hostState(), held)
-      await holder.end()
-      assert.deepEqual((await release([address()])).released, [address()])
-      assert.deepEqual(hostState(), before)
-    })
+      it('nobody releases it where its node is not to be seen', async () => {
+        const held = hostState()
+        const { status, said } = await apart(
+          `mount -t tmpfs none /dev/vfio && exec node dist/cli/main.js release ${address()} --timeout 3`,
+        )
+        assert.equal(status, 1, said)
+        assert.match(said, /^vfio: whether group \d+ is open in a program cannot be told, and unbinding/)
+        assert.deepEqual(hostState(), held)
+        await holder.end()
+        assert.deepEqual((await release([address()])).released, [address()])
+        assert.deepEqual(hostState(), before)
+      })
 
-    it('a program that unbinds it all the same ends at its deadline, and recover puts it right', async () => {
-      const script = `import { release, VfioError } from 'vfio'
+      it('a program that unbinds it all the same ends at its deadline, and recover puts it right', async () => {
+        const script = `import { release, VfioError } from 'vfio'
         const options = { deadline: 3000, kernel: { isOpen: () => false } }
         await release(['${address()}'], options).catch((error) => console.log(error.code, error.message))`
-      const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
-        stdio: ['ignore', 'pipe', 'inherit'],
+        const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+          stdio: ['ignore', 'pipe', 'inherit'],
+        })
+        const [said, [status]] = await Promise.all([text(child.stdout), once(child, 'close')])
+        assert.equal(status, 0)
+        assert.match(said, /^ERR_VFIO_NOT_RESTORED .*has not answered for 3 s: writing .*\/unbind/)
+        assert.match(said, new RegExp(`\\b${holder.pid}\\b`))
+        const [writer, ...others] = left()
+        assert.ok(writer && others.length === 0, 'one write was left in the kernel')
+        const stuck = vfio('recover')
+        assert.equal(stuck.status, 1, stuck.stdout)
+        assert.match(
+          stuck.stderr,
+          new RegExp(`vfio-write, pid ${writer}\\): what it wrote to .*/unbind is still`),
+        )
+        await assert.rejects(assign(plan), (error: unknown) => {
+          assert(error instanceof VfioError)
+          assert.equal(error.code, 'ERR_VFIO_LOCKED')
+          return true
+        })
+        await holder.end()
+        while (existsSync(`/proc/${writer}`)) await new Promise((resolve) => setTimeout(resolve, 50))
+        assert.deepEqual((await recover()).recovered, [address()])
+        assert.deepEqual(hostState(), before)
       })
-      const [said, [status]] = await Promise.all([text(child.stdout), once(child, 'close')])
-      assert.equal(status, 0)
-      assert.match(said, /^ERR_VFIO_NOT_RESTORED .*has not answered for 3 s: writing .*\/unbind/)
-      assert.match(said, new RegExp(`\\b${holder.pid}\\b`))
-      const [writer, ...others] = left()
-      assert.ok(writer && others.length === 0, 'one write was left in the kernel')
-      const stuck = vfio('recover')
-      assert.equal(stuck.status, 1, stuck.stdout)
-      assert.match(
-        stuck.stderr,
-        new RegExp(`vfio-write, pid ${writer}\\): what it wrote to .*/unbind is still`),
-      )
-      await assert.rejects(assign(plan), (error: unknown) => {
-        assert(error instanceof VfioError)
-        assert.equal(error.code, 'ERR_VFIO_LOCKED')
-        return true
-      })
-      await holder.end()
-      while (existsSync(`/proc/${writer}`)) await new Promise((resolve) => setTimeout(resolve, 50))
-      assert.deepEqual((await recover()).recovered, [address()])
-      assert.deepEqual(hostState(), before)
     })
-  })
 
   for (const [signal, wanted] of [
     ['SIGINT', 130],

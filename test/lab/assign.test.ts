@@ -15,6 +15,7 @@ import {
 import { sized } from '../fixtures/size.js'
 import { hostState, left, Program, place, spare, vfio } from './assign-host.js'
 import { driverOf } from './binding.js'
+import { modes } from './modes.js'
 import { since } from './spare.js'
 
 const host = new Host()
@@ -102,82 +103,83 @@ describe(`assignments on ${kernelRelease()}`, function () {
     })
   })
 
-  describe('a device that another program has open', () => {
-    let plan: Plan
-    before(() => {
-      place('none')
-      const seen = host.snapshot()
-      const { groups } = spare(seen)
-      const alone = groups.filter((group) => group.length === 1)
-      const found = alone
-        .map(([address = '']) => planAssignment(seen, [address], { reset: 'none' }))
-        .find(
-          ({ blockers, addresses: [address = ''] }) =>
-            blockers.length === 0 && seen.device(address).class === 0x010802,
-        )
-      assert(found, 'the topology has a disk alone in its group')
-      plan = found
-    })
-    const address = () => plan.addresses[0] ?? ''
-
-    it('is neither released nor bound anew: the program is named, at once', async () => {
-      const before = hostState()
-      await assign(plan)
-      const holder = new Program()
-      await holder.give({ do: 'hold', address: address() })
-      assert.equal(await holder.line(), 'done')
-      const held = hostState()
-      // Whoever waited for this deadline would not be back before the test's own limit.
-      await assert.rejects(release([address()], { deadline: 3_600_000 }), (error: unknown) => {
-        assert(error instanceof VfioError)
-        assert.equal(error.code, 'ERR_VFIO_IN_USE')
-        assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
-        return true
+  for (const { name, backend } of modes)
+    describe(`a device that another program has open by ${name}`, () => {
+      let plan: Plan
+      before(() => {
+        place('none')
+        const seen = host.snapshot()
+        const { groups } = spare(seen)
+        const alone = groups.filter((group) => group.length === 1)
+        const found = alone
+          .map(([address = '']) => planAssignment(seen, [address], { reset: 'none' }))
+          .find(
+            ({ blockers, addresses: [address = ''] }) =>
+              blockers.length === 0 && seen.device(address).class === 0x010802,
+          )
+        assert(found, 'the topology has a disk alone in its group')
+        plan = found
       })
-      for (const args of [
-        ['release', address()],
-        ['release', '--all'],
-        ['bind', address()],
-        ['bind', address(), '--force', 'other', '--force', 'holder'],
-      ]) {
-        const { status, stderr } = vfio(...args)
-        assert.equal(status, 1, stderr)
-        assert.match(stderr, new RegExp(`\\b${holder.pid}\\b`))
-      }
-      assert.deepEqual(hostState(), held)
-      await holder.end()
-      assert.deepEqual((await release([address()])).released, [address()])
-      assert.deepEqual(hostState(), before)
-    })
+      const address = () => plan.addresses[0] ?? ''
 
-    it('is not waited for beyond the deadline where the check came too early: it is named, and recover does the rest', async () => {
-      const before = hostState()
-      await assign(plan)
-      const holder = new Program()
-      await holder.give({ do: 'hold', address: address() })
-      assert.equal(await holder.line(), 'done')
-      let ticks = 0
-      const ticking = setInterval(() => ticks++, 20)
-      // Sees nobody, as if the device were opened just behind the check.
-      const kernel = { isOpen: () => false }
-      const options = { kernel, deadline: 5000 }
-      await assert.rejects(release([address()], options), (error: unknown) => {
-        assert(error instanceof VfioError)
-        assert.equal(error.code, 'ERR_VFIO_NOT_RESTORED')
-        assert.match(error.message, /has not answered for 5 s: writing .*\/unbind/)
-        assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
-        return true
+      it('is neither released nor bound anew: the program is named, at once', async () => {
+        const before = hostState()
+        await assign(plan)
+        const holder = new Program()
+        await holder.give({ do: 'hold', address: address(), backend })
+        assert.equal(await holder.line(), 'done')
+        const held = hostState()
+        // Whoever waited for this deadline would not be back before the test's own limit.
+        await assert.rejects(release([address()], { deadline: 3_600_000 }), (error: unknown) => {
+          assert(error instanceof VfioError)
+          assert.equal(error.code, 'ERR_VFIO_IN_USE')
+          assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
+          return true
+        })
+        for (const args of [
+          ['release', address()],
+          ['release', '--all'],
+          ['bind', address()],
+          ['bind', address(), '--force', 'other', '--force', 'holder'],
+        ]) {
+          const { status, stderr } = vfio(...args)
+          assert.equal(status, 1, stderr)
+          assert.match(stderr, new RegExp(`\\b${holder.pid}\\b`))
+        }
+        assert.deepEqual(hostState(), held)
+        await holder.end()
+        assert.deepEqual((await release([address()])).released, [address()])
+        assert.deepEqual(hostState(), before)
       })
-      clearInterval(ticking)
-      assert.ok(ticks > 5, `the event loop went on (${ticks})`)
-      const { status, stdout } = vfio('status')
-      assert.equal(status, 1)
-      assert.match(stdout, /broken/)
-      await holder.end()
-      // Old kernels look only every ten seconds whether it was closed.
-      while (left().length > 0) await new Promise(setImmediate)
-      assert.deepEqual((await recover()).recovered, [address()])
-      assert.deepEqual(hostState(), before)
+
+      it('is not waited for beyond the deadline where the check came too early: it is named, and recover does the rest', async () => {
+        const before = hostState()
+        await assign(plan)
+        const holder = new Program()
+        await holder.give({ do: 'hold', address: address(), backend })
+        assert.equal(await holder.line(), 'done')
+        let ticks = 0
+        const ticking = setInterval(() => ticks++, 20)
+        // Sees nobody, as if the device were opened just behind the check.
+        const kernel = { isOpen: () => false }
+        const options = { kernel, deadline: 5000 }
+        await assert.rejects(release([address()], options), (error: unknown) => {
+          assert(error instanceof VfioError)
+          assert.equal(error.code, 'ERR_VFIO_NOT_RESTORED')
+          assert.match(error.message, /has not answered for 5 s: writing .*\/unbind/)
+          assert.match(error.message, new RegExp(`\\b${holder.pid}\\b`))
+          return true
+        })
+        clearInterval(ticking)
+        assert.ok(ticks > 5, `the event loop went on (${ticks})`)
+        const { status, stdout } = vfio('status')
+        assert.equal(status, 1)
+        assert.match(stdout, /broken/)
+        await holder.end()
+        // Old kernels look only every ten seconds whether it was closed.
+        while (left().length > 0) await new Promise(setImmediate)
+        assert.deepEqual((await recover()).recovered, [address()])
+        assert.deepEqual(hostState(), before)
+      })
     })
-  })
 })

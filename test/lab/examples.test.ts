@@ -11,13 +11,13 @@ import {
   readSync,
   watch,
 } from 'node:fs'
-import { release as kernelRelease } from 'node:os'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { Host, type PciDevice } from 'vfio'
 import { patternBytes } from '../../scripts/lab/pattern.js'
 import { hostState } from './assign-host.js'
 import { driverOf, load, put } from './binding.js'
+import { overModes } from './modes.js'
 
 const host = new Host()
 const DEVICES = '/sys/bus/pci/devices'
@@ -26,12 +26,6 @@ const NVME_CLASS = 0x010802
 const FIRST_NAMESPACES: ReadonlySet<string> = new Set(['1', '3'])
 
 type Name = 'edu' | 'nvme'
-/** A program of examples/, as people start it, and without npm and its seconds on an emulated processor. */
-const npm = (name: Name, ...args: readonly string[]) =>
-  start('npm', ['run', '-s', `example:${name}`, '--', ...args])
-const program = (name: Name, ...args: readonly string[]) =>
-  start(process.execPath, [fileURLToPath(new URL(`../../examples/${name}.js`, import.meta.url)), ...args])
-
 function start(command: string, args: readonly string[]) {
   // In a process group of its own, which a terminal's Ctrl-C goes to as a whole.
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true })
@@ -115,8 +109,15 @@ interface Disk {
   readonly size: number
 }
 
-describe(`drivers in user space on ${kernelRelease()}`, function () {
+overModes('drivers in user space', function ({ backend }) {
   this.timeout(300_000)
+  /** A program of examples/, as people start it, and without npm and its seconds on an emulated processor. */
+  const npm = (name: Name, ...args: readonly string[]) =>
+    start('npm', ['run', '-s', `example:${name}`, '--', ...args, '--backend', backend])
+  const program = (name: Name, ...args: readonly string[]) => {
+    const file = fileURLToPath(new URL(`../../examples/${name}.js`, import.meta.url))
+    return start(process.execPath, [file, ...args, '--backend', backend])
+  }
   let former: Record<string, string>
   let seen: readonly PciDevice[]
   /** Controllers alone in their group whose disk has the pattern. */

@@ -1,13 +1,13 @@
 // What a driver in user space does when its device is torn out: it works until it is told, closes, and ends by itself.
-// Run by failing.test.ts: node failing-program.js ADDRESS
+// Run by failing.test.ts: node failing-program.js ADDRESS BACKEND
 import assert from 'node:assert/strict'
-import { DmaBuffer, openDevice } from 'vfio'
+import { type Backend, DmaBuffer, openDevice } from 'vfio'
 import { refused } from './spare.js'
 
-const address = process.argv[2] ?? ''
+const [, , address = '', backend = ''] = process.argv
 const tell = (line: string) => process.stdout.write(`${line}\n`)
 
-const opened = await openDevice(address)
+const opened = await openDevice(address, { backend: backend as Backend })
 const { dma, device } = opened
 device.config.setCommand({ memory: true, busMaster: true })
 const bar = device.region('bar0')

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
-import { release } from 'node:os'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { openDevice } from 'vfio'
+import { type Backend, openDevice } from 'vfio'
 import { put } from './binding.js'
+import { Heard } from './heard.js'
+import { modes, overModes } from './modes.js'
 import { Monitor } from './monitor.js'
 import { refused } from './spare.js'
 
@@ -19,8 +20,8 @@ async function addressOf(monitor: Monitor, id: string): Promise<string> {
 }
 
 /** Starts the program on a device; `line()` gives its next line, `working()` the register that its first one tells. */
-function start(address: string) {
-  const child = spawn(process.execPath, [program, address], { stdio: ['ignore', 'pipe', 'inherit'] })
+function start(address: string, backend: Backend) {
+  const child = spawn(process.execPath, [program, address, backend], { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = once(child, 'close')
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const line = async () => String((await lines.next()).value)
@@ -33,7 +34,7 @@ function start(address: string) {
   return { ended, line, working }
 }
 
-describe(`a device that fails on ${release()}`, function () {
+overModes('a device that fails', function ({ name, backend, open }) {
   this.timeout(120_000)
 
   let monitor: Monitor
@@ -43,11 +44,13 @@ describe(`a device that fails on ${release()}`, function () {
   after(() => monitor[Symbol.asyncDispose]())
 
   it('because it is torn out no longer reads as before, and is let go by the program that is told', async () => {
-    const [port, address] = [await addressOf(monitor, 'rp_torn'), await addressOf(monitor, 'torn')]
+    // Each way has its own, since it is gone then.
+    const id = `torn${modes.findIndex((mode) => mode.name === name) || ''}`
+    const [port, address] = [await addressOf(monitor, `rp_${id}`), await addressOf(monitor, id)]
     put(address, 'vfio-pci')
-    const running = start(address)
+    const running = start(address, backend)
     const register = await running.working()
-    const removed = monitor.event('DEVICE_DELETED', ({ device }) => device === 'torn')
+    const removed = monitor.event('DEVICE_DELETED', ({ device }) => device === id)
     // Slot control: power off, which is when QEMU takes the device out, without an interrupt; then as it was, with one.
     execFileSync('setpci', ['-s', port, 'CAP_EXP+18.w=0700:0720'])
     execFileSync('setpci', ['-s', port, 'CAP_EXP+18.w=0120:0720'])
@@ -64,8 +67,7 @@ describe(`a device that fails on ${release()}`, function () {
 
   it('says so by its error interrupt, and stays', async () => {
     const address = await addressOf(monitor, 'failing')
-    put(address, 'vfio-pci')
-    await using opened = await openDevice(address)
+    await using opened = await open(address)
     const { device } = opened
     device.config.setCommand({ memory: true, busMaster: true })
     const err = device.irq('err')
@@ -75,9 +77,12 @@ describe(`a device that fails on ${release()}`, function () {
     assert(express)
     // Device control: all four kinds of errors are reported.
     device.config.region.write16(express.offset + 8, 0x000f)
+    using heard = new Heard([address])
     assert.match(await monitor.human('pcie_aer_inject_error failing COMP_TIME'), /^OK/)
     const { value } = await events.next()
     assert.deepEqual(value, { vector: 0, count: 1 })
+    await heard.next('error')
+    await heard.next('recovered')
     assert.equal(device.config.vendor, 0x1af4)
   })
 })

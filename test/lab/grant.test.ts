@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, lstatSync } from 'node:fs'
-import { grant, Host, type PciDevice, revoke, type Snapshot } from 'vfio'
+import { type Backend, grant, Host, type PciDevice, revoke, type Snapshot } from 'vfio'
 import { driverOf, inUse, meetIommu, put } from './binding.js'
+import { modes } from './modes.js'
 
 /** nobody: an account that has nothing to do with VFIO. */
 const NOBODY = 65534
@@ -13,7 +14,7 @@ const JOURNAL = '/run/vfio-grant-test'
 const OPENS = `
   import { openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
   try {
-    const opened = await openDevice(process.argv[1])
+    const opened = await openDevice(process.argv[1], { backend: process.argv[2] })
     console.log(JSON.stringify({ regions: opened.device.info().regions }))
     await opened.close()
   } catch ({ code, message }) {
@@ -34,19 +35,21 @@ const identity = (uid: number) => ({
   },
 })
 
-function openAs(uid: number, address: string): { code?: string; message?: string; regions?: number } {
-  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', OPENS, address], {
-    encoding: 'utf8',
-    ...identity(uid),
-  })
+function openAs(
+  uid: number,
+  address: string,
+  backend: Backend,
+): { code?: string; message?: string; regions?: number } {
+  const args = ['--input-type=module', '-e', OPENS, address, backend]
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', ...identity(uid) })
   assert.notEqual(stdout, '', stderr)
   return JSON.parse(stdout)
 }
 
 /** A program of another user that has the device open until it is killed. */
-async function holdAs(uid: number, address: string): Promise<ChildProcess> {
+async function holdAs(uid: number, address: string, backend: Backend): Promise<ChildProcess> {
   const source = `${OPENS.replace('await opened.close()', 'setInterval(() => {}, 2 ** 30)')}`
-  const holder = spawn(process.execPath, ['--input-type=module', '-e', source, address], {
+  const holder = spawn(process.execPath, ['--input-type=module', '-e', source, address, backend], {
     stdio: ['ignore', 'pipe', 'inherit'],
     ...identity(uid),
   })
@@ -86,44 +89,47 @@ describe('a grant', () => {
         return `${path} ${uid}:${gid} ${mode.toString(8)}`
       })
 
-  it('lets a user open a device, who could not before nor afterwards', async () => {
-    const before = nodes()
-    const node = `/dev/vfio/${device.group}`
-    const refused = openAs(NOBODY, device.address)
-    assert.equal(refused.code, 'EACCES')
-    assert.ok(refused.message?.includes(node), refused.message)
+  for (const { name, backend } of modes)
+    it(`lets a user open a device by ${name}, who could not before nor afterwards`, async () => {
+      const before = nodes()
+      const node = `/dev/vfio/${device.group}`
+      const refused = openAs(NOBODY, device.address, backend)
+      assert.equal(refused.code, 'EACCES')
+      assert.ok(refused.message?.includes(backend === 'group' ? node : '/dev/iommu'), refused.message)
 
-    const given = await grant(seen, device.address, { user: 'nobody', memory: 2 ** 30, journal: JOURNAL })
-    assert.equal(given.nodes[0]?.path, node)
-    const opened = openAs(NOBODY, device.address)
-    assert.ok((opened.regions ?? 0) >= 9, JSON.stringify(opened))
+      const given = await grant(seen, device.address, { user: 'nobody', memory: 2 ** 30, journal: JOURNAL })
+      assert.equal(given.nodes[0]?.path, node)
+      const opened = openAs(NOBODY, device.address, backend)
+      assert.ok((opened.regions ?? 0) >= 9, JSON.stringify(opened))
 
-    await revoke(device.address, { journal: JOURNAL })
-    assert.equal(openAs(NOBODY, device.address).code, 'EACCES')
-    assert.deepEqual(nodes(), before)
-    assert.equal(existsSync(JOURNAL), false)
-  })
+      await revoke(device.address, { journal: JOURNAL })
+      assert.equal(openAs(NOBODY, device.address, backend).code, 'EACCES')
+      assert.deepEqual(nodes(), before)
+      assert.equal(existsSync(JOURNAL), false)
+    })
 
-  it('tells on its end who has the device open still, and keeps it', async () => {
-    await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
-    const holder = await holdAs(NOBODY, device.address)
-    try {
-      const { holders } = await revoke(device.address, { journal: JOURNAL })
-      assert.ok(
-        holders.some((line) => line.includes(`(pid ${holder.pid})`)),
-        JSON.stringify(holders),
-      )
-    } finally {
-      holder.kill('SIGKILL')
-      await once(holder, 'close')
-    }
-    await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
-    assert.deepEqual((await revoke(device.address, { journal: JOURNAL })).holders, [])
-  })
+  for (const { name, backend } of modes)
+    it(`tells on its end who has the device open still by ${name}, and keeps it`, async () => {
+      await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
+      const holder = await holdAs(NOBODY, device.address, backend)
+      try {
+        const { holders } = await revoke(device.address, { journal: JOURNAL })
+        assert.ok(
+          holders.some((line) => line.includes(`(pid ${holder.pid})`)),
+          JSON.stringify(holders),
+        )
+      } finally {
+        holder.kill('SIGKILL')
+        await once(holder, 'close')
+      }
+      await grant(seen, device.address, { user: 'nobody', journal: JOURNAL })
+      assert.deepEqual((await revoke(device.address, { journal: JOURNAL })).holders, [])
+    })
 
   it('lets a group open it too', async () => {
     await grant(seen, device.address, { user: 'root', group: NOBODY, journal: JOURNAL })
-    assert.ok((openAs(NOBODY, device.address).regions ?? 0) >= 9)
+    for (const { backend } of modes)
+      assert.ok((openAs(NOBODY, device.address, backend).regions ?? 0) >= 9, backend)
     await revoke(device.address, { journal: JOURNAL })
   })
 

@@ -6,16 +6,17 @@ import {
   DmaBuffer,
   Host,
   Iommufd,
+  type OpenedDevice,
   openDevice,
   openDevices,
   type PciDevice,
   VfioContainer,
   VfioDevice,
   VfioGroup,
-  VfioSystemError,
 } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { put } from './binding.js'
+import { byContainer } from './modes.js'
 import { choose, freeAll, isAlone, isEdu, PAGE, refused, returnAll, spare } from './spare.js'
 
 const BASE = 0x4000_0000
@@ -157,8 +158,14 @@ describe(`iommufd and devices by their own nodes on ${release()}`, function () {
   it('takes nothing for an iommufd that is none', async () => {
     const address = bind(edu)
     await refused(() => Iommufd.open('/dev/iommu-that-is-none'), 'ENOENT', /modprobe iommufd/)
-    await using none = Iommufd.open('/dev/vfio/vfio')
-    await refused(VfioDevice.openCdev(address, { iommufd: none }), ['EBADFD', 'EBADF'])
+    await using container = Iommufd.open('/dev/vfio/vfio')
+    if (byContainer.isType1) {
+      await refused(VfioDevice.openCdev(address, { iommufd: container }), ['EBADFD', 'EBADF'])
+    } else {
+      // There it is one, which charges the process as type1 does.
+      assert.equal(container.option('accounting'), 'process')
+      await (await VfioDevice.openCdev(address, { iommufd: container })).close()
+    }
   })
 
   it('is refused for a group that is not viable, as by its group', async function () {
@@ -173,29 +180,117 @@ describe(`iommufd and devices by their own nodes on ${release()}`, function () {
     await (await VfioDevice.openCdev(first.address, { iommufd })).close()
   })
 
-  it('resets a function, and a whole slot without any group', async () => {
-    const resettable: string[] = []
-    for (const { address } of spare.filter(isAlone)) {
-      await using opened = await openDevice(bind({ address }), { backend: 'iommufd' })
+  it('resets a function, and a whole slot or bus without any group, where that is predicted', async () => {
+    const done: string[] = []
+    for (const { address, vendor } of spare) {
+      bind({ address })
+      const { reset, verdict } = assess(new Host().snapshot({ around: [address] }), address)
+      if (verdict !== 'ready') continue
+      await using opened = await openDevice(address, { backend: 'iommufd' })
       const { device } = opened
-      if (device.info().reset) {
-        await device.reset()
-        resettable.push(address)
-      } else {
-        await refused(device.reset(), ['EINVAL', 'ENOTTY'])
+      assert.equal(device.info().reset, reset.function.supported, reset.function.reason)
+      if (reset.function.supported) await device.reset()
+      else await refused(device.reset(), 'EINVAL', /no function reset/)
+      if (reset.hot.affected.length === 0) {
+        await refused(() => device.hotResetInfo(), 'ENODEV', /root bus/)
+        await refused(device.hotReset(), 'ENODEV', /root bus/)
+        continue
       }
-      try {
-        const { devices, owned } = device.hotResetInfo()
-        assert.ok(devices.every(({ group, devid }) => group === null && devid !== null))
-        const isAll = devices.every(({ devid }) => (devid ?? -1) >= 0)
-        assert.equal(owned, isAll)
-        if (isAll) await device.hotReset()
-        else await refused(device.hotReset(), ['EINVAL', 'ENOTTY'])
-      } catch (error) {
-        assert(error instanceof VfioSystemError && ['ENODEV', 'ENOTTY'].includes(error.code), String(error))
+      const { devices, owned } = device.hotResetInfo()
+      assert.ok(devices.every(({ group, devid }) => group === null && devid !== null))
+      assert.equal(
+        owned,
+        devices.every(({ devid }) => (devid ?? -1) >= 0),
+      )
+      if (reset.hot.supported) {
+        await device.hotReset()
+        assert.equal(device.config.vendor, vendor)
+        done.push(address)
+      } else {
+        // The kernel asks first who owns all of it, and then waits in vain for the link of a port that reports it as down.
+        await refused(device.hotReset(), owned ? 'ENOTTY' : 'EINVAL')
+        if (owned) assert.match(reset.hot.reason, /reports its link as down/)
+        else assert(reset.hot.blockers.length > 0, reset.hot.reason)
       }
     }
-    assert.ok(resettable.length > 0)
+    assert.ok(done.length > 0, 'the topology has a device whose slot or bus can be reset')
+    console.log(`      ${done.length} hot resets`)
+  })
+
+  describe('a dma-buf of a BAR', () => {
+    const target = choose(
+      'edu device in another group',
+      (device) => isEdu(device) && device.group !== edu.group,
+    )
+    const IN_EDU = 0x40000
+    /** Within the 28 bits that such a device can address. */
+    const LOW = 0x10_0000
+    /** Lets an edu device write from its own memory, or read into that. */
+    const copy = async ({ device }: OpenedDevice, source: number, to: number, count: number) => {
+      const bar = device.region('bar0')
+      bar.write64(0x80, BigInt(source), 'single')
+      bar.write64(0x88, BigInt(to), 'single')
+      bar.write64(0x90, BigInt(count), 'single')
+      bar.write64(0x98, source === IN_EDU ? 3n : 1n, 'single')
+      while (bar.read64(0x98, 'single') & 1n) await new Promise(setImmediate)
+    }
+
+    it('is mapped for another device, which reaches the registers behind it until they are taken away', async () => {
+      await using source = await openDevice(bind(edu), { backend: 'iommufd' })
+      await using other = await openDevice(bind(target), { backend: 'iommufd' })
+      const { ioas } = source
+      source.device.config.setCommand({ memory: true, busMaster: true })
+      other.device.config.setCommand({ memory: true })
+      const bar = other.device.region('bar0')
+      await using whole = await other.device.dmaBuf('bar0', { ranges: [{ offset: 0, length: PAGE }] })
+      using buffer = DmaBuffer.allocate(PAGE)
+      await source.dma.map(buffer, { iova: LOW })
+      const mapping = await ioas.mapFile(whole.fd, { length: PAGE, iova: LOW + PAGE })
+      // Writes the other's register for its liveness check, which inverts what it gets.
+      Buffer.from(buffer.bytes.buffer).writeUInt32LE(0x12345678)
+      await copy(source, LOW, IN_EDU, 4)
+      await copy(source, IN_EDU, LOW + PAGE + 4, 4)
+      assert.equal(bar.read32(4), 0xedcba987)
+      // And reads its identification.
+      await copy(source, LOW + PAGE, IN_EDU, 4)
+      await copy(source, IN_EDU, LOW, 4)
+      assert.equal(Buffer.from(buffer.bytes.buffer).readUInt32LE(), 0x010000ed)
+
+      // With its memory decode the mapping is taken away, and stays so.
+      other.device.config.setCommand({ memory: false })
+      await refused(
+        ioas.mapFile(whole.fd, { length: PAGE, iova: LOW + 2 * PAGE }),
+        'ENODEV',
+        /dma-buf was taken away/,
+      )
+      other.device.config.setCommand({ memory: true })
+      Buffer.from(buffer.bytes.buffer).writeUInt32LE(0x00c0ffee)
+      await copy(source, LOW, IN_EDU, 4)
+      await copy(source, IN_EDU, LOW + PAGE + 4, 4)
+      assert.equal(bar.read32(4), 0xedcba987)
+      await mapping.unmap()
+      const again = await ioas.mapFile(whole.fd, { length: PAGE, iova: LOW + PAGE })
+      await copy(source, IN_EDU, LOW + PAGE + 4, 4)
+      assert.equal(bar.read32(4), ~0x00c0ffee >>> 0)
+      await again.unmap()
+      await source.dma.unmapAll()
+    })
+
+    it('is refused of several ranges, and beyond its end', async () => {
+      await using source = await openDevice(bind(edu), { backend: 'iommufd' })
+      await using other = await openDevice(bind(target), { backend: 'iommufd' })
+      const { ioas } = source
+      other.device.config.setCommand({ memory: true })
+      const pieces = [0, 2 * PAGE].map((offset) => ({ offset, length: PAGE }))
+      await using two = await other.device.dmaBuf('bar0', { ranges: pieces })
+      await refused(ioas.mapFile(two.fd, { length: PAGE, iova: LOW }), 'ENOTSUP', /one range/)
+      await using one = await other.device.dmaBuf('bar0', { ranges: pieces.slice(0, 1) })
+      await refused(ioas.mapFile(one.fd, { length: 2 * PAGE, iova: LOW }), 'EINVAL')
+      // Registers are no memory of a process, and nobody is charged.
+      await using moved = Iommufd.open()
+      const elsewhere = moved.allocateIoas()
+      await (await elsewhere.mapFile(one.fd, { length: PAGE, iova: LOW })).unmap()
+    })
   })
 
   it('opens several devices into one address space, or none of them', async () => {

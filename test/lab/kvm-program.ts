@@ -1,9 +1,10 @@
-// A VMM in miniature: it tells the KVM machine in $KVM_VM of a group and a device, and prints what the kernel answered.
+// A VMM in miniature: it tells the KVM machine in $KVM_VM of a group and its device, or of a device by its own node, and prints what
+// the kernel answered. Run by kvm.test.ts: node kvm-program.js ADDRESS GROUP BACKEND
 import { spawnSync } from 'node:child_process'
 import { openSync } from 'node:fs'
-import { KvmVfio, VfioContainer, VfioError, VfioGroup } from 'vfio'
+import { Iommufd, KvmVfio, VfioContainer, VfioDevice, VfioError, VfioGroup } from 'vfio'
 
-const [address = '', number = ''] = process.argv.slice(2)
+const [address = '', number = '', backend = ''] = process.argv.slice(2)
 const machine = Number(process.env.KVM_VM)
 
 /** `ok`, or the code and the message of the error. */
@@ -21,11 +22,13 @@ const INHERITS = `
   import { KvmVfio } from 'vfio'
   try { KvmVfio.create(3); console.log('ok') } catch (error) { console.log(error.code, error.message) }`
 
-async function program(): Promise<Record<string, string>> {
-  const said: Record<string, string> = {}
-  const ask = (what: string, call: () => unknown) => {
-    said[what] = answer(call)
-  }
+const said: Record<string, string> = {}
+const ask = (what: string, call: () => unknown) => {
+  said[what] = answer(call)
+}
+
+/** What it is to any of them, whatever it is told of. */
+function createMachine(): KvmVfio {
   const other = spawnSync(process.execPath, ['--input-type=module', '-e', INHERITS], {
     stdio: ['ignore', 'pipe', 'inherit', machine],
     encoding: 'utf8',
@@ -36,7 +39,30 @@ async function program(): Promise<Record<string, string>> {
   ask('create on what is closed', () => KvmVfio.create(999))
   const kvm = KvmVfio.create(machine)
   ask('create twice', () => KvmVfio.create(machine))
+  return kvm
+}
 
+async function byNode(kvm: KvmVfio): Promise<void> {
+  const open = async () => {
+    const iommufd = Iommufd.open()
+    const device = await VfioDevice.openCdev(address, { iommufd })
+    await device.attach(iommufd.allocateIoas())
+    return { iommufd, device }
+  }
+  const first = await open()
+  ask('add', () => kvm.add(first.device))
+  ask('add twice', () => kvm.add(first.device))
+  ask('remove', () => kvm.remove(first.device))
+  ask('remove twice', () => kvm.remove(first.device))
+  ask('add again', () => kvm.add(first.device))
+  // Closing removes it: else it could not be opened again.
+  await first.iommufd.close()
+  const second = await open()
+  ask('add anew', () => kvm.add(second.device))
+  await second.iommufd.close()
+}
+
+async function byGroup(kvm: KvmVfio): Promise<void> {
   const container = VfioContainer.open()
   let group = VfioGroup.open(Number(number))
   ask('add without a container', () => kvm.add(group))
@@ -60,13 +86,14 @@ async function program(): Promise<Record<string, string>> {
   group = VfioGroup.open(Number(number))
   group.setContainer(container)
   container.setIommu('type1v2')
-  ask('add the group anew', () => kvm.add(group))
+  ask('add anew', () => kvm.add(group))
   await container.close()
   ask('remove after the container', () => kvm.remove(group))
   await group.close()
-  await kvm.close()
-  ask('create anew', () => KvmVfio.create(machine))
-  return said
 }
 
-console.log(JSON.stringify(await program()))
+const kvm = createMachine()
+await (backend === 'group' ? byGroup(kvm) : byNode(kvm))
+await kvm.close()
+ask('create anew', () => KvmVfio.create(machine))
+console.log(JSON.stringify(said))

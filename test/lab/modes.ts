@@ -16,11 +16,14 @@ load(['vfio-pci', 'vfio_iommu_type1'])
 const hasType1 = existsSync('/sys/module/vfio_iommu_type1')
 const hasIommufd = existsSync('/dev/iommu')
 
+/** The way by groups: their container is type1's, or where the kernel has none provided by iommufd, which answers otherwise. */
+export const byContainer: Mode = hasType1
+  ? { name: 'container', backend: 'group', isType1: true }
+  : { name: 'the container of iommufd', backend: 'group', isType1: false }
+
 /** What tests that open a device run over. */
 export const modes: readonly Mode[] = [
-  hasType1
-    ? { name: 'container', backend: 'group', isType1: true }
-    : { name: 'the container of iommufd', backend: 'group', isType1: false },
+  byContainer,
   ...(hasIommufd ? [{ name: 'iommufd', backend: 'iommufd', isType1: false } as const] : []),
 ]
 

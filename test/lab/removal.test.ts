@@ -1,10 +1,19 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { release } from 'node:os'
-import { DmaBuffer, Host, type OpenedDevice, openDevice, planAssignment, type VfioIrq } from 'vfio'
+import {
+  DmaBuffer,
+  Host,
+  type OpenedDevice,
+  openDevice,
+  type PciDevice,
+  planAssignment,
+  type VfioIrq,
+} from 'vfio'
 import { isPresent } from './binding.js'
+import { Heard } from './heard.js'
+import { overModes } from './modes.js'
 import { Monitor } from './monitor.js'
-import { choose, freeAll, hasMsix, isAlone, open, refused } from './spare.js'
+import { choose, freeAll, hasMsix, isAlone, refused } from './spare.js'
 
 /** What QEMU calls the device at an address. */
 async function idOf(monitor: Monitor, wanted: string): Promise<string> {
@@ -17,42 +26,48 @@ async function next(irq: VfioIrq): Promise<number> {
   throw new Error('the device closed before')
 }
 
-describe(`a device that goes away on ${release()}`, function () {
-  this.timeout(120_000)
+const seen = new Host().snapshot()
+const isPlugged = (parent: string | null) =>
+  parent !== null && seen.device(parent).capabilities.pcie?.hotplug === true
 
-  const seen = new Host().snapshot()
-  const isPlugged = (parent: string | null) =>
-    parent !== null && seen.device(parent).capabilities.pcie?.hotplug === true
-  const plugged = choose(
-    'device with MSI-X in a hot-plug slot of its own',
-    (device) => isAlone(device) && hasMsix(device) && isPlugged(device.parent),
-  )
+/** The first that nobody took away, and that fits. */
+const inSlot = (fits: (device: PciDevice) => boolean = () => true) =>
+  choose('device in a hot-plug slot of its own for each way, with MSI-X, and a second one', (device) => {
+    return isAlone(device) && isPlugged(device.parent) && isPresent(device.address) && fits(device)
+  })
+
+overModes('a device that goes away', function ({ backend, open }) {
+  this.timeout(120_000)
   before(freeAll)
 
   it('because it is unplugged asks by `req`, and is gone when it is closed', async () => {
+    const plugged = inSlot(hasMsix)
     await using monitor = await Monitor.open()
     const id = await idOf(monitor, plugged.address)
     const opened = await open(plugged.address)
-    const { device, container } = opened
+    const { device, dma } = opened
     device.config.setCommand({ busMaster: true })
     const msix = device.irq('msix')
     msix.enable({ vectors: [0, 1] })
     const over = drain(msix)
     using buffer = DmaBuffer.allocate(1 << 20)
-    await container.dma.map(buffer)
+    await dma.map(buffer)
     const bar = device.region(msixBar(opened))
     const before = bar.read32(0)
     const mapping = bar.map({ length: 4096 })
     const req = device.irq('req')
     req.enable()
     const asked = next(req)
+    using heard = new Heard([plugged.address])
     const removed = monitor.remove(id)
     assert(Number(await asked) >= 1)
+    assert.match((await heard.next('release-requested')).what, /is asked to release it/)
     // Until it is closed all of it works.
     assert.equal(bar.read32(0), before)
     msix.trigger(1)
     await opened.close()
     await removed
+    await heard.next('removed')
     assert.equal(await over, 'over')
     assert.equal(buffer.mapped, false)
     assert.equal(mapping.buffer.byteLength, 0)
@@ -70,20 +85,13 @@ describe(`a device that goes away on ${release()}`, function () {
   })
 
   it('leaves a program that ignores it able to end', async () => {
-    const second = choose(
-      'second device in a hot-plug slot',
-      (device) =>
-        device.address !== plugged.address &&
-        isAlone(device) &&
-        isPlugged(device.parent) &&
-        isPresent(device.address),
-    )
+    const second = inSlot()
     await (await open(second.address)).close()
     await using monitor = await Monitor.open()
     const id = await idOf(monitor, second.address)
     const program = `
       import { DmaBuffer, openDevice } from ${JSON.stringify(import.meta.resolve('vfio'))}
-      const { device, dma } = await openDevice(process.argv[1])
+      const { device, dma } = await openDevice(process.argv[1], { backend: '${backend}' })
       await dma.map(DmaBuffer.allocate(65536))
       const req = device.irq('req')
       req.enable()

@@ -4,6 +4,7 @@ import { release } from 'node:os'
 import { Host, openDevice, rescanDevice, resetByMethod, VfioSystemError } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { driverOf, isPresent, put } from './binding.js'
+import { modes } from './modes.js'
 import { freeAll, refused, returnAll, since, spare } from './spare.js'
 
 const fileOf = (address: string) => `/sys/bus/pci/devices/${address}/reset_method`
@@ -50,18 +51,21 @@ describe(`resets by method and rescans on ${release()}`, function () {
     await refused(resetByMethod(seen, device.address, 'acpi'), 'ERR_VFIO_NO_RESET')
   })
 
-  it('leaves a device alone that is open in VFIO', async function () {
-    const device = spare.find(({ resetMethods, group }) => (resetMethods?.length ?? 0) > 0 && group !== null)
-    if (!device) skip(this, 'no device tells its methods')
-    const { address } = device
-    for (const other of spare) if (other.group === device.group) put(other.address, 'vfio-pci')
-    await using _opened = await openDevice(address)
-    const seen = new Host().snapshot({ around: [address] })
-    const [method = ''] = device.resetMethods ?? []
-    await refused(resetByMethod(seen, address, method), 'ERR_VFIO_IN_USE')
-    await refused(rescanDevice(seen, address), 'ERR_VFIO_IN_USE')
-    assert.equal(driverOf(address), 'vfio-pci')
-  })
+  for (const { name, backend } of modes)
+    it(`leaves a device alone that is open in VFIO by ${name}`, async function () {
+      const device = spare.find(
+        ({ resetMethods, group }) => (resetMethods?.length ?? 0) > 0 && group !== null,
+      )
+      if (!device) skip(this, 'no device tells its methods')
+      const { address } = device
+      for (const other of spare) if (other.group === device.group) put(other.address, 'vfio-pci')
+      await using _opened = await openDevice(address, { backend })
+      const seen = new Host().snapshot({ around: [address] })
+      const [method = ''] = device.resetMethods ?? []
+      await refused(resetByMethod(seen, address, method), 'ERR_VFIO_IN_USE')
+      await refused(rescanDevice(seen, address), 'ERR_VFIO_IN_USE')
+      assert.equal(driverOf(address), 'vfio-pci')
+    })
 
   it('finds a device anew, with its override and without', async () => {
     const device = spare.find(({ sriov, parent }) => sriov === null && parent !== null)

@@ -1,15 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import {
-  assess,
-  Host,
-  type OpenedByGroup,
-  openDevice,
-  type PciDevice,
-  VfioError,
-  VfioSystemError,
-} from 'vfio'
+import { assess, Host, type PciDevice, VfioError, VfioSystemError } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { inUse, meetIommu, put } from './binding.js'
 
@@ -71,12 +63,6 @@ export function itWith(
     if (device === null) skip(this, `this host has no ${what}`)
     await run(device)
   })
-}
-
-/** Binds all of a device's group that has to be, and opens it. */
-export function open(address: string, vfToken?: string): Promise<OpenedByGroup> {
-  for (const one of assess(new Host().snapshot({ around: [address] }), address).toBind) put(one, 'vfio-pci')
-  return openDevice(address, { backend: 'group', vfToken })
 }
 
 /** Puts every device that can be spared to no driver. */

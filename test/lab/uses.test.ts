@@ -18,6 +18,7 @@ import {
   assess,
   assessUses,
   assign,
+  type Backend,
   Host,
   type HostUse,
   openDevice,
@@ -27,6 +28,7 @@ import {
 } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { driverOf, load, put } from './binding.js'
+import { modes } from './modes.js'
 
 const host = new Host()
 const POINT = '/run/lab/uses'
@@ -53,6 +55,14 @@ async function until<T>(what: string, look: () => T | undefined): Promise<T> {
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
   throw new Error(`${what} did not come up`)
+}
+
+/** What a bound device is opened with, and what it is called. */
+function nodeOf(seen: Snapshot, address: string, backend: Backend): { path: string; what: string } {
+  const { group, vfioDevice } = seen.device(address)
+  return backend === 'group'
+    ? { path: `/dev/vfio/${group}`, what: `group ${group}` }
+    : { path: `/dev/vfio/devices/${vfioDevice}`, what: `${vfioDevice}` }
 }
 
 interface Disk {
@@ -418,28 +428,28 @@ describe('what this guest uses', () => {
       })
     }
 
-    it('says nothing of a device that is bound and closed, and what is so when it is open', async () => {
-      const kinds = new Map(candidates().map((device) => [`${device.vendor}:${device.device}`, device]))
-      let opened = 0
-      for (const { address, group } of kinds.values()) {
-        assert(group !== null)
-        put(address, 'vfio-pci')
-        if (driverOf(address) !== 'vfio-pci') continue
-        assert.deepEqual(usesOf(address), [], `${address} is bound and closed`)
-        const open = await openDevice(address)
-        const seenOpen = host.snapshot()
-        assert.deepEqual(seenOpen.use.enabled, [address], `${address} is enabled while it is open`)
-        const command = commandOf(process.pid)
-        assert.deepEqual(lines(assessUses(seenOpen, address)), [
-          `blocks vfio: group ${group} is open in ${command} (pid ${process.pid})`,
-        ])
-        await open[Symbol.asyncDispose]()
-        assert.deepEqual(usesOf(address), [], `${address} is closed again`)
-        put(address, 'host')
-        opened++
-      }
-      assert.ok(opened > 0)
-    })
+    for (const { name, backend } of modes)
+      it(`says nothing of a device that is bound and closed, and what is so when it is open by ${name}`, async () => {
+        const kinds = new Map(candidates().map((device) => [`${device.vendor}:${device.device}`, device]))
+        let opened = 0
+        for (const { address } of kinds.values()) {
+          put(address, 'vfio-pci')
+          if (driverOf(address) !== 'vfio-pci') continue
+          assert.deepEqual(usesOf(address), [], `${address} is bound and closed`)
+          const open = await openDevice(address, { backend })
+          const seenOpen = host.snapshot()
+          assert.deepEqual(seenOpen.use.enabled, [address], `${address} is enabled while it is open`)
+          const command = commandOf(process.pid)
+          assert.deepEqual(lines(assessUses(seenOpen, address)), [
+            `blocks vfio: ${nodeOf(seenOpen, address, backend).what} is open in ${command} (pid ${process.pid})`,
+          ])
+          await open[Symbol.asyncDispose]()
+          assert.deepEqual(usesOf(address), [], `${address} is closed again`)
+          put(address, 'host')
+          opened++
+        }
+        assert.ok(opened > 0)
+      })
 
     it('is not released where the node that tells whether it is open is out of sight, or another one', async () => {
       const [device] = candidates()
@@ -483,27 +493,29 @@ describe('what this guest uses', () => {
       assert.notEqual(driverOf(address), 'vfio-pci')
     })
 
-    it('names another process that has the group open, and leaves the verdict as it is', async () => {
-      const device = candidates().find(({ address }) => put(address, 'vfio-pci') === 'vfio-pci')
-      assert(device && device.group !== null)
-      const { address, group } = device
-      const file = openSync(`/dev/vfio/${group}`, 'r+')
-      // The file is the child's alone: a group opens once, and this process gives it away.
-      const child = spawn('sleep', ['1000'], { stdio: ['ignore', 'ignore', file] })
-      closeSync(file)
-      try {
-        await until('sleep', () => (commandOf(child.pid) === 'sleep' ? true : undefined))
-        const assessment = assess(host.snapshot(), address)
-        assert.deepEqual(lines(assessment.uses), [
-          `blocks vfio: group ${group} is open in sleep (pid ${child.pid})`,
-        ])
-        assert.equal(assessment.verdict, 'ready')
-      } finally {
-        child.kill('SIGKILL')
-        await new Promise((resolve) => child.once('close', resolve))
-      }
-      assert.deepEqual(usesOf(address), [])
-      put(address, 'host')
-    })
+    for (const { name, backend } of modes)
+      it(`names another process that has the node open that is needed by ${name}, and leaves the verdict as it is`, async () => {
+        const device = candidates().find(({ address }) => put(address, 'vfio-pci') === 'vfio-pci')
+        assert(device)
+        const { address } = device
+        const { path, what } = nodeOf(host.snapshot(), address, backend)
+        const file = openSync(path, 'r+')
+        // The file is the child's alone: a group opens once, and this process gives it away.
+        const child = spawn('sleep', ['1000'], { stdio: ['ignore', 'ignore', file] })
+        closeSync(file)
+        try {
+          await until('sleep', () => (commandOf(child.pid) === 'sleep' ? true : undefined))
+          const assessment = assess(host.snapshot(), address)
+          assert.deepEqual(lines(assessment.uses), [
+            `blocks vfio: ${what} is open in sleep (pid ${child.pid})`,
+          ])
+          assert.equal(assessment.verdict, 'ready')
+        } finally {
+          child.kill('SIGKILL')
+          await new Promise((resolve) => child.once('close', resolve))
+        }
+        assert.deepEqual(usesOf(address), [])
+        put(address, 'host')
+      })
   })
 })

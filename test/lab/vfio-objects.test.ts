@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readlinkSync } from 'node:fs'
 import { release } from 'node:os'
 import {
+  DmaBuffer,
   Host,
   type PciDevice,
   VfioContainer,
@@ -12,6 +13,7 @@ import {
 } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { inUse, load, meetIommu, put } from './binding.js'
+import { byContainer } from './modes.js'
 import { growsMsix, isZpci, PAGE } from './spare.js'
 
 const [major = 0, minor = 0] = release().split('.').map(Number)
@@ -19,6 +21,8 @@ const since = (wantedMajor: number, wantedMinor: number) =>
   major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
 /** Viability is DMA ownership, and SET_CONTAINER asks for it. */
 const ASKS_OWNERSHIP = since(5, 18)
+/** Else iommufd provides the container, and asks when a device is opened. */
+const { isType1 } = byContainer
 
 const used = inUse()
 meetIommu(used)
@@ -143,8 +147,9 @@ describe(`the kernel's objects on ${release()}`, function () {
 
     it('has no IOMMU before it has a group', async () => {
       await using container = VfioContainer.open()
-      await refused(() => container.setIommu('type1v2'), 'EINVAL', /no group/)
-      await refused(() => container.iommuInfo(), 'EINVAL', /setIommu\(\)/)
+      const code = isType1 ? 'EINVAL' : 'ENODEV'
+      await refused(() => container.setIommu('type1v2'), code, /no group/)
+      await refused(() => container.iommuInfo(), code, isType1 ? /setIommu\(\)/ : /no group yet/)
     })
 
     it('takes one IOMMU type that exists, once, and tells what it maps', async () => {
@@ -152,11 +157,16 @@ describe(`the kernel's objects on ${release()}`, function () {
       await using container = VfioContainer.open()
       await using group = VfioGroup.open(alone.number)
       group.setContainer(container)
-      await refused(() => container.iommuInfo(), 'EINVAL')
-      await refused(() => container.setIommu(99), 'ENODEV', /no such IOMMU type/)
+      // iommufd has one from the first group on, and knows of it what a device that is open tells.
+      if (isType1) await refused(() => container.iommuInfo(), 'EINVAL')
+      else assert.equal(container.iommuInfo().iovaRanges?.length, 1)
+      await refused(() => container.setIommu(99), isType1 ? 'ENODEV' : 'EINVAL', /no such IOMMU type/)
       container.setIommu('type1v2')
-      await refused(() => container.setIommu('type1v2'), 'EINVAL', /already/)
+      if (isType1) await refused(() => container.setIommu('type1v2'), 'EINVAL', /already/)
+      else container.setIommu('type1v2')
+      await using _device = isType1 ? null : await group.openDevice(onlyMember(alone).address)
       const info = container.iommuInfo()
+      assert.deepEqual(container.dma.ranges, info.iovaRanges)
       assert(info.pageSizes.includes(BigInt(PAGE)), String(info.pageSizes))
       const ranges = info.iovaRanges
       assert(ranges && ranges.length > 0)
@@ -168,8 +178,10 @@ describe(`the kernel's objects on ${release()}`, function () {
       for (const region of reservedRegions.filter(({ type }) => type !== 'direct-relaxable'))
         assert(!ranges.some(({ start, end }) => start <= region.end && end >= region.start), region.type)
       assert(isZpci || reservedRegions.length > 0)
-      assert.equal(info.dmaAvailable, 65535)
-      assert(info.migration && info.migration.pageSizes.length > 0 && info.migration.maxDirtyBitmapSize > 0n)
+      assert.equal(info.dmaAvailable, isType1 ? 65535 : 2 ** 32 - 1)
+      assert.equal(info.migration !== null, isType1)
+      if (info.migration)
+        assert(info.migration.pageSizes.length > 0 && info.migration.maxDirtyBitmapSize > 0n)
     })
 
     it('is no other file', async () => {
@@ -215,13 +227,34 @@ describe(`the kernel's objects on ${release()}`, function () {
       group.setContainer(other)
     })
 
-    it('does not leave its container while a device is open', async () => {
+    it('does not leave its container while a device is open', async function () {
+      if (!isType1) skip(this, 'a container that iommufd provides lets it go')
       bindAll(alone)
       await using opened = openGroup(alone.number)
       const device = await opened.group.openDevice(onlyMember(alone).address)
       await refused(() => opened.group.unsetContainer(), 'EBUSY', /close them first/)
       await device.close()
       opened.group.unsetContainer()
+    })
+
+    it('leaves a container of iommufd and its devices there, and all that is mapped', async function () {
+      if (isType1) skip(this, 'type1 lets no group go whose devices are open')
+      bindAll(alone)
+      await using opened = openGroup(alone.number)
+      const { container, group } = opened
+      const device = await group.openDevice(onlyMember(alone).address)
+      using buffer = DmaBuffer.allocate(PAGE)
+      const mapping = await container.dma.map(buffer)
+      group.unsetContainer()
+      assert.deepEqual([group.container, group.status().containerSet], [null, false])
+      assert.deepEqual([mapping.mapped, buffer.mapped, device.closed], [true, true, false])
+      assert.equal(device.info().pci, true)
+      // It may join another, and the device goes with the one that has it.
+      await using other = VfioContainer.open()
+      group.setContainer(other)
+      await container.close()
+      assert.deepEqual([device.closed, buffer.mapped, group.closed], [true, false, false])
+      await (await group.openDevice(onlyMember(alone).address)).close()
     })
 
     itWith(
@@ -236,7 +269,13 @@ describe(`the kernel's objects on ${release()}`, function () {
         await using container = VfioContainer.open()
         await using group = VfioGroup.open(shared.number)
         assert.equal(group.status().viable, false)
-        if (ASKS_OWNERSHIP) {
+        if (!isType1) {
+          group.setContainer(container)
+          container.setIommu('type1v2')
+          await refused(group.openDevice(first.address), 'EPERM', /not viable.*vfio check/)
+          group.unsetContainer()
+          assert.equal(group.status().viable, false)
+        } else if (ASKS_OWNERSHIP) {
           await refused(() => group.setContainer(container), 'EPERM', /not viable.*vfio check/)
         } else {
           group.setContainer(container)
@@ -260,7 +299,8 @@ describe(`the kernel's objects on ${release()}`, function () {
       await using group = VfioGroup.open(alone.number)
       await refused(group.openDevice(address), 'EINVAL', /setContainer\(\), setIommu\(\)/)
       group.setContainer(container)
-      await refused(group.openDevice(address), 'EINVAL', /setContainer\(\), setIommu\(\)/)
+      if (isType1) await refused(group.openDevice(address), 'EINVAL', /setContainer\(\), setIommu\(\)/)
+      else await (await group.openDevice(address)).close()
       container.setIommu('type1v2')
       await refused(group.openDevice(onlyMember(other).address), 'ENODEV', /not in this group/)
       await refused(group.openDevice('ffff:ff:1f.7'), 'ENODEV', /not in this group/)

@@ -9,8 +9,13 @@ const DEADLINE_MS = 200_000
 describe('what containers, groups and devices say of themselves', function () {
   this.timeout(DEADLINE_MS + 10_000)
 
-  for (const linux of ['6.12', '5.10'] as const) {
-    it(`is what the kernel has after every call, whatever fails, on Linux ${linux} (seed ${SEED}, ${RUNS} sequences)`, async () => {
+  for (const [linux, container] of [
+    ['6.12', 'type1'],
+    ['5.10', 'type1'],
+    ['6.12', 'iommufd'],
+    ['7.3', 'iommufd'],
+  ] as const) {
+    it(`is what the kernel has after every call, whatever fails, on Linux ${linux} by ${container} (seed ${SEED}, ${RUNS} sequences)`, async () => {
       const { stdout } = await withFake(
         [],
         async ({ input, state, failNext, failNoMore, vfio }) => {
@@ -200,7 +205,11 @@ describe('what containers, groups and devices say of themselves', function () {
           assert(mapped > calls / 10, `only ${mapped} mappings in ${calls} calls`)
           console.log(`${calls} calls, of which ${failed} failed`)
         },
-        { input: { seed: SEED, runs: RUNS }, machine: { linux, mappings: 5 }, deadline: DEADLINE_MS },
+        {
+          input: { seed: SEED, runs: RUNS },
+          machine: { linux, mappings: 5, container },
+          deadline: DEADLINE_MS,
+        },
       )
       assert.match(stdout, /^\d{3,} calls/)
       console.log(stdout.trim())

@@ -117,6 +117,8 @@ export interface Machine {
   pageSize?: number
   /** How many bytes an iommufd may lock. */
   locked?: number
+  /** Who provides the container. */
+  container?: 'type1' | 'iommufd'
 }
 
 /** What the model has. Eventfds are told by their number, -1 for none. */
@@ -281,9 +283,10 @@ function scriptOf(answers: readonly FakeAnswer[]): string {
 function modelOf({ linux = '6.12', pageSize = 4096, ...machine }: Machine): string {
   const [major, minor] = linux.split('.').map(Number)
   const { intx = 1, msi = 4, msix = 16, err = 1, req = 1, available = 64, mappings = 65535 } = machine
-  const { locked = 2 ** 30 } = machine
+  const { locked = 2 ** 30, container = 'type1' } = machine
+  const compat = container === 'iommufd' ? 1 : 0
   const version = (major ?? 0) * 100 + (minor ?? 0)
-  return [version, intx, msi, msix, err, req, available, mappings, pageSize, locked].join(' ')
+  return [version, intx, msi, msix, err, req, available, mappings, pageSize, locked, compat].join(' ')
 }
 
 export interface FakeOptions<Input> {

@@ -11,9 +11,16 @@ const overModel = (
 ) => withFake(answers, program, { machine: { linux: '7.3', ...machine }, flags })
 
 /** One interface for memory, whatever provides it: the program gets a device's and the name of the backend. */
-const BACKENDS = ['group', 'iommufd'] as const
+const WAYS = [
+  { way: 'group', backend: 'group', machine: { linux: '7.3' } },
+  { way: 'the container of iommufd', backend: 'group', machine: { linux: '7.3', container: 'iommufd' } },
+  // Which calls it an error that nothing is mapped.
+  { way: 'that of an older one', backend: 'group', machine: { linux: '6.12', container: 'iommufd' } },
+  { way: 'iommufd', backend: 'iommufd', machine: { linux: '7.3' } },
+  { way: 'an older iommufd', backend: 'iommufd', machine: { linux: '6.12' } },
+] as const
 
-for (const backend of BACKENDS) {
+for (const { way, backend, machine } of WAYS) {
   const trees = () =>
     makeHost({
       devices: [
@@ -22,7 +29,7 @@ for (const backend of BACKENDS) {
       ],
     })
 
-  describe(`memory for devices, by ${backend}`, function () {
+  describe(`memory for devices, by ${way}`, function () {
     this.timeout(60_000)
     after(removeDirectories)
 
@@ -59,6 +66,15 @@ for (const backend of BACKENDS) {
           await small.unmap()
           await part.unmap()
           assert.deepEqual(inModel(), told())
+          // What would be cut is refused; an iommufd has unmapped by then what lies below it.
+          await dma.map(buffer, { iova: 0x10000, length: 4096 })
+          await dma.map(buffer, { iova: 0x11000, length: 2 * 4096 })
+          // At once, and off the main thread.
+          for (const size of [2 * 4096, Number(big.iova) + 3 * 2 ** 20 - 0x10000]) {
+            await assert.rejects(dma.unmap(0x10000, size), /cuts a mapping in two/)
+            assert.deepEqual(inModel(), told())
+          }
+          await dma.unmap(0x10000, 3 * 4096)
           assert.equal(await dma.unmapAll(), BigInt(4 * 2 ** 20))
           assert.deepEqual([inModel(), told(), big.mapped], [[], [], false])
           buffer.close()
@@ -66,7 +82,7 @@ for (const backend of BACKENDS) {
           await opened.close()
           assert.deepEqual([large.mapped, state().model.devices], [false, []])
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
 
     it('is refused in sentences with figures', () =>
@@ -110,7 +126,7 @@ for (const backend of BACKENDS) {
           assert.match(cut.message, /cuts a mapping in two/)
           assert.equal(dma.mappings.length, 1)
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
 
     it('is the same for several devices, in the order of their addresses', () =>
@@ -140,7 +156,7 @@ for (const backend of BACKENDS) {
               'ERR_VFIO_BAD_ARGUMENT',
             )
         },
-        { input: { trees: trees(), backend }, machine: { linux: '7.3' } },
+        { input: { trees: trees(), backend }, machine },
       ))
   })
 }
@@ -603,6 +619,56 @@ describe('an iommufd', function () {
         ['device', 'device'],
       )
     }))
+
+  it('puts devices back on the address space when a log ends, and tells all that failed', () =>
+    overModel(async ({ vfio, state, failure, failNext }) => {
+      const iommufd = vfio.Iommufd.open()
+      const [ioas, other] = [iommufd.allocateIoas(), iommufd.allocateIoas()]
+      const paths = [0, 2, 4].map((n) => `/dev/vfio/devices/vfio${n}`)
+      const devices = await Promise.all(
+        paths.map((path, n) => vfio.VfioDevice.openCdev(`0000:0${n + 1}:00.0`, { iommufd, path })),
+      )
+      const [first, second, third] = devices
+      const objects = () => state().model.iommufds[0]?.objects ?? []
+      const attached = () => devices.map(({ devid }) => objects().find(({ id }) => id === devid)?.attached)
+      const tables = () => objects().flatMap(({ id, parent }) => (parent === ioas.id ? [id] : []))
+      await first?.attach(ioas)
+      await ioas.map(vfio.DmaBuffer.allocate(4096), { iova: 0x1000 })
+      await ioas.dma.dirty.start()
+      await second?.attach(ioas)
+      // One that somebody put elsewhere is left there.
+      await third?.attach(ioas)
+      await third?.attach(other)
+      const [elsewhere, logging] = [attached()[2], tables()]
+      failNext('attachPt', 16)
+      failNext('setDirtyTracking', 5)
+      const error = await failure(ioas.dma.dirty.stop())
+      assert.equal(error.code, 'EIO')
+      assert.match(error.message, /SET_DIRTY_TRACKING.*EIO.*; VFIO_DEVICE_ATTACH_IOMMUFD_PT.*EBUSY/)
+      assert.equal(attached().filter((table) => logging.includes(table ?? 0)).length, 1)
+      await ioas.dma.dirty.stop()
+      // Of the kernel's own for this address space there is one again, and those that logged go.
+      while (tables().length > 1) await new Promise(setImmediate)
+      const [own] = tables()
+      assert(own !== undefined && !logging.includes(own))
+      assert.deepEqual(attached(), [own, own, elsewhere])
+    }))
+
+  it('can hand a device over again when a log has ended', async () => {
+    const device = { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, vfioDevice: 'vfio0' }
+    await withFake(
+      [],
+      async ({ vfio, input, failure }) => {
+        const seen = new vfio.Host(input.trees).snapshot()
+        const opened = await vfio.openDevice('01:00.0', { seen, backend: 'iommufd' })
+        await opened.dma.dirty.start()
+        assert.match((await failure(opened.handOver())).message, /a log .* is on: dirty\.stop\(\) first/)
+        await opened.dma.dirty.stop()
+        await vfio.receiveDevice(await opened.handOver()).close()
+      },
+      { input: { trees: makeHost({ devices: [device] }) }, machine: { linux: '7.3' } },
+    )
+  })
 
   const GATED = (call: 'attachPt' | 'hwptAlloc', first: 'now' | 'gate'): FakeAnswer[] => [
     ...(first === 'now' ? [{ call, returns: 'model' } as const] : []),

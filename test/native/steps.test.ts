@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict'
-import { makeHost, removeDirectories } from '../fixtures/host.js'
+import { makeHost, READY_MODULES, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { device } from './bytes.js'
 import { type FakeAnswer, OPENS, withFake } from './fake.js'
 
+const LOADED = { state: 'loaded' } as const
+
 const INFO: FakeAnswer = { call: 'deviceInfo', bytes: device(20, 3, 9, 5, 0).done() }
 
-describe('a whole step that is aborted', () => {
+describe('a whole step that is aborted', function () {
+  this.timeout(60_000)
   after(removeDirectories)
 
   const trees = () =>
@@ -48,6 +51,34 @@ describe('a whole step that is aborted', () => {
         )
       })
     }
+  }
+
+  for (const iommufd of [false, true]) {
+    const named = iommufd ? '/dev/vfio/devices/vfio0' : '/dev/vfio/1'
+    it(`resets through what the plan has named: ${named}`, async () => {
+      const device = { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, vfioDevice: 'vfio0' }
+      const { vfio_iommu_type1: type1, ...rest } = READY_MODULES
+      const modules = { ...rest, iommufd: LOADED, ...(!iommufd && type1 && { vfio_iommu_type1: type1 }) }
+      const described = { ...device, resetMethod: 'flr', files: { enable: '0\n' } }
+      await withFake(
+        [],
+        async ({ vfio, input, log }) => {
+          const seen = new vfio.Host(input.trees).snapshot()
+          const plan = vfio.planAssignment(seen, ['01:00.0'], { force: ['other'] })
+          assert.deepEqual(plan.blockers, [])
+          const [step] = plan.steps
+          assert.equal(step?.kind, 'reset')
+          assert.equal(step.path.replace(`${input.trees.dev}`, '/dev'), input.named)
+          await vfio.assign(plan, { journal: input.journal })
+          const opened = log().filter((line) => line.startsWith('close /dev/vfio/') && /\d$/.test(line))
+          assert.deepEqual(opened, [`close ${input.named}`])
+        },
+        {
+          input: { trees: makeHost({ modules, devices: [described] }), named, journal: temporaryDirectory() },
+          machine: { linux: '7.3' },
+        },
+      )
+    })
   }
 
   it('after its work is done waits no longer for the close', async () => {

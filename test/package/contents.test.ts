@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { cpSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { publint } from 'publint'
 import { formatMessage } from 'publint/utils'
@@ -42,10 +42,22 @@ describe('the tarball', function () {
       files()
         .filter((file) => /^(bin|dist)\//.test(file))
         .sort(),
-      ['bin/vfio.js', 'dist/cli/main.js', 'dist/index.d.ts', 'dist/index.js'],
+      [
+        'bin/vfio.js',
+        'dist/cli/main.js',
+        'dist/index.d.ts',
+        'dist/index.js',
+        ...readdirSync(join(ROOT, 'dist/schemas')).map((name) => `dist/schemas/${name}`),
+      ].sort(),
     )
     // npm runs node-gyp by itself where it finds one.
     assert(!files().includes('binding.gyp'))
+  })
+
+  it('keeps its texts small', () => {
+    const texts = files().filter((file) => file.startsWith('dist/') && !file.endsWith('.js'))
+    const size = texts.reduce((sum, file) => sum + statSync(join(contents(), file)).size, 0)
+    assert(size < 400_000, `${size} bytes`)
   })
 
   it('runs no script when it is installed, and imports on every platform', () => {

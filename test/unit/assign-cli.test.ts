@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { assign, Host, type JournalRecord, type PlanOptions, planAssignment, recover, status } from 'vfio'
 import { type HostTrees, removeDirectories } from '../fixtures/host.js'
@@ -229,6 +229,33 @@ describe('command line of assignments', function () {
         said(vfio('release', ...args, ...at), 0, stdout)
         assert.equal(existsSync(journalOf(trees)), false)
       }
+    })
+
+    it('release has status 1 where a grant stays, or a record cannot be read, with everything else given back', async () => {
+      const { trees, path, record } = await assigned()
+      const at = ['--journal', journalOf(trees)]
+      writeFileSync(path, JSON.stringify({ ...record, state: 'releasing' }))
+      const put = (name: string, text: string) => {
+        mkdirSync(journalOf(trees), { recursive: true, mode: 0o700 })
+        writeFileSync(join(journalOf(trees), name), text, { mode: 0o600 })
+      }
+      await recover(using(trees, new SimulatedKernel(trees)))
+      put(`assignment-${NVME}.json`, JSON.stringify(record))
+      put(`grant-${NVME}.json`, 'cut')
+      const stays = /the grant of 0000:01:00.0 stays, .* is not a record of vfio .*"vfio revoke 0000:01:00.0"/
+      said(vfio('release', NVME, ...at), 1, `${NVME} was given back\n`, stays)
+      assert.equal(existsSync(path), false)
+      put(`assignment-${NVME}.json`, JSON.stringify({ ...record, state: 'releasing' }))
+      said(vfio('recover', ...at), 1, `${NVME} was put in order: the host has it as before\n`, stays)
+      put(`assignment-${NVME}.json`, JSON.stringify(record))
+      put('assignment-0000:07:00.0.json', 'cut')
+      rmSync(join(journalOf(trees), `grant-${NVME}.json`))
+      said(
+        vfio('release', '--all', ...at),
+        1,
+        `${NVME} was given back\n`,
+        /07:00.0.json is not a record of vfio/,
+      )
     })
   })
 })

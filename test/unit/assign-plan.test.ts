@@ -119,6 +119,22 @@ describe('planAssignment', () => {
     )
   })
 
+  it('names the node that a reset opens: the group, or that of the device where the kernel has no container', () => {
+    const { vfio_iommu_type1: _type1, ...rest } = READY_MODULES
+    const alone = { ...rest, iommufd: { state: 'loaded' as const } }
+    const opened = (host: HostDescription) => {
+      const trees = makeKernelHost(host)
+      return planOn(trees, [NVME]).steps.flatMap((step) =>
+        step.kind === 'reset' ? [[step.path.replace(`${trees.dev}/`, ''), step.iommufd]] : [],
+      )
+    }
+    const withNode = but(BOUND, NVME, { vfioDevice: 'vfio3' })
+    assert.deepEqual(opened(SINGLE), [['vfio/10', undefined]])
+    assert.deepEqual(opened(withNode), [['vfio/10', undefined]])
+    assert.deepEqual(opened({ ...SINGLE, modules: alone }), [['vfio/devices', true]])
+    assert.deepEqual(opened({ ...withNode, modules: alone }), [['vfio/devices/vfio3', true]])
+  })
+
   it('plans ids on the whole host only', () => {
     const seen = new Host(makeHost(TWINS)).snapshot({ around: ['03:00.0'] })
     assert.equal(seen.isPartial, true)

@@ -6,6 +6,7 @@ import { type Assessment, assess, assessGroup, diagnose, Host, survey } from 'vf
 import { type DeviceDescription, makeHost, removeDirectories } from '../fixtures/host.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
 import { skip } from '../fixtures/skip.js'
+import { UsedHost } from '../fixtures/uses.js'
 import { ROOT } from './support.js'
 
 const MAIN = join(ROOT, 'dist/cli/main.js')
@@ -16,7 +17,13 @@ interface Ran {
   readonly stderr: string
 }
 
-const ENVIRONMENT = { ...process.env, NO_COLOR: undefined, VFIO_DEBUG: undefined, COLUMNS: undefined }
+const ENVIRONMENT = {
+  ...process.env,
+  NO_COLOR: undefined,
+  VFIO_DEBUG: undefined,
+  COLUMNS: '80',
+  LC_ALL: 'C.UTF-8',
+}
 
 function vfio(args: readonly string[], env: NodeJS.ProcessEnv = {}): Ran {
   const { status, stdout, stderr, error } = spawnSync(process.execPath, [MAIN, ...args], {
@@ -160,22 +167,116 @@ describe('the command line', function () {
       ])
     })
 
-    it('is read by a person in aligned columns, what blocks included', () => {
+    it('is read by a person in aligned columns: the card by its name, what comes along, what resets it', () => {
       const { stdout, stderr, status } = run('list')
       assert.deepEqual([stderr, status], ['', 0])
       assertReadable(stdout)
-      const lines = stdout.split('\n')
-      const rows = lines.filter((line) =>
-        /[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d .*(ready|bindable|blocked)/.test(line),
+      assert.match(stdout, /^GROUP ADDRESS +CLASS +DRIVER +VERDICT +WITH +USED +RESET +DEVICE$/m)
+      const verdictAt = stdout.indexOf('VERDICT')
+      for (const row of stdout.split('\n').filter((line) => /:[0-9a-f]{2}\.\d +[A-Z]/.test(line)))
+        assert.match(row.slice(verdictAt), /^(ready|bindable|blocked) /)
+      assert.match(stdout, /^ +13 01:00\.0 +VGA +nouveau +bindable +\+1 +hot\* +GeForce RTX 3090/m)
+      assert.match(stdout, /^ +01:00\.1 +Audio +snd_hda\S+ +bindable +\+1 +hot\* /m)
+      assert.match(stdout, /^ +15 02:00\.0 +NVMe +vfio-pci +ready +\? +function +NVMe SSD Contr/m)
+      assert.match(
+        stdout,
+        /^ +- 10000:e1:00\.0 +NVMe +nvme +blocked .*\n +10000:e1:00\.0 is in no IOMMU group/m,
       )
-      assert.equal(rows.length, DEVICES.length)
-      const verdictAt = lines[0]?.indexOf('VERDICT') ?? -1
-      for (const row of rows) assert.match(row.slice(verdictAt), /^(ready|bindable|blocked) /)
-      assert.match(stdout, /^ +13 0000:00:01\.0 .*pcieport.*blocked/m)
-      assert.match(stdout, /^ +0000:01:00\.0 +10de:2204 nouveau +bindable +none/m)
-      assert.match(stdout, /blocked by 0000:01:00\.0 \(nouveau\), 0000:01:00\.1\s+\(snd_hda_intel\)/)
-      assert.match(stdout, /^ +15 0000:02:00\.0 +144d:a808 vfio-pci +ready +function/m)
-      assert.match(stdout, /^ +- 10000:e1:00\.0/m)
+      assert.doesNotMatch(stdout, /Corporation|Inc\./)
+    })
+
+    it('hides bridges and what belongs to the machine, and with --all gives them no verdict', () => {
+      assert.doesNotMatch(run('list').stdout, /pcieport/)
+      const { stdout } = run('list', '--all')
+      assertReadable(stdout)
+      assert.match(stdout, /^ +13 00:01\.0 +\S+ +pcieport +- +- +/m)
+      const machine = makeHost({
+        devices: [
+          { address: '0000:00:1f.0', class: 0x060100, group: 4 },
+          { address: '0000:00:1f.4', class: 0x0c0500, group: 4, driver: 'i801_smbus' },
+        ],
+      })
+      assert.equal(
+        vfio(['list', '--sysfs', machine.sysfs]).stdout,
+        'Only bridges and parts of the machine are here: --all shows them.\n',
+      )
+    })
+
+    it('chooses by words, class, driver and group, in JSON too', () => {
+      const addresses = (...args: string[]) =>
+        (json('list', ...args).value as ReturnType<typeof survey>).devices.map(({ address }) => address)
+      assert.deepEqual(addresses('nvidia', 'audio'), ['0000:01:00.1'])
+      assert.deepEqual(addresses('10de:2204'), ['0000:01:00.0'])
+      for (const word of ['vga', '03', '0300', '030000'])
+        assert.deepEqual(addresses('--class', word), ['0000:01:00.0'])
+      assert.deepEqual(addresses('--driver', 'nvme'), ['10000:e1:00.0'])
+      assert.deepEqual(addresses('--driver', 'none'), ['0000:00:1d.0'])
+      assert.deepEqual(addresses('--group', '15'), ['0000:02:00.0'])
+      assert.match(run('list', '--group', '13').stdout, /pcieport/)
+      const nothing = run('list', 'matrox')
+      assert.deepEqual([nothing.status, nothing.stdout], [1, 'No device fits.\n'])
+      assert.equal(run('list', '--class', 'a b').status, 2)
+      assert.equal(run('list', '--group', '99').status, 2)
+      assert.equal(run('list', '--group', 'x').status, 2)
+    })
+
+    it('says of a disk that holds a volume that it is in use, and does not count it as free', () => {
+      const disk = { class: 0x010802, driver: 'nvme', resetMethod: 'flr' }
+      const used = new UsedHost({
+        devices: [
+          { ...disk, address: '0000:05:00.0', group: 1 },
+          { ...disk, address: '0000:06:00.0', group: 2 },
+          { address: '0000:07:00.0', class: 0x020000, group: 3 },
+        ],
+      })
+      used.disk('nvme0n1', '0000:05:00.0', 259, 1)
+      used.block({
+        name: 'dm-0',
+        number: '253:0',
+        slaves: ['nvme0n1p1'],
+        files: { 'dm/name': 'own\n', 'dm/uuid': '' },
+      })
+      const tree = ['--sysfs', used.tree.path('sys')]
+      const { stdout } = vfio(['list', ...tree])
+      assertReadable(stdout)
+      assert.match(stdout, /^ +1 05:00\.0 +NVMe +nvme +in use +holder +function /m)
+      assert.match(stdout, /^ +2 06:00\.0 +NVMe +nvme +bindable +function /m)
+      assert.match(vfio(['list', '--free', ...tree]).stdout, /07:00\.0/)
+      assert.doesNotMatch(vfio(['list', '--free', ...tree]).stdout, /05:00\.0/)
+      const { devices } = JSON.parse(vfio(['list', '--free', '--json', ...tree]).stdout) as {
+        devices: { uses: unknown[] }[]
+      }
+      assert.ok(devices.every(({ uses }) => Array.isArray(uses)))
+    })
+
+    it('is as wide as it is told, and in a pipe as long as it is', () => {
+      for (const columns of ['40', '60', '80', '200']) {
+        const { stdout } = vfio(['list', '--all', '--sysfs', sysfs], { COLUMNS: columns })
+        for (const line of stdout.split('\n'))
+          assert.ok(line.length <= Number(columns), `${columns}: ${line}`)
+        if (columns !== '40') assert.match(stdout, /GeForce/)
+      }
+      for (const columns of [undefined, '0', '-1', 'wide', '1e3'])
+        assert.match(
+          vfio(['list', '--sysfs', sysfs], { COLUMNS: columns }).stdout,
+          /NVMe SSD Controller SM981\/PM981\/PM983, Samsung Electronics$/m,
+        )
+    })
+
+    it('keeps to ASCII in a locale that has no more', () => {
+      const ascii = /^[\n -~]*$/
+      for (const env of [
+        { LC_ALL: 'C' },
+        { LC_ALL: '', LC_CTYPE: 'POSIX' },
+        { LC_ALL: undefined, LANG: undefined },
+      ]) {
+        assert.match(vfio(['list', '--sysfs', sysfs], { COLUMNS: '60', ...env }).stdout, ascii)
+        assert.match(vfio(['check', 'group:13', '--sysfs', sysfs], env).stdout, ascii)
+      }
+      assert.doesNotMatch(
+        vfio(['check', 'group:13', '--sysfs', sysfs], { LC_ALL: '', LANG: 'de_DE.utf8' }).stdout,
+        ascii,
+      )
     })
 
     it('says that there is no IOMMU, or no device', () => {
@@ -240,7 +341,9 @@ describe('the command line', function () {
         /subsystem +1458:403b/,
         /class +0300/,
         /driver +nouveau/,
-        /below +0000:00:01\.0/,
+        /above +0000:00:01\.0\n/,
+        /link +16 GT\/s x4\n/,
+        /IOMMU +intel-iommu\n/,
         /NUMA node +0/,
         /boot display +yes/,
         /BAR 0 +memory at 0xf6000000, 16 MiB/,
@@ -255,6 +358,7 @@ describe('the command line', function () {
       ]) {
         assert.match(stdout, part)
       }
+      assert.match(run('show', '00:01.0').stdout, /above +a root bus\n +below +0000:01:00\.0 0000:01:00\.1\n/)
       const nvme = run('show', '02:00.0').stdout
       assertReadable(nvme)
       assert.match(nvme, /slot +0-1 \(pciehp\)/)
@@ -409,7 +513,7 @@ describe('the command line', function () {
       [['check'], /missing required argument/],
       [['show'], /missing required argument/],
       [['check', '01:00.0', '02:00.0'], /too many arguments/],
-      [['list', 'extra'], /too many arguments/],
+      [['doctor', 'extra'], /too many arguments/],
       [['list', '--nope'], /unknown option '--nope'/],
       [['list', '--json=yes'], /unknown option|does not take|--json/],
       [['list', '--no\npe'], /unknown option/],

@@ -59,6 +59,8 @@ describe('a device', function () {
         group: 14,
         vendor: 0x8086,
         device: 0x1533,
+        ids: '8086:1533',
+        subsystemIds: '15d9:1533',
         subsystemVendor: 0x15d9,
         subsystemDevice: 0x1533,
         class: 0x020000,

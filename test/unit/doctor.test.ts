@@ -154,7 +154,7 @@ describe('diagnose', function () {
     assert.equal(ready, false)
     const cure = (name: string) => checks.find((check) => check.name === name)?.cure ?? ''
     assert.match(cure('device node'), /chmod 0666 .*\/dev\/vfio\/vfio/)
-    assert.match(cure('group nodes'), /chown "\$USER" .*\/dev\/vfio\/5/)
+    assert.match(cure('group nodes'), /: vfio grant 0000:07:00\.0 --user "\$USER"$/)
   })
 
   it('counts the group nodes', () => {

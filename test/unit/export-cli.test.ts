@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { textOf } from '../../lib/cli/export.js'
 import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import { ROOT } from './support.js'
 
 const VFIO = join(ROOT, 'dist/cli/main.js')
@@ -31,6 +33,48 @@ describe('vfio export, persist, grant and vfs', () => {
     const { status, stdout, stderr } = vfio('export', 'qemu', '00:03.0', '--machine', 'pc', '--sysfs', sysfs)
     assert.deepEqual([status, stdout], [0, '-device vfio-pci,host=0000:00:03.0,id=vfio0,bus=pci.0\n'])
     assert.match(stderr, /^vfio: .*vfio bind 0000:00:03\.0.*\n$/)
+  })
+
+  describe('as a part of a command', () => {
+    const formats = [
+      ['qemu', '--machine', 'q35'],
+      ['cloud-hypervisor', '--guest-address', '0001:00:05.0'],
+    ] as const
+    for (const [format, ...options] of formats) {
+      it(`are the words of ${format} where a shell puts them in place`, () => {
+        const args = ['export', format, '00:03.0', '00:04.0', ...options, '--sysfs', sysfs]
+        const wanted: string[] = JSON.parse(vfio(...args, '--json').stdout).arguments
+        assert.ok(wanted.length > 2)
+        const { stdout } = spawnSync(
+          'sh',
+          ['-c', 'printf "%s\\n" $("$@" 2>/dev/null)', 'sh', process.execPath, VFIO, ...args],
+          { encoding: 'utf8' },
+        )
+        assert.deepEqual(stdout.trimEnd().split('\n'), wanted)
+      })
+
+      it(`are lines to be pasted on a terminal for ${format}`, function () {
+        const args = [process.execPath, VFIO, 'export', format, '00:03.0', '00:04.0', ...options]
+        const command = [...args, '--sysfs', sysfs].map((word) => `'${word}'`).join(' ')
+        const { stdout, error } = spawnSync('script', ['-qec', `${command} 2>/dev/null`, '/dev/null'], {
+          encoding: 'utf8',
+          input: '',
+        })
+        if (error) return skip(this, '`script` of util-linux is not installed')
+        assert.match(stdout, / \\\r\n/)
+      })
+    }
+
+    it('refuse a word that the shell would split or change', () => {
+      for (const word of ['a b', 'a*', 'a?', 'a[b', "a'b", 'a"b', 'a\\b', 'a\tb', 'a\nb', ''])
+        assert.throws(
+          () => textOf({ text: '', arguments: ['-device', word] }, false),
+          ({ code, message }) => code === 'ERR_VFIO_BAD_ARGUMENT' && message.includes('--json'),
+          word,
+        )
+      assert.equal(textOf({ text: 'pasted', arguments: ['a b'] }, true), 'pasted')
+      assert.equal(textOf({ text: '<xml/>' }, false), '<xml/>')
+    })
   })
 
   it('says why what no guest can have is none, and that it is not ready', () => {

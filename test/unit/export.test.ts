@@ -15,6 +15,7 @@ import {
   type Snapshot,
   VfioError,
 } from 'vfio'
+import { qemuOption } from '../../lib/export/qemu.js'
 import type { DeviceDescription } from '../fixtures/host.js'
 import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
@@ -44,6 +45,13 @@ describe('export', () => {
   after(removeDirectories)
 
   describe('qemu', () => {
+    it('writes a comma within a value twice, as QEMU reads it', () => {
+      assert.equal(
+        qemuOption({ 'vfio-pci': null, sysfsdev: '/sys/a,b', id: 'x', bus: undefined, addr: 5 }),
+        'vfio-pci,sysfsdev=/sys/a,,b,id=x,addr=5',
+      )
+    })
+
     const lines = (addresses: readonly string[], options?: QemuOptions) =>
       exportQemu(seen, addresses, options).text.replaceAll(' \\\n', '\n').trim().split('\n')
 

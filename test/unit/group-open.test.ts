@@ -66,6 +66,40 @@ describe('whether a group is open that nobody has open as a group', function () 
     assert.equal(ask(hostWith('vfio0', null)), 'ERR_VFIO_BAD_NODE')
   })
 
+  it('it is not where nothing of VFIO is open on the machine, whoever is out of sight', () => {
+    const held = (refcnt: number, holders: readonly string[]) => {
+      const host = hostWith('vfio0', null)
+      host.tree.file('sys/module/vfio/refcnt', `${refcnt}\n`)
+      for (const holder of holders) host.tree.link(`sys/module/vfio/holders/${holder}`, `../../${holder}`)
+      return ask(host)
+    }
+    const HOLDERS = ['vfio_pci_core', 'vfio_iommu_type1']
+    assert.equal(held(2, HOLDERS), 'false')
+    // Since 6.10 there is one more while a device is bound.
+    assert.equal(held(3, HOLDERS), 'false')
+    // Some node is open, or nothing says who holds the module.
+    assert.equal(held(4, HOLDERS), 'ERR_VFIO_BAD_NODE')
+    assert.equal(held(0, []), 'ERR_VFIO_BAD_NODE')
+    assert.equal(held(-1, HOLDERS), 'ERR_VFIO_BAD_NODE')
+  })
+
+  it('it is told by another process table that is mounted, where that is the one of the host', () => {
+    for (const [node, open] of [
+      ['vfio0', 'true'],
+      ['vfio1', 'false'],
+    ] as const) {
+      const outside = new UsedHost({})
+      outside.processes({ ...HOLDER, open: [`/dev/vfio/devices/${node}`] })
+      const host = hostWith('vfio0', null)
+      const point = outside.tree.path('proc')
+      const line = (root: string) => `40 30 0:22 ${root} ${point} rw,nosuid - proc proc rw\n`
+      host.tree.file('proc/self/mountinfo', line('/'))
+      assert.equal(ask(host), open)
+      host.tree.file('proc/self/mountinfo', line('/sys'))
+      assert.equal(ask(host), 'ERR_VFIO_BAD_NODE')
+    }
+  })
+
   it('no process matters where devices have no nodes', () => {
     const host = hostWith(null, null)
     host.tree.file(host.inside(ADDRESS, 'vfio-dev/vfio0/uevent'), '')

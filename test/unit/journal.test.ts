@@ -18,7 +18,19 @@ import {
 } from 'node:fs'
 import { join, normalize } from 'node:path'
 import fc from 'fast-check'
-import { AssignError, assign, type JournalRecord, type Plan, recover, release, status, VfioError } from 'vfio'
+import {
+  AssignError,
+  assign,
+  Host,
+  type JournalRecord,
+  type Plan,
+  planAssignment,
+  recover,
+  release,
+  rescanDevice,
+  status,
+  VfioError,
+} from 'vfio'
 import { type HostTrees, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
 import { journalOf, photographOf, prepare, SINGLE, TWINS, using } from './assign-hosts.js'
@@ -192,6 +204,30 @@ describe('journal', function () {
         const isJournal = (line: string) => line.startsWith('journal')
         assert.deepEqual(photographOf(trees).filter(isJournal), before.filter(isJournal))
       })
+    }
+  })
+
+  it('keeps devices from being bound and found anew of which a record that cannot be read may speak', async () => {
+    const [nvme, other] = [NVME, '0000:07:00.0']
+    const bad = async (name: string, override: string | null) => {
+      const { trees, plan } = prepare({ host: SINGLE, addresses: [nvme], options: { reset: 'none' } })
+      const kernel = new SimulatedKernel(trees)
+      mkdirSync(journalOf(trees), { mode: 0o700 })
+      writeFileSync(`${journalOf(trees)}/assignment-${name}.json`, 'cut', { mode: 0o600 })
+      if (override) await kernel.write(`${trees.sysfs}/bus/pci/devices/${nvme}/driver_override`, override)
+      const seen = new Host(trees).snapshot()
+      const now = override ? planAssignment(seen, [nvme], plan.options) : plan
+      return [
+        () => rescanDevice(seen, nvme, using(trees, kernel)),
+        () => assign(now, using(trees, kernel)),
+      ] as const
+    }
+    // Another device's, when this one looks as nobody has touched it.
+    for (const change of await bad(other, null)) await change()
+    for (const change of [...(await bad(nvme, null)), ...(await bad(other, 'vfio-pci'))]) {
+      const error = await rejection(change())
+      assert.equal(error.code, 'ERR_VFIO_BAD_JOURNAL')
+      assert.match(error.message, /is not a record of vfio .* how 0000:01:00.0 was: look at it and remove it/)
     }
   })
 
@@ -413,8 +449,56 @@ describe('journal', function () {
       const report = await recover(using(trees, kernel))
       assert.deepEqual([report.busy, report.recovered, kernel.calls], [[NVME], [], []])
       assert.match(report.warnings.join(), /locks its groups in another sysfs, and may still be at it/)
+      // Nor does a release get in its way.
+      assert.equal((await rejection(release([NVME], using(trees, kernel)))).code, 'ERR_VFIO_LOCKED')
+      assert.deepEqual(kernel.calls, [])
       writeFileSync(path, JSON.stringify({ ...half, pid: 2 ** 22 + 1 }))
       assert.deepEqual((await recover(using(trees, kernel))).recovered, [NVME])
+    })
+
+    it('a device that another program works on is not given back by a record that has come to speak of it', async () => {
+      const { trees, path, record } = await assigned()
+      // Of a device whose group was not known when it was read.
+      const half = { ...record, devices: record.devices.map((device) => ({ ...device, group: null })) }
+      writeFileSync(path, JSON.stringify(half))
+      const stuck = new SimulatedKernel(trees, { at: () => 'hang' })
+      const other = rescanDevice(new Host(trees).snapshot(), NVME, {
+        ...using(trees, stuck),
+        journal: temporaryDirectory(),
+        force: ['other'],
+      })
+      while (stuck.calls.length === 0) await new Promise((resolve) => setImmediate(resolve))
+      try {
+        const kernel = new SimulatedKernel(trees)
+        const changing = {
+          ...using(trees, kernel),
+          // In place of a program that learns of the group between the look at the records and the lock.
+          signal: {
+            get aborted() {
+              writeFileSync(path, JSON.stringify(record))
+              return false
+            },
+            throwIfAborted() {
+              writeFileSync(path, JSON.stringify({ ...record, state: 'assigning', pid: 2 ** 22 + 1 }))
+            },
+          } as unknown as AbortSignal,
+        }
+        assert.equal((await rejection(release([NVME], changing))).code, 'ERR_VFIO_LOCKED')
+        writeFileSync(path, JSON.stringify({ ...half, state: 'assigning', pid: 2 ** 22 + 1 }))
+        assert.deepEqual((await recover(changing)).busy, [NVME])
+        assert.deepEqual(kernel.calls, [])
+      } finally {
+        stuck.answerAll()
+        await other.catch(() => {})
+      }
+    })
+
+    it('names itself by one of its devices, so that no other takes its place', async () => {
+      const { path, record, journal } = await assigned()
+      const devices = record.devices.map((device) => ({ ...device, address: '0000:09:00.0' }))
+      writeFileSync(path, JSON.stringify({ ...record, devices }))
+      const { bad } = await status({ journal })
+      assert.match(bad[0]?.reason ?? '', /the device that it is named by is missing or wrong/)
     })
   })
 

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { basename, join, relative } from 'node:path'
 import {
   assign,
   Host,
@@ -30,32 +39,45 @@ const TWO: HostDescription = { devices: [PF, vf(0), vf(1)] }
 /** Makes one step, and is killed where it would write this. */
 const PROGRAM = `
   import { writeFileSync, readFileSync } from 'node:fs'
-  import { Host, resetByMethod, setVfs } from '${join(ROOT, 'dist/index.js')}'
+  import { Host, rescanDevice, resetByMethod, setVfs } from '${join(ROOT, 'dist/index.js')}'
+  import { SimulatedKernel } from '${join(ROOT, 'build/ts/test/unit/assign-kernel.js')}'
   const [trees, journal, fatal, step, value] = JSON.parse(process.argv[1])
   const kernel = {
     async write(path, text) {
       if (path.slice(path.lastIndexOf('/') + 1) + '=' + text.trim() === fatal) process.kill(process.pid, 'SIGKILL')
+      if (step === 'rescan') return new SimulatedKernel(trees).write(path, text)
       writeFileSync(path, text)
     },
     read: async (path) => readFileSync(path, 'utf8'),
   }
   const seen = new Host(trees).snapshot()
   const options = { sysfs: trees.sysfs, journal, kernel }
-  await (step === 'vfs' ? setVfs : resetByMethod)(seen, '${ADDRESS}', value, options)`
+  if (step === 'rescan') await rescanDevice(seen, value, options)
+  else await (step === 'vfs' ? setVfs : resetByMethod)(seen, '${ADDRESS}', value, options)`
 
 function killed(
   trees: HostTrees,
   fatal: string,
-  step: 'vfs' | 'reset',
+  step: 'vfs' | 'reset' | 'rescan',
   value: number | string,
   cwd = ROOT,
 ): void {
+  assert.ok(maybeKilled(trees, fatal, step, value, cwd))
+}
+
+/** Did it come so far? */
+function maybeKilled(
+  trees: HostTrees,
+  fatal: string,
+  step: 'vfs' | 'reset' | 'rescan',
+  value: number | string,
+  cwd = ROOT,
+): boolean {
   const task = JSON.stringify([trees, journalOf(trees), fatal, step, value])
-  const { signal, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', PROGRAM, task], {
-    cwd,
-    encoding: 'utf8',
-  })
-  assert.equal(signal, 'SIGKILL', stderr)
+  const args = ['--input-type=module', '-e', PROGRAM, task]
+  const { signal, status: exit, stderr } = spawnSync(process.execPath, args, { cwd, encoding: 'utf8' })
+  assert.ok(signal === 'SIGKILL' || exit === 0, stderr)
+  return signal === 'SIGKILL'
 }
 
 const text = (trees: HostTrees, file: string) =>
@@ -140,6 +162,78 @@ describe('a step that a crash ended', function () {
     killed(trees, 'sriov_numvfs=5', 'vfs', 5)
     assert.equal(text(trees, 'sriov_numvfs'), '0')
     await puts(trees, { sriov_numvfs: '2', sriov_drivers_autoprobe: '1' })
+  })
+
+  it('virtual functions do not come back while somebody has their physical function open', async () => {
+    const trees = makeHost(TWO)
+    killed(trees, 'sriov_numvfs=5', 'vfs', 5)
+    const driver = `${trees.sysfs}/bus/pci/drivers/vfio-pci`
+    mkdirSync(driver, { recursive: true })
+    rmSync(`${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
+    symlinkSync(driver, `${trees.sysfs}/bus/pci/devices/${ADDRESS}/driver`)
+    const options = (isOpen: boolean) => ({ journal: journalOf(trees), kernel: { isOpen: () => isOpen } })
+    await assert.rejects(
+      recover(options(true)),
+      (error) =>
+        isCode('ERR_VFIO_NOT_RESTORED')(error) &&
+        /is open, and its 2 virtual functions would come while it is used/.test(String(error)),
+    )
+    assert.equal(text(trees, 'sriov_numvfs'), '0')
+    const { recovered } = await recover(options(false))
+    assert.deepEqual([recovered, text(trees, 'sriov_numvfs')], [[ADDRESS], '2'])
+  })
+
+  it('a rescan: the device is found anew, with the override and the driver that it had', async () => {
+    const nvme = '0000:01:00.0'
+    for (const override of [null, 'nvme', 'vfio-pci']) {
+      for (const fatal of [
+        'remove=1',
+        'rescan=1',
+        `unbind=${nvme}`,
+        'driver_override=nvme',
+        `bind=${nvme}`,
+      ]) {
+        const trees = makeKernelHost(SINGLE)
+        const kernel = new SimulatedKernel(trees)
+        const device = `${trees.sysfs}/bus/pci/devices/${nvme}`
+        if (override) await kernel.write(`${device}/driver_override`, override)
+        const has = () => [
+          existsSync(`${device}/driver`) && basename(readlinkSync(`${device}/driver`)),
+          readFileSync(`${device}/driver_override`, 'utf8').trim(),
+        ]
+        const before = has()
+        if (!maybeKilled(trees, fatal, 'rescan', nvme)) continue
+        const options = using(trees, kernel)
+        const { unfinished = [] } = await status({ journal: journalOf(trees) })
+        assert.deepEqual(
+          unfinished.map(({ step, address }) => [step, address]),
+          [['rescan', nvme]],
+        )
+        assert.deepEqual((await recover(options)).recovered, [nvme])
+        assert.deepEqual(has(), before, `${override} ${fatal}`)
+        assert.equal(existsSync(journalOf(trees)), false)
+      }
+    }
+  })
+
+  it('a rescan that the kernel refused has changed nothing, and one that finds nothing stays known', async () => {
+    const nvme = '0000:01:00.0'
+    const trees = makeKernelHost(SINGLE)
+    const seen = new Host(trees).snapshot()
+    const refused = new SimulatedKernel(trees, { at: () => 'refuse' })
+    await assert.rejects(rescanDevice(seen, nvme, using(trees, refused)), isCode('EIO'))
+    assert.equal(existsSync(journalOf(trees)), false)
+    const kernel = new SimulatedKernel(trees)
+    const gone = {
+      write: async (path: string, text: string) => {
+        if (!path.endsWith('/rescan')) await kernel.write(path, text)
+      },
+    }
+    const options = { journal: journalOf(trees), kernel: gone }
+    await assert.rejects(rescanDevice(seen, nvme, options), isCode('ERR_VFIO_NOT_RESTORED'))
+    await assert.rejects(recover(options), isCode('ERR_VFIO_NOT_RESTORED'))
+    assert.deepEqual((await recover(using(trees, kernel))).recovered, [nvme])
+    assert.equal(existsSync(`${trees.sysfs}/bus/pci/devices/${nvme}`), true)
   })
 
   it('is put in order before another begins, as what was before is known to its record alone', async () => {

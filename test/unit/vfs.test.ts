@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'
-import { Host, planVfs, setVfs, VfioError, VfioSystemError } from 'vfio'
+import { Host, planVfs, recover, setVfs, VfioError, VfioSystemError } from 'vfio'
 import {
   type DeviceDescription,
   type HostDescription,
@@ -181,6 +181,26 @@ describe('vfs', () => {
     assert.equal(autoprobe(), '1')
     await new Promise((resolve) => setImmediate(resolve))
     await recorder(trees).set(3)
+  })
+
+  it('keeps its record where none are left when the kernel is done at last', async () => {
+    const trees = makeHost(host({}, vf(0), vf(1)))
+    const { set, writes, answerAll } = recorder(trees, (name) => (name === 'sriov_numvfs' ? 'hang' : null))
+    await assert.rejects(set(5, 20), isCode('ERR_VFIO_TIMEOUT'))
+    assert.deepEqual(writes, ['sriov_drivers_autoprobe=0', 'sriov_numvfs=0'])
+    const file = (name: string) => `${trees.sysfs}/bus/pci/devices/${PF}/${name}`
+    writeFileSync(file('sriov_numvfs'), '0\n')
+    answerAll()
+    const options = { journal: journalOf(trees) }
+    for (;;) {
+      const { busy, recovered } = await recover(options)
+      if (busy.length === 0) {
+        assert.deepEqual(recovered, [PF])
+        break
+      }
+    }
+    assert.equal(readFileSync(file('sriov_numvfs'), 'utf8').trim(), '2')
+    assert.equal(readFileSync(file('sriov_drivers_autoprobe'), 'utf8').trim(), '1')
   })
 
   it('is refused while another program works on one of the functions, or gave it a driver', async () => {

@@ -211,7 +211,7 @@ export class VfioDevice extends VfioObject {
     if (known) return known
     const info = this.regionInfo(index)
     const windows = new Windows(this.handle, Number(info.offset), mappableAreas(info))
-    this.handle.attach(windows)
+    this.handle.own(windows)
     const made = new VfioRegion(this.#part, regionName(index), info, windows)
     this.#regions.set(index, made)
     return made
@@ -242,10 +242,10 @@ export class VfioDevice extends VfioObject {
     const info = this.irqInfo(index)
     if (this.#poll === undefined) {
       this.#poll = new IrqPoll()
-      this.handle.attach(this.#poll)
+      this.handle.own(this.#poll)
     }
     const line = new IrqLine(this.handle, this.#poll, index, irqName(index))
-    this.handle.attach(line)
+    this.handle.own(line)
     const made = new VfioIrq(this.#part, irqName(index), info, line)
     this.#irqs.set(index, made)
     return made

@@ -133,7 +133,7 @@ export class VfioFeature {
     caller: Caller,
   ): Promise<Uint8Array> {
     const { signal } = checkOptions(options)
-    // A copy, which nobody changes while the call waits for its turn.
+    // A copy, since the caller may change the bytes while the call waits.
     const payload = Uint8Array.from(data).buffer
     const answer = await this.#device.handle.run(
       () => this.#device.handle.native.feature(this.index | operation, payload),

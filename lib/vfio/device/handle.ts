@@ -1,21 +1,21 @@
 import type { NativeDevice, NativeGroup } from '../../native/binding.js'
 import { Handle } from '../handle.js'
 
-/** What an open device takes along when it closes: mapped memory, interrupts. */
-export interface Attachment {
+/** What closes with an open device: mapped memory, interrupts, ioeventfds. */
+export interface Resource {
   close(): void
   readonly isEnabled?: boolean
 }
 
-/** An open device, apart from the object that the program holds. */
+/** The state of an open device: see {@link Handle}. */
 export class DeviceHandle extends Handle<NativeDevice> {
   /** What it is attached to in an iommufd, by PASID; `null` is the device itself. */
   readonly tables = new Map<number | null, { readonly table: unknown; forget(): void }>()
-  readonly #attachments = new Set<Attachment>()
+  readonly #resources = new Set<Resource>()
 
   /** Is an interrupt enabled, whose eventfds belong to this thread? */
   get hasEnabledIrqs(): boolean {
-    return [...this.#attachments].some((attachment) => attachment.isEnabled === true)
+    return [...this.#resources].some(({ isEnabled }) => isEnabled === true)
   }
 
   /** Is it attached to that, and to nothing else? */
@@ -23,22 +23,22 @@ export class DeviceHandle extends Handle<NativeDevice> {
     return this.tables.size === 1 && this.tables.get(null)?.table === table
   }
 
-  attach(attachment: Attachment): void {
-    this.#attachments.add(attachment)
+  own(resource: Resource): void {
+    this.#resources.add(resource)
   }
 
-  isAttached(attachment: Attachment): boolean {
-    return this.#attachments.has(attachment)
+  owns(resource: Resource): boolean {
+    return this.#resources.has(resource)
   }
 
   /** Closes one of them. */
-  detach(attachment: Attachment): void {
-    if (this.#attachments.delete(attachment)) attachment.close()
+  letGo(resource: Resource): void {
+    if (this.#resources.delete(resource)) resource.close()
   }
 
   // At once, so that no register is touched while the close waits for a call that runs.
   protected override onClosing(): void {
-    for (const attachment of this.#attachments) this.detach(attachment)
+    for (const resource of this.#resources) this.letGo(resource)
   }
 
   // Which detaches it.

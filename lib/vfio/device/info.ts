@@ -36,7 +36,7 @@ const IRQ_NAME_LIST = Object.keys(IRQS)
 export interface DeviceInfo {
   /** The device has a function reset: it worked when the device was opened. */
   readonly reset: boolean
-  /** The device sits behind this driver interface: one of them is true. */
+  /** The kind of device by its bus: one of them is true. */
   readonly pci: boolean
   readonly platform: boolean
   readonly amba: boolean
@@ -76,7 +76,7 @@ export interface IrqInfo {
   readonly maskable: boolean
   /** Is masked by the kernel each time that it is delivered. */
   readonly automasked: boolean
-  /** The number of vectors in use cannot be raised without letting all of them go first. */
+  /** Vectors can be added only after all were turned off. */
   readonly noresize: boolean
   /** As the kernel gave them. */
   readonly flags: number

@@ -1,10 +1,10 @@
 import { call } from '../../native/translate.js'
 import { badArgument, show } from '../arguments.js'
 import { type EventFd, eventfdNumber } from '../event-fd.js'
-import type { Attachment, DeviceHandle } from './handle.js'
+import type { DeviceHandle, Resource } from './handle.js'
 import { askRegionInfo, type RegionInfo, type RegionName, regionIndex } from './info.js'
 
-/** A write that an eventfd sets off. */
+/** A register write that an eventfd triggers. */
 export interface IoeventfdOptions {
   /** A BAR of the device. */
   readonly region: RegionName | number
@@ -29,7 +29,7 @@ type Write = readonly [flags: number, offset: bigint, data: bigint]
  */
 export class Ioeventfd implements Disposable {
   readonly #device: DeviceHandle
-  readonly #attachment: Attachment
+  readonly #write: Resource
 
   /** @internal */
   constructor(device: DeviceHandle, write: Write, eventfd: number) {
@@ -42,18 +42,18 @@ export class Ioeventfd implements Disposable {
       }
     }
     this.#device = device
-    this.#attachment = { close }
-    device.attach(this.#attachment)
+    this.#write = { close }
+    device.own(this.#write)
   }
 
   /** True after `close()` was called or the device was closed. */
   get closed(): boolean {
-    return !this.#device.isAttached(this.#attachment)
+    return !this.#device.owns(this.#write)
   }
 
   /** Takes it off again. Does nothing when that has happened. */
   close(): void {
-    this.#device.detach(this.#attachment)
+    this.#device.letGo(this.#write)
   }
 
   [Symbol.dispose](): void {

@@ -23,9 +23,9 @@ export interface IrqEvent {
 }
 
 /**
- * One kind of interrupt of an open device (`VFIO_DEVICE_SET_IRQS`). INTx, MSI and MSI-X exclude each other. What an
- * enabled vector signals while nobody listens is counted, and delivered to the first who does; what nobody has heard when
- * the vector is turned off is gone. After a call that failed it is as `vectors` says.
+ * One kind of interrupt of an open device (`VFIO_DEVICE_SET_IRQS`). INTx, MSI and MSI-X exclude each other. Interrupts of an
+ * enabled vector are counted while nobody listens, and delivered to the first listener; turning the vector off drops them.
+ * After a call that failed, `vectors` has the state.
  */
 export class VfioIrq {
   readonly index: number

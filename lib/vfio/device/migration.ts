@@ -1,11 +1,12 @@
 import { VfioError } from '../../errors.js'
+import { LITTLE_ENDIAN } from '../../native/answer.js'
 import type { NativeMigrationData } from '../../native/binding.js'
 import { badArgument, checkInteger, checkOptions, show } from '../arguments.js'
 import { Handle, VfioObject, watched } from '../handle.js'
 import { type FeatureOptions, VfioFeature } from './features.js'
 import type { DevicePart } from './handle.js'
 
-/** The states of a device that migrates (`enum vfio_device_mig_state`), by number. */
+/** The migration states of a device (`enum vfio_device_mig_state`), by number. */
 const STATES = [
   'error',
   'stop',
@@ -31,7 +32,7 @@ export interface MigrationSupport {
 }
 
 /**
- * Saving and loading what a device has in it (`VFIO_DEVICE_FEATURE_MIG*`, since Linux 5.18). Only variant drivers and
+ * Saving and loading the state of a device (`VFIO_DEVICE_FEATURE_MIG*`, since Linux 5.18). Only variant drivers and
  * mediated devices can; vfio-pci answers `ENOTTY`.
  */
 export class Migration {
@@ -54,8 +55,8 @@ export class Migration {
   }
 
   /**
-   * The state that the device is in. After a `setState()` that failed it may be any on the way; out of `error` leads only
-   * `VfioDevice.reset()`.
+   * The state that the device is in. After a `setState()` that failed it may be any state on the way; only
+   * `VfioDevice.reset()` leads out of `error`.
    * @throws VfioSystemError `ENOTTY` where it cannot migrate.
    */
   async state(options: FeatureOptions = {}): Promise<MigrationStateName> {
@@ -68,8 +69,8 @@ export class Migration {
   }
 
   /**
-   * Brings the device into another state, over those on the way, and returns when it is there. What begins a transfer
-   * (`stop-copy`, `pre-copy` and `resuming`) gives the stream of its data; close it at the end.
+   * Brings the device into another state, through those between, and returns when it is there. A state that begins a
+   * transfer (`stop-copy`, `pre-copy`, `resuming`) returns the stream of its data; close it at the end.
    * @throws VfioSystemError `EINVAL` where no way leads there, `ENOTTY` where the device cannot migrate.
    */
   async setState(state: MigrationStateName, options: FeatureOptions = {}): Promise<MigrationData | null> {
@@ -131,9 +132,6 @@ export interface PrecopyInfo {
   readonly reinitialized: boolean
 }
 
-/** The kernel's words are in the byte order of the machine. */
-const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
-
 const long = (bytes: Uint8Array) => new DataView(bytes.buffer).getBigUint64(0, LITTLE_ENDIAN)
 
 /** VFIO_PRECOPY_INFO_REINIT. */
@@ -144,7 +142,7 @@ const MOST_AT_ONCE = 2 ** 26
 
 /**
  * The stream of one transfer of a device's state. It comes from `Migration.setState()`: read it in `stop-copy` and
- * `pre-copy`, write it in `resuming`. What is in it is for the same driver elsewhere to understand.
+ * `pre-copy`, write it in `resuming`. Only the same driver understands its content.
  */
 export class MigrationData extends VfioObject {
   /** @internal */

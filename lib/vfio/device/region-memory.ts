@@ -1,9 +1,10 @@
 import { VfioError } from '../../errors.js'
+import { LITTLE_ENDIAN } from '../../native/answer.js'
 import type { NativeMemory } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
 import type { MappableArea } from '../capabilities.js'
-import { checkMappings, explainMemory } from '../memory-errors.js'
+import { checkMappings, explainMemory } from '../limits.js'
 import type { DeviceHandle, DevicePart } from './handle.js'
 import type { RegionInfo } from './info.js'
 
@@ -19,8 +20,6 @@ export function mappableAreas({ mmap, write, size, capabilities }: RegionInfo): 
 
 /** One window of address space is at most this large; a region that is larger gets several. */
 const LARGEST_WINDOW = 2 ** 30
-
-const LITTLE_ENDIAN = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 /** A mapped piece of a region, seen in each width that a register can have. */
 export interface Window {
@@ -137,8 +136,8 @@ export class Windows {
   }
 
   /**
-   * Was it this access that found nothing? Only called when some access of this process did. The next one restores the
-   * window before anything is read from it, and says so each time that this fails.
+   * Was it this access that met a SIGBUS? Called only when some access of this process did. The next access maps the window
+   * anew first, and throws while that fails.
    * @throws VfioError `ERR_VFIO_MEMORY_DISABLED`
    */
   noticeLoss(memory: NativeMemory | null, region: string): void {
@@ -181,12 +180,12 @@ export class RegionMapping {
   }
 
   get closed(): boolean {
-    return !this.#device.handle.isAttached(this.#memory)
+    return !this.#device.handle.owns(this.#memory)
   }
 
   /**
-   * Did an access find nothing there, since it was mapped or restored? The device's memory decode was off then, and
-   * what was read was ones, as on a PCI bus.
+   * Did an access meet a SIGBUS since it was mapped or restored? The device's memory decode was off then, and reads gave
+   * all ones, as on a PCI bus.
    * @throws VfioError `ERR_VFIO_CLOSED`
    */
   get lost(): boolean {
@@ -204,7 +203,7 @@ export class RegionMapping {
 
   /** Detaches the buffer. Idempotent. */
   close(): void {
-    this.#device.handle.detach(this.#memory)
+    this.#device.handle.letGo(this.#memory)
   }
 
   [Symbol.dispose](): void {
@@ -222,7 +221,7 @@ export function mapRegion(
   const { handle } = device
   checkMappings()
   const memory = explained(() => handle.native.map(position, length))
-  handle.attach(memory)
+  handle.own(memory)
   return new RegionMapping(device, memory, offset, length)
 }
 

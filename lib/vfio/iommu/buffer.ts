@@ -4,7 +4,7 @@ import type { NativeMemory, NativeMemoryFile } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
 import { badArgument, checkInteger, show } from '../arguments.js'
-import { checkMappings, checkRoom, explainMemory } from '../memory-errors.js'
+import { checkMappings, checkRoom, explainMemory } from '../limits.js'
 
 const HUGE_PAGE_SIZE = 2 ** 21
 /** Of `<linux/magic.h>`; a memfd has it too. */

@@ -1,4 +1,5 @@
-import { VfioError } from '../../errors.js'
+import { constants } from 'node:os'
+import { type SystemFailure, VfioError } from '../../errors.js'
 import { pageBits } from '../../native/answer.js'
 import type { NativeHandle } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
@@ -6,9 +7,9 @@ import { translate } from '../../native/translate.js'
 import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import type { Handle } from '../handle.js'
+import { explainMap, type MapLimits, showSpan } from '../limits.js'
 import { allocateFor, DmaBuffer } from './buffer.js'
 import { IovaMap, type IovaSpan } from './iova-map.js'
-import { explainMap, type MapLimits, showSpan } from './map-errors.js'
 
 /** What of a buffer is mapped where. */
 export interface MappedSpan extends IovaSpan {
@@ -214,7 +215,7 @@ export class DmaSpace {
         async () => {
           began = true
           for (const other of [...mappings.spans.overlapping(span.start, span.end)]) {
-            // Who comes after this one gets the place after it.
+            // Calls that wait take their places again when their turn comes.
             if (other.pending && other !== span) mappings.give(other)
           }
           this.#reserve(span)
@@ -254,7 +255,8 @@ export class DmaSpace {
   /**
    * Unmaps all that lies in a range (`VFIO_IOMMU_UNMAP_DMA`, `IOMMU_IOAS_UNMAP`): how many bytes that was. Above 2 MiB it runs off the main
    * thread.
-   * @throws VfioSystemError `EINVAL` (by iommufd `ENOENT`) where the range would cut a mapping in two
+   * @throws VfioSystemError where the range would cut a mapping in two: `EINVAL`, and nothing is unmapped; from iommufd, also
+   * where it provides the container, `ENOENT`, and what lies below that mapping is unmapped
    */
   unmap(iova: number | bigint, size: number | bigint): Promise<bigint> {
     return this.#unmap(iova, size, () => true)
@@ -287,7 +289,9 @@ export class DmaSpace {
     return handle.run(
       async () => {
         if (!wanted()) return 0n
-        const bytes = await backend.unmap(start, length)
+        const bytes = await backend
+          .unmap(start, length)
+          .catch((error) => wasEmpty(backend, start, end, error))
         this.forget(start, end)
         return bytes
       },
@@ -339,7 +343,7 @@ export class DmaSpace {
     const { handle, mappings } = this.backend
     span.pending = false
     if (handle.closed || mappings.spans.has(span)) return
-    // It knows better than we what is in the way of what.
+    // The kernel has mapped it, so what is recorded there is out of date.
     if (mappings.spans.overlaps(span.start, span.end)) {
       for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
     }
@@ -453,6 +457,11 @@ export class DirtyPages {
     return this.#run((backend) => backend.startDirty(), this.start)
   }
 
+  /**
+   * Ends the log. By iommufd devices go back to the address space that they were attached to.
+   * @throws VfioSystemError `EBUSY` by iommufd while a device is being reset: it stays where it is, all others have gone back, and
+   * another call tries again.
+   */
   stop(): Promise<void> {
     return this.#run((backend) => backend.stopDirty(), this.stop)
   }
@@ -522,8 +531,25 @@ function unmapAtOnce(backend: SpaceBackend, start: bigint, length: bigint): bigi
   try {
     return backend.unmapNow(start, length)
   } catch (error) {
-    throw translate(error)
+    try {
+      return wasEmpty(backend, start, start + length - 1n, error)
+    } catch (other) {
+      throw translate(other)
+    }
   }
+}
+
+/**
+ * Older iommufds call it an error where nothing is mapped, and all where a mapping would be cut in two: then they have
+ * unmapped those that lie below.
+ */
+function wasEmpty({ mappings }: SpaceBackend, start: bigint, end: bigint, error: unknown): bigint {
+  if ((error as Partial<SystemFailure>).errno !== constants.errno.ENOENT) throw error
+  const spans = [...mappings.spans.overlapping(start, end)]
+  if (spans.length === 0) return 0n
+  const cut = spans.findIndex((span) => span.start < start || span.end > end)
+  for (const span of spans.slice(0, Math.max(cut, 0))) if (!span.pending) mappings.give(span)
+  throw error
 }
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)

@@ -1,5 +1,4 @@
-import { constants } from 'node:os'
-import { type SystemFailure, VfioError } from '../../errors.js'
+import { together, VfioError } from '../../errors.js'
 import type { NativeHandle, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
@@ -45,7 +44,7 @@ class Numbered implements NativeHandle {
   }
 }
 
-/** What devices are attached to, apart from the object that the program holds. */
+/** The state of an IOAS or a page table: what devices are attached to. */
 export abstract class TableHandle extends Handle<NativeHandle> {
   constructor(
     readonly iommufd: Handle<NativeIommufd>,
@@ -72,7 +71,7 @@ export abstract class TableHandle extends Handle<NativeHandle> {
   left(): void {}
 }
 
-/** One that has no part of its own but its number. */
+/** A hardware page table. */
 export class HwptHandle extends TableHandle {
   /** A device was attached to it, so that it may have logged something. */
   wasUsed = false
@@ -108,7 +107,7 @@ export class HwptHandle extends TableHandle {
     )
   }
 
-  // What it has logged is told until the log ends.
+  // Its log can be read until the log ends.
   override left(): void {
     if (this.madeFor && !this.hasDevices && !(this.ioas.tracks && this.wasUsed)) void this.release()
   }
@@ -125,9 +124,9 @@ export class HwptHandle extends TableHandle {
 /** An address space with what it maps, apart from the object that the program holds. */
 export class IoasHandle extends TableHandle {
   readonly mappings = new Mappings()
-  /** Those who may have asked for their table before the log began. */
+  /** Attach calls that run now: they may have chosen their table before the log began. */
   readonly attaching = new Set<Promise<void>>()
-  /** Writes of devices are logged: those that are attached now, and those to come. */
+  /** Writes are logged, also of devices that are attached later. */
   #tracks = false
 
   constructor(iommufd: Handle<NativeIommufd>, id: number) {
@@ -185,12 +184,22 @@ export class IoasHandle extends TableHandle {
     }
   }
 
+  /** Devices go back to this address space itself. One that fails keeps none of the others from it. */
   async stopTracking(): Promise<void> {
     this.#tracks = false
-    for (const table of this.#tracking()) {
-      await table.track(false)
-      table.left()
+    await Promise.allSettled(this.attaching)
+    const errors: unknown[] = []
+    const attempt = (work: Promise<void>) =>
+      work.catch((error: unknown) => void errors.push(translate(error)))
+    for (const table of this.#tracking()) await attempt(table.track(false))
+    for (const table of this.#tables().filter(({ madeFor }) => madeFor !== null)) {
+      for (const one of [...table.dependents]) {
+        if (one instanceof Attachment) await attempt(one.moveTo(async () => this))
+      }
+      // Before this ends, so that nothing of the log is in the way of whoever waited for it.
+      if (!table.hasDevices) await table.release()
     }
+    if (errors.length > 0) throw together(errors)
   }
 
   async dirtyBitmap(iova: bigint, size: bigint, page: bigint): Promise<ArrayBuffer> {
@@ -219,7 +228,7 @@ export class IoasHandle extends TableHandle {
     return this.#tables().filter(({ canTrack }) => canTrack)
   }
 
-  /** For one device, whose IOMMU others need not have; it may have left one. */
+  /** A page table that logs for one device: devices may have different IOMMUs. Reuses the one that it left. */
   async #trackingTable(device: DeviceHandle, devid: number, pasid: number | null): Promise<HwptHandle> {
     // Where one of its PASIDs has a page table, that of the device has to fit those.
     const hasPasids = pasid !== null || [...device.tables.keys()].some((key) => key !== null)
@@ -263,7 +272,7 @@ class Attachment implements Dependent {
       }
       if (!device.closed) await device.run(detach, {}, this.release)
     } catch {
-      // One that will not be detached keeps the table until the iommufd is closed.
+      // Where the kernel refuses, the table stays until the iommufd is closed.
     }
     // One that closes, or closed while this waited, is detached by that.
     if (device.closed) await device.release().catch(() => {})
@@ -298,7 +307,7 @@ class Attachment implements Dependent {
     }
   }
 
-  /** Is the device still attached by this? */
+  /** Has no later call attached or detached the device? */
   get #holds(): boolean {
     return this.device.tables.get(this.pasid) === this
   }
@@ -396,22 +405,12 @@ export class IoasCalls implements SpaceBackend {
 
   unmapNow(iova: bigint, size: bigint): bigint {
     const { iommufd, native } = this.handle
-    try {
-      return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
-    } catch (error) {
-      if (this.#wasEmpty(error, iova, size)) return 0n
-      throw error
-    }
+    return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
   }
 
-  async unmap(iova: bigint, size: bigint): Promise<bigint> {
+  unmap(iova: bigint, size: bigint): Promise<bigint> {
     const { iommufd, raw } = this.handle
-    try {
-      return await iommufd.native.unmap(raw.id, iova, size)
-    } catch (error) {
-      if (this.#wasEmpty(error, iova, size)) return 0n
-      throw error
-    }
+    return iommufd.native.unmap(raw.id, iova, size)
   }
 
   unmapAll() {
@@ -464,12 +463,6 @@ export class IoasCalls implements SpaceBackend {
   #isPerProcess(): boolean {
     const { native } = this.handle.iommufd
     return call(() => native.option(OPTION_RLIMIT_MODE, OPTION_GET, 0, 0n)) === 1n
-  }
-
-  /** The kernel calls it an error where nothing is mapped, and where a mapping would be cut in two. */
-  #wasEmpty(error: unknown, iova: bigint, size: bigint): boolean {
-    const { errno } = error as Partial<SystemFailure>
-    return errno === constants.errno.ENOENT && !this.mappings.spans.overlaps(iova, iova + size - 1n)
   }
 }
 

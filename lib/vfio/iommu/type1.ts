@@ -48,7 +48,10 @@ export interface IommuInfo {
   readonly pageSizes: readonly bigint[]
   /** The I/O virtual addresses that may be mapped; `end` is the last one. `null` where the kernel does not say (before 5.4). */
   readonly iovaRanges: readonly IovaRange[] | null
-  /** How many more mappings the container takes. `null` where the kernel does not say (before 5.10). */
+  /**
+   * How many more mappings the container takes; 2^32 - 1 where iommufd provides it, which has no limit of its own. `null`
+   * where the kernel does not say (before 5.10).
+   */
   readonly dmaAvailable: number | null
   /** Dirty page logging. `null` where there is none. */
   readonly migration: MigrationInfo | null
@@ -110,13 +113,18 @@ export class VfioContainer extends VfioObject {
   /**
    * Chooses the IOMMU type; the container must have a group (`VFIO_SET_IOMMU`).
    * @throws VfioSystemError `EINVAL` without a group or the second time, `ENODEV` for an unknown type, `EPERM` where the
-   * platform cannot isolate interrupts.
+   * platform cannot isolate interrupts. Where iommufd provides the container: `ENODEV` without a group, `EINVAL` for an unknown
+   * type, and any time is as good as the first.
    */
   setIommu(type: IommuTypeName | number): void {
     const index = checkIndex(type, IOMMU_TYPE_NAMES, 'type')
     this.ask((native) => native.setIommu(index))
+    this.learnLimits()
+  }
+
+  /** @internal Asks what can be mapped, which is then known before anything is allocated for it. */
+  learnLimits(): void {
     try {
-      // Known before anything is allocated for it.
       this.handle.mappings.limits = null
       void this.dma.limits
     } catch {
@@ -126,7 +134,7 @@ export class VfioContainer extends VfioObject {
 
   /**
    * What the IOMMU can map (`VFIO_IOMMU_GET_INFO`).
-   * @throws VfioSystemError `EINVAL` before `setIommu()`.
+   * @throws VfioSystemError `EINVAL` before `setIommu()`; `ENODEV` where iommufd provides the container and it has no group.
    */
   iommuInfo(): IommuInfo {
     const answer = answerIn(this.ask((native) => native.iommuInfo(scratch)))
@@ -150,8 +158,10 @@ export class VfioContainer extends VfioObject {
 /** An open container with what it maps, apart from the object that the program holds. */
 export class ContainerHandle extends Handle<NativeContainer> {
   readonly mappings = new Mappings()
+  /** iommufd provides it (CONFIG_IOMMUFD_VFIO_CONTAINER, or the file is /dev/iommu); `null` until its answers have told. */
+  byIommufd: boolean | null = null
 
-  /** Whether it has an IOMMU: where it has none, nothing is mapped. */
+  /** Whether it has an IOMMU: where it has none, nothing is mapped. One that iommufd provides never loses it. */
   hasIommu(): boolean {
     try {
       this.raw.iommuInfo(scratch)
@@ -181,7 +191,12 @@ function type1(container: VfioContainer): SpaceBackend {
     unmap: (iova, size) => handle.raw.unmapDma(iova, size, 0),
     unmapAll: () =>
       container.checkExtension('unmap-all') ? () => handle.raw.unmapDma(0n, 0n, UNMAP_ALL) : null,
-    askLimits: () => limitsIn(container.iommuInfo()),
+    askLimits() {
+      const info = container.iommuInfo()
+      // type1 logs writes since it tells of the other; and iommufd has no limit to tell of.
+      handle.byIommufd = info.migration === null && info.dmaAvailable === 2 ** 32 - 1
+      return limitsIn(info)
+    },
     explainLimits() {
       const info = container.iommuInfo()
       return {
@@ -287,7 +302,8 @@ export class VfioGroup extends VfioObject {
 
   /**
    * Joins a container (`VFIO_GROUP_SET_CONTAINER`).
-   * @throws VfioSystemError `EPERM` where the group is not viable, `EINVAL` where it has a container already.
+   * @throws VfioSystemError `EPERM` where the group is not viable, `EINVAL` where it has a container already. One that iommufd
+   * provides takes any group, and refuses its devices.
    */
   setContainer(container: VfioContainer): void {
     if (!(container instanceof VfioContainer)) {
@@ -306,6 +322,7 @@ export class VfioGroup extends VfioObject {
 
   /**
    * Leaves its container (`VFIO_GROUP_UNSET_CONTAINER`). With the last group all that is mapped there and the choice of the IOMMU go.
+   * Where iommufd provides the container they stay, and so do devices that are open: they close with the container.
    * @throws VfioSystemError `EINVAL` where it has none, `EBUSY` while one of its devices is open.
    */
   unsetContainer(): void {
@@ -316,7 +333,8 @@ export class VfioGroup extends VfioObject {
   /**
    * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
    * Opening resets the device, which runs on a thread of its own: see `VfioDevice.reset()` for what ends when.
-   * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU.
+   * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU,
+   * `EPERM` where iommufd provides the container and the group is not viable.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
     const name = parseAddress(address)
@@ -338,6 +356,8 @@ export class VfioGroup extends VfioObject {
       { signal, subject: name, discard: (device) => void device.release() },
       this.openDevice,
     )
+    // Where iommufd provides the container each device reserves addresses of its own.
+    if (this.container?.handle.byIommufd) this.container.learnLimits()
     return new VfioDevice(handle, name, this)
   }
 }
@@ -379,6 +399,8 @@ class GroupHandle extends GroupFile {
 class Membership implements Dependent {
   readonly #group: GroupHandle
   readonly #container: ContainerHandle
+  /** Devices that stayed in the container when the group left. */
+  #stayed: readonly Dependent[] | null = null
 
   constructor(group: GroupHandle, container: ContainerHandle) {
     this.#group = group
@@ -388,6 +410,11 @@ class Membership implements Dependent {
   }
 
   async release(): Promise<void> {
+    if (this.#stayed) {
+      await Promise.all(this.#stayed.map((device) => device.release()))
+      this.#container.dependents.delete(this)
+      return
+    }
     do {
       await this.#group.idle()
       await Promise.all(Array.from(this.#group.dependents, (device) => device.release()))
@@ -396,6 +423,11 @@ class Membership implements Dependent {
   }
 
   releaseNow(): void {
+    if (this.#stayed) {
+      for (const device of this.#stayed) device.releaseNow()
+      this.#container.dependents.delete(this)
+      return
+    }
     for (const device of this.#group.dependents) device.releaseNow()
     if (this.#group.busy) void this.release()
     else if (!this.end()) this.#closeToo().releaseNow()
@@ -437,10 +469,17 @@ class Membership implements Dependent {
     if (!this.#container.closed && !this.#container.hasIommu()) this.#container.mappings.emptied()
   }
 
-  /** The kernel has let it go. */
+  /** The kernel has let it go: an iommufd that provides the container even while devices are open. */
   left(): void {
+    const container = this.#container
+    const devices = [...this.#group.dependents].filter((one) => one instanceof DeviceHandle)
     this.forget()
-    if (this.#container.dependents.size === 0) this.#container.mappings.emptied()
+    if (devices.length > 0) {
+      this.#stayed = devices
+      container.dependents.add(this)
+    }
+    const isLast = container.dependents.size === 0
+    if (isLast && !(container.byIommufd ?? container.hasIommu())) container.mappings.emptied()
   }
 
   forget(): void {

@@ -26,6 +26,8 @@ struct object {
   int is_open;
   /** Of a group its container, of a device its group. */
   struct object *parent;
+  /** Of a device of a group, where iommufd provides the container: that one. */
+  struct object *container;
   struct type1 iommu;
   struct irqs irqs;
   /** An iommufd, or of a device by its own node the one that it is bound to, with its number there. */
@@ -45,9 +47,9 @@ int model_is_on(void) {
   if (known >= 0) return known;
   const char *text = getenv("FAKE_VFIO_MODEL");
   known = text != NULL;
-  if (known && sscanf(text, "%d %u %u %u %u %u %u %u %lu %lu", &machine.linux_version, &machine.count[0], &machine.count[1],
+  if (known && sscanf(text, "%d %u %u %u %u %u %u %u %lu %lu %d", &machine.linux_version, &machine.count[0], &machine.count[1],
                       &machine.count[2], &machine.count[3], &machine.count[4], &machine.available, &machine.most_mappings,
-                      &machine.page_size, &machine.most_locked) != 10)
+                      &machine.page_size, &machine.most_locked, &machine.compat) != 11)
     abort();
   return known;
 }
@@ -73,7 +75,7 @@ static void detach(struct object *group) {
   // Without groups it is as it was in the beginning.
   int groups = 0;
   for (struct object *each = objects; each; each = each->next) groups += each->kind == GROUP && each->parent == container;
-  if (groups == 0) type1_clear(&container->iommu);
+  if (groups == 0 && !machine.compat) type1_clear(&container->iommu);
   put(container);
 }
 
@@ -81,6 +83,8 @@ static void put(struct object *object) {
   if (--object->users > 0) return;
   if (object->kind == GROUP && object->parent) detach(object);
   if (object->kind == DEVICE && object->parent) put(object->parent);
+  if (object->container) put(object->container);
+  if (object->kind == CONTAINER) type1_clear(&object->iommu);
   if (object->devid) iommufd_unbind(object->iommufd, object->devid);
   if (object->kind == IOMMUFD) iommufd_put(object->iommufd);
   struct object **place = &objects;
@@ -148,12 +152,14 @@ static int of_container(struct object *container, int number, void *argument) {
     case 1:
       return value == VFIO_TYPE1_IOMMU || value == VFIO_TYPE1v2_IOMMU || (value == 9 && machine.linux_version >= 512);
     case 2:
+      if (machine.compat && value != VFIO_TYPE1_IOMMU && value != VFIO_TYPE1v2_IOMMU) return -EINVAL;
+      if (machine.compat) return container->iommu.version ? 0 : -ENODEV;
       if (!is_in(container) || container->iommu.version) return -EINVAL;
       if (value != VFIO_TYPE1_IOMMU && value != VFIO_TYPE1v2_IOMMU) return -ENODEV;
       container->iommu.version = (int)value;
       return 0;
   }
-  if (!container->iommu.version) return -EINVAL;
+  if (!container->iommu.version) return machine.compat && number <= 14 ? -ENODEV : machine.compat ? -ENOTTY : -EINVAL;
   switch (number) {
     case 12:
       return type1_info(&container->iommu, argument);
@@ -172,6 +178,7 @@ static int set_container(struct object *group, int fd) {
   if (fd >= MOST_FDS || !by_fd[fd] || by_fd[fd]->kind != CONTAINER) return -EBADFD;
   group->parent = by_fd[fd];
   group->parent->users++;
+  if (machine.compat) group->parent->iommu.version = VFIO_TYPE1v2_IOMMU;
   return 0;
 }
 
@@ -185,7 +192,7 @@ static int of_group(struct object *group, int number, void *argument, int (*open
       return set_container(group, *(int *)argument);
     case 5:
       if (!group->parent) return -EINVAL;
-      if (group->users > 1) return -EBUSY;
+      if (group->users > 1 && !machine.compat) return -EBUSY;
       detach(group);
       return 0;
     case 6: {
@@ -194,6 +201,7 @@ static int of_group(struct object *group, int number, void *argument, int (*open
       if (fd < 0) return -errno;
       by_fd[fd] = add(DEVICE, argument, group);
       group->users++;
+      if (machine.compat) (by_fd[fd]->container = group->parent)->users++;
       return fd;
     }
     default:

@@ -20,6 +20,8 @@ struct machine {
   uint64_t page_size;
   /** How many bytes an iommufd may lock. */
   uint64_t most_locked;
+  /** It provides the container (drivers/iommu/iommufd/vfio_compat.c). */
+  int compat;
 };
 extern struct machine machine;
 
@@ -43,7 +45,7 @@ struct mapping {
   struct mapping *next;
 };
 
-/** Of a container that has an IOMMU. */
+/** Of a container that has an IOMMU; of one that iommufd provides, from its first group on. */
 struct type1 {
   /** 1 or 3. */
   int version;

@@ -1,6 +1,7 @@
 // The I/O virtual addresses of a container.
 #include <errno.h>
 #include <linux/vfio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,6 +23,9 @@ int type1_info(const struct type1 *iommu, uint32_t *raw) {
     struct vfio_iova_range range[2];
     struct vfio_info_cap_header available;
     uint32_t left, padding;
+    struct vfio_info_cap_header migration;
+    uint32_t flags, reserved_too;
+    uint64_t pages, most_bits;
   } answer;
   memset(&answer, 0, sizeof answer);
   const uint32_t room = raw[0];
@@ -36,9 +40,18 @@ int type1_info(const struct type1 *iommu, uint32_t *raw) {
   memcpy(answer.range, RANGES, sizeof RANGES);
   answer.available.id = VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL;
   answer.available.version = 1;
-  answer.left = machine.most_mappings - iommu->count;
-  if (room >= sizeof answer) answer.head.cap_offset = sizeof answer.head;
-  memcpy(raw, &answer, room < sizeof answer ? (room < sizeof answer.head ? room : sizeof answer.head) : sizeof answer);
+  answer.left = machine.compat ? UINT32_MAX : machine.most_mappings - iommu->count;
+  answer.available.next = (uint32_t)((char *)&answer.migration - (char *)&answer);
+  answer.migration.id = VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION;
+  answer.migration.version = 1;
+  answer.pages = machine.page_size;
+  answer.most_bits = 1 << 28;
+  // iommufd logs nothing by this way.
+  const size_t size = machine.compat ? offsetof(typeof(answer), migration) : sizeof answer;
+  if (machine.compat) answer.available.next = 0;
+  answer.head.argsz = (uint32_t)size;
+  if (room >= size) answer.head.cap_offset = sizeof answer.head;
+  memcpy(raw, &answer, room < size ? (room < sizeof answer.head ? room : sizeof answer.head) : size);
   return 0;
 }
 
@@ -55,7 +68,7 @@ int type1_map(struct type1 *iommu, const void *raw) {
   if (map->size == 0 || (map->size | map->iova | map->vaddr) & (machine.page_size - 1)) return -EINVAL;
   if (map->iova + map->size - 1 < map->iova || map->vaddr + map->size - 1 < map->vaddr) return -EINVAL;
   if (find(iommu, map->iova, map->size)) return -EEXIST;
-  if (iommu->count >= machine.most_mappings) return -ENOSPC;
+  if (iommu->count >= machine.most_mappings && !machine.compat) return -ENOSPC;
   if (!is_usable(map->iova, map->iova + map->size - 1)) return -EINVAL;
   struct mapping **place = &iommu->mappings;
   while (*place && (*place)->iova < map->iova) place = &(*place)->next;
@@ -66,8 +79,37 @@ int type1_map(struct type1 *iommu, const void *raw) {
   return 0;
 }
 
+static uint64_t drop(struct type1 *iommu, struct mapping *gone) {
+  struct mapping **place = &iommu->mappings;
+  while (*place != gone) place = &(*place)->next;
+  *place = gone->next;
+  iommu->count--;
+  const uint64_t size = gone->size;
+  free(gone);
+  return size;
+}
+
+/** One after the other from the lowest on: what is below one that would be cut in two is gone. */
+static int compat_unmap(struct type1 *iommu, struct vfio_iommu_type1_dma_unmap *unmap) {
+  const uint32_t all = 1 << 1;
+  if (unmap->argsz < 24 || unmap->flags & ~all) return -EINVAL;
+  if (unmap->flags & all && (unmap->iova || unmap->size)) return -EINVAL;
+  const uint64_t iova = unmap->iova, last = unmap->flags & all ? UINT64_MAX : iova + unmap->size - 1;
+  if (!(unmap->flags & all) && unmap->size == 0) return -EINVAL;
+  if (last < iova) return -EOVERFLOW;
+  unmap->size = 0;
+  int result = machine.linux_version >= 700 ? 0 : -ENOENT;
+  for (struct mapping *each; (each = find(iommu, iova, last - iova + 1));) {
+    if (each->iova < iova || each->iova + (each->size - 1) > last) return -ENOENT;
+    unmap->size += drop(iommu, each);
+    result = 0;
+  }
+  return result;
+}
+
 int type1_unmap(struct type1 *iommu, void *raw) {
   struct vfio_iommu_type1_dma_unmap *unmap = raw;
+  if (machine.compat) return compat_unmap(iommu, unmap);
   const uint32_t all = 1 << 1, dirty = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
   if (unmap->argsz < 24 || unmap->flags & ~(all | dirty) || unmap->flags == (all | dirty)) return -EINVAL;
   const int is_all = (unmap->flags & all) != 0;

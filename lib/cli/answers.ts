@@ -1,0 +1,72 @@
+import type {
+  Assessment,
+  Assignment,
+  CloudHypervisorExport,
+  Diagnosis,
+  Grant,
+  IommuGroup,
+  JournalStatus,
+  LibvirtExport,
+  PciDevice,
+  PersistCheck,
+  PersistPlan,
+  PersistReport,
+  Plan,
+  QemuExport,
+  RecoveryReport,
+  ReleaseReport,
+  RescanReport,
+  ResetMethodReport,
+  ResetReport,
+  Revocation,
+  Survey,
+  VfsReport,
+} from '../index.js'
+import type { Failure } from './failure.js'
+
+export type { Failure }
+
+/** Everything about one device. */
+export interface Shown {
+  readonly device: PciDevice
+  /** Its IOMMU group, `null` where it has none. */
+  readonly group: IommuGroup | null
+  readonly assessment: Assessment
+}
+
+/** An assessment; beside it why the kernel could not be asked, where that was wanted. */
+export type Checked = Assessment & Partial<Failure>
+
+/** Devices that were bound. */
+export type Bound = Pick<Assignment, 'devices' | 'record'>
+
+/** Device nodes that were given away; the udev rule that makes it last, where that was wanted. */
+export type Granted = Grant & { readonly rule?: string }
+
+/** What was planned, and what was done of it. */
+export interface Persisted {
+  readonly plan: PersistPlan
+  readonly report: PersistReport
+}
+
+/** What each command prints with `--json` where it does not fail: the schemas are made of this. */
+export interface Answers {
+  list: Survey
+  show: Shown
+  /** Of a group, and of an address that leaves its function open, one for each device. */
+  check: Checked | readonly Checked[]
+  reset: ResetReport | ResetMethodReport
+  rescan: RescanReport
+  /** With `--dry-run` the plan. */
+  bind: Bound | Plan
+  release: ReleaseReport
+  status: JournalStatus
+  recover: RecoveryReport
+  grant: Granted
+  revoke: Revocation
+  export: QemuExport | LibvirtExport | CloudHypervisorExport
+  /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
+  persist: PersistPlan | Persisted | PersistReport | PersistCheck
+  vfs: VfsReport
+  doctor: Diagnosis
+}

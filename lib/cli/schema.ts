@@ -1,0 +1,23 @@
+import { readFileSync } from 'node:fs'
+import { Argument } from 'commander'
+import { type Declare, run } from './options.js'
+import { print } from './output.js'
+
+/** `vfio schema`: what the JSON of a command looks like. */
+export const schema: Declare = (vfio) => {
+  const names = vfio.commands
+    .filter(({ options }) => options.some(({ long }) => long === '--json'))
+    .map((command) => command.name())
+  vfio
+    .command('schema')
+    .description('what a command prints with --json, as JSON Schema (draft 2020-12)')
+    .addArgument(new Argument('<command>', 'whose').choices(names))
+    .action(
+      run((name: string) => {
+        // Made from the types when the package is built.
+        const text = readFileSync(new URL(`../schemas/${name}.json`, import.meta.url), 'utf8')
+        print(`${JSON.stringify(JSON.parse(text), null, 2)}\n`)
+        return 0
+      }),
+    )
+}
