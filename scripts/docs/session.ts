@@ -1,25 +1,19 @@
 import { spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type ExampleHost, exampleHost } from './host.js'
 import { ROOT } from './root.js'
 import type { SystemName } from './systems.js'
 
-/** The command line takes its library from here: one whose hosts are the example where nothing else is named. */
+/** The library with another default: a host that is not named is the example. */
 const LIBRARY = (library: string, trees: ExampleHost['trees']) => `
-export * from ${JSON.stringify(`${library}?real`)}
-import { Host as Real } from ${JSON.stringify(`${library}?real`)}
+export * from '${library}'
+import { Host as Real } from '${library}'
 export class Host extends Real {
   constructor(options = ${JSON.stringify(trees)}) { super(options) }
-}`
-
-const HOOKS = (library: string, given: string) => `
-export async function resolve(specifier, context, next) {
-  const found = await next(specifier, context)
-  return found.url === ${JSON.stringify(library)} ? { url: ${JSON.stringify(given)}, shortCircuit: true } : found
-}`
-
-const asModule = (source: string) => `data:text/javascript,${encodeURIComponent(source)}`
+}
+`
 
 export interface Answered {
   readonly status: number | null
@@ -30,13 +24,20 @@ export interface Answered {
 /** Runs `vfio` as the pages show it: on the example host, for a terminal of 80 columns without colours. */
 export class Session {
   readonly #host = exampleHost()
-  readonly #preload: string
+  readonly #program: string
   readonly #known = new Map<string, Answered>()
 
   constructor() {
+    // The command line takes its library from beside it.
+    const directory = join(this.#host.base, 'program')
+    mkdirSync(join(directory, 'dist'), { recursive: true })
+    for (const path of ['package.json', 'dist/cli']) {
+      cpSync(join(ROOT, path), join(directory, path), { recursive: true })
+    }
     const library = pathToFileURL(join(ROOT, 'dist/index.js')).href
-    const hooks = asModule(HOOKS(library, asModule(LIBRARY(library, this.#host.trees))))
-    this.#preload = asModule(`import { register } from 'node:module'; register(${JSON.stringify(hooks)})`)
+    writeFileSync(join(directory, 'dist/index.js'), LIBRARY(library, this.#host.trees))
+    symlinkSync(join(ROOT, 'node_modules'), join(directory, 'node_modules'))
+    this.#program = join(directory, 'dist/cli/main.js')
   }
 
   /** @param system whose root file system `vfio persist` is to find */
@@ -45,12 +46,10 @@ export class Session {
     const known = this.#known.get(key)
     if (known) return known
     const words = line.split(' ').filter(Boolean).slice(1)
+    const root = system === undefined ? [] : ['--root', this.#host.root(system)]
     const { status, stdout, stderr, error } = spawnSync(
       process.execPath,
-      [
-        ...['--no-warnings', '--import', this.#preload, join(ROOT, 'dist/cli/main.js'), ...words],
-        ...(system === undefined ? [] : ['--root', this.#host.root(system)]),
-      ],
+      [this.#program, ...words, ...root],
       {
         encoding: 'utf8',
         cwd: '/',
