@@ -118,7 +118,14 @@ export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
-export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
+export {
+  type Survey,
+  type SurveyedDevice,
+  type SurveyedGroup,
+  type SurveyedMediated,
+  survey,
+  surveyMediated,
+} from './assess/survey.js'
 export { assessUses, type HostUse } from './assess/uses.js'
 export {
   assessViability,
@@ -162,7 +169,13 @@ export type {
 } from './assign/steps.js'
 export type { ChangeOptions, FormerState, Progress } from './change/changes.js'
 export type { Program } from './change/program.js'
-export type { UnfinishedCommon, UnfinishedReset, UnfinishedStep, UnfinishedVfs } from './change/unfinished.js'
+export type {
+  UnfinishedCommon,
+  UnfinishedMdev,
+  UnfinishedReset,
+  UnfinishedStep,
+  UnfinishedVfs,
+} from './change/unfinished.js'
 export {
   type Grant,
   type GrantOptions,
@@ -174,6 +187,15 @@ export {
 } from './grant/grant.js'
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
+export {
+  type CreatedMdev,
+  type CreateMdevOptions,
+  createMdev,
+  type RemovedMdev,
+  type RemoveMdevOptions,
+  removeMdev,
+} from './mdev/make.js'
+export { type MdevOptions, type MdevPlan, mdevTypes, type OfferedMdevType, planMdev } from './mdev/plan.js'
 export type { BootLoader, BootLoaderName, CommandLineAdvice } from './persist/boot-loader.js'
 export { detectBootLoader, detectInitramfs, findModprobe, type RootTree } from './persist/boot-system.js'
 export {
@@ -222,13 +244,14 @@ export { parseSize } from './export/size.js'
 
 // --- what the kernel publishes (LOOK)
 
-export { compareAddresses, parseAddress } from './sysfs/address.js'
+export { compareAddresses, parseAddress, parseName } from './sysfs/address.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, IommuUnit, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
 export type { HostLimits } from './sysfs/limits.js'
+export type { MdevParent, MdevType, MediatedDevice } from './sysfs/mediated.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
 export type { Snapshot } from './sysfs/snapshot.js'

@@ -1,9 +1,11 @@
-import { compareAddresses } from '../sysfs/address.js'
+import { compareAddresses, readUuid } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
 import { assessIsolation } from './isolation.js'
+import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { isDenylisted } from './quirks.js'
 import { assessReset, type ResetCapability } from './reset.js'
@@ -14,6 +16,7 @@ import { assessViability, type Viability } from './viability.js'
 
 /** The verdict over one device: can it be given away, what must come along, how can it be reset. */
 export interface Assessment {
+  /** Of the PCI function; of a mediated device the UUID. */
   readonly address: string
   readonly group: number | null
   /** Bound and viable; or it would be once `toBind` is bound to VFIO; or it cannot be. */
@@ -55,20 +58,36 @@ export function agreesWithKernel({ kernel, viability, reset }: Assessment): bool
       .sort(compareAddresses)
       .join()
   return (
-    kernel.viable === viability?.viable &&
-    kernel.functionReset === reset.function.supported &&
+    // A mediated device may be in no group, which nothing speaks against.
+    kernel.viable === (viability?.viable ?? reset.function.unknown === true) &&
+    (reset.function.unknown === true || kernel.functionReset === reset.function.supported) &&
     named(typeof kernel.hotReset === 'string' ? [] : kernel.hotReset) === named(reset.hot.affected)
   )
 }
 
 /**
  * Judges one device over everything: group, viability, obstacles to binding, reset.
+ * @param address of a PCI function, or the UUID of a mediated device
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assess(seen: Snapshot, address: string): Assessment {
+  const uuid = seen.has(address) || typeof address !== 'string' ? null : readUuid(address)
+  if (uuid !== null) return assessMediated(seen, seen.mediatedDevice(uuid))
   const device = seen.device(address)
   const viability = device.group === null ? null : assessViability(seen, device.group)
   return withUses(seen, assessWithin(seen, device, viability))
+}
+
+function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
+  const { uuid, group } = device
+  return {
+    address: uuid,
+    group,
+    ...judgeMediated(seen, device),
+    viability: group === null ? null : assessViability(seen, group),
+    reset: mediatedReset(device),
+    uses: assessUses(seen, uuid),
+  }
 }
 
 /** An assessment without the uses, which cost more than who judges many may spend. @internal */
@@ -108,11 +127,13 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
 export function assessGroup(seen: Snapshot, group: number): Assessment[] {
   const viability = assessViability(seen, group)
-  return seen
+  const functions = seen
     .group(group)
     .members.map((address) => seen.device(address))
     .filter((device) => !isBridge(device))
     .map((device) => withUses(seen, assessWithin(seen, device, viability)))
+  const mediated = seen.mediated.filter((device) => device.group === group)
+  return [...functions, ...mediated.map((device) => assessMediated(seen, device))]
 }
 
 type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind' | 'noIommu'>

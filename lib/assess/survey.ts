@@ -1,8 +1,10 @@
 import type { PciDevice } from '../sysfs/devices.js'
 import type { HostFacts } from '../sysfs/facts.js'
 import type { IommuGroup } from '../sysfs/groups.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Assessment, assessWithin } from './assessment.js'
+import { judgeMediated } from './mediated.js'
 import { assessViability, type Viability } from './viability.js'
 
 /** A group with what the kernel would say of it. */
@@ -35,11 +37,19 @@ export interface SurveyedDevice extends Named {
   readonly resetScope: Assessment['reset']['scope']
 }
 
+/** A mediated device with its verdict. */
+export interface SurveyedMediated extends MediatedDevice {
+  readonly verdict: Assessment['verdict']
+  readonly reason: string
+}
+
 /** A whole host, seen and judged. */
 export interface Survey {
   readonly host: HostFacts
   readonly groups: readonly SurveyedGroup[]
   readonly devices: readonly SurveyedDevice[]
+  /** Only where there are any. */
+  readonly mediated?: readonly SurveyedMediated[]
 }
 
 /** Judges everything on a host in one go. */
@@ -71,5 +81,13 @@ export function survey(seen: Snapshot): Survey {
       resetScope: reset.scope,
     }
   })
-  return { host: seen.host, groups, devices }
+  const mediated = surveyMediated(seen)
+  return { host: seen.host, groups, devices, ...(mediated.length > 0 && { mediated }) }
 }
+
+/** Judges the mediated devices alone. */
+export const surveyMediated = (seen: Snapshot): SurveyedMediated[] =>
+  seen.mediated.map((device) => {
+    const { verdict, reason } = judgeMediated(seen, device)
+    return { ...device, verdict, reason }
+  })

@@ -1,7 +1,7 @@
 import type { FormerState } from '../change/changes.js'
 import type { Program } from '../change/program.js'
 import { Records } from '../records.js'
-import { isAddress } from '../sysfs/address.js'
+import { isAddress, isUuid } from '../sysfs/address.js'
 import type { PlannedDevice, ResetPolicy } from './plan.js'
 
 /** How far an assignment is. Everything but `assigned` is half done. */
@@ -90,7 +90,7 @@ function fields(value: unknown, what: string): Record<string, unknown> {
 }
 
 const matches = (pattern: RegExp, value: unknown) => typeof value === 'string' && pattern.test(value)
-const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
+const isAddressText = (value: unknown) => typeof value === 'string' && (isAddress(value) || isUuid(value))
 const isDriver = (value: unknown) => matches(DRIVER, value)
 
 /** Is a former state what a device has now? */

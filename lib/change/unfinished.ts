@@ -1,14 +1,14 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { Records } from '../records.js'
-import { isAddress } from '../sysfs/address.js'
+import { isAddress, isUuid } from '../sysfs/address.js'
 import type { GroupLock } from './group-lock.js'
 import { bootId, type Program, thisProgram } from './program.js'
 
 /** A step that holds attributes of a device otherwise than they were for as long as it takes. */
 export interface UnfinishedCommon extends Program {
   readonly version: 1
-  /** Of the device; it names the record. */
+  /** Of the device, or the UUID of a mediated one; it names the record. */
   readonly address: string
   readonly group: number | null
   /** Of the boot in which it was begun: after a reboot the attributes are the kernel's own again. */
@@ -36,8 +36,13 @@ export interface UnfinishedVfs extends UnfinishedCommon {
   readonly autoprobe: string | null
 }
 
+/** The making of a mediated device, or its end. */
+export interface UnfinishedMdev extends UnfinishedCommon {
+  readonly step: 'mdev-create' | 'mdev-remove'
+}
+
 /** What is needed to put a device in order after a crash within one step, written before its first change. */
-export type UnfinishedStep = UnfinishedReset | UnfinishedVfs
+export type UnfinishedStep = UnfinishedReset | UnfinishedVfs | UnfinishedMdev
 
 /** Steps that are being made, or that a crash ended, beside the journal. @param directory default `/run/vfio` */
 export const unfinishedIn = (directory: string | undefined): Records<UnfinishedStep> =>
@@ -72,7 +77,12 @@ export function refuseUnfinished(records: Records<UnfinishedStep>, address: stri
   )
 }
 
-const STEPS = { 'reset-method': 'a reset', vfs: 'a change of the virtual functions' } as const
+const STEPS = {
+  'reset-method': 'a reset',
+  vfs: 'a change of the virtual functions',
+  'mdev-create': 'the creation',
+  'mdev-remove': 'the removal',
+} as const
 
 /** Names of the kernel's methods, in its order. */
 const METHODS = /^[a-z_]{1,40}(?: [a-z_]{1,40}){0,20}$/
@@ -90,7 +100,8 @@ function parse(text: string): UnfinishedStep {
   const isText = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
   const isCount = (item: unknown) => Number.isSafeInteger(item) && Number(item) >= 0
   check(record.version === 1, 'its version')
-  check(isText(record.address) && isAddress(record.address), 'its address')
+  const isMdev = record.step === 'mdev-create' || record.step === 'mdev-remove'
+  check(isText(record.address) && (isMdev ? isUuid : isAddress)(record.address), 'its address')
   check(record.group === null || isCount(record.group), 'its group')
   for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
   check(isText(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
@@ -99,7 +110,7 @@ function parse(text: string): UnfinishedStep {
   for (const name of ['pidNamespace', 'lock']) check(record[name] === undefined || isText(record[name]), name)
   if (record.step === 'reset-method') {
     check(isText(record.methods) && METHODS.test(record.methods), 'its methods')
-  } else {
+  } else if (!isMdev) {
     check(record.step === 'vfs', 'its step')
     for (const name of ['from', 'to']) check(isCount(record[name]) && Number(record[name]) <= 0xffff, name)
     check(record.autoprobe === null || /^[01YyNn]$/.test(String(record.autoprobe)), 'autoprobe')

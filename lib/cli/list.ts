@@ -1,6 +1,6 @@
-import { type Survey, type SurveyedDevice, survey } from '../index.js'
+import { type Survey, type SurveyedDevice, type SurveyedMediated, survey } from '../index.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, width, wrap } from './output.js'
+import { answer, colour, cut, table, width, wrap } from './output.js'
 import { deviceName, ids, verdictColour } from './words.js'
 
 /** `vfio list`: all groups and devices, what blocks them and how they can be reset. */
@@ -22,8 +22,8 @@ const HEAD = ['GROUP', 'ADDRESS', 'ID', 'DRIVER', 'VERDICT', 'RESET', 'DEVICE'] 
 
 type Row = readonly [string, string, string, string, string, string, string]
 
-function render({ host, groups, devices }: Survey): string {
-  if (devices.length === 0) return 'There are no PCI devices here.\n'
+function render({ host, groups, devices, mediated = [] }: Survey): string {
+  if (devices.length === 0 && mediated.length === 0) return 'There are no PCI devices here.\n'
   const rows = new Map<SurveyedDevice, Row>()
   for (const device of devices) rows.set(device, toRow(device))
   const widths = HEAD.map((head, column) =>
@@ -46,6 +46,7 @@ function render({ host, groups, devices }: Survey): string {
     }
   }
   for (const device of devices) if (device.group === null) write(device, '-')
+  if (mediated.length > 0) lines.push('', ...mediatedLines(mediated))
   if (!host.iommu.present) {
     lines.push(
       '',
@@ -87,4 +88,25 @@ function paintVerdict(line: string, device: SurveyedDevice): string {
   if (at < 0) return line
   const end = at + 1 + device.verdict.length
   return line.slice(0, at + 1) + verdictColour(device.verdict)(device.verdict) + line.slice(end)
+}
+
+const MEDIATED_HEAD = ['GROUP', 'MEDIATED DEVICE', 'VERDICT', 'TYPE', 'PARENT', 'DRIVER'] as const
+
+/** A table of mediated devices, with its head. */
+export function mediatedLines(mediated: readonly SurveyedMediated[]): string[] {
+  const rows = mediated.map(({ group, uuid, verdict, type, parent, driver }) => [
+    group === null ? '-' : String(group),
+    uuid,
+    verdict,
+    type ?? '-',
+    parent ?? '-',
+    driver ?? '-',
+  ])
+  const lines = table([MEDIATED_HEAD, ...rows], [true])
+  return lines.map((line, row) => {
+    const device = mediated[row - 1]
+    if (!device) return colour.strong(line)
+    const at = line.indexOf(` ${device.verdict}`)
+    return `${line.slice(0, at + 1)}${verdictColour(device.verdict)(device.verdict)}${line.slice(at + 1 + device.verdict.length)}`
+  })
 }

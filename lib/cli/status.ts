@@ -47,7 +47,12 @@ function render({ assignments, unfinished = [], bad }: JournalStatus): string {
   return lines.map((line) => `${line}\n`).join('')
 }
 
-const STEPS = { 'reset-method': 'a reset by one method', vfs: 'a change of its virtual functions' } as const
+const STEPS = {
+  'reset-method': 'a reset by one method',
+  vfs: 'a change of its virtual functions',
+  'mdev-create': 'the creation of a mediated device',
+  'mdev-remove': 'the removal of a mediated device',
+} as const
 
 const STALE = wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2)
 
