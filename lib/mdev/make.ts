@@ -6,6 +6,7 @@ import { begun, refuseUnfinished, type UnfinishedMdev, unfinishedIn } from '../c
 import { VfioError } from '../errors.js'
 import { directoryOf } from '../sysfs/address.js'
 import { exists, linkName } from '../sysfs/files.js'
+import { hostOf, NONE } from '../sysfs/host.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type MdevOptions, planMdev } from './plan.js'
@@ -103,8 +104,7 @@ export async function removeMdev(
 ): Promise<RemovedMdev> {
   const device = seen.mediatedDevice(uuid)
   const name = device.uuid
-  const reasons = assessUses(seen, name).flatMap((use) => refusalOf(use, device.driver) ?? [])
-  if (reasons.length > 0) throw new VfioError('ERR_VFIO_IN_USE', reasons.join('; '))
+  refuseUsed(seen, device)
   const { sysfs } = seen.host.paths
   const records = unfinishedIn(options.journal)
   using lock = await lockAll(seen, device)
@@ -113,7 +113,9 @@ export async function removeMdev(
   if (!exists(directoryOf(sysfs, name))) {
     throw new VfioError('ERR_VFIO_HOST_CHANGED', `${name} was removed just now by somebody else`)
   }
-  // Since the look somebody may have opened it.
+  // Since the look somebody may have opened it; whoever looks again sees those who have no group to ask by.
+  const again = hostOf(seen.host.paths)?.look({ around: [name], overrides: NONE, again: true })
+  if (again) refuseUsed(again, again.mediatedDevice(name))
   changes.refuseOpen({ address: name, group: device.group })
   await records.write(stepOf(sysfs, name, device.group, lock, 'mdev-remove'))
   changes.done(`recorded the removal of ${name}`)
@@ -126,6 +128,14 @@ export async function removeMdev(
   await records.remove(name)
   changes.done('removed the record')
   return { uuid: name, type: device.type, parent: device.parent }
+}
+
+function refuseUsed(seen: Snapshot, { uuid, driver }: MediatedDevice): void {
+  // Nothing is forced here: what is not known stays in the way.
+  const reasons = assessUses(seen, uuid).flatMap((use) =>
+    use.unknown ? use.what : (refusalOf(use, driver) ?? []),
+  )
+  if (reasons.length > 0) throw new VfioError('ERR_VFIO_IN_USE', reasons.join('; '))
 }
 
 const isLate = (error: unknown) => error instanceof VfioError && error.code === 'ERR_VFIO_TIMEOUT'
