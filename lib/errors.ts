@@ -8,9 +8,9 @@ export type VfioErrorCode =
   | 'ERR_VFIO_CLOSED'
   /** An argument of the wrong type or outside its range. */
   | 'ERR_VFIO_BAD_ARGUMENT'
-  /** Text that is not a PCI address. */
+  /** Text that is not a PCI address, nor the UUID of a mediated device. */
   | 'ERR_VFIO_BAD_ADDRESS'
-  /** No such PCI device on the host that was looked at. */
+  /** No such device on the host that was looked at. */
   | 'ERR_VFIO_NO_DEVICE'
   /** No such IOMMU group on the host that was looked at. */
   | 'ERR_VFIO_NO_GROUP'
@@ -48,6 +48,8 @@ export type VfioErrorCode =
   | 'ERR_VFIO_NOT_GRANTED'
   /** The device has no virtual functions, or not now, or not so many. */
   | 'ERR_VFIO_NO_VFS'
+  /** The device makes no mediated devices, or not now. */
+  | 'ERR_VFIO_NO_MDEV'
   /** Somebody else holds the object. */
   | 'ERR_VFIO_IN_USE'
   /** The kernel cannot change the number of vectors of an interrupt while it is enabled, or has not so many. */
@@ -74,6 +76,7 @@ const MORE_ERRNOS = {
   EUNATCH: 49,
   ENONET: 64,
   EBADFD: 77,
+  EUSERS: 87,
   ESOCKTNOSUPPORT: 94,
   ESHUTDOWN: 108,
   EHOSTDOWN: 112,

@@ -680,6 +680,25 @@ export const HINTS: readonly Hint[] = [
   ),
   row('sriov_numvfs', 'EACCES', 'only root may change the number of virtual functions'),
 
+  row('create', 'EEXIST', 'there is a mediated device of this UUID already: take another one'),
+  row('create', 'ENOENT', 'the device makes no mediated devices of this type any more: look again'),
+  row('create', 'ENODEV', 'the device that makes them is going away, or its driver is'),
+  row(
+    'create',
+    'EUSERS',
+    'all instances that the driver has are taken: remove a mediated device of the same parent',
+  ),
+  row(
+    'create',
+    'ENOSPC',
+    'its driver has no room for it (for i915 that is the aperture, which the firmware setup may enlarge): remove a mediated device of the same parent',
+  ),
+  row('create', 'EINVAL', "the driver refuses it, and the kernel's log says why"),
+  row('create', 'EACCES', 'only root may make a mediated device'),
+  row('remove', 'EACCES', 'only root may remove a device'),
+  row('remove', 'EAGAIN', 'somebody else is making or removing it right now: try again when that is done'),
+  row('remove', 'ENODEV', 'it is gone, or its parent is going away'),
+
   row('file', 'EACCES', 'this user may not: run as root'),
   row('file', 'EPERM', 'this user may not: run as root'),
   row('file', 'EROFS', 'the file system is read-only: this host keeps its configuration elsewhere'),

@@ -121,7 +121,14 @@ export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
-export { type Survey, type SurveyedDevice, type SurveyedGroup, survey } from './assess/survey.js'
+export {
+  type Survey,
+  type SurveyedDevice,
+  type SurveyedGroup,
+  type SurveyedMediated,
+  survey,
+  surveyMediated,
+} from './assess/survey.js'
 export { assessUses, type HostUse } from './assess/uses.js'
 export {
   assessViability,
@@ -168,6 +175,7 @@ export type { FormerState } from './change/former.js'
 export type { Program } from './change/program.js'
 export type {
   UnfinishedCommon,
+  UnfinishedMdev,
   UnfinishedRescan,
   UnfinishedReset,
   UnfinishedStep,
@@ -184,6 +192,15 @@ export {
 } from './grant/grant.js'
 export type { NodeState, Ownership } from './grant/nodes.js'
 export type { GrantedNode, GrantRecord } from './grant/records.js'
+export {
+  type CreatedMdev,
+  type CreateMdevOptions,
+  createMdev,
+  type RemovedMdev,
+  type RemoveMdevOptions,
+  removeMdev,
+} from './mdev/make.js'
+export { type MdevOptions, type MdevPlan, mdevTypes, type OfferedMdevType, planMdev } from './mdev/plan.js'
 export type { BootLoader, BootLoaderName, CommandLineAdvice } from './persist/boot-loader.js'
 export {
   builtinModules,
@@ -233,7 +250,7 @@ export { parseSize } from './export/size.js'
 
 // --- what the kernel publishes (LOOK)
 
-export { compareAddresses, parseAddress } from './sysfs/address.js'
+export { compareAddresses, parseAddress, parseName } from './sysfs/address.js'
 export { classWord, isOfMachine } from './sysfs/class-names.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
@@ -241,6 +258,7 @@ export type { HostFacts, HostPaths, IommuUnit, ModuleState, NodeFacts, VfioModul
 export type { IommuGroup, ReservedRegion } from './sysfs/groups.js'
 export { Host, type HostOptions, type SnapshotOptions } from './sysfs/host.js'
 export type { HostLimits } from './sysfs/limits.js'
+export type { MdevParent, MdevType, MediatedDevice } from './sysfs/mediated.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
 export type { Snapshot } from './sysfs/snapshot.js'

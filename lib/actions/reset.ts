@@ -1,5 +1,7 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
+import { isUuid } from '../sysfs/address.js'
+import { isByOwnDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { VfioDevice } from '../vfio/device/device.js'
 import type { VfioGroup } from '../vfio/iommu/type1.js'
@@ -33,9 +35,9 @@ export interface ResetDeviceOptions {
 }
 
 /**
- * Resets a device that is bound to VFIO, through VFIO. A hot reset needs every affected function to be bound to VFIO
+ * Resets a device that is bound to VFIO, through VFIO; a mediated device is named by its UUID. A hot reset needs every affected function to be bound to VFIO
  * and nobody else to have its group open.
- * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel knows no such reset, `ERR_VFIO_NOT_OWNED` where a hot reset
+ * @throws VfioError `ERR_VFIO_NO_RESET` where the kernel knows no such reset, or a driver of its own has given it to VFIO; `ERR_VFIO_NOT_OWNED` where a hot reset
  * would hit what VFIO does not own
  * @throws VfioSystemError what the kernel answers
  */
@@ -44,16 +46,36 @@ export async function resetDevice(
   address: string,
   { hot = false, backend, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
+  const [device] = seen.named(address)
+  if (device && 'uuid' in device && hot) {
+    throw new VfioError(
+      'ERR_VFIO_NO_RESET',
+      `${device.uuid} is a mediated device and no PCI function: it has no slot or bus that a hot reset could go through; leave --hot out`,
+    )
+  }
+  if (device && 'address' in device && isByOwnDriver(device)) throw ownReset(device)
   return withOpenDevice(address, { seen, backend, signal }, (opened) =>
     hot ? resetHot(seen, opened, signal) : resetFunction(opened, signal),
   )
 }
+
+const ownReset = ({ address, driver }: Pick<PciDevice, 'address' | 'driver'>) =>
+  new VfioError(
+    'ERR_VFIO_NO_RESET',
+    `${address} is with VFIO through its own driver ${driver}, which resets it for each hypervisor that opens it: nothing else should`,
+  )
 
 async function resetFunction(
   { device }: OpenedDevice,
   signal: AbortSignal | undefined,
 ): Promise<ResetReport> {
   if (!device.info().reset) {
+    if (isUuid(device.address)) {
+      throw new VfioError(
+        'ERR_VFIO_NO_RESET',
+        `${device.address} cannot be reset: its driver has no way to; a new one in its place is as good ("vfio mdev remove", "vfio mdev create")`,
+      )
+    }
     throw new VfioError(
       'ERR_VFIO_NO_RESET',
       `${device.address} cannot be reset by itself: "vfio check ${device.address}" tells why, and --hot resets all of its slot or bus`,

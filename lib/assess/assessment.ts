@@ -1,9 +1,11 @@
-import { compareAddresses } from '../sysfs/address.js'
+import { compareAddresses, readUuid } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
 import { assessIsolation } from './isolation.js'
+import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { onceFor } from './once.js'
 import { isDenylisted } from './quirks.js'
@@ -15,6 +17,7 @@ import { assessViability, type Viability } from './viability.js'
 
 /** The verdict over one device: can it be given away, what must come along, how can it be reset. */
 export interface Assessment {
+  /** Of the PCI function; of a mediated device the UUID. */
   readonly address: string
   readonly group: number | null
   /** Bound and viable; or it would be once `toBind` is bound to VFIO; or it cannot be. */
@@ -56,17 +59,21 @@ export function agreesWithKernel({ kernel, viability, reset }: Assessment): bool
       .sort(compareAddresses)
       .join()
   return (
-    kernel.viable === viability?.viable &&
-    kernel.functionReset === reset.function.supported &&
+    // A mediated device may be in no group, which nothing speaks against.
+    kernel.viable === (viability?.viable ?? reset.function.unknown === true) &&
+    (reset.function.unknown === true || kernel.functionReset === reset.function.supported) &&
     named(typeof kernel.hotReset === 'string' ? [] : kernel.hotReset) === named(reset.hot.affected)
   )
 }
 
 /**
  * Judges one device over everything: group, viability, obstacles to binding, reset.
+ * @param address of a PCI function, or the UUID of a mediated device
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assess(seen: Snapshot, address: string): Assessment {
+  const uuid = seen.has(address) || typeof address !== 'string' ? null : readUuid(address)
+  if (uuid !== null) return assessMediated(seen, seen.mediatedDevice(uuid))
   return assessmentOf(seen, seen.device(address))
 }
 
@@ -74,6 +81,18 @@ const assessmentOf = onceFor((seen: Snapshot, device: PciDevice): Assessment => 
   const viability = device.group === null ? null : assessViability(seen, device.group)
   return withUses(seen, assessWithin(seen, device, viability))
 })
+
+function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
+  const { uuid, group } = device
+  return {
+    address: uuid,
+    group,
+    ...judgeMediated(seen, device),
+    viability: group === null ? null : assessViability(seen, group),
+    reset: mediatedReset(device),
+    uses: assessUses(seen, uuid),
+  }
+}
 
 /** An assessment without the uses, which take too long for a whole host. @internal */
 export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
@@ -112,7 +131,9 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
 export function assessGroup(seen: Snapshot, group: number): Assessment[] {
   const members = seen.group(group).members.map((address) => seen.device(address))
-  return members.filter((device) => !isBridge(device)).map((device) => assessmentOf(seen, device))
+  const functions = members.filter((device) => !isBridge(device)).map((device) => assessmentOf(seen, device))
+  const mediated = seen.mediated.filter((device) => device.group === group)
+  return [...functions, ...mediated.map((device) => assessMediated(seen, device))]
 }
 
 type Verdict = Pick<Assessment, 'verdict' | 'reason' | 'toBind' | 'noIommu'>

@@ -1,6 +1,6 @@
 import { VfioError } from '../errors.js'
 import { classWord } from '../sysfs/class-names.js'
-import type { Survey, SurveyedDevice } from './survey.js'
+import type { Survey, SurveyedDevice, SurveyedMediated } from './survey.js'
 
 /** Which devices of an overview are wanted. All that is given has to fit. */
 export interface Choice {
@@ -35,8 +35,22 @@ export function choose(all: Survey, choice: Choice): Survey {
     (!choice.free || isFree(device)) &&
     words.every((word) => textOf(device).includes(word))
   const devices = all.devices.filter(fits)
-  const groups = new Set(devices.map(({ group }) => group))
-  return { host: all.host, groups: all.groups.filter(({ group }) => groups.has(group)), devices }
+  const mediated = (all.mediated ?? []).filter(
+    (device) =>
+      // They have no class, and whether one is open is asked of it alone.
+      isOfClass === null &&
+      !choice.free &&
+      (choice.driver === undefined || (device.driver ?? 'none') === choice.driver) &&
+      (choice.group === undefined || device.group === choice.group) &&
+      words.every((word) => textOfMediated(device).includes(word)),
+  )
+  const groups = new Set([...devices, ...mediated].map(({ group }) => group))
+  return {
+    host: all.host,
+    groups: all.groups.filter(({ group }) => groups.has(group)),
+    devices,
+    ...(mediated.length > 0 && { mediated }),
+  }
 }
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
@@ -46,6 +60,9 @@ function textOf(device: SurveyedDevice): string {
   const parts = [address, `${hex(vendor, 4)}:${hex(id, 4)}`, classWord(code), driver, ...Object.values(names)]
   return parts.join('\n').toLowerCase()
 }
+
+const textOfMediated = ({ uuid, type, parent, driver }: SurveyedMediated): string =>
+  [uuid, type, parent, driver].join('\n').toLowerCase()
 
 /** Nobody would miss it, or what has to come along; what is not known to be free is not. */
 const isFree = ({ verdict, uses }: SurveyedDevice) =>

@@ -119,7 +119,7 @@ function checkGroups(seen: Snapshot): Check {
     return fail(name, ...explainNoDevices(seen.host))
   }
   if (!seen.host.iommu.known) return ok(name, NOT_COPIED)
-  const real = seen.groups.filter(({ noIommu }) => !noIommu)
+  const real = seen.groups.filter(({ noIommu, emulated }) => !noIommu && emulated !== true)
   const numbers = new Set(real.map(({ group }) => group))
   const grouped = devices.filter(({ group }) => group !== null && numbers.has(group)).length
   const hold = `${real.length} IOMMU groups hold ${grouped} of ${devices.length} PCI functions`

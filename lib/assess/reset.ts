@@ -20,6 +20,8 @@ export interface ResetCapability {
     readonly supported: boolean
     readonly methods: readonly string[]
     readonly reason: string
+    /** Only of a mediated device: it may have one, which is known when it is opened. */
+    readonly unknown?: true
   }
   /** Predicts `VFIO_DEVICE_PCI_HOT_RESET` by the owner of this device's group, who has the device open. */
   readonly hot: {

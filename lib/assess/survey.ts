@@ -1,8 +1,10 @@
 import type { PciDevice } from '../sysfs/devices.js'
 import type { HostFacts } from '../sysfs/facts.js'
 import type { IommuGroup } from '../sysfs/groups.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Assessment, assessWithin } from './assessment.js'
+import { judgeMediated } from './mediated.js'
 import { isHotOnceBound } from './reset.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
@@ -43,11 +45,19 @@ export interface SurveyedDevice extends Named {
   readonly uses?: readonly HostUse[]
 }
 
+/** A mediated device with its verdict. */
+export interface SurveyedMediated extends MediatedDevice {
+  readonly verdict: Assessment['verdict']
+  readonly reason: string
+}
+
 /** A whole host, seen and judged. */
 export interface Survey {
   readonly host: HostFacts
   readonly groups: readonly SurveyedGroup[]
   readonly devices: readonly SurveyedDevice[]
+  /** Only where there are any. */
+  readonly mediated?: readonly SurveyedMediated[]
 }
 
 /** Judges everything on a host in one go. */
@@ -84,8 +94,16 @@ export function survey(seen: Snapshot): Survey {
       ...(seen.use.looked && { uses: usesOf(seen, [device.address, ...toBind]) }),
     }
   })
-  return { host: seen.host, groups, devices }
+  const mediated = surveyMediated(seen)
+  return { host: seen.host, groups, devices, ...(mediated.length > 0 && { mediated }) }
 }
 
 const usesOf = (seen: Snapshot, addresses: readonly string[]): HostUse[] =>
   [...new Set(addresses)].flatMap((address) => assessUses(seen, address))
+
+/** Judges the mediated devices alone. */
+export const surveyMediated = (seen: Snapshot): SurveyedMediated[] =>
+  seen.mediated.map((device) => {
+    const { verdict, reason } = judgeMediated(seen, device)
+    return { ...device, verdict, reason }
+  })

@@ -1,4 +1,6 @@
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isUuid, readUuid } from '../sysfs/address.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { printable } from '../text.js'
 import type { Finding, HostUse } from './host-use.js'
@@ -25,6 +27,8 @@ const indexOf = onceFor((seen: Snapshot, _all: null) => ({
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
 export function assessUses(seen: Snapshot, address: string): HostUse[] {
+  const uuid = seen.has(address) || typeof address !== 'string' ? null : readUuid(address)
+  if (uuid !== null) return mediatedUses(seen, seen.mediatedDevice(uuid))
   return [...usesOf(seen, seen.device(address))]
 }
 
@@ -36,6 +40,7 @@ const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): rea
     ...displayUses(seen, device),
     ...nodeUses(seen.use, device),
     ...vfioUses(seen.use, device),
+    ...openChildren(seen, device.address),
     ...dependentUses(seen, device),
   ]
   const isOpen = findings.some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
@@ -48,6 +53,46 @@ const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): rea
     what: printable(what),
   }))
 })
+
+/** The host itself has no use for a mediated device: who has it open through VFIO is all. */
+function mediatedUses(seen: Snapshot, device: MediatedDevice): HostUse[] {
+  const { uuid } = device
+  const findings = openMediated(seen, device)
+  const { use } = seen
+  const unseen = unseenSentence(
+    'what the host does with it',
+    unseenAbout(seen, use.unseen, { addresses: [uuid], host: true }),
+  )
+  const sentences = [
+    ...(use.looked ? [] : [NOT_LOOKED]),
+    ...(unseen === null ? [] : [unseen]),
+    ...(use.looked && device.vfioRegistered && findings.length === 0 && use.processes.complete !== true
+      ? [`whether it is open through VFIO could not be seen: ${processCure(seen)}`]
+      : []),
+  ]
+  const unknown = sentences.map(
+    (what): Finding => ({ kind: 'other', what, severity: 'blocks', unknown: true }),
+  )
+  return [...findings, ...unknown].map(({ what, ...rest }) => ({
+    address: uuid,
+    ...rest,
+    what: printable(what),
+  }))
+}
+
+const openMediated = (seen: Snapshot, { uuid, group, driver, vfioDevice }: MediatedDevice): Finding[] =>
+  vfioUses(seen.use, { address: uuid, group, driver, vfioDevice })
+
+/** Unbinding the driver of a parent ends its mediated devices, which waits for whoever has one open. */
+const openChildren = (seen: Snapshot, address: string): Finding[] =>
+  seen.mediated
+    .filter((device) => device.function === address)
+    .flatMap((device) =>
+      openMediated(seen, device).map(({ what, ...rest }) => ({
+        ...rest,
+        what: `its mediated device ${device.uuid} goes with it, and ${what}`,
+      })),
+    )
 
 /** Other functions and virtual devices that go with this one. */
 function dependentUses(seen: Snapshot, device: PciDevice): Finding[] {
@@ -65,7 +110,10 @@ function dependentUses(seen: Snapshot, device: PciDevice): Finding[] {
   const sentences: readonly [names: readonly string[], sentence: string][] = [
     [below, `other functions hang on it: ${several(below)}`],
     [vfs, `there are virtual functions of it: ${several(vfs)}`],
-    [virtual, `there are virtual devices on it: ${several(virtual)}`],
+    [
+      virtual,
+      `there are virtual devices on it: ${several(virtual)}${virtual.some(isUuid) ? ', and mediated devices are gone for good once its driver lets it go' : ''}`,
+    ],
   ]
   return sentences
     .filter(([names]) => names.length > 0)
@@ -85,15 +133,13 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
   return [...new Set(below)]
 }
 
+const NOT_LOOKED = 'what the host does with it was not looked at: take a snapshot that is not brief'
+
 /** Uses that could not be looked for, a sentence each with the cure. */
-function unknownUses(
-  seen: Snapshot,
-  storage: Storage,
-  { address, driver }: PciDevice,
-  isOpenInVfio: boolean,
-): string[] {
+function unknownUses(seen: Snapshot, storage: Storage, device: PciDevice, isOpenInVfio: boolean): string[] {
   const { use } = seen
-  if (!use.looked) return ['what the host does with it was not looked at: take a snapshot that is not brief']
+  const { address } = device
+  if (!use.looked) return [NOT_LOOKED]
   const sentences: string[] = []
   const unseen = unseenSentence(
     'what the host does with it',
@@ -126,7 +172,7 @@ function unknownUses(
     )
   }
   const nodes = [...disks, ...use.nodes.filter(({ functions }) => functions.includes(address))]
-  if (isVfioDriver(driver) && !isOpenInVfio && use.processes.complete !== true) {
+  if (isWithVfio(device) && !isOpenInVfio && use.processes.complete !== true) {
     sentences.push(`whether it is open through VFIO could not be seen: ${processCure(seen)}`)
   } else if (nodes.length > 0 && use.processes.complete !== true) {
     sentences.push(

@@ -2,6 +2,7 @@ import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { mediatedText } from './mediated.js'
 import { onceFor } from './once.js'
 import { isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
@@ -46,7 +47,7 @@ const viabilityOf = onceFor(function judgeGroup(seen: Snapshot, group: number): 
   const rule = viabilityRule(seen)
   const judged = [
     ...members.map((address) => judgeUnseen(seen, address) ?? judge(seen, seen.device(address), rule)),
-    ...others.map(({ name, driver }) => judgeOther(name, driver)),
+    ...others.map(({ name, driver }) => judgeMediated(seen, name) ?? judgeOther(name, driver)),
     ...judgeUnseenGroup(seen, group),
   ]
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
@@ -109,6 +110,18 @@ function cureFor(seen: Snapshot, device: PciDevice): string {
   // Who surveys a large host has not looked at uses.
   const vital = seen.use.looked ? assessUses(seen, address).find((use) => use.vital) : undefined
   return vital ? `the host would not survive its loss (${vital.what})` : 'bind it to vfio-pci, or unbind it'
+}
+
+/** A mediated device that its driver has given to VFIO: on its bus nothing claims DMA (`vfio_group_get_device` before 5.18). */
+function judgeMediated(seen: Snapshot, name: string): ViabilityMember | null {
+  const device = seen.mediated.find(({ uuid }) => uuid === name)
+  if (!device) return null
+  const { driver } = device
+  const reason =
+    driver === null
+      ? `${mediatedText(device)} is a mediated device without a driver, so nothing uses it`
+      : `${mediatedText(device)} is a mediated device of ${driver}, which does the DMA for it`
+  return { address: name, driver, blocks: false, reason }
 }
 
 function judgeOther(name: string, driver: string | null): ViabilityMember {

@@ -156,7 +156,7 @@ class Transaction {
     for (const address of around) {
       const { verdict, reason } = assess(seen, address)
       if (verdict === 'ready') continue
-      const { group } = seen.device(address)
+      const group = seen.named(address)[0]?.group ?? null
       throw new VfioError(
         'ERR_VFIO_NOT_VIABLE',
         group === null

@@ -2,7 +2,7 @@ import { type FormerState, isDriverName, isFormerState } from '../change/former.
 import type { Program } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { type BadRecord, Records } from '../records.js'
-import { isAddress } from '../sysfs/address.js'
+import { isAddress, isUuid } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import type { PlannedDevice, ResetPolicy } from './plan.js'
 
@@ -107,7 +107,7 @@ function fields(value: unknown, what: string): Record<string, unknown> {
   return value as Record<string, unknown>
 }
 
-const isAddressText = (value: unknown) => typeof value === 'string' && isAddress(value)
+const isAddressText = (value: unknown) => typeof value === 'string' && (isAddress(value) || isUuid(value))
 
 /** Is a former state what a device has now? */
 export const isAsBefore = (now: FormerState, former: FormerState) =>

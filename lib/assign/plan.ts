@@ -1,15 +1,17 @@
 import { type Assessment, assess, makersOf } from '../assess/assessment.js'
 import { opensByIommufd } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
+import { VFIO_MDEV } from '../assess/mediated.js'
 import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
 import { iommuIn, isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
 import type { FormerState } from '../change/former.js'
 import type { VfioErrorCode } from '../errors.js'
-import { compareAddresses } from '../sysfs/address.js'
-import { idsOf, isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { compareAddresses, isUuid } from '../sysfs/address.js'
+import { idsOf, isByOwnDriver, isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { chooseResets } from './resets.js'
 import { bySlot } from './slots.js'
@@ -32,6 +34,7 @@ export interface PlanOptions {
 }
 
 export interface PlannedDevice {
+  /** Of the function; of a mediated device the UUID. */
   readonly address: string
   /** `null` where it gets its group only when VFIO binds it: without an IOMMU, or on ARM before 6.15. */
   readonly group: number | null
@@ -67,7 +70,7 @@ export interface Plan {
     readonly address: string
     readonly driver: string | null
     readonly override: string | null
-    /** Vendor and device, as `lspci -n` writes them: another device may come to the same address. */
+    /** Vendor and device, as `lspci -n` writes them, of a mediated device its type: another device may come to the same address. */
     readonly ids: string
   }[]
   /** The ids that are added to the driver, as `vendor device`. */
@@ -78,7 +81,7 @@ export interface Plan {
 }
 
 /**
- * Plans an assignment: pure, and total over every address of the host. What stands in the way is in `blockers`; a plan
+ * Plans an assignment: pure, and total over every address of the host, and every UUID of a mediated device. What stands in the way is in `blockers`; a plan
  * with blockers still shows its steps, so that a person sees what it would have done.
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
  */
@@ -90,6 +93,16 @@ export function planAssignment(
   return new Planner(seen, addresses, options).plan()
 }
 
+/** What tells a device from another one of the same name; `null` where there is none of it. */
+export function identityOf(seen: Snapshot, name: string): string | null {
+  if (seen.has(name)) {
+    const { vendor, device } = seen.device(name)
+    return idsOf(vendor, device)
+  }
+  const mediated = seen.mediated.find(({ uuid }) => uuid === name)
+  return mediated ? (mediated.type ?? 'of no type') : null
+}
+
 const hex = (value: number) => value.toString(16).padStart(4, '0')
 /** Stands for a group that does not exist yet. */
 const NOT_YET = -1
@@ -98,6 +111,7 @@ class Planner {
   readonly #seen: Snapshot
   readonly #options: PlanOptions
   readonly #asked: readonly PciDevice[]
+  readonly #mediated: readonly MediatedDevice[]
   readonly #blockers: Blocker[] = []
   readonly #warnings: string[] = []
   readonly #steps: Step[] = []
@@ -106,23 +120,31 @@ class Planner {
   constructor(seen: Snapshot, addresses: readonly string[], options: PlanOptions) {
     this.#seen = seen
     this.#options = options
-    this.#asked = [...new Set(addresses.flatMap((address) => seen.devicesAt(address)))]
+    const named = [...new Set(addresses.flatMap((name) => seen.named(name)))]
+    this.#asked = named.filter((device) => 'address' in device)
+    this.#mediated = named.filter((device) => 'uuid' in device)
   }
 
   plan(): Plan {
-    for (const device of this.#asked) this.#checkDevice(device)
-    const devices = this.#chosen().map((device) => this.#planDevice(device))
+    for (const { address } of this.#asked) this.#checkDevice(address)
+    for (const { uuid } of this.#mediated) this.#checkDevice(uuid)
+    const mediated = this.#mediated.map((device) => this.#planMediated(device))
+    const devices = [...this.#chosen().map((device) => this.#planDevice(device)), ...mediated]
     this.#checkGroups(devices)
     this.#warnUnprotected(devices)
     const rebound = devices.filter(({ former, driver }) => former.driver !== driver)
     const uses = this.#checkUses(devices)
     for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
-    const ids = this.#options.ids ? this.#planIds(rebound) : []
-    if (!this.#options.ids) for (const functions of bySlot(rebound)) this.#planBinding(functions)
+    const ids = this.#options.ids ? this.#planIds(rebound.filter(({ address }) => !isUuid(address))) : []
+    const isFunction = ({ address }: PlannedDevice) => !isUuid(address)
+    if (!this.#options.ids) {
+      for (const functions of bySlot(rebound.filter(isFunction))) this.#planBinding(functions)
+    }
+    for (const device of rebound) if (!isFunction(device)) this.#planProbe(device, 'mdev')
     const reset = this.#options.reset ?? 'before-and-after'
     if (reset !== 'none') this.#planResets(devices)
     return {
-      addresses: this.#asked.map(({ address }) => address),
+      addresses: [...this.#asked.map(({ address }) => address), ...this.#mediated.map(({ uuid }) => uuid)],
       toBind: rebound.map(({ address }) => address),
       steps: this.#steps,
       uses,
@@ -165,9 +187,9 @@ class Planner {
     this.#warnings.push(`${names}: in the no-IOMMU mode ${NO_IOMMU_RISK}`)
   }
 
-  #checkDevice(device: PciDevice): void {
-    const { verdict, reason } = this.#assess(device.address)
-    if (verdict === 'blocked') this.#block(device.address, 'ERR_VFIO_NOT_VIABLE', reason)
+  #checkDevice(name: string): void {
+    const { verdict, reason } = this.#assess(name)
+    if (verdict === 'blocked') this.#block(name, 'ERR_VFIO_NOT_VIABLE', reason)
   }
 
   /** What was asked for, and with `group` all that shares a group with it. */
@@ -193,6 +215,13 @@ class Planner {
 
   #planDevice(device: PciDevice): PlannedDevice {
     const { address, group, driver, driverOverride } = device
+    if (isByOwnDriver(device) && !this.#isAutomatic() && this.#options.driver !== driver) {
+      this.#block(
+        address,
+        'ERR_VFIO_BAD_ARGUMENT',
+        `${address} is with VFIO through its own driver ${driver}, without which it is no such device any more: leave --driver out`,
+      )
+    }
     const target =
       isWithVfio(device) && driver !== null && this.#isAutomatic() ? driver : this.#driverFor(device)
     return {
@@ -201,6 +230,19 @@ class Planner {
       driver: target,
       former: { driver, override: driverOverride },
     }
+  }
+
+  /** It has the driver that made it, and no other can have it; on old kernels it may wait for the one that gives it to VFIO. */
+  #planMediated({ uuid, group, driver }: MediatedDevice): PlannedDevice {
+    const wanted = this.#options.driver ?? 'auto'
+    if (wanted !== 'auto' && wanted !== driver) {
+      this.#block(
+        uuid,
+        'ERR_VFIO_BAD_ARGUMENT',
+        `${uuid} is a mediated device, which the driver that made it gives to VFIO: ${wanted} cannot take it`,
+      )
+    }
+    return { address: uuid, group, driver: driver ?? VFIO_MDEV, former: { driver, override: null } }
   }
 
   #isAutomatic(): boolean {
@@ -247,8 +289,14 @@ class Planner {
     }
   }
 
-  #isTouched({ former, driver }: PlannedDevice): boolean {
-    return former.driver !== driver || (this.#options.reset ?? 'before-and-after') !== 'none'
+  #isTouched(device: PlannedDevice): boolean {
+    const { former, driver } = device
+    return former.driver !== driver || (this.#isReset(device) && this.#options.reset !== 'none')
+  }
+
+  /** What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail. */
+  #isReset({ address, driver }: PlannedDevice): boolean {
+    return isVfioDriver(driver) && !isUuid(address)
   }
 
   #checkUses(devices: readonly PlannedDevice[]): HostUse[] {
@@ -257,7 +305,7 @@ class Planner {
     for (const use of uses) {
       // A device that is not touched may be in use.
       if (use.unknown && !touched.has(use.address)) continue
-      const { driver } = this.#seen.device(use.address)
+      const driver = this.#seen.named(use.address)[0]?.driver ?? null
       const reason = refusalOf(use, driver, this.#options.force)
       if (reason !== null) this.#block(use.address, 'ERR_VFIO_IN_USE', reason)
     }
@@ -266,6 +314,7 @@ class Planner {
 
   #planDriver(driver: string): void {
     const { sysfs, proc } = this.#seen.host.paths
+    // On which bus a driver is, only the list of those for PCI tells.
     if (this.#seen.host.drivers.includes(driver)) return
     const module = moduleOf(driver)
     const state = module === 'vfio_pci' ? this.#seen.host.modules.vfio_pci : null
@@ -282,7 +331,10 @@ class Planner {
       path: this.#seen.host.modprobe,
       value: driver,
       address: null,
-      why: `${driver} is not loaded: there is no ${sysfs}/bus/pci/drivers/${driver}${proc === null ? '' : ' yet'}`,
+      why:
+        driver === VFIO_MDEV
+          ? `${driver} may not be loaded, and is what gives mediated devices to VFIO`
+          : `${driver} is not loaded: there is no ${sysfs}/bus/pci/drivers/${driver}${proc === null ? '' : ' yet'}`,
     })
   }
 
@@ -303,11 +355,11 @@ class Planner {
     })
   }
 
-  #planProbe({ address, driver }: PlannedDevice): void {
+  #planProbe({ address, driver }: PlannedDevice, bus = 'pci'): void {
     this.#steps.push({
       kind: 'bind',
       action: 'write',
-      path: `${this.#seen.host.paths.sysfs}/bus/pci/drivers_probe`,
+      path: `${this.#seen.host.paths.sysfs}/bus/${bus}/drivers_probe`,
       value: address,
       address,
       why: `binds it to ${driver}`,
@@ -397,8 +449,7 @@ class Planner {
         driver: drivers.get(device.address) ?? device.driver,
       })),
     })
-    // What its own driver has given to VFIO is opened by nobody but a VMM: opening a vGPU by itself may fail.
-    const ours = devices.filter(({ driver }) => isVfioDriver(driver))
+    const ours = devices.filter((device) => this.#isReset(device))
     const { resets, without } = chooseResets(
       after,
       ours.map(({ address }) => address),
@@ -436,11 +487,22 @@ class Planner {
 
   #basis(devices: readonly PlannedDevice[]): Plan['basis'] {
     const groups = new Set(devices.map(({ group }) => group))
-    const alone = devices.filter(({ group }) => group === null).map(({ address }) => address)
+    const alone = devices
+      .filter(({ address, group }) => group === null && !isUuid(address))
+      .map(({ address }) => address)
     const members = [...groups].flatMap((group) => (group === null ? alone : this.#seen.group(group).members))
-    return [...new Set([...members, ...this.#grabbed.map(({ address }) => address)])].map((address) => {
-      const { driver, driverOverride: override, vendor, device } = this.#seen.device(address)
-      return { address, driver, override, ids: idsOf(vendor, device) }
-    })
+    return [...new Set([...members, ...this.#grabbed.map(({ address }) => address)])]
+      .map((address) => {
+        const { driver, driverOverride: override, vendor, device } = this.#seen.device(address)
+        return { address, driver, override, ids: idsOf(vendor, device) }
+      })
+      .concat(
+        this.#mediated.map(({ uuid, driver }) => ({
+          address: uuid,
+          driver,
+          override: null,
+          ids: identityOf(this.#seen, uuid) ?? '',
+        })),
+      )
   }
 }

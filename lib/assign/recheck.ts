@@ -2,11 +2,10 @@ import type { Changes } from '../change/changes.js'
 import type { FormerState } from '../change/former.js'
 import { VfioError } from '../errors.js'
 import { isAddress } from '../sysfs/address.js'
-import { idsOf } from '../sysfs/devices.js'
 import type { HostPaths } from '../sysfs/facts.js'
 import { exists, listNames } from '../sysfs/files.js'
 import { Host, hostOf } from '../sysfs/host.js'
-import { type Plan, planAssignment } from './plan.js'
+import { identityOf, type Plan, planAssignment } from './plan.js'
 import type { Step } from './steps.js'
 
 /**
@@ -55,8 +54,7 @@ function refuseJudgedAnew(plan: Plan, overrides: ReadonlyMap<string, string | nu
     ...(options.ids ? { overrides: null } : { around: addresses, overrides }),
   })
   for (const { address, ids } of plan.basis) {
-    const now = seen.has(address) ? seen.device(address) : null
-    const found = now ? idsOf(now.vendor, now.device) : 'nothing'
+    const found = identityOf(seen, address) ?? 'nothing'
     if (found !== ids) throw changed(`${address} was ${ids} when the plan was made, and is ${found} now`)
   }
   const again = planAssignment(seen, addresses, options)

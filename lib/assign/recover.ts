@@ -3,7 +3,9 @@ import { type GroupLock, lockGroupsWithin, lockOf } from '../change/group-lock.j
 import { bootId, isAlive } from '../change/program.js'
 import { type UnfinishedStep, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
+import { putMdevInOrder } from '../mdev/make.js'
 import type { BadRecord, Records } from '../records.js'
+import { directoryOf } from '../sysfs/address.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
@@ -60,7 +62,7 @@ export async function status(
 
 function deviations({ devices, sysfs }: JournalRecord): string[] {
   return devices.flatMap(({ address, driver }) => {
-    const now = linkName(`${sysfs}/bus/pci/devices/${address}/driver`)
+    const now = linkName(`${directoryOf(sysfs, address)}/driver`)
     return now === driver
       ? []
       : [
@@ -223,6 +225,7 @@ async function finishStep(
   try {
     if (step.step === 'vfs') await putVfsInOrder(changes, step)
     else if (step.step === 'rescan') await putBack(changes, step)
+    else if (step.step !== 'reset-method') await putMdevInOrder(changes, step)
     else if (exists(changes.device(address))) await putMethodsBack(changes, step)
     await steps.remove(address)
     changes.done('removed the record')

@@ -6,7 +6,7 @@ import type { UnfinishedStep } from '../change/unfinished.js'
 import { together, VfioError } from '../errors.js'
 import { revokeAll } from '../grant/grant.js'
 import type { BadRecord } from '../records.js'
-import { expandAddress } from '../sysfs/address.js'
+import { expandName } from '../sysfs/address.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { Host } from '../sysfs/host.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
@@ -46,7 +46,7 @@ export async function release(
   if (isAll) for (const record of records) wanted.add(record)
   else {
     const assigned = () => records.flatMap(({ devices }) => devices.map(({ address }) => address))
-    for (const address of addresses.flatMap((text) => expandAddress(text, assigned))) {
+    for (const address of addresses.flatMap((text) => expandName(text, assigned))) {
       // An earlier boot may have left one of the same device.
       const holding = records.filter(({ devices }) => devices.some((device) => device.address === address))
       if (holding.length === 0) {

@@ -4,7 +4,7 @@ import { type ChangeOptions, Changes } from '../change/changes.js'
 import { lockGroups, lockOf } from '../change/group-lock.js'
 import { begun, refuseUnfinished, type UnfinishedReset, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
-import type { PciDevice } from '../sysfs/devices.js'
+import { isByOwnDriver, type PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
@@ -44,6 +44,12 @@ export async function resetByMethod(
   options: ResetMethodOptions = {},
 ): Promise<ResetMethodReport> {
   const device = seen.device(address)
+  if (isByOwnDriver(device)) {
+    throw new VfioError(
+      'ERR_VFIO_NO_RESET',
+      `${device.address} is with VFIO through its own driver ${device.driver}, which resets it for each hypervisor that opens it: a reset past that driver would break it`,
+    )
+  }
   const records = unfinishedIn(options.journal)
   const methods = device.resetMethods ?? []
   if (!methods.includes(method)) {

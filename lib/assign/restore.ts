@@ -1,4 +1,5 @@
 import type { Changes } from '../change/changes.js'
+import { isUuid } from '../sysfs/address.js'
 import { isVfioDriver } from '../sysfs/devices.js'
 import { exists, readText } from '../sysfs/files.js'
 import { isAsBefore, type JournalRecord } from './journal.js'
@@ -96,6 +97,8 @@ async function takeFromVfio(changes: Changes, device: PlannedDevice): Promise<bo
 async function giveBack(changes: Changes, device: PlannedDevice, { rescan }: RestoreOptions): Promise<void> {
   const { address } = device
   if (!exists(changes.device(address))) {
+    // Whoever has ended a mediated device has left nothing to give back.
+    if (isUuid(address)) return
     if (!rescan) {
       throw new Error(
         `${address} is gone from the host: --rescan looks for it once more, and forgets it where it is gone for good`,

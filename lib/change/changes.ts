@@ -1,6 +1,6 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
-import { isAddress } from '../sysfs/address.js'
+import { directoryOf, isAddress, isUuid } from '../sysfs/address.js'
 import { isVfioDriver, overrideOf } from '../sysfs/devices.js'
 import { exists, linkName } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -138,7 +138,7 @@ export class Changes {
 
   /** The device that a write is about, else the file. */
   #subjectOf(path: string, text: string): string {
-    return /\/devices\/([^/]+)\//.exec(path)?.[1] ?? (isAddress(text) ? text : path)
+    return /\/devices\/([^/]+)\//.exec(path)?.[1] ?? (isAddress(text) || isUuid(text) ? text : path)
   }
 
   /** Is it with VFIO: by the name of its driver, or by what its driver has made below it? */
@@ -174,7 +174,7 @@ export class Changes {
   }
 
   device(address: string): string {
-    return `${this.#sysfs}/bus/pci/devices/${address}`
+    return directoryOf(this.#sysfs, address)
   }
 
   bus(file: string): string {

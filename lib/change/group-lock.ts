@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
@@ -18,7 +19,7 @@ const fileOf = (sysfs: string) => `${sysfs}/bus/pci/rescan`
  */
 export const NODE_OWNERS = 2 ** 31
 
-/** A group by its number, or a device that has none yet by its address. */
+/** A group by its number, or a device that has none yet by its address, or by any other name that sysfs has for it. */
 type LockSubject = number | string
 
 /** What to lock for a device. */
@@ -32,12 +33,14 @@ export const lockOf = ({
 
 /** Devices that have no group yet use the bytes from here on. */
 const DEVICES = 2 ** 32
+/** Mediated devices and their parents have names of any length: those of two may share a byte, and wait for each other. */
+const NAMES = 2 ** 50
 
 /** The offset of the byte that is locked for a subject. */
 function byteOf(subject: LockSubject): number {
   if (typeof subject === 'number') return subject
   const parts = splitAddress(subject)
-  if (parts === null) throw new VfioError('ERR_VFIO_BAD_ADDRESS', `"${subject}" is no PCI address`)
+  if (parts === null) return NAMES + createHash('sha256').update(subject).digest().readUIntBE(0, 6)
   const { domain, bus, device, function: fn } = parts
   return DEVICES + ((domain * 256 + bus) * 32 + device) * 8 + fn
 }

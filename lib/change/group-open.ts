@@ -2,7 +2,7 @@ import { statSync } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { call } from '../native/translate.js'
-import { isAddress } from '../sysfs/address.js'
+import { directoryOf, isAddress, isUuid } from '../sysfs/address.js'
 import { asBytes, decodeField } from '../sysfs/bytes.js'
 import { deviceNumber } from '../sysfs/device-number.js'
 import { exists, listNames, readBytes, readText } from '../sysfs/files.js'
@@ -72,7 +72,7 @@ function cannotTell(group: number, path: string, there: string | null): VfioErro
 function isOpenByDevice(group: number, trees: Trees): boolean {
   const nodes = nodesOf(group, trees)
   const isEnabled = nodes.some(
-    ({ address }) => Number(readText(`${trees.sysfs}/bus/pci/devices/${address}/enable`) ?? 0) > 0,
+    ({ address }) => Number(readText(`${directoryOf(trees.sysfs, address)}/enable`) ?? 0) > 0,
   )
   // VFIO enables what is opened and bound; before that it is a node that a process has open.
   return isEnabled || isNodeOpen(group, nodes, trees)
@@ -84,9 +84,11 @@ interface DeviceNode extends WantedNode {
 }
 
 function nodesOf(group: number, { sysfs }: Trees): DeviceNode[] {
-  const members = listNames(`${sysfs}/kernel/iommu_groups/${group}/devices`).filter(isAddress)
+  const members = listNames(`${sysfs}/kernel/iommu_groups/${group}/devices`).filter(
+    (name) => isAddress(name) || isUuid(name),
+  )
   return members.flatMap((address) => {
-    const root = `${sysfs}/bus/pci/devices/${address}/vfio-dev`
+    const root = `${directoryOf(sysfs, address)}/vfio-dev`
     return listNames(root).flatMap((name) => {
       // Since 6.1 VFIO has a directory for each device, and where these have nodes their numbers too.
       const number = readText(`${root}/${name}/dev`)

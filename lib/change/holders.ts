@@ -1,4 +1,5 @@
 import { vfioUses } from '../assess/uses-open.js'
+import { directoryOf } from '../sysfs/address.js'
 import { linkName, listNames, readText } from '../sysfs/files.js'
 import { leavingOut } from '../sysfs/unseen.js'
 import { NO_PROCESSES, readProcesses } from '../sysfs/use-processes.js'
@@ -19,7 +20,7 @@ export function holdersOf(sysfs: string, address: string): string[] {
 }
 
 function look(sysfs: string, address: string): string[] {
-  const device = `${sysfs}/bus/pci/devices/${address}`
+  const device = directoryOf(sysfs, address)
   const group = linkName(`${device}/iommu_group`)
   const vfioDevice = listNames(`${device}/vfio-dev`)[0] ?? null
   const wanted = [

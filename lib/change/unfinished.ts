@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { VfioError } from '../errors.js'
 import { Records } from '../records.js'
-import { isAddress } from '../sysfs/address.js'
+import { isAddress, isUuid } from '../sysfs/address.js'
 import { type FormerState, isFormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { bootId, type Program, thisProgram } from './program.js'
@@ -9,7 +9,7 @@ import { bootId, type Program, thisProgram } from './program.js'
 /** A step that changes attributes of a device only while it runs. */
 export interface UnfinishedCommon extends Program {
   readonly version: 1
-  /** Of the device; it names the record. */
+  /** Of the device, or the UUID of a mediated one; it names the record. */
   readonly address: string
   readonly group: number | null
   /** Of the boot in which it was begun: after a reboot the attributes are the kernel's own again. */
@@ -43,8 +43,13 @@ export interface UnfinishedRescan extends UnfinishedCommon {
   readonly former: FormerState
 }
 
+/** The making of a mediated device, or its end. */
+export interface UnfinishedMdev extends UnfinishedCommon {
+  readonly step: 'mdev-create' | 'mdev-remove'
+}
+
 /** What is needed to put a device in order after a crash within one step, written before its first change. */
-export type UnfinishedStep = UnfinishedReset | UnfinishedVfs | UnfinishedRescan
+export type UnfinishedStep = UnfinishedReset | UnfinishedVfs | UnfinishedRescan | UnfinishedMdev
 
 /** Steps that are being made, or that a crash ended, beside the journal. @param directory default `/run/vfio` */
 export const unfinishedIn = (directory: string | undefined): Records<UnfinishedStep> =>
@@ -83,6 +88,8 @@ const STEPS = {
   'reset-method': 'a reset',
   vfs: 'a change of the virtual functions',
   rescan: 'a rescan',
+  'mdev-create': 'the creation',
+  'mdev-remove': 'the removal',
 } as const
 
 /** Names of the kernel's methods, in its order. */
@@ -101,7 +108,8 @@ function parse(text: string): UnfinishedStep {
   const isText = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
   const isCount = (item: unknown) => Number.isSafeInteger(item) && Number(item) >= 0
   check(record.version === 1, 'its version')
-  check(isText(record.address) && isAddress(record.address), 'its address')
+  const isMdev = record.step === 'mdev-create' || record.step === 'mdev-remove'
+  check(isText(record.address) && (isMdev ? isUuid : isAddress)(record.address), 'its address')
   check(record.group === null || isCount(record.group), 'its group')
   for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
   check(isText(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
@@ -112,7 +120,7 @@ function parse(text: string): UnfinishedStep {
     check(isText(record.methods) && METHODS.test(record.methods), 'its methods')
   } else if (record.step === 'rescan') {
     check(isFormerState(record.former), 'its former state')
-  } else {
+  } else if (!isMdev) {
     check(record.step === 'vfs', 'its step')
     for (const name of ['from', 'to']) check(isCount(record[name]) && Number(record[name]) <= 0xffff, name)
     check(record.autoprobe === null || /^[01YyNn]$/.test(String(record.autoprobe)), 'autoprobe')

@@ -2,11 +2,15 @@ import type {
   Assessment,
   Assignment,
   CloudHypervisorExport,
+  CreatedMdev,
   Diagnosis,
   Grant,
   IommuGroup,
   JournalStatus,
   LibvirtExport,
+  MdevType,
+  MediatedDevice,
+  OfferedMdevType,
   PciDevice,
   PersistCheck,
   PersistPlan,
@@ -15,11 +19,13 @@ import type {
   QemuExport,
   RecoveryReport,
   ReleaseReport,
+  RemovedMdev,
   RescanReport,
   ResetMethodReport,
   ResetReport,
   Revocation,
   Survey,
+  SurveyedMediated,
   VfsReport,
 } from '../index.js'
 import type { Failure } from './failure.js'
@@ -32,6 +38,21 @@ export interface Shown {
   /** Its IOMMU group, `null` where it has none. */
   readonly group: IommuGroup | null
   readonly assessment: Assessment
+}
+
+/** Everything about one mediated device. */
+export interface ShownMediated {
+  readonly device: MediatedDevice
+  /** The type that it is of, where its parent still offers it. */
+  readonly type: MdevType | null
+  readonly group: IommuGroup | null
+  readonly assessment: Assessment
+}
+
+/** Mediated devices, and what can be made. */
+export interface ListedMdevs {
+  readonly types: readonly OfferedMdevType[]
+  readonly devices: readonly SurveyedMediated[]
 }
 
 /** An assessment; beside it why the kernel could not be asked, where that was wanted. */
@@ -52,7 +73,7 @@ export interface Persisted {
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
   list: Survey
-  show: Shown
+  show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
   reset: ResetReport | ResetMethodReport
@@ -68,5 +89,7 @@ export interface Answers {
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
   persist: PersistPlan | Persisted | PersistReport | PersistCheck
   vfs: VfsReport
+  /** What there is, what was made, or what was removed. */
+  mdev: ListedMdevs | CreatedMdev | RemovedMdev
   doctor: Diagnosis
 }

@@ -42,7 +42,7 @@ export const bind: Declare = (vfio) => {
   vfio
     .command('bind')
     .description('take devices from the host and bind them to VFIO, all or none')
-    .argument('<address...>', 'PCI addresses')
+    .argument('<address...>', 'PCI addresses, or UUIDs of mediated devices')
     .option('--group', 'take every device of their groups')
     .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
     .option('--ids', 'bind by adding ids to the driver, which grabs all devices with these ids')

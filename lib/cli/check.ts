@@ -26,7 +26,7 @@ export const check: Declare = (vfio) => {
   vfio
     .command('check')
     .description('can it be given away, and reset? Exit status 0 ready, 1 not ready, 3 the kernel refused')
-    .argument('<address|group:N>', 'PCI address, or the members of a group')
+    .argument('<address|group:N>', 'PCI address, UUID of a mediated device, or the members of a group')
     .addOption(json())
     .addOption(sysfs())
     .addOption(
@@ -40,7 +40,7 @@ async function act(target: string, options: Options): Promise<number> {
   const group = /^group:(.*)$/.exec(target)?.[1]
   let assessments: Checked[] =
     group === undefined
-      ? seen.devicesAt(target).map(({ address }) => assess(seen, address))
+      ? seen.named(target).map((device) => assess(seen, 'uuid' in device ? device.uuid : device.address))
       : assessGroup(seen, groupNumber(group))
   let refusal: VfioSystemError | null = null
   if (options.askKernel) {

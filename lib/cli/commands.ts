@@ -7,6 +7,7 @@ import { exportTo } from './export.js'
 import { grant } from './grant.js'
 import { help } from './help.js'
 import { list } from './list.js'
+import { mdev } from './mdev.js'
 import type { Declare } from './options.js'
 import { note, oneLine } from './output.js'
 import { persist } from './persist.js'
@@ -24,7 +25,7 @@ import { vfs } from './vfs.js'
 const COMMANDS: readonly Declare[] = [
   ...[list, show, check, reset, rescan],
   ...[bind, release, status, recover],
-  ...[grant, revoke, exportTo, persist, vfs],
+  ...[grant, revoke, exportTo, persist, vfs, mdev],
   ...[doctor, schema, help],
 ]
 

@@ -35,7 +35,7 @@ export const exportTo: Declare = (vfio) => {
     .command('export')
     .description('devices as the arguments of a hypervisor, or the XML of libvirt')
     .addArgument(new Argument('<format>', 'whom it is for').choices(FORMATS))
-    .argument('<address...>', 'PCI addresses')
+    .argument('<address...>', 'PCI addresses, or UUIDs of mediated devices')
     .option('--iommufd', 'open the devices through /dev/iommu')
     .addOption(
       new Option('--managed <yes|no>', 'libvirt: it binds the devices itself').choices(['yes', 'no']),

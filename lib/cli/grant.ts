@@ -18,7 +18,7 @@ export const grant: Declare = (vfio) => {
   vfio
     .command('grant')
     .description('let a user open a device that is bound to VFIO')
-    .argument('<address>', 'PCI address, like 59:00.0')
+    .argument('<address>', 'PCI address, like 59:00.0, or the UUID of a mediated device')
     .requiredOption('--user <name>', 'name or uid of the user')
     .option('--group <name>', 'name or gid of a group that may open it too')
     .addOption(memory())

@@ -5,10 +5,14 @@ export const help: Declare = (vfio) => {
   vfio
     .command('help')
     .description('this text, or that of a command')
-    .argument('[command]')
-    .action((name: string | undefined) => {
-      const found = name === undefined ? vfio : vfio.commands.find((command) => command.name() === name)
-      if (found) found.outputHelp()
-      else vfio.error(`error: unknown command '${name}'`)
+    .argument('[command...]')
+    .action((names: readonly string[]) => {
+      let found = vfio
+      for (const name of names) {
+        const next = found.commands.find((command) => command.name() === name)
+        if (!next) return vfio.error(`error: unknown command '${name}'`)
+        found = next
+      }
+      found.outputHelp()
     })
 }

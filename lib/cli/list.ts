@@ -6,12 +6,13 @@ import {
   isOfMachine,
   type Survey,
   type SurveyedDevice,
+  type SurveyedMediated,
   survey,
   VfioError,
 } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, width, wrap } from './output.js'
+import { answer, colour, cut, table, width, wrap } from './output.js'
 import { shortAddress, shortName, verdictColour } from './words.js'
 
 interface ListOptions extends Common {
@@ -48,7 +49,7 @@ function act(words: readonly string[], options: ListOptions): number {
   const isFiltered = words.length > 0 || [ofClass, driver, free, group].some((one) => one !== undefined)
   const showsAll = options.all === true || group !== undefined
   answer(chosen, options.json, (seen) => render(seen, { showsAll, isFiltered }))
-  return isFiltered && chosen.devices.length === 0 ? NOT_READY : 0
+  return isFiltered && chosen.devices.length + (chosen.mediated?.length ?? 0) === 0 ? NOT_READY : 0
 }
 
 function groupNumber(text: string): number {
@@ -73,12 +74,14 @@ const isHidden = (device: SurveyedDevice) =>
 function render(all: Survey, { showsAll, isFiltered }: Style): string {
   const shown = all.devices.filter((device) => showsAll || !isHidden(device))
   const hidden = all.devices.length - shown.length
-  if (all.devices.length === 0) return isFiltered ? 'No device fits.\n' : 'There are no PCI devices here.\n'
-  if (shown.length === 0)
+  const { mediated = [] } = all
+  if (all.devices.length + mediated.length === 0)
+    return isFiltered ? 'No device fits.\n' : 'There are no PCI devices here.\n'
+  if (shown.length + mediated.length === 0)
     return `Only bridges and parts of the machine ${isFiltered ? 'fit' : 'are here'}: --all shows them.\n`
   const rows = new Map(shown.map((device) => [device, toRow(device)]))
   const columns = layOut([...rows.values()])
-  const lines = [colour.strong(toLine(HEAD, columns).join(' ').trimEnd())]
+  const lines = shown.length > 0 ? [colour.strong(toLine(HEAD, columns).join(' ').trimEnd())] : []
   const write = (device: SurveyedDevice, group: string) => {
     const row = rows.get(device)
     if (row) lines.push(paint(toLine([group, ...row.slice(1)], columns), columns, device))
@@ -95,6 +98,7 @@ function render(all: Survey, { showsAll, isFiltered }: Style): string {
   const alone = shown.filter(({ group }) => group === null)
   for (const device of alone) write(device, '-')
   if (all.host.iommu.present) lines.push(...whyBlocked(alone))
+  if (mediated.length > 0) lines.push(...(lines.length > 0 ? [''] : []), ...mediatedLines(mediated))
   lines.push(...ends(all, hidden))
   return `${lines.join('\n')}\n`
 }
@@ -217,4 +221,25 @@ function paint(cells: readonly string[], columns: readonly Column[], device: Sur
     .map((cell, index) => of(columns[index]?.at ?? 0, cell))
     .join(' ')
     .trimEnd()
+}
+
+const MEDIATED_HEAD = ['GROUP', 'MEDIATED DEVICE', 'VERDICT', 'TYPE', 'PARENT', 'DRIVER'] as const
+
+/** A table of mediated devices, with its head. */
+export function mediatedLines(mediated: readonly SurveyedMediated[]): string[] {
+  const rows = mediated.map(({ group, uuid, verdict, type, parent, driver }) => [
+    group === null ? '-' : String(group),
+    uuid,
+    verdict,
+    type ?? '-',
+    parent ?? '-',
+    driver ?? '-',
+  ])
+  const lines = table([MEDIATED_HEAD, ...rows], [true])
+  return lines.map((line, row) => {
+    const device = mediated[row - 1]
+    if (!device) return colour.strong(line)
+    const at = line.indexOf(` ${device.verdict}`)
+    return `${line.slice(0, at + 1)}${verdictColour(device.verdict)(device.verdict)}${line.slice(at + 1 + device.verdict.length)}`
+  })
 }

@@ -74,6 +74,24 @@ export function cut(text: string, columns: number): string {
   return text.length <= columns ? text : `${text.slice(0, Math.max(0, columns - 1))}…`
 }
 
+/** Rows in columns, each as wide as its widest text; `right` says which are aligned to the right. */
+export function table(rows: readonly (readonly string[])[], right: readonly boolean[] = []): string[] {
+  const widths = (rows[0] ?? []).map((_cell, column) =>
+    Math.max(...rows.map((row) => row[column]?.length ?? 0)),
+  )
+  return rows.map((row) =>
+    cut(
+      row
+        .map((cell, column) => {
+          const columns = widths[column] ?? 0
+          return right[column] ? cell.padStart(columns) : cell.padEnd(columns)
+        })
+        .join(' '),
+      width(),
+    ).trimEnd(),
+  )
+}
+
 /** Breaks a text into lines of the terminal's width; lines behind the first start at the same indent. */
 export function wrap(text: string, indent: number, first = ' '.repeat(indent)): string {
   const room = width() - indent

@@ -18,7 +18,7 @@ export const reset: Declare = (vfio) => {
   vfio
     .command('reset')
     .description('reset a device that is bound to VFIO, or any that is not in use by a method of the kernel')
-    .argument('<address>', 'PCI address, like 59:00.0')
+    .argument('<address>', 'PCI address, like 59:00.0, or the UUID of a mediated device')
     .addOption(
       new Option('--hot', 'reset its whole slot or bus; all that is there must be bound to VFIO').conflicts(
         'method',

@@ -1,13 +1,15 @@
 import { readFileSync } from 'node:fs'
-import { Argument } from 'commander'
+import { Argument, type Command } from 'commander'
 import { type Declare, run } from './options.js'
 import { print } from './output.js'
 
+/** Has it `--json`, or a command below it? */
+export const printsJson = ({ options, commands }: Command): boolean =>
+  options.some(({ long }) => long === '--json') || commands.some(printsJson)
+
 /** `vfio schema`: what the JSON of a command looks like. */
 export const schema: Declare = (vfio) => {
-  const names = vfio.commands
-    .filter(({ options }) => options.some(({ long }) => long === '--json'))
-    .map((command) => command.name())
+  const names = vfio.commands.filter(printsJson).map((command) => command.name())
   vfio
     .command('schema')
     .description('what a command prints with --json, as JSON Schema (draft 2020-12)')

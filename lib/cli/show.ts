@@ -3,22 +3,23 @@ import {
   type Bar,
   type CapabilityEntry,
   driverOfModule,
+  type MediatedDevice,
   type PciDevice,
   type Snapshot,
 } from '../index.js'
 import { printable } from '../text.js'
-import type { Shown } from './answers.js'
+import type { Shown, ShownMediated } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, wrap } from './output.js'
-import { bytes, classCode, deviceName, ids } from './words.js'
+import { bytes, classCode, deviceName, ids, inOneLine } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
 export const show: Declare = (vfio) => {
   vfio
     .command('show')
     .description('everything about one device, and its assessment')
-    .argument('<address>', 'PCI address, like 59:00.0')
+    .argument('<address>', 'PCI address, like 59:00.0, or the UUID of a mediated device')
     .addOption(json())
     .addOption(sysfs())
     .action(run(act))
@@ -26,7 +27,10 @@ export const show: Declare = (vfio) => {
 
 function act(address: string, options: Common): number {
   const seen = look(options, { around: [address], overrides: true })
-  const device = seen.device(address)
+  const [named, ...others] = seen.named(address)
+  if (named && 'uuid' in named) return showMediated(seen, named, options)
+  // Which one, the error tells.
+  const device = named === undefined || others.length > 0 ? seen.device(address) : named
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
   answer({ device, group, assessment }, options.json, (shown) => render(shown, aroundOf(seen, device)))
@@ -41,6 +45,37 @@ interface Around {
   /** What is directly below it. */
   readonly below: readonly string[]
   readonly units: readonly string[]
+}
+
+function showMediated(seen: Snapshot, device: MediatedDevice, options: Common): number {
+  const parent = seen.mdevParents.find(({ name }) => name === device.parent)
+  const type = parent?.types.find(({ id }) => id === device.type) ?? null
+  const group = device.group === null ? null : seen.group(device.group)
+  const assessment = assess(seen, device.uuid)
+  answer({ device, type, group, assessment }, options.json, renderMediated)
+  return 0
+}
+
+function renderMediated({ device, type, group, assessment }: ShownMediated): string {
+  const lines: string[] = [type?.name ?? device.type ?? 'a mediated device']
+  const line = labelled(lines)
+  line('uuid', device.uuid)
+  line('type', device.type)
+  line('description', type?.description ? inOneLine(type.description) : null)
+  line('parent', device.parent)
+  line('function', device.function === device.parent ? null : device.function)
+  line('driven as', device.deviceApi)
+  line('driver', device.driver ?? 'none')
+  line('vfio device', nodeText(device))
+  line('group', group && `${group.group}`)
+  return `${lines.join('\n')}\n\n${renderOne(assessment)}`
+}
+
+const nodeText = ({ vfioDevice }: { readonly vfioDevice: string | null }) =>
+  vfioDevice && `${vfioDevice}, opened by /dev/vfio/devices/${vfioDevice}`
+
+const labelled = (lines: string[]) => (label: string, text: string | null) => {
+  if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))
 }
 
 function aroundOf(seen: Snapshot, device: PciDevice): Around {
@@ -62,9 +97,7 @@ function aroundOf(seen: Snapshot, device: PciDevice): Around {
 
 function render({ device, group, assessment }: Shown, around: Around): string {
   const lines: string[] = [deviceName(device)]
-  const line = (label: string, text: string | null) => {
-    if (text) lines.push(wrap(text, 15, `  ${label.padEnd(12)} `))
-  }
+  const line = labelled(lines)
   line('address', device.address)
   line('ids', `${ids(device)}, revision ${device.revision.toString(16).padStart(2, '0')}`)
   line('subsystem', subsystem(device))
@@ -83,10 +116,7 @@ function render({ device, group, assessment }: Shown, around: Around): string {
   line('IOMMU', group?.noIommu ? null : around.units.join(', '))
   line('SR-IOV', sriov(device))
   line('boot display', device.bootVga ? 'yes' : null)
-  line(
-    'vfio device',
-    device.vfioDevice && `${device.vfioDevice}, opened by /dev/vfio/devices/${device.vfioDevice}`,
-  )
+  line('vfio device', nodeText(device))
   line('answers', device.answers === false ? 'no: its config space reads as all ones' : null)
   line('made by', device.madeBy && `${device.madeBy}, whose driver makes its bus`)
   for (const bar of device.bars) line(bar.index === 'rom' ? 'ROM' : `BAR ${bar.index}`, describeBar(bar))

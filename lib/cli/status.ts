@@ -51,6 +51,8 @@ const STEPS = {
   'reset-method': 'a reset by one method',
   vfs: 'a change of its virtual functions',
   rescan: 'a removal, after which it is to be found anew',
+  'mdev-create': 'the creation of a mediated device',
+  'mdev-remove': 'the removal of a mediated device',
 } as const
 
 const STALE = wrap('from before the last boot, which undid it: "vfio recover" removes the record', 2)

@@ -45,6 +45,9 @@ const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked
 
 export const verdictColour = (verdict: Assessment['verdict']) => VERDICT_COLOURS[verdict]
 
+/** What a driver writes in several lines, in one: line ends are printable by now. */
+export const inOneLine = (text: string) => text.replaceAll('\\u000a', ', ')
+
 /** A count of bytes in the largest unit that divides it. */
 export function bytes(count: number): string {
   for (const [unit, size] of [

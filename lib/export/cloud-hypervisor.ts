@@ -1,8 +1,9 @@
 import { VfioError } from '../errors.js'
+import { directoryOf } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { guestPlaces } from './guest.js'
 import { parseMachine } from './machine.js'
-import { byIommufd, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
+import { byIommufd, exportSlots, iommufdNotes, isOnPci, memoryNotes, obstacles } from './set.js'
 import { shellLines } from './shell.js'
 
 export interface CloudHypervisorOptions {
@@ -63,7 +64,7 @@ export function exportCloudHypervisor(
     const where = at
       ? [...(at.domain === 0 ? [] : [`pci_segment=${at.domain}`]), `pci_device_id=${at.device}`]
       : []
-    return [`path=/sys/bus/pci/devices/${address}`, `id=${id}`, ...where].join(',')
+    return [`path=${directoryOf('/sys', address)}`, `id=${id}`, ...where].join(',')
   })
   // A guest has one segment unless it is given more.
   const segments = 1 + Math.max(0, ...places.map(({ domain }) => domain))
@@ -82,7 +83,15 @@ export function exportCloudHypervisor(
       (slot) =>
         `Cloud Hypervisor has no multifunction devices: ${slot.functions.map(({ address }) => address).join(', ')} become devices of their own in the guest`,
     )
-  const { notes, blockers } = obstacles(seen, slots)
+  const found = obstacles(seen, slots)
+  const foreign = slots
+    .filter((slot) => !isOnPci(slot))
+    .map(
+      ({ functions, model }) =>
+        `${functions[0]?.address} is driven as ${model}: Cloud Hypervisor has only PCI devices`,
+    )
+  const blockers = [...found.blockers, ...foreign]
+  const notes = [...foreign, ...found.notes]
   return {
     format: 'cloud-hypervisor',
     devices,

@@ -17,7 +17,10 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?$/
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_BAD_ARGUMENT`
  */
 export function grantRule(seen: Snapshot, address: string, { user, group }: RuleOwner): string {
-  const device = seen.device(address)
+  const [device, ...others] = seen.named(address)
+  if (device === undefined || others.length > 0)
+    return grantRule(seen, seen.device(address).address, { user, group })
+  const named = 'uuid' in device ? device.uuid : device.address
   for (const name of [user, group]) {
     if (name !== undefined && (!NAME.test(name) || name.endsWith('$'))) {
       throw new VfioError(
@@ -34,11 +37,11 @@ export function grantRule(seen: Snapshot, address: string, { user, group }: Rule
   const isNoIommu = seen.groups.some(({ group, noIommu }) => noIommu && group === device.group)
   // The number at the end of a name is %n, except where a name is nothing but a number.
   const [node, groupNumber] = isNoIommu ? ['noiommu-[0-9]*', '%n'] : ['[0-9]*', '%k']
-  const members = `/sys/kernel/iommu_groups/${groupNumber}/devices/${device.address}`
+  const members = `/sys/kernel/iommu_groups/${groupNumber}/devices/${named}`
   const lines = [
-    `# ${device.address}: written by "vfio grant --udev", for /etc/udev/rules.d/60-vfio-grant.rules`,
+    `# ${named}: written by "vfio grant --udev", for /etc/udev/rules.d/60-vfio-grant.rules`,
     `SUBSYSTEM=="vfio", KERNEL=="${node}", TEST=="${members}", ${to}`,
-    `SUBSYSTEM=="vfio-dev", KERNELS=="${device.address}", ${to}`,
+    `SUBSYSTEM=="vfio-dev", KERNELS=="${named}", ${to}`,
     `SUBSYSTEM=="misc", KERNEL=="iommu", ${to}`,
   ]
   return `${lines.join('\n')}\n`

@@ -1,15 +1,18 @@
 import { VfioError } from '../errors.js'
-import { type AddressParts, splitAddress } from '../sysfs/address.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { type AddressParts, isUuid, splitAddress } from '../sysfs/address.js'
+import { isByOwnDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, obstacles } from './set.js'
+import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, isOnPci, obstacles } from './set.js'
 
 export interface LibvirtOptions {
   /** Machine type of the domain; default `q35`, with `zpci` `s390-ccw-virtio`. */
   readonly machine?: string | undefined
-  /** libvirt binds and gives back the device itself (default), or finds it bound. */
+  /**
+   * libvirt binds and gives back the devices itself (default), or finds them bound. Without effect on those that their own
+   * drivers have given to VFIO, and on mediated devices: these it always finds.
+   */
   readonly managed?: boolean | undefined
   /** Open the devices through `/dev/iommu` (libvirt 12 and newer); left out: where the kernel has nothing else. */
   readonly iommufd?: boolean | undefined
@@ -47,13 +50,11 @@ export function exportLibvirt(
   addresses: readonly string[],
   options: LibvirtOptions = {},
 ): LibvirtExport {
-  const machine = parseMachine(options.machine ?? (options.zpci ? 's390-ccw-virtio' : 'q35'))
+  const isOfZ = options.zpci !== undefined || exportSlots(seen, addresses).some((slot) => !isOnPci(slot))
+  const machine = parseMachine(options.machine ?? (isOfZ ? 's390-ccw-virtio' : 'q35'))
   // Its own driver has given such a device to VFIO, and libvirt would take it from that.
-  const isOwn = (address: string) => {
-    const { vfioRegistered, driver } = seen.device(address)
-    return vfioRegistered && !isVfioDriver(driver)
-  }
-  const managedOf = (address: string) => options.managed ?? !isOwn(address)
+  const isOwn = (address: string) => isUuid(address) || isByOwnDriver(seen.device(address))
+  const managedOf = (address: string) => (options.managed ?? true) && !isOwn(address)
   // An s390 guest sees every zPCI function as a device of its own.
   const slots = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
   if (options.zpci && machine.kind !== 'zpci') {
@@ -62,40 +63,43 @@ export function exportLibvirt(
       `zPCI ids belong to the machine s390-ccw-virtio, not to ${machine.name}`,
     )
   }
-  if (options.zpci) checkZpci(options.zpci, slots.length)
+  if (options.zpci) checkZpci(options.zpci, slots.filter(isOnPci).length)
   const iommufd = byIommufd(seen, options.iommufd)
-  const places = placesOf(slots, options.guestAddress, machine)
+  const places = placesOf(slots.filter(isOnPci), options.guestAddress, machine)
   const devices: { address: string; xml: string }[] = []
-  for (const [index, { functions }] of slots.entries()) {
+  for (const [index, { functions, model }] of slots.entries()) {
     for (const { address, function: fn } of functions) {
       const at = places[index]
-      const zpci = options.zpci && zpciElement(options.zpci, devices.length)
+      const isPlaced = model === undefined || model === 'vfio-pci'
+      const zpci = isPlaced && options.zpci ? zpciElement(options.zpci, devices.length) : undefined
       const guest = [
         ...(at ? pciAttributes({ ...at, function: fn }) : []),
         ...(at && functions.length > 1 && fn === 0 ? ["multifunction='on'"] : []),
       ]
       devices.push({
         address,
-        xml: hostdev(address, {
-          managed: managedOf(address),
-          iommufd,
-          guest,
-          zpci,
-        }),
+        xml:
+          model === undefined
+            ? hostdev(address, { managed: managedOf(address), iommufd, guest, zpci })
+            : mediatedHostdev(address, model, { guest, zpci }),
       })
     }
   }
   const { notes, blockers } = obstacles(seen, slots, options.managed ?? true)
+  const own = devices.map(({ address }) => address).filter(isOwn)
   return {
     format: 'libvirt',
     machine: machine.name,
     managed: devices.every(({ address }) => managedOf(address)),
     devices,
     text: devices.map(({ xml }) => xml).join(''),
-    notes: [...iommufdNotes(seen, iommufd), ...notes],
+    notes: [...iommufdNotes(seen, iommufd), ...notes, ...(options.managed ? own.map(neverManaged) : [])],
     blockers,
   }
 }
+
+const neverManaged = (address: string) =>
+  `${address} is with VFIO through a driver of its own, and libvirt would take it from that: it has managed='no' all the same`
 
 /** The place of each slot; `null` where libvirt may choose. */
 function placesOf(
@@ -132,26 +136,44 @@ function zpciElement({ uid, fid }: ZpciIds, index: number): string {
 
 function hostdev(
   address: string,
-  options: {
-    readonly managed: boolean
-    readonly iommufd: boolean
-    readonly guest: readonly string[]
-    readonly zpci: string | undefined
-  },
+  options: GuestPlace & { readonly managed: boolean; readonly iommufd: boolean },
 ): string {
   const parts = splitAddress(address)
   if (parts === null) throw new VfioError('ERR_VFIO_BAD_ADDRESS', `${address} is not a PCI address`)
-  const { managed, iommufd, guest, zpci } = options
+  const { managed, iommufd } = options
   const lines = [
     `<hostdev mode='subsystem' type='pci' managed='${managed ? 'yes' : 'no'}'>`,
     `  <driver name='vfio'${iommufd ? " iommufd='yes'" : ''}/>`,
     '  <source>',
     `    <address ${pciAttributes(parts).join(' ')}/>`,
     '  </source>',
+    ...guestAddress(options),
+    '</hostdev>',
   ]
+  return `${lines.join('\n')}\n`
+}
+
+interface GuestPlace {
+  readonly guest: readonly string[]
+  readonly zpci: string | undefined
+}
+
+/** libvirt chooses where nothing is said. */
+function guestAddress({ guest, zpci }: GuestPlace): string[] {
   const start = ["<address type='pci'", ...guest].join(' ')
-  if (zpci) lines.push(`  ${start}>`, `    ${zpci}`, '  </address>')
-  else if (guest.length > 0) lines.push(`  ${start}/>`)
-  lines.push('</hostdev>')
+  if (zpci) return [`  ${start}>`, `    ${zpci}`, '  </address>']
+  return guest.length > 0 ? [`  ${start}/>`] : []
+}
+
+/** It is there already, and libvirt binds nothing. */
+function mediatedHostdev(uuid: string, model: string, place: GuestPlace): string {
+  const lines = [
+    `<hostdev mode='subsystem' type='mdev' managed='no' model='${model}'>`,
+    '  <source>',
+    `    <address uuid='${uuid}'/>`,
+    '  </source>',
+    ...guestAddress(place),
+    '</hostdev>',
+  ]
   return `${lines.join('\n')}\n`
 }

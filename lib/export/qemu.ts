@@ -1,9 +1,18 @@
 import { VfioError } from '../errors.js'
-import { type AddressParts, splitAddress } from '../sysfs/address.js'
+import { type AddressParts, directoryOf, isUuid, splitAddress } from '../sysfs/address.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { checkZpci, guestPlaces, type ZpciIds } from './guest.js'
 import { type Machine, parseMachine } from './machine.js'
-import { byIommufd, type ExportSlot, exportSlots, iommufdNotes, memoryNotes, obstacles } from './set.js'
+import {
+  byIommufd,
+  type ExportSlot,
+  exportSlots,
+  iommufdNotes,
+  isOnPci,
+  type MdevModel,
+  memoryNotes,
+  obstacles,
+} from './set.js'
 import { shellLines } from './shell.js'
 
 export interface QemuOptions {
@@ -58,9 +67,11 @@ export function exportQemu(
   addresses: readonly string[],
   options: QemuOptions = {},
 ): QemuExport {
-  const machine = parseMachine(options.machine ?? (options.zpci ? 's390-ccw-virtio' : 'q35'))
+  const isOfZ = options.zpci !== undefined || exportSlots(seen, addresses).some((slot) => !isOnPci(slot))
+  const machine = parseMachine(options.machine ?? (isOfZ ? 's390-ccw-virtio' : 'q35'))
   // An s390 guest sees every zPCI function as a device of its own.
-  const slots = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
+  const all = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
+  const slots = all.filter(isOnPci)
   const iommufd = byIommufd(seen, options.iommufd)
   const writer = new Writer(machine, { ...options, iommufd })
   if (iommufd) writer.add('-object', { iommufd: null, id: 'iommufd0' })
@@ -68,14 +79,15 @@ export function exportQemu(
   if (options.guestAddress !== undefined) writer.atGuestAddress(slots, options.guestAddress)
   else if (machine.kind === 'express') writer.belowPorts(slots)
   else writer.onConventionalBus(slots)
-  const { notes, blockers } = obstacles(seen, slots)
+  writer.onNoBus(all.filter((slot) => !isOnPci(slot)))
+  const { notes, blockers } = obstacles(seen, all)
   return {
     format: 'qemu',
     machine: machine.name,
     devices: writer.devices,
     arguments: writer.options.flat(),
     text: shellLines(writer.options),
-    notes: [...iommufdNotes(seen, iommufd), ...notes, ...memoryNotes(seen, slots, { ...options, iommufd })],
+    notes: [...iommufdNotes(seen, iommufd), ...notes, ...memoryNotes(seen, all, { ...options, iommufd })],
     blockers,
   }
 }
@@ -160,6 +172,19 @@ class Writer {
     }
   }
 
+  /** Subchannels and crypto adapters, which only machines of Z have, without a bus. */
+  onNoBus(slots: readonly ExportSlot[]): void {
+    for (const { functions, model } of slots) {
+      if (this.#machine.kind !== 'zpci') {
+        throw new VfioError(
+          'ERR_VFIO_BAD_ARGUMENT',
+          `${functions[0]?.address} is driven as ${model}, which ${this.#machine.name} does not have: use s390-ccw-virtio`,
+        )
+      }
+      for (const { address } of functions) this.#device(address, {}, model)
+    }
+  }
+
   /** The zPCI side of each device, which finds its other side by id. */
   addZpci(count: number): void {
     const ids = this.#zpci
@@ -185,14 +210,15 @@ class Writer {
     }
   }
 
-  #device(address: string, where: Properties): void {
+  #device(address: string, where: Properties, model: MdevModel = 'vfio-pci'): void {
     const id = `vfio${this.devices.length}`
     // QEMU's own notation of host addresses ends at 16 bits of domain.
     const isWide = (splitAddress(address)?.domain ?? 0) > 0xffff
+    const byPath = isWide || isUuid(address)
     this.add('-device', {
-      'vfio-pci': null,
-      host: isWide ? undefined : address,
-      sysfsdev: isWide ? `/sys/bus/pci/devices/${address}` : undefined,
+      [model]: null,
+      host: byPath ? undefined : address,
+      sysfsdev: byPath ? directoryOf('/sys', address) : undefined,
       id,
       ...where,
       iommufd: this.#iommufd ? 'iommufd0' : undefined,

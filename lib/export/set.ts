@@ -4,12 +4,15 @@ import { containerWarnings, guestWarnings } from '../assess/guest-fit.js'
 import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
-import { compareAddresses, slotOf, splitAddress } from '../sysfs/address.js'
+import { compareAddresses, isUuid, slotOf, splitAddress } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 
 /** One function on its way into a guest. */
 export interface ExportFunction {
+  /** Of a mediated device the UUID. */
   readonly address: string
   /** Its function number in the guest, 0–7. */
   readonly function: number
@@ -18,7 +21,16 @@ export interface ExportFunction {
 /** What shares one slot of the guest: a single function, or those of one multifunction device. */
 export interface ExportSlot {
   readonly functions: readonly ExportFunction[]
+  /** What a hypervisor has to drive it as; only of a mediated device, which is not always one of PCI. */
+  readonly model?: MdevModel
 }
+
+/** What hypervisors know mediated devices as (`device_api` of their types). */
+export const MDEV_MODELS = ['vfio-pci', 'vfio-ccw', 'vfio-ap'] as const
+export type MdevModel = (typeof MDEV_MODELS)[number]
+
+/** Does it take a place on a bus of PCI in the guest? */
+export const isOnPci = ({ model = 'vfio-pci' }: ExportSlot) => model === 'vfio-pci'
 
 /**
  * Sorts devices into the slots of a guest: functions of one device of the host stay together, each virtual function is
@@ -34,7 +46,12 @@ export function exportSlots(
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'no device is named: give at least one PCI address')
   }
   const devices = new Map<string, PciDevice>()
-  for (const device of addresses.flatMap((address) => seen.devicesAt(address))) {
+  const mediated = new Set<MediatedDevice>()
+  for (const device of addresses.flatMap((address) => seen.named(address))) {
+    if ('uuid' in device) {
+      mediated.add(device)
+      continue
+    }
     if (isBridge(device)) {
       throw new VfioError(
         'ERR_VFIO_BAD_ARGUMENT',
@@ -51,7 +68,29 @@ export function exportSlots(
     const key = apart || device.sriov?.role === 'vf' ? address : slotOf(address)
     slots.set(key, [...(slots.get(key) ?? []), device])
   }
-  return [...slots.values()].map((members) => ({ functions: number(members) }))
+  return [
+    ...[...slots.values()].map((members) => ({ functions: number(members) })),
+    ...[...mediated].map(({ uuid, deviceApi }) => ({
+      functions: [{ address: uuid, function: 0 }],
+      // What nobody can drive has a blocker of its own.
+      model: modelOf(deviceApi) ?? ('vfio-pci' as const),
+    })),
+    // What takes a place comes before what takes none.
+  ].sort((a, b) => Number(!isOnPci(a)) - Number(!isOnPci(b)))
+}
+
+const modelOf = (api: string | null) => MDEV_MODELS.find((model) => model === api)
+
+/** Why no hypervisor can drive a mediated device, a sentence each. */
+function withoutModel(seen: Snapshot, addresses: readonly string[]): string[] {
+  return addresses.filter(isUuid).flatMap((uuid) => {
+    const { deviceApi, type } = seen.mediatedDevice(uuid)
+    if (modelOf(deviceApi) !== undefined) return []
+    const what = deviceApi === null ? 'does not tell' : `says "${printable(deviceApi)}"`
+    return [
+      `${uuid}: a hypervisor has to know how to drive it, and the device_api of its type ${printable(type ?? '')} ${what}, where ${MDEV_MODELS.join(', ')} are known`,
+    ]
+  })
 }
 
 /** A slot needs a function 0: where the host's own stays behind, the first of the others takes its place. */
@@ -89,6 +128,12 @@ export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = 
   // Where it would take what the host runs on, the reason says so, and no command is offered.
   const vital = assessments.filter(({ uses }) => uses.some((use) => use.vital))
   blockers.push(...vital.map(({ reason }) => reason).filter((reason) => !blockers.includes(reason)))
+  blockers.push(
+    ...withoutModel(
+      seen,
+      all.map(({ address }) => address),
+    ),
+  )
   const notes = [...blockers]
   const toBind = new Set(
     assessments
@@ -98,7 +143,7 @@ export function obstacles(seen: Snapshot, slots: readonly ExportSlot[], binds = 
   const addresses = slots.flatMap(({ functions }) => functions.map(({ address }) => address))
   const warnings = [
     ...containerWarnings(seen),
-    ...addresses.flatMap((address) => guestWarnings(seen, address)),
+    ...addresses.filter((address) => !isUuid(address)).flatMap((address) => guestWarnings(seen, address)),
   ]
   if (toBind.size > 0 && !binds) {
     notes.push(`not bound to VFIO yet: run "vfio bind ${[...toBind].join(' ')}" before the guest starts`)
@@ -132,7 +177,9 @@ export function memoryNotes(
   }: { readonly memory?: number | undefined; readonly iommufd?: boolean | undefined },
 ): string[] {
   if (memory === undefined) return []
-  const devices = slots.flatMap(({ functions }) => functions).map(({ address }) => seen.device(address))
+  const devices = slots
+    .flatMap(({ functions }) => functions)
+    .flatMap(({ address }) => (isUuid(address) ? [] : seen.device(address)))
   const { bytes, arithmetic } = lockedMemory({
     memory,
     iommufd,

@@ -5,8 +5,9 @@ import { bootId } from '../change/program.js'
 import { VfioError } from '../errors.js'
 import { SerialQueue } from '../queue.js'
 import { badRecord, type Records } from '../records.js'
-import { chooseAddress, parseAddress } from '../sysfs/address.js'
+import { chooseName, parseName } from '../sysfs/address.js'
 import type { PciDevice } from '../sysfs/devices.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { findGid, findUid } from './accounts.js'
 import { DeviceNode, type KnownNode, nodesOf, type Ownership } from './nodes.js'
@@ -34,6 +35,7 @@ export interface GrantOptions extends GrantPlace {
 
 /** What was given to whom. */
 export interface Grant {
+  /** Of a mediated device the UUID. */
   readonly address: string
   readonly uid: number
   /** `null`: the group of the nodes stays as it was. */
@@ -51,11 +53,11 @@ export interface Grant {
  * @throws VfioSystemError where the kernel refuses
  */
 export async function grant(seen: Snapshot, address: string, options: GrantOptions): Promise<Grant> {
-  const device = seen.device(address)
+  const device = chosen(seen, address)
   const uid = await findUid(options.user)
   const gid = options.group === undefined ? null : await findGid(options.group)
   if (device.group === null) {
-    throw new VfioError('ERR_VFIO_NO_GROUP', `${device.address} is in no IOMMU group`)
+    throw new VfioError('ERR_VFIO_NO_GROUP', `${nameOf(device)} is in no IOMMU group`)
   }
   const { sysfs } = seen.host.paths
   using _lock = lockGroups(sysfs, [device.group])
@@ -65,26 +67,36 @@ export async function grant(seen: Snapshot, address: string, options: GrantOptio
   })
 }
 
+/** A function by its address, or a mediated device by its UUID. */
+function chosen(seen: Snapshot, name: string): PciDevice | MediatedDevice {
+  const [device, ...others] = seen.named(name)
+  // Which one, the error tells.
+  return device === undefined || others.length > 0 ? seen.device(name) : device
+}
+
+const nameOf = (device: PciDevice | MediatedDevice) => ('uuid' in device ? device.uuid : device.address)
+
 type Given = GrantOptions & Pick<Grant, 'uid' | 'gid'>
 
 async function giveNodes(
-  device: PciDevice,
+  device: PciDevice | MediatedDevice,
   known: readonly KnownNode[],
   records: Records<GrantRecord>,
   options: Given,
 ): Promise<Grant> {
   const { uid, gid } = options
+  const address = nameOf(device)
   await using open = await openAll(known)
   const [ofGroup, next] = known
   if (!open.nodes.some(({ path }) => path === ofGroup?.path || path === next?.path)) {
     throw new VfioError(
       'ERR_VFIO_BAD_NODE',
-      `${ofGroup?.path} is not there although ${device.address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
+      `${ofGroup?.path} is not there although ${address} is bound to ${device.driver}: is ${options.dev ?? '/dev'} a devtmpfs?`,
     )
   }
   const memlock = options.memory === undefined ? null : memlockOf(options, options.memory, device, open.nodes)
-  const { nodes: others, damaged } = otherGrants(records, device.address)
-  const before = currentOnly(records.find(device.address))
+  const { nodes: others, damaged } = otherGrants(records, address)
+  const before = currentOnly(records.find(address))
   const nodes = open.nodes.map(({ path, state }) => {
     const shared = others.find((node) => node.path === path && node.former.rdev === state.rdev)
     const again = before?.nodes.find((node) => node.path === path && node.former.rdev === state.rdev)
@@ -104,7 +116,7 @@ async function giveNodes(
   })
   await records.write({
     version: 1,
-    address: device.address,
+    address,
     bootId: bootId(),
     since: new Date().toISOString(),
     nodes,
@@ -113,10 +125,10 @@ async function giveNodes(
     for (const [index, node] of nodes.entries()) await open.nodes[index]?.give(node.granted)
   } catch (error) {
     // All nodes or none: an earlier grant of the device ends too.
-    await takeBack(records, device.address, options.sysfs)
+    await takeBack(records, address, options.sysfs)
     throw error
   }
-  return { address: device.address, uid, gid, nodes, memlock }
+  return { address, uid, gid, nodes, memlock }
 }
 
 /** What a revocation did. */
@@ -139,7 +151,7 @@ export interface Revocation {
  */
 export async function revoke(address: string, place: GrantPlace = {}): Promise<Revocation> {
   const records = grantsIn(place.journal)
-  const full = chooseAddress(address, () => records.read().records.map((record) => record.address))
+  const full = chooseName(address, () => records.read().records.map((record) => record.address))
   const record = records.find(full)
   if (record) {
     const group = groupOf(record)
@@ -161,7 +173,7 @@ export async function revoke(address: string, place: GrantPlace = {}): Promise<R
 export async function revokeAll(addresses: readonly string[], place: GrantPlace = {}): Promise<Revocation[]> {
   const records = grantsIn(place.journal)
   const revocations: Revocation[] = []
-  for (const address of addresses.map(parseAddress)) {
+  for (const address of addresses.map(parseName)) {
     // What was never granted needs no lock.
     if (records.find(address) === null) continue
     const revocation = await exclusively(place.sysfs ?? '/sys', () => takeBack(records, address, place.sysfs))
@@ -262,14 +274,14 @@ async function openAll(known: readonly KnownNode[]): Promise<AsyncDisposable & {
 function memlockOf(
   { user, containers }: GrantOptions,
   memory: number,
-  device: PciDevice,
+  device: PciDevice | MediatedDevice,
   nodes: readonly DeviceNode[],
 ): Memlock {
   const iommufd = nodes.some(({ path }) => path.includes('/vfio/devices/'))
   return lockedMemory({
     memory,
     iommufd,
-    bars: memoryBars([device]),
+    bars: 'uuid' in device ? 0 : memoryBars([device]),
     user: String(user),
     ...(containers !== undefined && { containers }),
   })

@@ -2,10 +2,12 @@ import { constants } from 'node:fs'
 import { chmod, chown, type FileHandle, open } from 'node:fs/promises'
 import { VfioError } from '../errors.js'
 import { fileError } from '../records.js'
+import { directoryOf } from '../sysfs/address.js'
 import { deviceNumber } from '../sysfs/device-number.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import { isWithVfio } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
 /** `O_PATH`: a descriptor of the node itself, which neither opens its device nor may be another node later. */
@@ -35,8 +37,9 @@ export interface KnownNode {
  * @param dev in place of `/dev`
  * @throws VfioError `ERR_VFIO_NO_GROUP`; `ERR_VFIO_BAD_NODE` where it is not bound to VFIO, and so has none
  */
-export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): KnownNode[] {
-  const { address, group, vfioDevice } = device
+export function nodesOf(seen: Snapshot, device: PciDevice | MediatedDevice, dev: string): KnownNode[] {
+  const { group, vfioDevice } = device
+  const address = 'uuid' in device ? device.uuid : device.address
   if (group === null) throw new VfioError('ERR_VFIO_NO_GROUP', `${address} is in no IOMMU group`)
   if (!isWithVfio(device)) {
     throw new VfioError(
@@ -52,7 +55,7 @@ export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): KnownNo
   })
   const own =
     vfioDevice !== null && /^vfio\d+$/.test(vfioDevice)
-      ? [known(`vfio/devices/${vfioDevice}`, `bus/pci/devices/${address}/vfio-dev/${vfioDevice}`)]
+      ? [known(`vfio/devices/${vfioDevice}`, `${directoryOf('.', address)}/vfio-dev/${vfioDevice}`)]
       : []
   const name = `${prefix}${group}`
   return [known(`vfio/${name}`, `class/vfio/${name}`), ...own, known('iommu', 'class/misc/iommu')]

@@ -1,5 +1,5 @@
 import { Records } from '../records.js'
-import { parseAddress, splitAddress } from '../sysfs/address.js'
+import { isUuid, parseAddress, splitAddress } from '../sysfs/address.js'
 import type { NodeState, Ownership } from './nodes.js'
 
 /** One node that was granted: how it stood before, and to whom it was given. */
@@ -26,7 +26,8 @@ export interface GrantRecord {
 export const grantsIn = (directory: string | undefined): Records<GrantRecord> =>
   new Records(directory, { prefix: 'grant-', parse: parseGrant, keyOf: ({ address }) => address })
 
-const isFullAddress = (text: string) => splitAddress(text) !== null && parseAddress(text) === text
+const isFullAddress = (text: string) =>
+  isUuid(text) || (splitAddress(text) !== null && parseAddress(text) === text)
 
 /** Checks every field: a record decides whom nodes are given to. */
 function parseGrant(text: string): GrantRecord {

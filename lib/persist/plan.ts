@@ -7,8 +7,9 @@ import type { HostUse } from '../assess/uses.js'
 import type { Blocker } from '../assign/plan.js'
 import { VfioError } from '../errors.js'
 import { compareAddresses } from '../sysfs/address.js'
-import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { isByOwnDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { VfioModule } from '../sysfs/facts.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { adviseCommandLine, type BootLoader, type CommandLineAdvice } from './boot-loader.js'
 import type { ByHand, PersistFile } from './file.js'
@@ -303,8 +304,8 @@ function withNoIommuMode(
   asked: readonly string[],
 ): readonly string[] {
   const isWanted = addresses
-    .flatMap((address) => seen.devicesAt(address))
-    .some(({ address }) => assess(seen, address).noIommu)
+    .flatMap((address) => seen.named(address))
+    .some((device) => 'address' in device && assess(seen, device.address).noIommu)
   const isSaid = asked.some((option) => option.split('=')[0] === NO_IOMMU_MODE)
   return isWanted && !isSaid ? [...asked, `${NO_IOMMU_MODE}=1`] : asked
 }
@@ -312,9 +313,16 @@ function withNoIommuMode(
 function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[] {
   const refuse = (message: string) => new VfioError('ERR_VFIO_BAD_ARGUMENT', message)
   if (addresses.length === 0) throw refuse('no device is named: give at least one PCI address')
-  const devices = new Set(addresses.flatMap((address) => seen.devicesAt(address)))
+  const named = addresses.flatMap((address) => seen.named(address))
+  for (const device of named) if ('uuid' in device) throw refuse(howMediatedLasts(device))
+  const devices = new Set(named.filter((device) => 'address' in device))
   for (const device of devices) {
     if (isBridge(device)) throw refuse(`${device.address} is a bridge: it stays with the host`)
+    if (isByOwnDriver(device)) {
+      throw refuse(
+        `${device.address} is with VFIO through its own driver ${device.driver}, and bound to vfio-pci at boot it would be that no more: let a service of the host make it again as it was made${device.vgpuType === null ? '' : ` (${device.vgpuType} into nvidia/current_vgpu_type of its directory)`}`,
+      )
+    }
     if (device.sriov?.role === 'vf') {
       throw refuse(
         `${device.address} is a virtual function, which does not exist until "vfio vfs ${device.sriov.pf} N" makes it: let a service of the host run that at boot, and "vfio bind ${device.address}" behind it`,
@@ -323,6 +331,10 @@ function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[
   }
   return [...devices].sort((a, b) => compareAddresses(a.address, b.address))
 }
+
+/** Nothing binds it: it has to be made anew at each boot, once its parent is there. */
+const howMediatedLasts = ({ uuid, parent, type }: MediatedDevice) =>
+  `${uuid} is a mediated device, which is not bound at boot but made: "mdevctl define --auto --uuid ${uuid}${parent === null || type === null ? '' : ` --parent ${parent} --type ${type}`}" lets mdevctl make it whenever its parent comes, or let a service of the host run "vfio mdev create" at boot`
 
 /** The modules that would take a device at boot. */
 function hostModules(device: PciDevice): readonly string[] {

@@ -145,6 +145,65 @@ export function chooseAddress(text: string, known: () => Iterable<string>): stri
   )
 }
 
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
+/** libvirt's node devices: `mdev_<uuid, with _>`, since 7.3 with the name of the parent behind it. */
+const MDEV_NODE = /^mdev_([0-9a-f]{8}(?:_[0-9a-f]{4}){3}_[0-9a-f]{12})(?:_.+)?$/i
+/** A value of libvirt's XML. */
+const UUID_ATTRIBUTE = /(?:^|[\s<])uuid\s*=\s*(["']?)([0-9a-f-]{36})\1(?=[\s,/>]|$)/i
+/** Nothing else that names a device is like that, so what is wrong with it can be told. */
+const MEANT_AS_UUID = /^[0-9a-z]{1,12}(?:-[0-9a-z]{0,12}){2,}$|^[0-9a-f]{32}$/i
+
+/** Is this the UUID of a mediated device, as sysfs writes it? */
+export const isUuid = (name: string) => UUID.test(name)
+
+/**
+ * The UUID that a text gives a mediated device by: as it is, as a path of sysfs, and as libvirt writes it
+ * (`mdev_83b8f4f2_…`, `uuid='83b8f4f2-…'`). `null` where it gives none.
+ */
+export function readUuid(text: string): string | null {
+  const name = text.startsWith('/') ? text.replace(/\/+$/, '').replace(/^.*\//, '') : text
+  const found = UUID_ATTRIBUTE.exec(text)?.[2] ?? MDEV_NODE.exec(name)?.[1]?.replaceAll('_', '-') ?? name
+  const uuid = found.toLowerCase()
+  return isUuid(uuid) ? uuid : null
+}
+
+/** @throws VfioError `ERR_VFIO_BAD_ADDRESS` */
+export function parseUuid(text: string): string {
+  const uuid = typeof text === 'string' ? readUuid(text) : null
+  if (uuid !== null) return uuid
+  throw new VfioError(
+    'ERR_VFIO_BAD_ADDRESS',
+    `${quote(text)} is not a UUID: expected 32 hexadecimal digits in five parts, like 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001`,
+  )
+}
+
+/**
+ * What names a device to VFIO, in sysfs form: the address of a PCI function, or the UUID of a mediated device.
+ * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where the text is neither
+ */
+export function parseName(text: string): string {
+  if (typeof text !== 'string') return parseAddress(text)
+  const uuid = readUuid(text)
+  if (uuid !== null) return uuid
+  return MEANT_AS_UUID.test(text) ? parseUuid(text) : parseAddress(text)
+}
+
+/** Names a text means as {@link expandAddress}, or the UUID that it is. */
+export function expandName(text: string, known: () => Iterable<string>): readonly string[] {
+  const isOne = typeof text === 'string' && (readUuid(text) !== null || MEANT_AS_UUID.test(text))
+  return isOne ? [parseName(text)] : expandAddress(text, () => [...known()].filter(isAddress))
+}
+
+/** The one name that a text means, as {@link chooseAddress}. */
+export function chooseName(text: string, known: () => Iterable<string>): string {
+  const isOne = typeof text === 'string' && (readUuid(text) !== null || MEANT_AS_UUID.test(text))
+  return isOne ? parseName(text) : chooseAddress(text, () => [...known()].filter(isAddress))
+}
+
+/** The directory of a device by what names it. */
+export const directoryOf = (sysfs: string, name: string) =>
+  `${sysfs}/bus/${isUuid(name) ? 'mdev' : 'pci'}/devices/${name}`
+
 function quote(value: unknown): string {
   const text = JSON.stringify(typeof value === 'string' ? value : String(value))
   return text.length > 60 ? `${text.slice(0, 57)}…"` : text

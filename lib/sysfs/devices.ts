@@ -99,6 +99,13 @@ const hex4 = (value: number) => value.toString(16).padStart(4, '0')
 export const isWithVfio = ({ driver, vfioRegistered }: Pick<PciDevice, 'driver' | 'vfioRegistered'>) =>
   vfioRegistered || isVfioDriver(driver)
 
+/**
+ * Has a driver of its own given it to VFIO, like those of virtual GPUs on virtual functions? Any other driver would take
+ * from it what makes it a device: it is opened as it is, and never bound, reset or given back.
+ */
+export const isByOwnDriver = ({ driver, vfioRegistered }: Pick<PciDevice, 'driver' | 'vfioRegistered'>) =>
+  vfioRegistered && !isVfioDriver(driver)
+
 /** What looking at devices needs besides their directory. */
 export interface DeviceContext {
   readonly aliases: ModuleAliases

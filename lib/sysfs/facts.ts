@@ -167,7 +167,7 @@ export function readFacts(
     ...others.seen,
     unseen: others.unseen,
     iommu: {
-      present: units.length > 0 || groups.some(({ noIommu }) => !noIommu) || hasRealGroup(sysfs),
+      present: units.length > 0 || groups.some(isReal) || hasRealGroup(sysfs, groups),
       // A kernel that can have groups has both directories (`iommu_init`, `iommu_dev_init`); without them it has no VFIO.
       known:
         sysfs === '/sys' || groups.length > 0 || IOMMU_DIRECTORIES.some((name) => exists(`${sysfs}/${name}`)),
@@ -204,10 +204,15 @@ const iommuFunction = (sysfs: string, name: string): string | null =>
 
 const IOMMU_DIRECTORIES = ['class/iommu', 'kernel/iommu_groups']
 
-/** Any group of an IOMMU; stops at the first, of thousands. */
-const hasRealGroup = (sysfs: string) =>
+/** Does an IOMMU speak for it? */
+const isReal = ({ noIommu, emulated }: IommuGroup) => !noIommu && emulated !== true
+
+/** Any group of an IOMMU, besides those that were looked at; stops at the first, of thousands. */
+const hasRealGroup = (sysfs: string, known: readonly IommuGroup[]) =>
   listNames(`${sysfs}/kernel/iommu_groups`).some(
-    (group) => readText(`${sysfs}/kernel/iommu_groups/${group}/name`) !== NO_IOMMU_GROUP,
+    (name) =>
+      !known.some(({ group }) => String(group) === name) &&
+      readText(`${sysfs}/kernel/iommu_groups/${name}/name`) !== NO_IOMMU_GROUP,
   )
 
 /**

@@ -1,6 +1,7 @@
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import { readText } from './files.js'
+import type { MediatedDevice } from './mediated.js'
 import { readBatch } from './tree.js'
 
 /** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
@@ -18,6 +19,8 @@ export interface IommuGroup {
   readonly type: string | null
   /** A group of VFIO's no-IOMMU mode: nothing protects the host from its devices. */
   readonly noIommu: boolean
+  /** Made for a mediated device, which reaches memory through its driver alone; only where it is so. */
+  readonly emulated?: true
   /** PCI functions, by address. */
   readonly members: readonly string[]
   /** Members on other buses than PCI, or out of sight there, with their drivers. */
@@ -28,7 +31,7 @@ export interface IommuGroup {
 const FILES = ['reserved_regions', 'type']
 const NONE: readonly never[] = Object.freeze([])
 
-/** The name that VFIO gives to a group without an IOMMU; no other group has one (`vfio_noiommu_group_alloc`). */
+/** The name that VFIO gives to a group without an IOMMU, those of mediated devices too; no other group has one (`vfio_noiommu_group_alloc`). */
 export const NO_IOMMU_GROUP = 'vfio-noiommu'
 
 interface GroupOptions {
@@ -36,13 +39,14 @@ interface GroupOptions {
   readonly brief: boolean
   /** Groups without any of the devices too. */
   readonly empty: boolean
+  readonly mediated: readonly MediatedDevice[]
 }
 
 /** Reads the groups of a sysfs tree, ordered by number; members come from both ends of the links. */
 export function readGroups(
   sysfs: string,
   devices: readonly PciDevice[],
-  { brief, empty }: GroupOptions,
+  { brief, empty, mediated }: GroupOptions,
 ): IommuGroup[] {
   const root = `${sysfs}/kernel/iommu_groups`
   const members = new Map<number, string[]>()
@@ -53,7 +57,8 @@ export function readGroups(
     else members.set(device.group, [device.address])
   }
   const listed = empty ? listNumbers(root) : []
-  const numbers = [...new Set([...listed, ...members.keys()])].sort((a, b) => a - b)
+  const emulated = new Set(mediated.flatMap(({ group }) => group ?? []))
+  const numbers = [...new Set([...listed, ...members.keys(), ...emulated])].sort((a, b) => a - b)
   const batch = readBatch(root, numbers.map(String), {
     files: brief ? FILES : [...FILES, 'name'],
     lists: ['devices'],
@@ -73,7 +78,8 @@ export function readGroups(
     return Object.freeze({
       group,
       type: batch.text(row, 'type'),
-      noIommu: isNamed(group, row),
+      noIommu: !emulated.has(group) && isNamed(group, row),
+      ...(emulated.has(group) && { emulated: true as const }),
       members: seen.sort(compareAddresses),
       others:
         list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),

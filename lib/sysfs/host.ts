@@ -1,11 +1,12 @@
 import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
-import { expandAddress, isAddress } from './address.js'
+import { expandName, isAddress, isUuid } from './address.js'
 import { readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, exists, listNames, readText } from './files.js'
 import { readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
+import { readMediated } from './mediated.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
 import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
@@ -13,6 +14,7 @@ import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
 import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
 import { readUse } from './use.js'
+import { readPlaces } from './use-paths.js'
 
 /**
  * The trees to read. Without options these are of the running host; with another `sysfs` the trees that are not given are not
@@ -41,8 +43,8 @@ export interface SnapshotOptions {
   readonly brief?: boolean
   /**
    * Look only at these functions and at those that verdicts and plans about them depend on, for a quick answer about a
-   * few devices of a large host: the members of their groups, and what hangs on the same slots of the root buses. What goes
-   * by ids needs the whole host.
+   * few devices of a large host: the members of their groups, and what hangs on the same slots of the root buses. A mediated
+   * device is named by its UUID, and brings the function that carries it. What goes by ids needs the whole host.
    */
   readonly around?: readonly string[]
 }
@@ -127,11 +129,11 @@ export class Host {
   look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
     if (this.#isOwn) expectSysfs()
     const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
-    const wanted = around?.flatMap((address) => expandAddress(address, all))
+    const wanted = around?.flatMap((address) => expandName(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
     const { seen, unseen } = noting(() => {
-      const some = wanted ? neighbourhoodOf(this.paths.sysfs, wanted) : null
+      const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
       const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
       const platform = this.#lookAtPlatform()
       const devices = readDevices(this.paths.sysfs, names, {
@@ -142,20 +144,34 @@ export class Host {
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
       })
-      const groups = readGroups(this.paths.sysfs, devices, { brief, empty: some === null })
+      const present = new Set(devices.map(({ address }) => address))
+      const mediated = readMediated(this.paths.sysfs, {
+        brief,
+        concerns:
+          some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
+      })
+      const groups = readGroups(this.paths.sysfs, devices, {
+        brief,
+        empty: some === null,
+        mediated: mediated.devices,
+      })
       return {
         devices,
         groups,
+        mediated,
         isPartial: some !== null,
         facts: readFacts(this.paths, this.#kernel, platform, groups, again ? this.#facts : null),
       }
     })
-    const { devices, groups, isPartial, facts } = seen
+    const { devices, groups, mediated, isPartial, facts } = seen
     this.#facts = facts
-    const use = uses ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial }) : undefined
-    const snapshot = new Snapshot(facts, groups, devices, use, isPartial, [...this.#unseen, ...unseen])
+    const use = uses
+      ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial, mediated: mediated.devices })
+      : undefined
+    const notSeen = [...this.#unseen, ...unseen]
+    const snapshot = new Snapshot(facts, groups, devices, use, isPartial, notSeen, mediated)
     // What was asked for and is not there is near something that is.
-    const isMissed = isPartial && wanted?.some((address) => !snapshot.has(address))
+    const isMissed = isPartial && wanted?.some((name) => isAddress(name) && !snapshot.has(name))
     return isMissed ? snapshot.knowing(all()) : snapshot
   }
 
@@ -177,6 +193,15 @@ function expectSysfs(): void {
     'ERR_VFIO_BAD_FILE',
     'sysfs is not mounted at /sys, so nothing can be known of this host: mount -t sysfs sysfs /sys (a container gets it from whoever starts it)',
   )
+}
+
+/** Those functions, and the ones that carry those mediated devices: the last that their paths lead through. */
+function functionsOf(sysfs: string, names: readonly string[]): readonly string[] {
+  const uuids = names.filter(isUuid)
+  const carriers = readPlaces(sysfs, 'bus/mdev/devices', uuids).flatMap(({ functions }) =>
+    functions.slice(-1),
+  )
+  return [...names.filter((name) => !isUuid(name)), ...carriers]
 }
 
 /** By version, because what a slot publishes is the same under every rule. */

@@ -1,8 +1,17 @@
 import { VfioError } from '../errors.js'
-import { chooseAddress, expandAddress, noSuchDevice } from './address.js'
+import {
+  chooseAddress,
+  expandAddress,
+  expandName,
+  isUuid,
+  noSuchDevice,
+  parseUuid,
+  readUuid,
+} from './address.js'
 import type { PciDevice } from './devices.js'
 import type { HostFacts } from './facts.js'
 import type { IommuGroup } from './groups.js'
+import { type MdevParent, type MediatedDevice, type MediatedFacts, NO_MEDIATED } from './mediated.js'
 import type { Unseen } from './unseen.js'
 import { NO_USE, type UseFacts } from './use.js'
 
@@ -11,6 +20,10 @@ export class Snapshot {
   readonly host: HostFacts
   readonly groups: readonly IommuGroup[]
   readonly devices: readonly PciDevice[]
+  /** Devices that drivers of others make: virtual GPUs, I/O subchannels, … */
+  readonly mediated: readonly MediatedDevice[]
+  /** The devices whose drivers make them, with the types that they offer. */
+  readonly mdevParents: readonly MdevParent[]
   /** What the host does with its devices: the raw facts behind `assessUses`. */
   readonly use: UseFacts
   /** Only a part of the host was looked at: see `SnapshotOptions.around`. */
@@ -20,6 +33,7 @@ export class Snapshot {
   readonly #byAddress: ReadonlyMap<string, PciDevice>
   readonly #byNumber: ReadonlyMap<number, IommuGroup>
   #all: readonly string[] | null = null
+  readonly #byUuid: ReadonlyMap<string, MediatedDevice>
 
   constructor(
     host: HostFacts,
@@ -28,6 +42,7 @@ export class Snapshot {
     use: UseFacts = NO_USE,
     isPartial = false,
     unseen: readonly Unseen[] = [],
+    mediated: MediatedFacts = NO_MEDIATED,
   ) {
     this.isPartial = isPartial
     this.unseen = unseen
@@ -35,6 +50,9 @@ export class Snapshot {
     this.use = use
     this.groups = Object.freeze(groups)
     this.devices = Object.freeze(devices)
+    this.mediated = mediated.devices
+    this.mdevParents = mediated.parents
+    this.#byUuid = new Map(mediated.devices.map((device) => [device.uuid, device]))
     this.#byAddress = new Map(devices.map((device) => [device.address, device]))
     this.#byNumber = new Map(groups.map((group) => [group.group, group]))
     Object.freeze(this)
@@ -42,7 +60,8 @@ export class Snapshot {
 
   /** The same look, with another host or other devices in it: all else stays, what could not be seen too. @internal */
   with({ host = this.host, devices = this.devices }: Partial<Pick<Snapshot, 'host' | 'devices'>>): Snapshot {
-    const copy = new Snapshot(host, this.groups, devices, this.use, this.isPartial, this.unseen)
+    const mediated = { devices: this.mediated, parents: this.mdevParents }
+    const copy = new Snapshot(host, this.groups, devices, this.use, this.isPartial, this.unseen, mediated)
     return this.#all === null ? copy : copy.knowing(this.#all)
   }
 
@@ -52,7 +71,10 @@ export class Snapshot {
    */
   device(address: string): PciDevice {
     // Those who already have an address in full are the many: only the others need parsing.
-    return this.#byAddress.get(address) ?? this.#find(chooseAddress(address, () => this.#byAddress.keys()))
+    const known = this.#byAddress.get(address)
+    if (known) return known
+    this.#refuseMediated(address)
+    return this.#find(chooseAddress(address, () => this.#byAddress.keys()))
   }
 
   /**
@@ -62,7 +84,45 @@ export class Snapshot {
   devicesAt(address: string): readonly PciDevice[] {
     const known = this.#byAddress.get(address)
     if (known) return [known]
+    this.#refuseMediated(address)
     return expandAddress(address, () => this.#byAddress.keys()).map((full) => this.#find(full))
+  }
+
+  /**
+   * The mediated device of a UUID, as it is or as a path of sysfs or libvirt has it.
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS` where it is no UUID; `ERR_VFIO_NO_DEVICE` where there is none of it
+   */
+  mediatedDevice(uuid: string): MediatedDevice {
+    const full = parseUuid(uuid)
+    const found = this.#byUuid.get(full)
+    if (found) return found
+    throw new VfioError(
+      'ERR_VFIO_NO_DEVICE',
+      `there is no mediated device ${full} on this host${this.isPartial ? ', or it was not looked at' : ''}: "vfio mdev list" shows those that there are`,
+    )
+  }
+
+  /**
+   * What a name means to VFIO: the mediated device of a UUID, or one or all functions at an address.
+   * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`
+   */
+  named(name: string): readonly (PciDevice | MediatedDevice)[] {
+    const known = this.#byAddress.get(name)
+    if (known) return [known]
+    return expandName(name, () => this.#byAddress.keys()).map((full) =>
+      isUuid(full) ? this.mediatedDevice(full) : this.#find(full),
+    )
+  }
+
+  /** What takes a PCI function says so of what is none. */
+  #refuseMediated(text: string): void {
+    const uuid = typeof text === 'string' ? readUuid(text) : null
+    if (uuid === null) return
+    const { parent } = this.mediatedDevice(uuid)
+    throw new VfioError(
+      'ERR_VFIO_BAD_ADDRESS',
+      `${uuid} is a mediated device${parent === null ? '' : ` of ${parent}`}, and this takes PCI functions alone`,
+    )
   }
 
   #find(full: string): PciDevice {

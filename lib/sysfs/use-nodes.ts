@@ -51,10 +51,12 @@ export function readNodes(
       const place = places.find(({ path }) => path?.endsWith(`/${node}`))
       return { node, number: place === undefined ? null : `c${place.name}`, functions }
     })
-  // Groups are below no function. Without an IOMMU they have another name.
+  // Groups are below no function, and mediated devices need not be. Without an IOMMU groups have another name.
   const vfio = places.flatMap(({ name, path }) => {
     const group = /\/virtual\/vfio\/((?:noiommu-)?\d+)$/.exec(path ?? '')?.[1]
-    return group === undefined ? [] : [{ node: `vfio/${group}`, number: `c${name}` }]
+    if (group !== undefined) return [{ node: `vfio/${group}`, number: `c${name}` }]
+    const device = /\/vfio-dev\/(vfio\d+)$/.exec(path ?? '')?.[1]
+    return device === undefined ? [] : [{ node: `vfio/devices/${device}`, number: `c${name}` }]
   })
   return {
     nodes: [...nodes, ...generic, ...readNvidia(proc).filter(({ functions }) => concerns(functions))],

@@ -1,5 +1,6 @@
 import { statfsSync } from 'node:fs'
 import { constants } from 'node:os'
+import { isUuid } from './address.js'
 import { decode } from './bytes.js'
 import { type Batch, readBatch } from './tree.js'
 import { errnoOf, leavingOut, lookFailed } from './unseen.js'
@@ -17,7 +18,7 @@ export interface Process {
 export interface OpenFile extends Process {
   /** Path below `/dev`; `null` for a VFIO device, which is a file without a name. */
   readonly node: string | null
-  /** The function of such a file, where the kernel tells (since 6.18); else `null`. */
+  /** The function of such a file, or the UUID of its mediated device, where the kernel tells (since 6.18); else `null`. */
   readonly function: string | null
 }
 
@@ -325,7 +326,8 @@ function readVfioDevices(root: string, process: Process, descriptors: readonly s
   const batch = readBatch(root, ['fdinfo'], { files: descriptors })
   const functions = descriptors.map((descriptor) => {
     const path = /^vfio-device-syspath:\s*(.+)$/m.exec(batch.text(0, descriptor) ?? '')?.[1]
-    return functionsOn(path ?? null).at(-1) ?? null
+    const last = path?.slice(path.lastIndexOf('/') + 1) ?? ''
+    return isUuid(last) ? last : (functionsOn(path ?? null).at(-1) ?? null)
   })
   return Array.from(new Set(functions), (name) => ({ ...process, node: null, function: name }))
 }

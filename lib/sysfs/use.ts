@@ -1,6 +1,7 @@
 import { isWithVfio, type PciDevice } from './devices.js'
 import type { HostPaths } from './facts.js'
 import { exists } from './files.js'
+import type { MediatedDevice } from './mediated.js'
 import { type Batch, readBatch } from './tree.js'
 import { noting, type Unseen } from './unseen.js'
 import { type BlockDevice, readBlockDevices, readPools } from './use-block.js'
@@ -89,6 +90,7 @@ interface UseOptions {
   readonly kernel: string
   /** The host has other functions: what is on those alone decides nothing about these, and is not looked into. */
   readonly isPartial: boolean
+  readonly mediated: readonly MediatedDevice[]
 }
 
 /**
@@ -103,7 +105,7 @@ export function readUse(paths: HostPaths, devices: readonly PciDevice[], options
 function readAll(
   paths: HostPaths,
   devices: readonly PciDevice[],
-  { kernel, isPartial }: UseOptions,
+  { kernel, isPartial, mediated }: UseOptions,
 ): Omit<UseFacts, 'unseen'> {
   const { sysfs, proc } = paths
   const procIsWhole = kernel !== ''
@@ -125,7 +127,7 @@ function readAll(
     ...vfio,
   ]
   // Looking into every process is dear: only for what there is to find.
-  const isNeeded = blocks.length + nodes.length + bound.length + shares.length > 0
+  const isNeeded = blocks.length + nodes.length + bound.length + shares.length + mediated.length > 0
   const processes = proc !== null && isNeeded ? readProcesses(proc, wanted) : null
   const mounts = readMounts(proc, processes?.namespaces ?? [])
   const swaps = readSwaps(proc, procIsWhole)

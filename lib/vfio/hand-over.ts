@@ -8,7 +8,7 @@ import type {
 } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { call } from '../native/translate.js'
-import { parseAddress } from '../sysfs/address.js'
+import { parseName } from '../sysfs/address.js'
 import { badArgument, checkInteger, show } from './arguments.js'
 import { VfioDevice } from './device/device.js'
 import { DeviceHandle } from './device/handle.js'
@@ -175,7 +175,7 @@ function checkHanded(handed: HandedDevice): {
       `${byGroup ? 'container, group and device' : 'iommufd and device'} are not of one handOver()`,
     )
   return {
-    address: parseAddress(handed.address),
+    address: parseName(handed.address),
     offer,
     names: parts.map(({ name }) => name),
     numbers: byGroup

@@ -3,6 +3,7 @@ import { VfioError, VfioSystemError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
 import { noNode, VfioDevice } from './device/device.js'
@@ -69,7 +70,7 @@ export interface OpenOptions {
 type With<B extends Backend> = OpenOptions & { readonly backend: B }
 
 /**
- * Opens a device of this host by its address. By its group: container, group, IOMMU and device, in the order that the kernel
+ * Opens a device of this host by its address, a mediated device by its UUID. By its group: container, group, IOMMU and device, in the order that the kernel
  * wants. By iommufd: that, its address space, and the device, which is attached to it. **Opening resets it.**
  * @throws VfioError `ERR_VFIO_NO_DEVICE`, `ERR_VFIO_NO_GROUP` where it is in no group
  * @throws VfioSystemError what the kernel answers, `EACCES` where a virtual function wants another `vfToken`; nothing
@@ -132,14 +133,15 @@ const CLOSED_TO_US: ReadonlySet<string> = new Set(['ENOENT', 'EACCES', 'EPERM', 
 async function openParts(addresses: readonly string[], options: OpenOptions): Promise<Parts> {
   const { seen = new Host().look({ around: [...addresses], overrides: NONE }), backend = 'auto' } =
     checkOptions(options)
-  const devices = addresses.map((address) => seen.device(address))
+  const devices = addresses.map((address) => chosen(seen, address))
   const twice = devices.find((device, i) => devices.indexOf(device) !== i)
-  if (twice) throw badArgument(`${twice.address} is named twice`)
-  for (const device of devices) checkGroup(seen, device)
+  if (twice) throw badArgument(`${twice.name} is named twice`)
+  for (const device of devices) checkGroup(seen, device, backend)
   if (backend === 'group') return byGroup(seen, devices, options)
   if (backend === 'iommufd') return byIommufd(devices, options)
   if (backend !== 'auto')
     throw badArgument(`options.backend must be 'auto', 'iommufd' or 'group', not ${show(backend)}`)
+  if (devices.some(({ group }) => group === null)) return byIommufd(devices, options)
   // Those without an IOMMU have groups on all kernels that have the mode.
   const mayBeBoth = devices.every(
     ({ vfioDevice, group }) => vfioDevice !== null && group !== null && !seen.group(group).noIommu,
@@ -158,9 +160,37 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   }
 }
 
-function checkGroup(seen: Snapshot, { address, group }: PciDevice): void {
+/** What it takes to open a device, be it a function or a mediated one. */
+interface Openable {
+  readonly name: string
+  readonly group: number | null
+  readonly vfioDevice: string | null
+  readonly isMediated: boolean
+}
+
+function chosen(seen: Snapshot, text: string): Openable {
+  const [found, ...others] = seen.named(text)
+  // Which one, the error tells.
+  return openable(found === undefined || others.length > 0 ? seen.device(text) : found)
+}
+
+const openable = (device: PciDevice | MediatedDevice): Openable => ({
+  name: 'uuid' in device ? device.uuid : device.address,
+  group: device.group,
+  vfioDevice: device.vfioDevice,
+  isMediated: 'uuid' in device,
+})
+
+function checkGroup(
+  seen: Snapshot,
+  { name: address, group, isMediated, vfioDevice }: Openable,
+  backend: unknown,
+): void {
   if (group !== null) return
+  // A VFIO without groups makes none for it.
+  if (isMediated && vfioDevice !== null && backend !== 'group') return
   const { verdict, reason } = assess(seen, address)
+  if (isMediated) throw new VfioError('ERR_VFIO_NO_GROUP', reason)
   throw new VfioError(
     'ERR_VFIO_NO_GROUP',
     verdict === 'blocked'
@@ -169,11 +199,7 @@ function checkGroup(seen: Snapshot, { address, group }: PciDevice): void {
   )
 }
 
-async function byGroup(
-  seen: Snapshot,
-  devices: readonly PciDevice[],
-  options: OpenOptions,
-): Promise<ByGroup> {
+async function byGroup(seen: Snapshot, devices: readonly Openable[], options: OpenOptions): Promise<ByGroup> {
   const container = VfioContainer.open()
   const groups = new Map<number, VfioGroup>()
   try {
@@ -188,9 +214,7 @@ async function byGroup(
     }
     container.setIommu(noIommu ? 'noiommu' : bestIommu(container))
     const opened = await Promise.all(
-      devices.map(({ address, group }) =>
-        (groups.get(group ?? -1) as VfioGroup).openDevice(address, options),
-      ),
+      devices.map(({ name, group }) => (groups.get(group ?? -1) as VfioGroup).openDevice(name, options)),
     )
     return { backend: 'group', devices: opened, container, groups: [...groups.values()] }
   } catch (error) {
@@ -200,13 +224,13 @@ async function byGroup(
   }
 }
 
-async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): Promise<ByIommufd> {
+async function byIommufd(devices: readonly Openable[], options: OpenOptions): Promise<ByIommufd> {
   const iommufd = Iommufd.open()
   try {
     const ioas = iommufd.allocateIoas()
     const opened = await Promise.all(
       devices.map((device) =>
-        VfioDevice.openCdev(device.address, { ...options, iommufd, path: nodeOf(device) }),
+        VfioDevice.openCdev(device.name, { ...options, iommufd, path: nodePath(device) }),
       ),
     )
     for (const device of opened) await device.attach(ioas, options)
@@ -218,9 +242,11 @@ async function byIommufd(devices: readonly PciDevice[], options: OpenOptions): P
 }
 
 /** The node of a device, as it was seen. */
-export function nodeOf({ address, vfioDevice }: PciDevice): string {
+export const nodeOf = (device: PciDevice): string => nodePath(openable(device))
+
+function nodePath({ name, vfioDevice }: Openable): string {
   if (vfioDevice !== null) return `/dev/vfio/devices/${vfioDevice}`
-  throw noNode(address)
+  throw noNode(name)
 }
 
 /** Opens a device for one step, and closes it after that, as {@link closeAfter} does. */

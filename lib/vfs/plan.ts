@@ -1,6 +1,6 @@
 import type { VfioErrorCode } from '../errors.js'
 import { VfioError } from '../errors.js'
-import { isVfioDriver } from '../sysfs/devices.js'
+import { isByOwnDriver, isVfioDriver } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
 /** How many virtual functions there are and shall be, and what is in the way. Plain data. */
@@ -63,7 +63,9 @@ export function planVfs(seen: Snapshot, address: string, count: number, facts: V
     if (user === null) continue
     const cure = isVfioDriver(user)
       ? `stop who uses it, then "vfio release ${vf}"`
-      : `unbind it from ${user} first`
+      : isByOwnDriver(seen.device(vf))
+        ? `${user} has given it to VFIO, so stop who uses it, take away what ${user} made of it (a vGPU its profile), and unbind it then`
+        : `unbind it from ${user} first`
     blockers.push({
       code: 'ERR_VFIO_IN_USE',
       reason: `the virtual function ${vf} is bound to ${user} and would vanish: ${cure}`,

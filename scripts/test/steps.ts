@@ -72,7 +72,7 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   'no-iommu': ['no-iommu'],
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
-const OF_BUILT: readonly string[] = ['iommufd-objects', 'selftests']
+const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'crash', 'clients', 'agreement']
 

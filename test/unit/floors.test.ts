@@ -13,7 +13,7 @@ const FLOORS: Readonly<Record<string, readonly string[]>> = {
   JUDGE: ['assess'],
   OPEN: ['vfio'],
   actions: ['actions'],
-  CHANGE: ['change', 'grant', 'vfs', 'assign', 'persist'],
+  CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist'],
   'HAND ON': ['export'],
   outside: ['index.ts', 'cli'],
 }

@@ -17,6 +17,7 @@ import {
 } from 'vfio'
 import { program } from '../../lib/cli/commands.js'
 import { toJson } from '../../lib/cli/output.js'
+import { printsJson } from '../../lib/cli/schema.js'
 import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
 import { skip } from '../fixtures/skip.js'
@@ -47,7 +48,7 @@ const isFailure = (value: unknown) =>
 /** A kernel that takes every write. */
 const TAKES_ALL = { write: async () => {}, isOpen: () => false }
 
-const commands = program().commands.filter(({ options }) => options.some(({ long }) => long === '--json'))
+const commands = program().commands.filter(printsJson)
 
 describe('the schemas of what the commands print', function () {
   this.timeout(60_000)

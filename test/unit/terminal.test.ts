@@ -85,6 +85,7 @@ describe('a terminal', function () {
       [EVIL, '1'],
       ['ff:1f.7', EVIL],
     ],
+    mdev: [['create', EVIL, EVIL], ['create', EVIL, 'ff:1f.7', '--uuid', EVIL], ['remove', EVIL], [EVIL]],
     grant: [
       [EVIL, '--user', EVIL],
       ['ff:1f.7', '--user', EVIL, '--memory', EVIL],

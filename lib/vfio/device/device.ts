@@ -2,7 +2,7 @@ import { VfioError, VfioSystemError } from '../../errors.js'
 import { keepAlive } from '../../native/alive.js'
 import { binding } from '../../native/load.js'
 import { callSite, translate } from '../../native/translate.js'
-import { parseAddress } from '../../sysfs/address.js'
+import { directoryOf, parseName } from '../../sysfs/address.js'
 import { listNames } from '../../sysfs/files.js'
 import {
   badArgument,
@@ -84,7 +84,7 @@ export class VfioDevice extends VfioObject {
   /** @internal */
   readonly handle: DeviceHandle
 
-  /** In sysfs form. */
+  /** In sysfs form; of a mediated device the UUID. */
   readonly address: string
   /** Its number in the iommufd that it is bound to; `null` where it was opened by its group. */
   readonly devid: number | null
@@ -352,7 +352,7 @@ export class VfioDevice extends VfioObject {
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 async function openByNode(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
-  const name = parseAddress(address)
+  const name = parseName(address)
   const { iommufd, vfToken, signal } = checkOptions(options)
   if (!(iommufd instanceof Iommufd)) throw badArgument(`iommufd must be an Iommufd, not ${show(iommufd)}`)
   const token = vfToken === undefined ? null : uuidBytes(checkVfToken(vfToken, 'options.vfToken'))
@@ -384,7 +384,7 @@ async function openByNode(address: string, options: OpenCdevOptions): Promise<Vf
 
 /** The node of a device, as sysfs names it. */
 function nodeOf(address: string): string {
-  const [name] = listNames(`/sys/bus/pci/devices/${address}/vfio-dev`)
+  const [name] = listNames(`${directoryOf('/sys', address)}/vfio-dev`)
   if (name !== undefined) return `/dev/vfio/devices/${name}`
   throw noNode(address)
 }

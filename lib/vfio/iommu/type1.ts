@@ -4,7 +4,7 @@ import { answerIn, scratch } from '../../native/answer.js'
 import type { NativeContainer, NativeDevice, NativeGroup } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { call, translate } from '../../native/translate.js'
-import { parseAddress } from '../../sysfs/address.js'
+import { parseName } from '../../sysfs/address.js'
 import {
   badArgument,
   checkIndex,
@@ -331,13 +331,13 @@ export class VfioGroup extends VfioObject {
   }
 
   /**
-   * Opens a device of the group (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
+   * Opens a device of the group by its address, a mediated one by its UUID (`VFIO_GROUP_GET_DEVICE_FD`). The group needs a container, and that an IOMMU.
    * Opening resets the device, which runs on a thread of its own: see `VfioDevice.reset()` for what ends when.
    * @throws VfioSystemError `ENODEV` where it is not in the group or not bound to vfio, `EINVAL` without container or IOMMU,
    * `EPERM` where iommufd provides the container and the group is not viable.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
-    const name = parseAddress(address)
+    const name = parseName(address)
     const { signal, vfToken } = checkOptions(options)
     if (vfToken !== undefined) checkVfToken(vfToken, 'options.vfToken')
     const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
