@@ -614,6 +614,12 @@ export const HINTS: readonly Hint[] = [
     'ENOSPC',
     'the host or the control group has no free huge page of this size left, which were reserved for somebody: raise /sys/kernel/mm/hugepages/hugepages-*kB/nr_hugepages or hugetlb.*.max',
   ),
+  row('descriptor', 'EBADF', 'no file of this process is open by that number'),
+  row(
+    'descriptor',
+    'EMFILE',
+    'this process has as many descriptors as it may (RLIMIT_NOFILE): close some, or raise `ulimit -n`',
+  ),
   row('memory', 'ENOMEM', 'there is no memory left, or the process has too many mappings'),
   row(
     'memory',

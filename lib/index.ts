@@ -24,6 +24,7 @@ export type {
 export { ConfigSpace, type PciCommand } from './vfio/device/config-space.js'
 export {
   type AttachOptions,
+  type FromDescriptorOptions,
   type OpenCdevOptions,
   type OpenGroup,
   type ResetOptions,
@@ -62,6 +63,7 @@ export {
 export { VfioRegion, type WordOrder } from './vfio/device/region.js'
 export { RegionMapping } from './vfio/device/region-memory.js'
 export { EventFd } from './vfio/event-fd.js'
+export { type GivenDescriptor, listenDescriptors, openGivenDevices } from './vfio/given.js'
 export type { GroupParts, HandedDevice, IommufdParts, Offered } from './vfio/hand-over.js'
 export type { VfioObject } from './vfio/handle.js'
 export { DmaBuffer, type DmaBufferOptions } from './vfio/iommu/buffer.js'

@@ -84,7 +84,7 @@ constexpr NamedFunction kFunctions[] = {
     {"askWriter", vfio::AskWriter},       {"readWaiting", vfio::ReadWaiting},
     {"reapWriter", vfio::ReapWriter},     {"findUser", vfio::FindUser},
     {"findGroup", vfio::FindGroup},       {"readTree", vfio::ReadTree},
-    {"networkOwner", vfio::NetworkOwner},
+    {"networkOwner", vfio::NetworkOwner},  {"describe", vfio::Describe},
 };
 
 constexpr NamedFunction kLoop[] = {{"ref", KeepAlive<true>}, {"unref", KeepAlive<false>}};

@@ -109,6 +109,7 @@ void Device::DefineQuick(Napi::Object exports, Handles* handles) {
 Napi::FunctionReference Device::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Device::OpenCdev>("openCdev"),
+                                DefineStatic<&Device::FromDescriptor>("fromDescriptor"),
                                 DefineCommand<kBind>("bindIommufd"),
                                 DefineCommand<kAttach>("attach"),
                                 DefineCommand<kDetach>("detach"),

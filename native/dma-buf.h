@@ -11,12 +11,9 @@ class DmaBuf : public FdObject<DmaBuf> {
   static constexpr napi_type_tag kTag = {0x1e94b07d35c8462f, 0xbc60d7a21f8e4593};
   static Napi::FunctionReference& Class(Addon& addon) { return addon.dma_buf; }
   static Napi::FunctionReference Define(Napi::Env env) {
-    return DefineFdClass(env, {DefineMethod<&DmaBuf::Number>("number")});
+    return DefineFdClass(env, {});
   }
   using FdObject::FdObject;
-
- private:
-  Napi::Value Number(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), fd()->number()); }
 };
 
 }  // namespace vfio

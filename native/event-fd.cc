@@ -10,7 +10,6 @@ namespace vfio {
 Napi::FunctionReference EventFd::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&EventFd::Create>("create"),
-                                DefineMethod<&EventFd::Number>("number"),
                                 DefineMethod<&EventFd::Signal>("signal"),
                                 DefineMethod<&EventFd::Read>("read"),
                             });
@@ -20,10 +19,6 @@ Napi::Value EventFd::Create(const Napi::CallbackInfo& info) {
   const int number = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (number < 0) throw SystemFailure(errno, "eventfd", "eventfd", "eventfd");
   return Adopt(info.Env(), std::make_shared<const Fd>(number, "eventfd"));
-}
-
-Napi::Value EventFd::Number(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), fd()->number());
 }
 
 Napi::Value EventFd::Signal(const Napi::CallbackInfo& info) {

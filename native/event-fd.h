@@ -15,7 +15,6 @@ class EventFd : public FdObject<EventFd> {
 
  private:
   static Napi::Value Create(const Napi::CallbackInfo& info);
-  Napi::Value Number(const Napi::CallbackInfo& info);
   Napi::Value Signal(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
 };

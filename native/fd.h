@@ -25,6 +25,13 @@ Napi::Value OpenLater(Napi::Env env, const char* name, std::function<SharedFd()>
 // takes long.
 Napi::Value CloseLater(Object& self, const Napi::CallbackInfo& info);
 Napi::Value CloseNow(Object& self, const Napi::CallbackInfo& info);
+Napi::Value NumberOf(Object& self, const Napi::CallbackInfo& info);
+
+/** A descriptor of the caller's, duplicated: `request` says in errors what for. */
+SharedFd Duplicate(const Napi::CallbackInfo& info, const char* request);
+
+// describe(descriptor) -> { isCharacter, major, minor, name }
+Napi::Value Describe(const Napi::CallbackInfo& info);
 
 /** An object that stands for a descriptor, and closes. */
 template <typename T>
@@ -39,9 +46,16 @@ class FdObject : public ObjectOf<T, Fd> {
   static Napi::FunctionReference DefineFdClass(Napi::Env env, std::vector<napi_property_descriptor> members) {
     static constexpr Object::MethodOf kClose{&FdObject::kClass, CloseLater};
     static constexpr Object::MethodOf kCloseNow{&FdObject::kClass, CloseNow};
+    static constexpr Object::MethodOf kNumber{&FdObject::kClass, NumberOf};
     members.push_back(Object::DefineMethod("close", kClose));
     members.push_back(Object::DefineMethod("closeNow", kCloseNow));
+    members.push_back(Object::DefineMethod("number", kNumber));
     return FdObject::DefineClass(env, members);
+  }
+
+  /** The same file by a descriptor of the caller's. */
+  static Napi::Value FromDescriptor(const Napi::CallbackInfo& info) {
+    return FdObject::Adopt(info.Env(), Duplicate(info, "descriptor"));
   }
 
   /** A method that is one ioctl. */

@@ -103,6 +103,7 @@ Napi::Value BigInt(Napi::Env env, uint64_t value) {
 Napi::FunctionReference Iommufd::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Iommufd::Open>("open"),
+                                DefineStatic<&Iommufd::FromDescriptor>("fromDescriptor"),
                                 DefineCommand<kDestroy>("destroy"),
                                 DefineCommand<kAllocateIoas>("allocateIoas"),
                                 DefineMethod<&Iommufd::IovaRanges>("iovaRanges"),

@@ -28,7 +28,6 @@ Napi::FunctionReference MemoryFile::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&MemoryFile::Create>("create"),
                                 DefineStatic<&MemoryFile::Duplicate>("duplicate"),
-                                DefineMethod<&MemoryFile::Number>("number"),
                                 DefineMethod<&MemoryFile::Seal>("seal"),
                                 DefineMethod<&MemoryFile::Map>("map"),
                             });
@@ -52,15 +51,7 @@ Napi::Value MemoryFile::Create(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value MemoryFile::Duplicate(const Napi::CallbackInfo& info) {
-  const uint32_t given = Uint32Argument(info, 0, "descriptor");
-  const int number = ::fcntl(static_cast<int>(given), F_DUPFD_CLOEXEC, 0);
-  const std::string path = "descriptor " + std::to_string(given);
-  if (number < 0) throw SystemFailure(errno, "fcntl", kMemory, path);
-  return Adopt(info.Env(), std::make_shared<const Fd>(number, path));
-}
-
-Napi::Value MemoryFile::Number(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), fd()->number());
+  return Adopt(info.Env(), vfio::Duplicate(info, kMemory));
 }
 
 // Whoever has the file cannot take pages away from under a device any more. False where it has no seals.

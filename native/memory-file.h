@@ -16,7 +16,6 @@ class MemoryFile : public FdObject<MemoryFile> {
  private:
   static Napi::Value Create(const Napi::CallbackInfo& info);
   static Napi::Value Duplicate(const Napi::CallbackInfo& info);
-  Napi::Value Number(const Napi::CallbackInfo& info);
   Napi::Value Seal(const Napi::CallbackInfo& info);
   Napi::Value Map(const Napi::CallbackInfo& info);
 };

@@ -105,6 +105,7 @@ napi_value Status(Napi::Env env, const Fd& fd, Arguments, Handles&) {
 Napi::FunctionReference Container::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Container::Open>("open"),
+                                DefineStatic<&Container::FromDescriptor>("fromDescriptor"),
                                 DefineMethod<&Container::ApiVersion>("apiVersion"),
                                 DefineMethod<&Container::CheckExtension>("checkExtension"),
                                 DefineMethod<&Container::SetIommu>("setIommu"),
@@ -220,6 +221,7 @@ Napi::Value Container::UnmapDirty(const Napi::CallbackInfo& info) {
 Napi::FunctionReference Group::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Group::Open>("open"),
+                                DefineStatic<&Group::FromDescriptor>("fromDescriptor"),
                                 DefineMethod<&Group::SetContainer>("setContainer"),
                                 DefineMethod<&Group::UnsetContainer>("unsetContainer"),
                                 DefineMethod<&Group::OpenDevice>("openDevice"),

@@ -98,14 +98,14 @@ export async function recover(options: ReleaseOptions = {}): Promise<RecoveryRep
   const report = new Report([...assignments.bad, ...unfinished.bad])
   for (const known of assignments.records) {
     options.signal?.throwIfAborted()
-    await recoverAssignment(journal, known, report, options)
+    await report.attempt(() => recoverAssignment(journal, known, report, options))
   }
   for (const known of unfinished.records) {
     options.signal?.throwIfAborted()
-    await finishStep(steps, known, report, options)
+    await report.attempt(() => finishStep(steps, known, report, options))
   }
-  journal.sweep()
-  steps.sweep()
+  await report.attempt(async () => journal.sweep())
+  await report.attempt(async () => steps.sweep())
   return report.done()
 }
 
@@ -137,6 +137,16 @@ class Report {
       `${record.program} (pid ${record.pid}) locks its groups in another sysfs, and may still be at it: run "vfio recover" where it ran`,
     )
     return true
+  }
+
+  /** A failure of one record does not stop the others. */
+  async attempt(work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error)
+      if (!this.failures.includes(message)) this.failures.push(message)
+    }
   }
 
   #leave(id: string, why: string): void {
@@ -222,17 +232,13 @@ async function finishStep(
     return
   }
   if (report.isElsewhere(address, step, lock)) return
-  try {
-    if (step.step === 'vfs') await putVfsInOrder(changes, step)
-    else if (step.step === 'rescan') await putBack(changes, step)
-    else if (step.step !== 'reset-method') await putMdevInOrder(changes, step)
-    else if (exists(changes.device(address))) await putMethodsBack(changes, step)
-    await steps.remove(address)
-    changes.done('removed the record')
-    report.recovered.push(address)
-  } catch (error) {
-    report.failures.push(error instanceof Error ? error.message : String(error))
-  }
+  if (step.step === 'vfs') await putVfsInOrder(changes, step)
+  else if (step.step === 'rescan') await putBack(changes, step)
+  else if (step.step !== 'reset-method') await putMdevInOrder(changes, step)
+  else if (exists(changes.device(address))) await putMethodsBack(changes, step)
+  await steps.remove(address)
+  changes.done('removed the record')
+  report.recovered.push(address)
 }
 
 /** How long the last call of an ended program may take to return, in milliseconds: no event tells of it. */

@@ -111,9 +111,15 @@ export async function releaseRecord(
     ...thisProgram(),
     lock: lock.place,
   }
-  await journal.write(releasing)
-  changes.done(`recorded ${id} as releasing`)
-  const warnings = record.reset === 'before-and-after' ? await resetAll(changes, record) : []
+  const warnings: string[] = []
+  try {
+    await journal.write(releasing)
+    changes.done(`recorded ${id} as releasing`)
+  } catch (error) {
+    // A full file system keeps no device from its host: the record that is there says all that a second release takes.
+    warnings.push(`the record of ${id} was not marked as releasing: ${(error as Error).message}`)
+  }
+  warnings.push(...(record.reset === 'before-and-after' ? await resetAll(changes, record) : []))
   const grants = await revokeGrants(changes, record, options.journal)
   warnings.push(...grants.warnings)
   const failures = await restore(changes, record, options)

@@ -156,7 +156,7 @@ export const DEADLINE = 30_000
 const LONGEST = 2 ** 31 - 1
 
 /** How much longer the running call may take after an abort, in milliseconds. */
-export const GRACE = 5000
+const GRACE = 5000
 
 /**
  * Waits for a call no longer than this, and only a few seconds more once `signal` is aborted. The call itself cannot be

@@ -1,5 +1,5 @@
 /** A word as a POSIX shell reads it back unchanged: quoted only where it has to be. */
-export function shellWord(word: string): string {
+function shellWord(word: string): string {
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
 }
 

@@ -3,13 +3,13 @@
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
-  readonly Container: { open(path: string): NativeContainer }
-  readonly Group: { open(path: string): NativeGroup }
+  readonly Container: { open(path: string): NativeContainer } & Given<NativeContainer>
+  readonly Group: { open(path: string): NativeGroup } & Given<NativeGroup>
   readonly Device: {
     /** `/dev/vfio/devices/vfioN`, off the main thread. Before it is bound to an iommufd, the kernel answers nothing else. */
     openCdev(path: string): Promise<NativeDevice>
-  }
-  readonly Iommufd: { open(path: string): NativeIommufd }
+  } & Given<NativeDevice>
+  readonly Iommufd: { open(path: string): NativeIommufd } & Given<NativeIommufd>
   readonly DmaBuf: abstract new () => NativeDmaBuf
   readonly EventFd: { create(): NativeEventFd }
   readonly Poll: { open(callback: (count: number) => void): NativePoll }
@@ -35,6 +35,13 @@ export interface Binding {
   offer(...parts: readonly NativeHandle[]): number
   /** Takes all of them in the same order, or none: after a failure they can still be accepted. */
   accept(offer: number): NativeHandle[]
+  /** What is behind a descriptor of the caller's: the number of a character device (`fstat(2)`), and its name in `/proc/self/fd`. */
+  describe(descriptor: number): {
+    readonly isCharacter: boolean
+    readonly major: number
+    readonly minor: number
+    readonly name: Uint8Array
+  }
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
   readonly Messages: {
@@ -144,6 +151,11 @@ export interface Binding {
   ): { readonly data: Uint8Array; readonly spans: Int32Array }
 }
 
+/** A class of objects that a descriptor of the caller's makes too: it is duplicated. */
+interface Given<T> {
+  fromDescriptor(descriptor: number): T
+}
+
 export interface NativeHandle {
   /** What the calls that are made often know it by, in this thread. */
   readonly id: number
@@ -153,13 +165,18 @@ export interface NativeHandle {
   closeNow(): void
 }
 
+/** What stands for a descriptor. */
+export interface NativeFile extends NativeHandle {
+  number(): number
+}
+
 /**
  * A call that fills a structure of the kernel. The answer is in `into` where it fits, else in a new buffer, in the
  * kernel's own layout; its chain of capabilities has been checked.
  */
 type Fill = (into: ArrayBuffer) => ArrayBuffer
 
-export interface NativeContainer extends NativeHandle {
+export interface NativeContainer extends NativeFile {
   apiVersion(): number
   checkExtension(extension: number): number
   setIommu(type: number): void
@@ -175,14 +192,14 @@ export interface NativeContainer extends NativeHandle {
   unmapDirty(iova: bigint, size: bigint, pageSize: bigint): Promise<ArrayBuffer>
 }
 
-export interface NativeGroup extends NativeHandle {
+export interface NativeGroup extends NativeFile {
   setContainer(container: NativeContainer): void
   unsetContainer(): void
   /** `request` is what the kernel gets: the name, and after it what else the driver wants (` vf_token=…`). */
   openDevice(request: string, name: string): Promise<NativeDevice>
 }
 
-export interface NativeDevice extends NativeHandle {
+export interface NativeDevice extends NativeFile {
   info: Fill
   hotResetInfo: Fill
   /** Maps a part of the device's file for reading and writing: `position` a multiple of the page size, `size` in bytes. */
@@ -219,7 +236,7 @@ export interface NativeDevice extends NativeHandle {
 }
 
 /** Its objects go by the numbers that the kernel gives them. What maps or unmaps may take long, and is a promise. */
-export interface NativeIommufd extends NativeHandle {
+export interface NativeIommufd extends NativeFile {
   /** `IOMMU_DESTROY`. */
   destroy(id: number): Promise<void>
   /** `IOMMU_IOAS_ALLOC`. */
@@ -286,9 +303,7 @@ export interface NativeIommufd extends NativeHandle {
   ): Promise<{ readonly address: bigint; readonly length: bigint }>
 }
 
-export interface NativeDmaBuf extends NativeHandle {
-  number(): number
-}
+export type NativeDmaBuf = NativeFile
 
 export interface NativeMigrationData extends NativeHandle {
   /** `VFIO_MIG_GET_PRECOPY_INFO`: estimates in bytes. */
@@ -307,8 +322,7 @@ export interface NativeKvmVfio extends NativeHandle {
   remove(file: NativeGroup | NativeDevice): void
 }
 
-export interface NativeEventFd extends NativeHandle {
-  number(): number
+export interface NativeEventFd extends NativeFile {
   /** Adds to the counter: from 0 to 2⁵³ - 1. */
   signal(count: number): void
   /** What was added since it was read last; 0 where nothing was. */
@@ -343,8 +357,7 @@ export interface NativePoll extends NativeHandle {
   end(): void
 }
 
-export interface NativeMemoryFile extends NativeHandle {
-  number(): number
+export interface NativeMemoryFile extends NativeFile {
   /** Lets nobody shrink it from now on: whether its kind of file can be sealed. */
   seal(): boolean
   /** At an address of this alignment, a power of two; 0 for any. */

@@ -4,7 +4,7 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
 /** Kinds of use that `--force` may name; what VFIO itself has open is never in the way of the next boot. */
-export const FORCEABLE = [
+const FORCEABLE = [
   'mount',
   'swap',
   'holder',

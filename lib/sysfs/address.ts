@@ -63,7 +63,7 @@ export function splitAddress(text: string): AddressParts | null {
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
 
 /** The form that sysfs uses for file names: `dddd:bb:dd.f`, lower case. */
-export function formatAddress(parts: AddressParts): string {
+function formatAddress(parts: AddressParts): string {
   return `${hex(parts.domain, 4)}:${hex(parts.bus, 2)}:${hex(parts.device, 2)}.${parts.function}`
 }
 

@@ -108,7 +108,7 @@ function readOthers(
 }
 
 /** Lines of `0x<start> 0x<end> <type>`; what does not read like that is left out. */
-export function parseReservedRegions(text: string): readonly ReservedRegion[] {
+function parseReservedRegions(text: string): readonly ReservedRegion[] {
   const regions: ReservedRegion[] = []
   for (const line of text.split('\n')) {
     const match = /^(0x[0-9a-f]{1,16}) (0x[0-9a-f]{1,16}) (\S+)/i.exec(line)

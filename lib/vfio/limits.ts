@@ -90,7 +90,7 @@ const hex = (value: bigint) => `0x${value.toString(16)}`
 export const showSpan = ({ start, end }: IovaSpan) => `${hex(start)}–${hex(end)}`
 
 /** What of a buffer was to be mapped. */
-export interface MappedPart {
+interface MappedPart {
   /** In bytes from the start of the buffer. */
   readonly offset: number
   /** Where buffers begin at the least: the system's page, in bytes. */

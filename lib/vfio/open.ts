@@ -96,7 +96,11 @@ export async function openDevices(
 ): Promise<OpenedDevices> {
   if (!Array.isArray(addresses) || addresses.length === 0)
     throw badArgument(`addresses must be an array with at least one, not ${show(addresses)}`)
-  const parts = await openParts(addresses, options)
+  return together(await openParts(addresses, options))
+}
+
+/** Several devices with what they were opened with. */
+export function together(parts: Parts): OpenedDevices {
   const { backend, devices } = parts
   const close = () => keepAlive(releaseAll(objectsOf(parts)))
   return { backend, devices, dma: spaceOf(parts), close, [Symbol.asyncDispose]: close }

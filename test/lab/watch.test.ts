@@ -12,8 +12,8 @@ const { address } = choose('device alone in its group', isAlone)
 const other = choose('second device', (device) => device.address !== address).address
 
 const uevent = join(process.cwd(), `build/test/${process.arch}/uevent`)
-const forge = (way: string, count: number) =>
-  execFileSync(uevent, [way, `remove@/devices/pci0000:00/${address} ACTION=remove SUBSYSTEM=pci`, `${count}`])
+const forged = `remove@/devices/pci0000:00/${address} ACTION=remove SUBSYSTEM=pci LONG=${'x'.repeat(1500)}`
+const forge = (way: string, count: number) => execFileSync(uevent, [way, forged, `${count}`])
 
 const kinds = (events: readonly { readonly kind: string }[]) => events.map(({ kind }) => kind)
 

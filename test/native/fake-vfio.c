@@ -22,6 +22,7 @@
 //   /dev/vfio/.fail WHAT ERRNO SKIP     empty; from then on one call of this kind fails, after SKIP more of them. WHAT "*" is
 //                                       any open, ioctl, eventfd, epoll_create and epoll_ctl
 #define _GNU_SOURCE
+#define _LARGEFILE64_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -72,6 +74,8 @@ static void find_real(void) {
   real_open = dlsym(RTLD_NEXT, "open");
 }
 
+static void inherit(void);
+
 __attribute__((constructor)) static void load(void) {
   find_real();
   const char *script = getenv("FAKE_VFIO");
@@ -94,6 +98,7 @@ __attribute__((constructor)) static void load(void) {
     line = &lines[++line_count];
   }
   fclose(file);
+  inherit();
 }
 
 static void say(const char *format, ...) {
@@ -152,6 +157,19 @@ static int new_fd(const char *name) {
   int fd = syscall(SYS_memfd_create, memory, MFD_CLOEXEC);
   if (fd >= 0 && fd < MOST_FDS) names[fd] = strdup(name);
   return fd;
+}
+
+/** Files that this program was given when it was started, by one with the same kernel. */
+static void inherit(void) {
+  for (int fd = 3; fd < 16; fd++) {
+    char path[32], target[200], name[200];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    const ssize_t length = syscall(SYS_readlinkat, AT_FDCWD, path, target, sizeof target - 1);
+    target[length < 0 ? 0 : length] = 0;
+    if (sscanf(target, "/memfd:fake-vfio:%199s (deleted)", name) != 1) continue;
+    names[fd] = strdup(name);
+    if (model_is_on()) model_opened(fd, name);
+  }
 }
 
 static void wait_for(const char *when) {
@@ -319,6 +337,63 @@ static int addon_fails(const char *what, const void *caller) {
   if (!error) return fails(what);
   errno = error;
   return 1;
+}
+
+/** Another number for the same file. */
+int fcntl(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  const int result = (int)syscall(SYS_fcntl, fd, command, argument);
+  if (command != F_DUPFD_CLOEXEC || result < 0 || result >= MOST_FDS || fd < 0 || !names[fd]) return result;
+  names[result] = strdup(names[fd]);
+  say("duplicate %s\n", names[fd]);
+  if (model_is_on()) {
+    pthread_mutex_lock(&lock);
+    model_duplicated(fd, result);
+    pthread_mutex_unlock(&lock);
+  }
+  return result;
+}
+
+int fcntl64(int fd, int command, ...) {
+  va_list arguments;
+  va_start(arguments, command);
+  void *argument = va_arg(arguments, void *);
+  va_end(arguments);
+  return fcntl(fd, command, argument);
+}
+
+static int is_ours(int fd) { return fd >= 0 && fd < MOST_FDS && names[fd]; }
+
+/** To the addon, what is below /dev is a character device, of a number that no host has. */
+int fstat(int fd, struct stat *into) {
+  const int result = (int)syscall(SYS_newfstatat, fd, "", into, AT_EMPTY_PATH);
+  if (result == 0 && is_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
+    into->st_mode = S_IFCHR | 0600;
+    into->st_rdev = makedev(4095, 1048575);
+  }
+  return result;
+}
+
+int fstat64(int fd, struct stat64 *into) {
+  const int result = (int)syscall(SYS_newfstatat, fd, "", into, AT_EMPTY_PATH);
+  if (result == 0 && is_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
+    into->st_mode = S_IFCHR | 0600;
+    into->st_rdev = makedev(4095, 1048575);
+  }
+  return result;
+}
+
+ssize_t readlink(const char *path, char *into, size_t size) {
+  int fd = -1;
+  if (!is_addon(__builtin_return_address(0)) || sscanf(path, "/proc/self/fd/%d", &fd) != 1 || !is_ours(fd))
+    return syscall(SYS_readlinkat, AT_FDCWD, path, into, size);
+  const char *name = names[fd][0] == '/' ? names[fd] : "anon_inode:[vfio-device]";
+  const size_t length = strlen(name) < size ? strlen(name) : size;
+  memcpy(into, name, length);
+  return (ssize_t)length;
 }
 
 int eventfd(unsigned initial, int flags) {

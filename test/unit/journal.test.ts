@@ -493,6 +493,58 @@ describe('journal', function () {
       }
     })
 
+    it('keeps no device from its host by a journal that takes no writes, and tells all that failed', async () => {
+      const { trees, path, journal } = await assigned()
+      const kernel = new SimulatedKernel(trees)
+      /** Others may write there, from the look on until `until` is written. */
+      const refusing = (until: string, fault: string | null = null) => {
+        let isOver = false
+        const set = (mode: number) => chmodSync(journal, mode)
+        return {
+          journal,
+          kernel: {
+            isOpen: () => false,
+            async read(file: string) {
+              if (!isOver) set(0o777)
+              return kernel.read(file)
+            },
+            async write(file: string, text: string) {
+              if (file.endsWith(until)) set(0o700)
+              isOver ||= file.endsWith(until)
+              if (fault && file.endsWith(fault)) throw new Error('it is stuck')
+              await kernel.write(file, text)
+            },
+          },
+        }
+      }
+      const stuck = await rejection(release([NVME], refusing('never', '/bind')))
+      assert.equal(stuck.code, 'ERR_VFIO_NOT_RESTORED')
+      assert.match(stuck.message, /it is stuck; .*others may write there/)
+      chmodSync(journal, 0o700)
+      const other = `${journal}/assignment-0000:07:00.0.json`
+      const half = JSON.parse(readFileSync(path, 'utf8')) as JournalRecord
+      const devices = half.devices.map((device) => ({ ...device, address: '0000:07:00.0', group: 77 }))
+      const record = { ...half, state: 'releasing', id: '0000:07:00.0', devices }
+      writeFileSync(other, JSON.stringify(record), { mode: 0o600 })
+      writeFileSync(path, JSON.stringify({ ...half, state: 'assigning' }))
+      // One record that cannot be removed stops no other, and is told with what else failed.
+      const failed = await rejection(recover(refusing('never')))
+      assert.equal(failed.code, 'ERR_VFIO_NOT_RESTORED')
+      assert.match(failed.message, /^not everything could be given back: .*others may write there/)
+      chmodSync(journal, 0o700)
+      rmSync(other)
+      writeFileSync(path, JSON.stringify(half))
+      for (const file of ['driver/unbind', 'driver_override']) {
+        const device = `${trees.sysfs}/bus/pci/devices/${NVME}`
+        await kernel.write(`${device}/${file}`, file.endsWith('unbind') ? NVME : 'vfio-pci')
+      }
+      await kernel.write(`${trees.sysfs}/bus/pci/drivers_probe`, NVME)
+      const { released, warnings } = await release([NVME], refusing('driver/unbind'))
+      assert.deepEqual(released, [NVME])
+      assert.match(warnings.join(), /was not marked as releasing: .*others may write there/)
+      assert.deepEqual([existsSync(path), existsSync(journal)], [false, false])
+    })
+
     it('names itself by one of its devices, so that no other takes its place', async () => {
       const { path, record, journal } = await assigned()
       const devices = record.devices.map((device) => ({ ...device, address: '0000:09:00.0' }))

@@ -1,7 +1,10 @@
-import { VfioError, VfioSystemError } from '../../errors.js'
+import { constants } from 'node:os'
+import { type SystemFailure, VfioError, VfioSystemError } from '../../errors.js'
 import { keepAlive } from '../../native/alive.js'
+import { scratch } from '../../native/answer.js'
+import type { NativeDevice } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { callSite, translate } from '../../native/translate.js'
+import { call, callSite, translate } from '../../native/translate.js'
 import { directoryOf, parseName } from '../../sysfs/address.js'
 import { listNames } from '../../sysfs/files.js'
 import {
@@ -13,8 +16,9 @@ import {
   show,
   uuidBytes,
 } from '../arguments.js'
+import { describe } from '../descriptor.js'
 import { VfioObject, watched } from '../handle.js'
-import { type Hwpt, type Ioas, Iommufd, PageTable } from '../iommu/iommufd.js'
+import { type Hwpt, type Ioas, Iommufd, LARGEST_ID, PageTable } from '../iommu/iommufd.js'
 import { attach, wasAttached } from '../iommu/tables.js'
 import { ConfigSpace } from './config-space.js'
 import { type DmaBuf, type DmaBufOptions, exportDmaBuf } from './dma-buf.js'
@@ -67,6 +71,19 @@ export interface OpenCdevOptions {
   /** Its node; left out: that below `/dev/vfio/devices` which sysfs names. */
   readonly path?: string | undefined
   /** The UUID that the driver of the physical function was given; virtual functions of vfio-pci ask for it (since Linux 6.18). */
+  readonly vfToken?: string | undefined
+  /** Aborts the wait: the promise rejects at once, and the device is closed when the call has ended. */
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface FromDescriptorOptions {
+  /** Which device it is; needed where neither sysfs nor the kernel says so: of a group, before Linux 6.17. */
+  readonly address?: string | undefined
+  /** That of a device by its own node: the one to bind it to, or that it is bound to. */
+  readonly iommufd?: Iommufd | undefined
+  /** Its number there, where somebody else has bound it. */
+  readonly devid?: number | undefined
+  /** As in {@link OpenCdevOptions}, where it is bound here. */
   readonly vfToken?: string | undefined
   /** Aborts the wait: the promise rejects at once, and the device is closed when the call has ended. */
   readonly signal?: AbortSignal | undefined
@@ -127,6 +144,26 @@ export class VfioDevice extends VfioObject {
    */
   static openCdev(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
     return openByNode(address, options)
+  }
+
+  /**
+   * One that somebody else has opened, by its descriptor, which is duplicated and stays the caller's: the device is open until both are
+   * closed. One by its own node that is bound to nothing yet is bound to `iommufd`, which resets it.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it is no device, another than `address`, or needs what `options` do not have
+   * @throws VfioSystemError `EBADF`; as {@link openCdev}
+   */
+  static fromDescriptor(fd: number, options: FromDescriptorOptions = {}): Promise<VfioDevice> {
+    return openByDescriptor(fd, options)
+  }
+
+  /**
+   * The number of its descriptor, for other code of this process and for programs that it starts: lent, not given. It is good until the
+   * object closes, also because it was dropped: hold it for as long, and close nothing but the object. It is not inherited by
+   * itself; `spawn(command, { stdio: ['inherit', 'inherit', 'inherit', device.descriptor()] })` gives a child one of its own, 3
+   * there, with which the device stays open after this object has closed.
+   */
+  descriptor(): number {
+    return this.ask((native) => native.number())
   }
 
   /**
@@ -353,9 +390,9 @@ export class VfioDevice extends VfioObject {
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 async function openByNode(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
   const name = parseName(address)
-  const { iommufd, vfToken, signal } = checkOptions(options)
-  if (!(iommufd instanceof Iommufd)) throw badArgument(`iommufd must be an Iommufd, not ${show(iommufd)}`)
-  const token = vfToken === undefined ? null : uuidBytes(checkVfToken(vfToken, 'options.vfToken'))
+  const { iommufd, signal } = checkOptions(options)
+  checkIommufd(iommufd)
+  const token = tokenIn(options)
   const path = options.path === undefined ? nodeOf(name) : checkPath(options.path)
   signal?.throwIfAborted()
   const owner = iommufd.handle
@@ -366,6 +403,26 @@ async function openByNode(address: string, options: OpenCdevOptions): Promise<Vf
   const native = await keepAlive(opening).catch((error: unknown) => {
     throw translate(error, site, name)
   })
+  return await bindTo(iommufd, native, name, token, signal, openByNode)
+}
+
+function checkIommufd(iommufd: unknown): asserts iommufd is Iommufd {
+  if (!(iommufd instanceof Iommufd)) throw badArgument(`iommufd must be an Iommufd, not ${show(iommufd)}`)
+}
+
+const tokenIn = ({ vfToken }: { vfToken?: string | undefined }) =>
+  vfToken === undefined ? null : uuidBytes(checkVfToken(vfToken, 'options.vfToken'))
+
+/** Binds an open device to an iommufd; where that fails, it is closed. */
+async function bindTo(
+  iommufd: Iommufd,
+  native: NativeDevice,
+  name: string,
+  token: Uint8Array | null,
+  signal: AbortSignal | undefined,
+  caller: (...args: never[]) => unknown,
+): Promise<VfioDevice> {
+  const owner = iommufd.handle
   const handle = new DeviceHandle(native, `device ${name}`, owner)
   try {
     const bind = () => {
@@ -373,12 +430,64 @@ async function openByNode(address: string, options: OpenCdevOptions): Promise<Vf
       owner.lend(work)
       return work
     }
-    const devid = await handle.run(bind, { signal, subject: name }, openByNode)
+    const devid = await handle.run(bind, { signal, subject: name }, caller)
     return new VfioDevice(handle, name, iommufd, devid)
   } catch (error) {
     const closing = handle.release()
     if (!signal?.aborted) await keepAlive(closing)
     throw error
+  }
+}
+
+async function openByDescriptor(fd: number, options: FromDescriptorOptions): Promise<VfioDevice> {
+  const { iommufd, signal } = checkOptions(options)
+  const devid = options.devid === undefined ? null : checkInteger(options.devid, LARGEST_ID, 'options.devid')
+  const token = tokenIn(options)
+  const { kind, address: found } = describe(fd, ['device', 'device of a group'])
+  const asked = options.address === undefined ? null : parseName(options.address)
+  const name = asked ?? found
+  if (name === null)
+    throw badArgument(`the kernel does not say which device descriptor ${fd} is: give options.address`)
+  if (found !== null && found !== name) throw badArgument(`descriptor ${fd} is ${found}, and not ${name}`)
+  const isOfGroup = kind === 'device of a group'
+  if (isOfGroup && (iommufd !== undefined || devid !== null))
+    throw badArgument(`${name} was opened by its group: it takes no iommufd`)
+  if (!isOfGroup) {
+    if (iommufd === undefined)
+      throw badArgument(
+        `${name} was opened by its own node: give the Iommufd that it is to be bound to (options.iommufd)`,
+      )
+    checkIommufd(iommufd)
+    if (iommufd.handle.closed) throw iommufd.handle.closedError()
+  }
+  signal?.throwIfAborted()
+  const native = call(() => binding().Device.fromDescriptor(fd))
+  try {
+    const isBound = isOfGroup || answers(native)
+    if (iommufd !== undefined && !isBound) {
+      if (devid === null) return await bindTo(iommufd, native, name, token, signal, openByDescriptor)
+      throw badArgument(`${name} is bound to no iommufd yet: leave options.devid out, and it is bound here`)
+    }
+    if (iommufd !== undefined && devid === null)
+      throw badArgument(
+        `${name} is bound to an iommufd already: give its number there (options.devid), which who has bound it knows as device.devid`,
+      )
+    const handle = new DeviceHandle(native, `device ${name}`, iommufd?.handle ?? null)
+    return new VfioDevice(handle, name, iommufd ?? handle, devid)
+  } catch (error) {
+    native.closeNow()
+    throw error
+  }
+}
+
+/** One by its own node says nothing before it is bound (`vfio_device_fops_unl_ioctl`). */
+function answers(native: NativeDevice): boolean {
+  try {
+    native.info(scratch)
+    return true
+  } catch (error) {
+    if ((error as Partial<SystemFailure>).errno === constants.errno.EINVAL) return false
+    throw translate(error)
   }
 }
 

@@ -7,7 +7,7 @@ import { type EventFd, eventfdNumber } from '../event-fd.js'
 import type { DevicePart } from './handle.js'
 
 /** Features of a device by name (`VFIO_DEVICE_FEATURE_*` in `uapi/linux/vfio.h`). */
-export const FEATURES = {
+const FEATURES = {
   'vf-token': 0,
   migration: 1,
   'migration-state': 2,

@@ -12,6 +12,7 @@ import {
   show,
 } from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
+import { describe } from '../descriptor.js'
 import { Handle, VfioObject, watched } from '../handle.js'
 import type { DmaBuffer } from './buffer.js'
 import { backendOf, type DmaMapping, DmaSpace, type MapOptions, type PlaceOptions } from './space.js'
@@ -101,6 +102,25 @@ export class Iommufd extends VfioObject {
       call(() => binding().Iommufd.open(checked)),
       `iommufd ${checked}`,
     )
+  }
+
+  /**
+   * One that somebody else has opened, by its descriptor, which is duplicated and stays the caller's.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it is no iommufd
+   */
+  static fromDescriptor(fd: number): Iommufd {
+    describe(fd, ['iommufd'])
+    return opened(
+      call(() => binding().Iommufd.fromDescriptor(fd)),
+      `iommufd of descriptor ${fd}`,
+    )
+  }
+
+  /**
+   * The number of its descriptor, for other code of this process and for programs that it starts: see {@link VfioDevice.descriptor}.
+   */
+  descriptor(): number {
+    return this.ask((native) => native.number())
   }
 
   /** A new address space (`IOMMU_IOAS_ALLOC`). */

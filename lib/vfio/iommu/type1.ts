@@ -16,6 +16,7 @@ import {
   show,
 } from '../arguments.js'
 import { type IommuCapability, type IovaRange, iommuCapabilities } from '../capabilities.js'
+import { describe } from '../descriptor.js'
 import { VfioDevice } from '../device/device.js'
 import { DeviceHandle, GroupFile } from '../device/handle.js'
 import { type Dependent, Handle, VfioObject, watched } from '../handle.js'
@@ -97,6 +98,26 @@ export class VfioContainer extends VfioObject {
       call(() => binding().Container.open(checked)),
       checked,
     )
+  }
+
+  /**
+   * One that somebody else has opened, by its descriptor, which is duplicated and stays the caller's. What is mapped there already is not
+   * known here: an address of the caller's choice may be taken.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it is no container
+   */
+  static fromDescriptor(fd: number): VfioContainer {
+    describe(fd, ['container'])
+    return openedContainer(
+      call(() => binding().Container.fromDescriptor(fd)),
+      `descriptor ${fd}`,
+    )
+  }
+
+  /**
+   * The number of its descriptor, for other code of this process and for programs that it starts: see {@link VfioDevice.descriptor}.
+   */
+  descriptor(): number {
+    return this.ask((native) => native.number())
   }
 
   /** The version of the kernel's interface: 0 since there is one (`VFIO_GET_API_VERSION`). */
@@ -284,6 +305,26 @@ export class VfioGroup extends VfioObject {
       call(() => binding().Group.open(path)),
       path,
     )
+  }
+
+  /**
+   * One that somebody else has opened, by its descriptor, which is duplicated and stays the caller's. `container` is `null` where it
+   * joined one elsewhere, and it stays there when this object closes.
+   * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it is no group
+   */
+  static fromDescriptor(fd: number): VfioGroup {
+    describe(fd, ['group'])
+    return openedGroup(
+      call(() => binding().Group.fromDescriptor(fd)),
+      `descriptor ${fd}`,
+    )
+  }
+
+  /**
+   * The number of its descriptor, for other code of this process and for programs that it starts: see {@link VfioDevice.descriptor}.
+   */
+  descriptor(): number {
+    return this.ask((native) => native.number())
   }
 
   /**

@@ -135,7 +135,13 @@ void model_closed(int fd) {
   if (!object) return;
   by_fd[fd] = NULL;
   object->is_open = 0;
+  for (int other = 0; object->users > 1 && other < MOST_FDS; other++) object->is_open |= by_fd[other] == object;
   put(object);
+}
+
+void model_duplicated(int from, int to) {
+  by_fd[to] = by_fd[from];
+  if (by_fd[to]) by_fd[to]->users++;
 }
 
 static int is_in(const struct object *container) {

@@ -88,6 +88,8 @@ int model_is_on(void);
 int model_may_open(const char *path);
 void model_opened(int fd, const char *path);
 void model_closed(int fd);
+/** Another number for the same file. */
+void model_duplicated(int from, int to);
 /** An ioctl by its number above 100, or above 0 where that is 0x80 or more. `opened`: makes the descriptor of a new device. */
 int model_ioctl(int fd, int number, void *argument, int (*opened)(const char *name));
 /** All of it as JSON. */
