@@ -54,7 +54,8 @@ export interface OpenedDevices {
 export interface OpenOptions {
   /**
    * `'auto'`, also where it is left out, takes iommufd where `/dev/iommu` and the device's own node are there and may be opened,
-   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18).
+   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18), and where devices may forge
+   * interrupts and that is accepted for groups alone (`vfio_iommu_type1.allow_unsafe_interrupts`).
    */
   readonly backend?: Backend | 'auto' | undefined
   /** A look at the host that has the device; left out: a new one at this host. */
@@ -156,10 +157,13 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   } catch (error) {
     if (!(error instanceof VfioSystemError)) throw error
     const isClosedToUs = error.syscall === 'open' && CLOSED_TO_US.has(error.code)
+    const isRefused = (code: string) => error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === code
     // Before Linux 6.18 a token goes by the group alone.
-    const takesNoToken =
-      options.vfToken !== undefined && error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === 'EINVAL'
-    if (!isClosedToUs && !takesNoToken) throw error
+    const takesNoToken = options.vfToken !== undefined && isRefused('EINVAL')
+    // Each way has a parameter of its own for devices that may forge interrupts.
+    const { allowUnsafeInterrupts, iommufdUnsafeInterrupts } = seen.host
+    const isRiskTaken = allowUnsafeInterrupts === true && iommufdUnsafeInterrupts === false
+    if (!isClosedToUs && !takesNoToken && !(isRiskTaken && isRefused('EPERM'))) throw error
     return byGroup(seen, devices, options)
   }
 }

@@ -258,13 +258,11 @@ const iommufdSteps: readonly Step[] = [
     inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
   ),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
-  labStep(
-    'lab:iommufd:hotplug',
-    inGuest('iommufd', 'hotplug-twice', ['agreement', ...(ELSEWHERE.hotplug ?? [])]),
-  ),
+  labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),
   labStep(
     'lab:iommufd-container',
-    inGuest('iommufd-container', 'default', [...OBJECTS, ...BY_CDEV, 'agreement']),
+    // Registers and features do not go by who maps memory.
+    inGuest('iommufd-container', 'default', [...OBJECTS, 'cycles', 'kvm', 'agreement']),
   ),
 ]
 
@@ -301,6 +299,7 @@ const full = (step: Step & { work: Suite }): Step => ({
  */
 const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
+  labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
   ...[
     ...[oldest, ...between].map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
