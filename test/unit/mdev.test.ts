@@ -33,6 +33,7 @@ import {
   type MdevParentDescription,
   makeHost,
   removeDirectories,
+  temporaryDirectory,
 } from '../fixtures/host.js'
 import { Tree } from '../fixtures/tree.js'
 import { UsedHost } from '../fixtures/uses.js'
@@ -642,6 +643,14 @@ describe('mediated devices', () => {
         isCode('ERR_VFIO_IN_USE', /could not be seen/),
       )
       await assert.rejects(removeMdev(look(trees), NEW, options), isCode('ERR_VFIO_NO_DEVICE'))
+    })
+
+    it('not away where somebody has opened them since the look', async () => {
+      const host = new UsedHost(VIRTUAL)
+      const seen = host.see()
+      host.process({ pid: 90, command: 'late', open: ['/dev/vfio/devices/vfio7'] })
+      const options = { journal: join(temporaryDirectory(), 'journal'), kernel: { isOpen: () => false } }
+      await assert.rejects(removeMdev(seen, ONE, options), isCode('ERR_VFIO_IN_USE', /late \(pid 90\)/))
     })
 
     it('not for ever: what the kernel does not answer keeps its record and its lock', async () => {
