@@ -1,6 +1,7 @@
 import { assess } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
+import { readUuid } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
@@ -177,9 +178,8 @@ interface Openable {
 }
 
 function chosen(seen: Snapshot, text: string): Openable {
-  const [found, ...others] = seen.named(text)
-  // Which one, the error tells.
-  return openable(found === undefined || others.length > 0 ? seen.device(text) : found)
+  const uuid = typeof text === 'string' ? readUuid(text) : null
+  return openable(uuid === null ? seen.device(text) : seen.mediatedDevice(uuid))
 }
 
 const openable = (device: PciDevice | MediatedDevice): Openable => ({
