@@ -1,15 +1,18 @@
 import { Changes } from '../change/changes.js'
 import { type GroupLock, lockGroupsWithin, lockOf } from '../change/group-lock.js'
+import { endGroup } from '../change/process-group.js'
 import { bootId, isAlive } from '../change/program.js'
 import { type UnfinishedStep, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import type { BadRecord, Records } from '../records.js'
+import { expandAddress } from '../sysfs/address.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
 import { type ReleaseOptions, revokeGrants } from './release.js'
 import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
+import { isAbandoned, leaveKept } from './runs.js'
 import { settle } from './settle.js'
 
 /** An assignment as the journal knows it, and as the host has it. */
@@ -20,6 +23,8 @@ export interface AssignmentStatus extends JournalRecord {
   readonly stale: boolean
   /** Devices that are not bound as the record says, a sentence each. */
   readonly deviations: readonly string[]
+  /** Only of what belongs to a run: that has ended and left it; `null` where it cannot be seen from here. */
+  readonly abandoned?: boolean | null
 }
 
 /** A step as its record knows it. */
@@ -48,6 +53,7 @@ export async function status(
   const assignments = records.map((record) => ({
     ...record,
     ...ofProgram(record),
+    ...(record.run && { abandoned: isAbandoned(record) }),
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
   return {
@@ -81,21 +87,39 @@ export interface RecoveryReport {
   readonly warnings: readonly string[]
 }
 
+export interface RecoverOptions extends ReleaseOptions {
+  /** Only what has to do with these addresses. */
+  readonly only?: readonly string[] | undefined
+  /** Ends what a `vfio run` that has ended has left running, before its devices are taken back. */
+  readonly kill?: boolean | undefined
+  /** How long another program that is at the same may take, in milliseconds; default: it is left alone. */
+  readonly patience?: number | undefined
+}
+
 /**
- * Puts in order what a crash left half done: such devices go back to the host as they were. What is assigned stays.
+ * Puts in order what a crash left half done: such devices go back to the host as they were. What is assigned stays, unless it was assigned for a command whose `vfio run`
+ * has ended.
  * @throws VfioError `ERR_VFIO_NOT_RESTORED` with all that could not be put back
  */
-export async function recover(options: ReleaseOptions = {}): Promise<RecoveryReport> {
+export async function recover(options: RecoverOptions = {}): Promise<RecoveryReport> {
   const journal = journalIn(options.journal)
   const steps = unfinishedIn(options.journal)
   const assignments = journal.read()
   const unfinished = steps.read()
   const report = new Report([...assignments.bad, ...unfinished.bad])
-  for (const known of assignments.records) {
+  const known = [
+    ...assignments.records.flatMap(({ devices }) => devices.map(({ address }) => address)),
+    ...unfinished.records.map(({ address }) => address),
+  ]
+  const wanted = options.only?.flatMap((text) => expandAddress(text, () => known))
+  const isWanted = ({ devices }: JournalRecord) =>
+    wanted === undefined || devices.some(({ address }) => wanted.includes(address))
+  for (const known of assignments.records.filter(isWanted)) {
     options.signal?.throwIfAborted()
     await recoverAssignment(journal, known, report, options)
   }
   for (const known of unfinished.records) {
+    if (wanted !== undefined && !wanted.includes(known.address)) continue
     options.signal?.throwIfAborted()
     await finishStep(steps, known, report, options)
   }
@@ -133,6 +157,14 @@ class Report {
     return true
   }
 
+  /** A program in another namespace of processes may still have it. */
+  isHidden({ id, run }: JournalRecord): void {
+    this.#leave(
+      id,
+      `"vfio run" (pid ${run?.pid}) is not to be seen from here, and may still have it: run "vfio recover" where it ran`,
+    )
+  }
+
   #leave(id: string, why: string): void {
     this.busy.push(id)
     this.warnings.push(`${id} is left alone: ${why}`)
@@ -154,18 +186,25 @@ async function recoverAssignment(
   journal: Journal,
   known: JournalRecord,
   report: Report,
-  options: ReleaseOptions,
+  options: RecoverOptions,
 ): Promise<void> {
   const { id } = known
-  const lock = await lockOr(known.sysfs, known.devices)
+  if (options.kill && known.run?.leader && isAbandoned(known) === true) await endGroup(known.run.leader)
+  const lock = await lockOr(known.sysfs, known.devices, options.patience)
   if (lock instanceof VfioError) {
-    if (known.state !== 'assigned') report.isLocked(id, lock)
+    if (known.state !== 'assigned' || isAbandoned(known) === true) report.isLocked(id, lock)
     return
   }
   using _held = lock
   // Read again under the lock: its program may have ended in good order meanwhile.
   const record = journal.read().records.find((one) => one.id === id)
-  if (!record || (record.state === 'assigned' && record.bootId === bootId())) return
+  if (!record) return
+  const abandoned = isAbandoned(record)
+  if (record.state === 'assigned' && record.bootId === bootId() && abandoned !== true) {
+    // A run that cannot be seen may be there still.
+    if (abandoned === null) report.isHidden(record)
+    return
+  }
   const addresses = record.devices.map(({ address }) => address)
   using changes = new Changes(record.sysfs, options, lock)
   if (record.bootId !== bootId()) {
@@ -175,11 +214,41 @@ async function recoverAssignment(
     return
   }
   if (report.isElsewhere(id, record, lock)) return
+  const open = abandoned ? stillOpen(changes, record) : []
+  if (open.length > 0) {
+    report.failures.push(...open)
+    return
+  }
+  if (record.run?.keeps && record.state === 'assigned') {
+    await leaveKept(record, changes, options.journal)
+    report.recovered.push(...addresses)
+    return
+  }
   report.warnings.push(...(await revokeGrants(changes, record, options.journal)))
-  const left = await restore(changes, record, options)
+  const onGone = (address: string) =>
+    report.warnings.push(`${address} is gone from the host, and there is nothing to give back`)
+  const left = await restore(changes, record, abandoned ? { ...options, onGone } : options)
   await settle(journal, changes, record, left)
   report.failures.push(...left)
   if (left.length === 0) report.recovered.push(...addresses)
+}
+
+/** What a run has started may have outlived it, and nothing can be taken from that: who it is, a sentence each. */
+function stillOpen(changes: Changes, { devices, run }: JournalRecord): string[] {
+  const leader = run?.leader && isAlive(run.leader) ? run.leader : null
+  return devices.flatMap((device) => {
+    if (!changes.isWithVfio(device.address)) return []
+    try {
+      changes.refuseOpen(device)
+      return []
+    } catch (error) {
+      if ((error as VfioError).code !== 'ERR_VFIO_IN_USE') throw error
+      const how = leader
+        ? `${run?.command} (pid ${leader.pid}) has outlived its "vfio run": "vfio recover --kill" ends it`
+        : 'end that, and then "vfio recover"'
+      return [`${(error as Error).message.replace(/; close it there first$/, '')}; ${how}`]
+    }
+  })
 }
 
 /** Puts a device in order whose step a crash has ended. */
@@ -223,9 +292,11 @@ const ENDING = 1000
 async function lockOr(
   sysfs: string,
   devices: readonly { readonly address: string; readonly group: number | null }[],
+  patience?: number,
 ): Promise<GroupLock | VfioError> {
+  const isBrief = ({ isLeft }: { readonly isLeft: boolean }) => isLeft || patience !== undefined
   try {
-    return await lockGroupsWithin(ENDING, sysfs, devices.map(lockOf), ({ isLeft }) => isLeft)
+    return await lockGroupsWithin(patience ?? ENDING, sysfs, devices.map(lockOf), isBrief)
   } catch (error) {
     if (error instanceof VfioError) return error
     throw error
