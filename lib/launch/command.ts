@@ -37,6 +37,7 @@ export class CommandProcess {
   readonly #terminal: Terminal | null
   readonly #name: string
   #hasEnded = false
+  #isGone = false
   readonly #onContinue = () => this.#resume()
 
   private constructor(native: NativeProcess, name: string, terminal: Terminal | null) {
@@ -74,7 +75,7 @@ export class CommandProcess {
       if (this.#terminal) process.on('SIGCONT', this.#onContinue)
       return
     }
-    await keepAlive(this.#native.wait())
+    await this.#exit()
     this.#end()
     throw notStarted(failed.errno, this.#name, failed.syscall)
   }
@@ -112,12 +113,22 @@ export class CommandProcess {
   async abandon(): Promise<void> {
     if (!this.#hasEnded) {
       this.signal('SIGKILL')
-      await keepAlive(this.#native.wait())
+      await this.#exit()
     }
     this.#end()
   }
 
+  /** Its next end, whatever stops it before. */
+  async #exit(): Promise<void> {
+    for (;;) {
+      const { code } = await keepAlive(this.#native.wait())
+      if (code !== STOPPED && code !== TRAPPED) return
+    }
+  }
+
   #end(): void {
+    if (this.#isGone) return
+    this.#isGone = true
     this.#hasEnded = true
     this.#giveTerminalBack()
     call(() => this.#native.reap())
