@@ -12,6 +12,7 @@
 #include "host/lock.h"
 #include "host/process.h"
 #include "host/terminal.h"
+#include "host/messages.h"
 #include "host/tree.h"
 #include "host/writer.h"
 #include "iommufd.h"
@@ -89,6 +90,7 @@ constexpr NamedFunction kFunctions[] = {
     {"setTerminalGroup", vfio::SetTerminalGroup},
     {"terminalModes", vfio::TerminalModes},
     {"setTerminalModes", vfio::SetTerminalModes},
+    {"networkOwner", vfio::NetworkOwner},
 };
 
 constexpr NamedFunction kLoop[] = {{"ref", KeepAlive<true>}, {"unref", KeepAlive<false>}};
@@ -118,6 +120,7 @@ constexpr NamedClass kClasses[] = {
     {"MigrationData", &vfio::Addon::migration_data, vfio::MigrationData::Define},
     {"Process", &vfio::Addon::process, vfio::Process::Define},
     {"Guard", &vfio::Addon::guard, vfio::Guard::Define},
+    {"Messages", &vfio::Addon::messages, vfio::Messages::Define},
 };
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {

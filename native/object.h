@@ -30,6 +30,7 @@ struct Addon {
   Napi::FunctionReference migration_data;
   Napi::FunctionReference process;
   Napi::FunctionReference guard;
+  Napi::FunctionReference messages;
   Resource adopted;
   // Shared with every object, since the last of them may go after this.
   const std::shared_ptr<Handles> handles = std::make_shared<Handles>();

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "event-fd.h"
+#include "host/messages.h"
 
 namespace vfio {
 namespace {
@@ -15,6 +16,8 @@ namespace {
 constexpr int kBatch = 64;
 // Of an eventfd in a batch: its key, and its count in two halves.
 constexpr int kWords = 3;
+// Of the lower half of what epoll gives back: not an eventfd, so that nothing is read here and it counts 0.
+constexpr uint32_t kMessages = uint32_t{1} << 31;
 // How many scopes a turn of the loop has, and calls a scope.
 constexpr int kScopes = 16;
 constexpr int kCalls = 16;
@@ -112,10 +115,11 @@ class Poll::Watch {
     const int ready = ::epoll_wait(epoll_->number(), events, kBatch, 0);
     int count = 0;
     for (int i = 0; i < ready; i++) {
-      uint64_t value;
+      uint64_t value = 0;
       // The lower half is the descriptor, the upper one what JavaScript calls it.
-      const int number = static_cast<int>(events[i].data.u64 & 0xffffffff);
-      if (::read(number, &value, sizeof value) != sizeof value) continue;
+      const auto which = static_cast<uint32_t>(events[i].data.u64);
+      if (!(which & kMessages) && ::read(static_cast<int>(which), &value, sizeof value) != sizeof value)
+        continue;
       uint32_t* const words = batch_words_ + kWords * count;
       words[0] = static_cast<uint32_t>(events[i].data.u64 >> 32);
       words[1] = static_cast<uint32_t>(value);
@@ -154,6 +158,8 @@ Napi::FunctionReference Poll::Define(Napi::Env env) {
                                 DefineStatic<&Poll::Open>("open"),
                                 DefineMethod<&Poll::Add>("add"),
                                 DefineMethod<&Poll::Remove>("remove"),
+                                DefineMethod<&Poll::AddMessages>("addMessages"),
+                                DefineMethod<&Poll::RemoveMessages>("removeMessages"),
                                 DefineMethod<&Poll::Start>("start"),
                                 DefineMethod<&Poll::Stop>("stop"),
                                 DefineMethod<&Poll::Ref>("ref"),
@@ -181,20 +187,38 @@ Poll::Watch& Poll::watch() const {
   return *watch_;
 }
 
-Napi::Value Poll::Add(const Napi::CallbackInfo& info) {
-  const int number = EventFd::From(info.Env(), info[0]).fd()->number();
+void Poll::AddNumber(int number, uint64_t data) {
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.u64 = uint64_t{Uint32Argument(info, 1, "key")} << 32 | static_cast<uint32_t>(number);
+  event.data.u64 = data;
   if (::epoll_ctl(watch().epoll().number(), EPOLL_CTL_ADD, number, &event) < 0)
-    throw SystemFailure(errno, "epoll_ctl", "poll", "eventfd");
+    throw SystemFailure(errno, "epoll_ctl", "poll", "epoll");
+}
+
+void Poll::RemoveNumber(int number) {
+  if (::epoll_ctl(watch().epoll().number(), EPOLL_CTL_DEL, number, nullptr) < 0)
+    throw SystemFailure(errno, "epoll_ctl", "poll", "epoll");
+}
+
+Napi::Value Poll::Add(const Napi::CallbackInfo& info) {
+  const int number = EventFd::From(info.Env(), info[0]).fd()->number();
+  AddNumber(number, uint64_t{Uint32Argument(info, 1, "key")} << 32 | static_cast<uint32_t>(number));
   return info.Env().Undefined();
 }
 
 Napi::Value Poll::Remove(const Napi::CallbackInfo& info) {
-  const int number = EventFd::From(info.Env(), info[0]).fd()->number();
-  if (::epoll_ctl(watch().epoll().number(), EPOLL_CTL_DEL, number, nullptr) < 0)
-    throw SystemFailure(errno, "epoll_ctl", "poll", "eventfd");
+  RemoveNumber(EventFd::From(info.Env(), info[0]).fd()->number());
+  return info.Env().Undefined();
+}
+
+Napi::Value Poll::AddMessages(const Napi::CallbackInfo& info) {
+  const int number = Messages::From(info.Env(), info[0]).fd()->number();
+  AddNumber(number, uint64_t{Uint32Argument(info, 1, "key")} << 32 | kMessages | static_cast<uint32_t>(number));
+  return info.Env().Undefined();
+}
+
+Napi::Value Poll::RemoveMessages(const Napi::CallbackInfo& info) {
+  RemoveNumber(Messages::From(info.Env(), info[0]).fd()->number());
   return info.Env().Undefined();
 }
 

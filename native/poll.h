@@ -4,7 +4,9 @@
 
 namespace vfio {
 
-/** One epoll descriptor over many eventfds, watched by the event loop: a call into JavaScript for each batch.
+/**
+ * One epoll descriptor over many eventfds or files with messages, watched by the event loop: a call into JavaScript for each
+ * batch.
  */
 class Poll : public FdObject<Poll> {
  public:
@@ -21,6 +23,10 @@ class Poll : public FdObject<Poll> {
   static Napi::Value Open(const Napi::CallbackInfo& info);
   Napi::Value Add(const Napi::CallbackInfo& info);
   Napi::Value Remove(const Napi::CallbackInfo& info);
+  Napi::Value AddMessages(const Napi::CallbackInfo& info);
+  Napi::Value RemoveMessages(const Napi::CallbackInfo& info);
+  void AddNumber(int number, uint64_t data);
+  void RemoveNumber(int number);
   Napi::Value Start(const Napi::CallbackInfo& info);
   Napi::Value Stop(const Napi::CallbackInfo& info);
   Napi::Value Ref(const Napi::CallbackInfo& info);

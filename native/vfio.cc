@@ -23,6 +23,7 @@
 #include "host/lock.cc"
 #include "host/process.cc"
 #include "host/terminal.cc"
+#include "host/messages.cc"
 #include "host/writer.cc"
 #include "util/answer.cc"
 #include "util/arguments.cc"

@@ -31,6 +31,7 @@ const strict = process.argv.includes('--strict')
 /** The C programs of the lab's tests: source, output, flags. */
 const PROGRAMS = [
   ['test/lab/oracle.c', `build/test/${process.arch}/oracle`],
+  ['test/lab/uevent.c', `build/test/${process.arch}/uevent`],
   ['test/lab/kvm-vm.c', 'build/test/kvm-vm.so', '-shared', '-fPIC'],
 ]
 

@@ -215,8 +215,12 @@ function events(fd: number | undefined): (event: RunEvent) => void {
   }
 }
 
-/** What a person wants to know while the command has the terminal: what did not go as it should. */
+/** What becomes of a device that a person has to know while a command has the terminal. */
+const TOLD: readonly string[] = ['release-requested', 'removed', 'error', 'failed', 'recovered', 'lost']
+
+/** What a person wants to know while the command runs: what does not go as it should. */
 function sentence(event: RunEvent): string | null {
+  if (event.event === 'device') return TOLD.includes(event.kind) ? event.what : null
   if (event.event !== 'released' || event.gone.length === 0) return null
   return `${event.gone.join(', ')} is gone from the host, and there is nothing to give back`
 }

@@ -1,4 +1,5 @@
 import type { PlannedDevice } from '../assign/plan.js'
+import type { DeviceEvent } from '../sysfs/watch.js'
 import type { Ending } from './command.js'
 import type { LaunchBackend } from './nodes.js'
 
@@ -12,6 +13,8 @@ export type RunEvent =
       readonly command: string
       readonly backend: LaunchBackend
     }
+  /** Something has happened to a device while the command runs: it asks to be released, is gone, has reported an error, … */
+  | ({ readonly event: 'device' } & DeviceEvent)
   | ({ readonly event: 'ended' } & Ending)
   /** The host has the devices back as they were, but for those that are gone from it. */
   | { readonly event: 'released'; readonly devices: readonly string[]; readonly gone: readonly string[] }

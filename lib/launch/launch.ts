@@ -14,6 +14,7 @@ import { keepAlive } from '../native/alive.js'
 import type { NativeUser } from '../native/binding.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { type Watch, watchDevices } from '../sysfs/watch.js'
 import { CommandProcess, type Ending } from './command.js'
 import { type Environment, environmentOf, type PassedDescriptor, textsOf } from './environment.js'
 import type { RunEvent } from './events.js'
@@ -119,6 +120,7 @@ class Launch {
       this.#journal,
     )
     let terminal: Terminal | null = null
+    let watch: Watch | null = null
     let prepared: CommandProcess | null = null
     try {
       const run = { ...thisProgram(), command: name.slice(0, 1000) }
@@ -130,6 +132,10 @@ class Launch {
       const leader = command.program
       await note(this.#journal, this.#records, (record) => withLeader(record, leader))
       signal?.throwIfAborted()
+      watch = watchDevices(
+        this.#plan.devices.map(({ address }) => address),
+        (event) => this.#tell({ event: 'device', ...event }),
+      ).unref()
       await command.begin()
       this.#tell({ event: 'started', pid: command.pid, command: name, backend })
       return new LiveRun({
@@ -137,6 +143,7 @@ class Launch {
         backend,
         descriptors,
         guard,
+        watch,
         terminal,
         leader,
         devices: this.#assignment.devices,
@@ -145,6 +152,7 @@ class Launch {
         tell: (event) => this.#tell(event),
       })
     } catch (error) {
+      watch?.close()
       await prepared?.abandon()
       terminal?.close()
       await this.#undo(error)
@@ -279,6 +287,7 @@ interface Parts {
   readonly backend: LaunchBackend
   readonly descriptors: readonly PassedDescriptor[]
   readonly guard: Guard
+  readonly watch: Watch
   readonly terminal: Terminal | null
   readonly leader: NonNullable<ManagedRun['leader']>
   readonly devices: readonly PlannedDevice[]
@@ -326,9 +335,11 @@ class LiveRun implements Run {
   }
 
   async #release(): Promise<void> {
-    const { command, guard, terminal, leader, grace, giveBack, tell } = this.#parts
+    const { command, guard, watch, terminal, leader, grace, giveBack, tell } = this.#parts
     try {
       const ending = await this.exited
+      // What comes now is our own doing.
+      watch.close()
       tell({ event: 'ended', ...ending })
       const left = await command.endGroup(leader, grace)
       if (left.length > 0) {
@@ -342,6 +353,7 @@ class LiveRun implements Run {
       tell({ event: 'failed', message: error instanceof Error ? error.message : String(error) })
       throw error
     } finally {
+      watch.close()
       await command.abandon()
       terminal?.close()
       await guard.dismiss()

@@ -53,6 +53,14 @@ export interface Binding {
      */
     start(argv: readonly string[], environment: readonly string[]): NativeGuard
   }
+  readonly Messages: {
+    /** A socket that hears what the kernel tells of devices (`NETLINK_KOBJECT_UEVENT`); `space`: bytes that may wait in it. */
+    openUevents(groups: number, space: number): NativeMessages
+    /** The kernel's log, from its end on (`/dev/kmsg`). */
+    openLog(path: string): NativeMessages
+  }
+  /** The inode of the user namespace that this process's network namespace belongs to (`NS_GET_USERNS`). */
+  networkOwner(): number
   // Calls that are made often take the number of their object: that is the quickest way to it.
   /** `flags` of `struct vfio_group_status`. */
   groupStatus(group: number): number
@@ -385,7 +393,15 @@ export interface NativeEventFd extends NativeHandle {
   read(): number
 }
 
-/** Tells when one of many eventfds was signalled, until `end()`. */
+/** Messages of the kernel, one for each call: its length in bytes, 0 where none waits, or a negated errno. */
+export interface NativeMessages extends NativeHandle {
+  /** From a socket: four words of 32 bits, which are port, groups, pid and uid of the sender, and then the message. */
+  receive(into: Uint8Array): number
+  /** From a file. */
+  read(into: Uint8Array): number
+}
+
+/** Tells when one of many eventfds was signalled, or a message waits, until `end()`. */
 export interface NativePoll extends NativeHandle {
   /**
    * For each of the eventfds that the callback is told the number of, three words of 32 bits: its key, and what was added to
@@ -395,6 +411,9 @@ export interface NativePoll extends NativeHandle {
   /** `key`: any 32 bits. */
   add(eventfd: NativeEventFd, key: number): void
   remove(eventfd: NativeEventFd): void
+  /** As long as a message waits, its key is told with a count of 0. */
+  addMessages(messages: NativeMessages, key: number): void
+  removeMessages(messages: NativeMessages): void
   start(): void
   stop(): void
   ref(): void

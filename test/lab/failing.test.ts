@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { openDevice } from 'vfio'
 import { put } from './binding.js'
+import { Heard } from './heard.js'
 import { Monitor } from './monitor.js'
 import { refused } from './spare.js'
 
@@ -75,9 +76,12 @@ describe(`a device that fails on ${release()}`, function () {
     assert(express)
     // Device control: all four kinds of errors are reported.
     device.config.region.write16(express.offset + 8, 0x000f)
+    using heard = new Heard([address])
     assert.match(await monitor.human('pcie_aer_inject_error failing COMP_TIME'), /^OK/)
     const { value } = await events.next()
     assert.deepEqual(value, { vector: 0, count: 1 })
+    await heard.next('error')
+    await heard.next('recovered')
     assert.equal(device.config.vendor, 0x1af4)
   })
 })

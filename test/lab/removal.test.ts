@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { release } from 'node:os'
 import { DmaBuffer, Host, type OpenedDevice, openDevice, planAssignment, type VfioIrq } from 'vfio'
 import { isPresent } from './binding.js'
+import { Heard } from './heard.js'
 import { Monitor } from './monitor.js'
 import { choose, freeAll, hasMsix, isAlone, open, refused } from './spare.js'
 
@@ -46,13 +47,16 @@ describe(`a device that goes away on ${release()}`, function () {
     const req = device.irq('req')
     req.enable()
     const asked = next(req)
+    using heard = new Heard([plugged.address])
     const removed = monitor.remove(id)
     assert(Number(await asked) >= 1)
+    assert.match((await heard.next('release-requested')).what, /is asked to release it/)
     // Until it is closed all of it works.
     assert.equal(bar.read32(0), before)
     msix.trigger(1)
     await opened.close()
     await removed
+    await heard.next('removed')
     assert.equal(await over, 'over')
     assert.equal(buffer.mapped, false)
     assert.equal(mapping.buffer.byteLength, 0)

@@ -1,6 +1,7 @@
 import { VfioError } from '../../errors.js'
 import type { NativeEventFd, NativePoll } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
+import { checkPolls } from '../../native/runtime.js'
 import { call, translate } from '../../native/translate.js'
 import type { DeviceHandle } from './handle.js'
 
@@ -20,20 +21,6 @@ export interface IrqSource {
   readonly key: number
   /** Does the poll handle watch it? */
   watched: boolean
-}
-
-/**
- * What else runs programs for Node has not all of libuv: it ends the process where a poll handle is made, or where one
- * calls back, so that it cannot be tried.
- */
-function checkRuntime(): void {
-  const { bun, deno } = process.versions
-  const runtime = bun !== undefined ? 'Bun' : deno !== undefined ? 'Deno' : null
-  if (runtime === null) return
-  throw new VfioError(
-    'ERR_VFIO_RUNTIME',
-    `${runtime} cannot deliver interrupts: run the program with Node, or enable the interrupt with eventfds of your own`,
-  )
 }
 
 /** What one eventfd takes in a batch. */
@@ -67,7 +54,7 @@ export class IrqPoll {
 
   /** Begins to listen for an interrupt kind. */
   listen(line: IrqReceiver): void {
-    checkRuntime()
+    checkPolls('interrupts', 'enable the interrupt with eventfds of your own')
     if (this.#native === null) {
       this.#native = call(() => binding().Poll.open((count) => this.#deliver(count)))
       this.#batch = new Uint32Array(this.#native.batch)
