@@ -149,6 +149,7 @@ class Launch {
         devices: this.#assignment.devices,
         grace: this.#options.grace,
         giveBack: () => this.#giveBack(),
+        leave: (reason) => this.#leave(reason),
         tell: (event) => this.#tell(event),
       })
     } catch (error) {
@@ -259,12 +260,22 @@ class Launch {
     })
   }
 
+  /** What could not be given back is for a recovery, though this program goes on. */
+  async #leave(reason: string): Promise<void> {
+    const { record } = this.#assignment ?? {}
+    if (!record) return
+    await note(this.#journal, [record.id], (now) =>
+      now.state === 'assigned' ? { ...now, state: 'broken', failures: [reason] } : now,
+    ).catch(() => {})
+  }
+
   /** What failed first is what has to be told; what is left is the journal's. */
   async #undo(cause: unknown): Promise<void> {
     try {
       await this.#giveBack()
     } catch (error) {
-      const [first, then] = [cause, error].map((one) => (one instanceof Error ? one.message : String(one)))
+      const [first, then = ''] = [cause, error].map(messageOf)
+      await this.#leave(then)
       throw new VfioError(
         'ERR_VFIO_NOT_RESTORED',
         `${first}; and what was taken could not be given back: ${then}`,
@@ -275,6 +286,8 @@ class Launch {
     }
   }
 }
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
 
 const changed = (record: JournalRecord, news: Partial<ManagedRun>): JournalRecord =>
   record.run ? { ...record, run: { ...record.run, ...news } } : record
@@ -293,6 +306,7 @@ interface Parts {
   readonly devices: readonly PlannedDevice[]
   readonly grace: number | undefined
   readonly giveBack: () => Promise<void>
+  readonly leave: (reason: string) => Promise<void>
   readonly tell: (event: RunEvent) => void
 }
 
@@ -335,7 +349,7 @@ class LiveRun implements Run {
   }
 
   async #release(): Promise<void> {
-    const { command, guard, watch, terminal, leader, grace, giveBack, tell } = this.#parts
+    const { command, guard, watch, terminal, leader, grace, giveBack, leave, tell } = this.#parts
     try {
       const ending = await this.exited
       // What comes now is our own doing.
@@ -350,7 +364,8 @@ class LiveRun implements Run {
       }
       await giveBack()
     } catch (error) {
-      tell({ event: 'failed', message: error instanceof Error ? error.message : String(error) })
+      await leave(messageOf(error))
+      tell({ event: 'failed', message: messageOf(error) })
       throw error
     } finally {
       watch.close()

@@ -1,6 +1,6 @@
 // Programs beside the one that tests: they assign or release and die on the way, or have a device open.
 import { createInterface } from 'node:readline/promises'
-import { assign, openDevice, type Plan, release } from 'vfio'
+import { assign, launch, openDevice, type Plan, release } from 'vfio'
 
 /** What a program is told in one line on its standard input, so that it can be started before it is needed. */
 export type Task =
@@ -14,6 +14,11 @@ export type Task =
       readonly do: 'hold'
       readonly address: string
     }
+  | {
+      readonly do: 'launch'
+      readonly plan: Plan
+      readonly command: readonly string[]
+    }
 
 /** Kept in sight: what is dropped gets closed. */
 let held: unknown
@@ -21,6 +26,12 @@ let held: unknown
 async function perform(task: Task): Promise<void> {
   if (task.do === 'hold') {
     held = await openDevice(task.address)
+    return
+  }
+  if (task.do === 'launch') {
+    const onEvent = (event: unknown) => process.stdout.write(`${JSON.stringify(event)}\n`)
+    const run = await launch(task.plan, { command: task.command, onEvent })
+    await run.released
     return
   }
   let changes = 0
