@@ -104,6 +104,17 @@ export class CommandProcess {
     return call(() => this.#native.signal(number))
   }
 
+  /** Lets all of its group go on that was stopped. */
+  goOn(): void {
+    if (this.#hasEnded) return
+    try {
+      // Until its end is taken the number of the group is its own.
+      process.kill(-this.pid, 'SIGCONT')
+    } catch {
+      // Nobody is left in it.
+    }
+  }
+
   /** Ends what is left of its group: answers with what does not end. */
   endGroup(leader: Program, grace: number | undefined): Promise<readonly string[]> {
     return endGroup(leader, grace)
@@ -152,6 +163,6 @@ export class CommandProcess {
   #resume(): void {
     if (this.#hasEnded) return
     if (this.#terminal?.isOurs) this.#terminal.give(this.pid)
-    this.signal('SIGCONT')
+    this.goOn()
   }
 }

@@ -338,7 +338,7 @@ class LiveRun implements Run {
   async [Symbol.asyncDispose](): Promise<void> {
     this.kill('SIGTERM')
     // What is stopped hears nothing else.
-    this.kill('SIGCONT')
+    this.#parts.command.goOn()
     const timer = setTimeout(() => this.kill('SIGKILL'), this.#parts.grace ?? GRACE)
     try {
       await this.exited
