@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { closeSync, existsSync, fsyncSync, openSync, readdirSync, readlinkSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { Host, type Plan, planAssignment } from 'vfio'
 import { hostState, spare } from './assign-host.js'
@@ -43,14 +43,7 @@ export async function asBefore(before: Readonly<Record<string, string>>): Promis
   while (JSON.stringify(hostState()) !== wanted) await setTimeout(50)
 }
 
-/** Waits until a process has a device of VFIO open: then its interrupt or its registers are there. */
-export async function opened(pid: number): Promise<void> {
-  const isOpen = (fd: string) => {
-    try {
-      return readlinkSync(`/proc/${pid}/fd/${fd}`).includes('vfio-device')
-    } catch {
-      return false
-    }
-  }
-  while (existsSync(`/proc/${pid}`) && !readdirSync(`/proc/${pid}/fd`).some(isOpen)) await setTimeout(50)
+/** Waits until a device is open in a program: VFIO enables it then. By its own node it is open without that, from the start. */
+export async function opened(address: string): Promise<void> {
+  while (Number(readFileSync(`/sys/bus/pci/devices/${address}/enable`, 'utf8')) === 0) await setTimeout(50)
 }
