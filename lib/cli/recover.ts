@@ -31,7 +31,10 @@ async function act(addresses: readonly string[], options: RecoverOptions): Promi
   return await stoppable('finishing what is being put in order', async (signal) => {
     const { rescan, kill, journal, json } = options
     const only = addresses.length > 0 ? addresses : undefined
-    const report = await putInOrder({ rescan, kill, only, journal, deadline: deadlineOf(options), signal })
+    const deadline = deadlineOf(options)
+    // Who ends what is left of a run waits also for what that was changing.
+    const patience = kill ? (deadline ?? 30_000) : undefined
+    const report = await putInOrder({ rescan, kill, only, journal, deadline, patience, signal })
     answer(report, json, render)
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     for (const record of report.bad) note(badRecord(record))

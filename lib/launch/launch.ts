@@ -12,6 +12,7 @@ import { grant } from '../grant/grant.js'
 import { grantsIn } from '../grant/records.js'
 import { keepAlive } from '../native/alive.js'
 import type { NativeUser } from '../native/binding.js'
+import { checkPolls } from '../native/runtime.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Watch, watchDevices } from '../sysfs/watch.js'
@@ -111,6 +112,7 @@ class Launch {
     const { user, signal } = this.#options
     const [name = ''] = this.#options.command
     // First all that can be wrong before anything has changed.
+    checkPolls('events of devices', 'bind them, and start the command by other means')
     this.#fill(this.#look(), 'group', [])
     const file = findProgram(name, this.#environment.PATH)
     const account = user === undefined ? null : await findAccount(user)
@@ -167,8 +169,15 @@ class Launch {
     return [...(record ? [record.id] : []), ...held]
   }
 
+  /** What a listener throws is the program's own matter: what is being done goes on. */
   #tell(event: RunEvent): void {
-    this.#options.onEvent?.(event)
+    try {
+      this.#options.onEvent?.(event)
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error
+      })
+    }
   }
 
   /** The host as it is now. */

@@ -35,7 +35,9 @@ async function typed(command: string, lines: readonly string[]) {
     stdio: ['pipe', 'pipe', 'inherit'],
     env: { ...process.env, HISTFILE: '' },
   })
-  child.stdin.end([`PS1='PROM''PT '`, '%PROMPT', ...lines, 'exit 0', ''].join('\n').replaceAll('{run}', `sh ${script}`))
+  child.stdin.end(
+    [`PS1='PROM''PT '`, '%PROMPT', ...lines, 'exit 0', ''].join('\n').replaceAll('{run}', `sh ${script}`),
+  )
   const [said, [status]] = await Promise.all([text(child.stdout), once(child, 'close')])
   assert.equal(status, 0, said)
   assert.deepEqual(photographOf(trees), asItWas)
