@@ -9,14 +9,14 @@ import { VfioSystemError } from '../errors.js'
  */
 export function findProgram(name: string, path: string | undefined): string {
   if (name.includes('/')) return name
-  let isThere = false
+  let isDenied = false
   for (const directory of (path || DEFAULT_PATH).split(delimiter)) {
     const file = `${directory || '.'}/${name}`
-    if (!isFile(file)) continue
-    isThere = true
-    if (isExecutable(file)) return file
+    const denial = denialOf(file)
+    if (denial === null) return file
+    isDenied ||= denial === 'EACCES'
   }
-  throw notStarted(isThere ? system.errno.EACCES : system.errno.ENOENT, name)
+  throw notStarted(isDenied ? system.errno.EACCES : system.errno.ENOENT, name)
 }
 
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
@@ -25,15 +25,13 @@ const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 export const notStarted = (errno: number, name: string, syscall = 'execve') =>
   new VfioSystemError({ errno, syscall, request: 'command', path: name })
 
-function isFile(file: string): boolean {
-  return statSync(file, { throwIfNoEntry: false })?.isFile() ?? false
-}
-
-function isExecutable(file: string): boolean {
+/** Why a file may not be executed: there is none, or it is not for this user. */
+function denialOf(file: string): 'ENOENT' | 'EACCES' | null {
   try {
+    if (!statSync(file).isFile()) return 'EACCES'
     accessSync(file, constants.X_OK)
-    return true
-  } catch {
-    return false
+    return null
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EACCES' ? 'EACCES' : 'ENOENT'
   }
 }

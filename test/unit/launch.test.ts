@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, openSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -17,6 +25,7 @@ import {
   status,
   VfioError,
 } from 'vfio'
+import { findProgram } from '../../lib/launch/program.js'
 import { fillIn } from '../../lib/launch/words.js'
 import { type HostTrees, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { journalOf, photographOf, planOn, prepare, SINGLE, THREE, using } from './assign-hosts.js'
@@ -163,6 +172,26 @@ describe('the words of a command', () => {
     assert.deepEqual(fillIn(['{qemu}'], words), ['{qemu}'])
     for (const command of [[], [''], ['x', 'a\0b'], [1 as never]])
       assert.throws(() => fillIn(command, words), { code: 'ERR_VFIO_BAD_ARGUMENT' })
+  })
+})
+
+describe('the program of a command', () => {
+  after(removeDirectories)
+
+  it('is looked for as a shell does it', () => {
+    const [first, second] = [temporaryDirectory(), temporaryDirectory()]
+    writeFileSync(join(first, 'plain'), '', { mode: 0o644 })
+    mkdirSync(join(first, 'program'))
+    writeFileSync(join(second, 'program'), '', { mode: 0o755 })
+    const path = `${first}:/no/such/directory:${second}`
+    assert.equal(findProgram('program', path), join(second, 'program'))
+    assert.equal(findProgram('/a/path', path), '/a/path')
+    assert.ok(findProgram('sh', undefined).endsWith('/sh'))
+    for (const [name, code] of [
+      ['plain', 'EACCES'],
+      ['absent', 'ENOENT'],
+    ] as const)
+      assert.throws(() => findProgram(name, path), { code, request: 'command' })
   })
 })
 
