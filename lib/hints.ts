@@ -709,6 +709,16 @@ export const HINTS: readonly Hint[] = [
   row('file', 'EPERM', 'this user may not: run as root'),
   row('file', 'EROFS', 'the file system is read-only: this host keeps its configuration elsewhere'),
 
+  row('command', 'ENOENT', 'there is no such program, or not what is to interpret it: name an existing one'),
+  row('command', 'EACCES', 'whoever it runs as may not execute it, or it is no program'),
+  row(
+    'command',
+    'ENOEXEC',
+    'it is no program for this machine, and has no line that says what interprets it',
+  ),
+  row('command', 'EPERM', 'changing user, limits or capabilities takes root'),
+  row('process', 'ENOSYS', 'descriptors of processes are there since Linux 5.3'),
+
   row(
     'thread',
     'EAGAIN',

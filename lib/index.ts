@@ -142,7 +142,7 @@ export {
 // --- what changes the host (CHANGE)
 
 export { AssignError, type Assignment, type AssignOptions, assign } from './assign/assign.js'
-export type { JournalRecord, RecordState } from './assign/journal.js'
+export type { JournalRecord, ManagedRun, RecordState } from './assign/journal.js'
 export {
   type Blocker,
   type Plan,
@@ -154,6 +154,7 @@ export {
 export {
   type AssignmentStatus,
   type JournalStatus,
+  type RecoverOptions,
   type RecoveryReport,
   recover,
   status,
@@ -249,6 +250,15 @@ export { parseZpci, type ZpciIds } from './export/guest.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
 export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
 export { parseSize } from './export/size.js'
+
+// --- a command that has devices while it runs (LAUNCH)
+
+export type { Ending } from './launch/command.js'
+export type { Environment, PassedDescriptor } from './launch/environment.js'
+export type { RunEvent } from './launch/events.js'
+export { type LaunchOptions, launch, type Run } from './launch/launch.js'
+export type { LaunchBackend } from './launch/nodes.js'
+export type { StdioChoice } from './launch/stdio.js'
 
 // --- what the kernel publishes (LOOK)
 

@@ -10,6 +10,8 @@
 #include "fd.h"
 #include "host/account.h"
 #include "host/lock.h"
+#include "host/process.h"
+#include "host/terminal.h"
 #include "host/messages.h"
 #include "host/tree.h"
 #include "host/writer.h"
@@ -84,6 +86,10 @@ constexpr NamedFunction kFunctions[] = {
     {"askWriter", vfio::AskWriter},       {"readWaiting", vfio::ReadWaiting},
     {"reapWriter", vfio::ReapWriter},     {"findUser", vfio::FindUser},
     {"findGroup", vfio::FindGroup},       {"readTree", vfio::ReadTree},
+    {"terminalGroups", vfio::TerminalGroups},
+    {"setTerminalGroup", vfio::SetTerminalGroup},
+    {"terminalModes", vfio::TerminalModes},
+    {"setTerminalModes", vfio::SetTerminalModes},
     {"networkOwner", vfio::NetworkOwner},  {"describe", vfio::Describe},
 };
 
@@ -112,6 +118,8 @@ constexpr NamedClass kClasses[] = {
     {"Memory", &vfio::Addon::memory, vfio::Memory::Define},
     {"KvmVfio", &vfio::Addon::kvm_vfio, vfio::KvmVfio::Define},
     {"MigrationData", &vfio::Addon::migration_data, vfio::MigrationData::Define},
+    {"Process", &vfio::Addon::process, vfio::Process::Define},
+    {"Guard", &vfio::Addon::guard, vfio::Guard::Define},
     {"Messages", &vfio::Addon::messages, vfio::Messages::Define},
 };
 

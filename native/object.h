@@ -28,6 +28,8 @@ struct Addon {
   Napi::FunctionReference memory_file;
   Napi::FunctionReference kvm_vfio;
   Napi::FunctionReference migration_data;
+  Napi::FunctionReference process;
+  Napi::FunctionReference guard;
   Napi::FunctionReference messages;
   Resource adopted;
   // Shared with every object, since the last of them may go after this.

@@ -1,6 +1,6 @@
 import { isBridge } from '../assess/topology.js'
 import { VfioError } from '../errors.js'
-import { isUuid } from '../sysfs/address.js'
+import { isUuid, readUuid } from '../sysfs/address.js'
 import { isByOwnDriver, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { VfioDevice } from '../vfio/device/device.js'
@@ -46,24 +46,26 @@ export async function resetDevice(
   address: string,
   { hot = false, backend, signal }: ResetDeviceOptions = {},
 ): Promise<ResetReport> {
-  const [device] = seen.named(address)
-  if (device && 'uuid' in device && hot) {
+  const uuid = typeof address === 'string' ? readUuid(address) : null
+  if (uuid === null) refuseOwn(seen.device(address))
+  else if (hot) {
     throw new VfioError(
       'ERR_VFIO_NO_RESET',
-      `${device.uuid} is a mediated device and no PCI function: it has no slot or bus that a hot reset could go through; leave --hot out`,
+      `${uuid} is a mediated device and no PCI function: it has no slot or bus that a hot reset could go through; leave --hot out`,
     )
   }
-  if (device && 'address' in device && isByOwnDriver(device)) throw ownReset(device)
   return withOpenDevice(address, { seen, backend, signal }, (opened) =>
     hot ? resetHot(seen, opened, signal) : resetFunction(opened, signal),
   )
 }
 
-const ownReset = ({ address, driver }: Pick<PciDevice, 'address' | 'driver'>) =>
-  new VfioError(
+function refuseOwn(device: PciDevice): void {
+  if (!isByOwnDriver(device)) return
+  throw new VfioError(
     'ERR_VFIO_NO_RESET',
-    `${address} is with VFIO through its own driver ${driver}, which resets it for each hypervisor that opens it: nothing else should`,
+    `${device.address} is with VFIO through its own driver ${device.driver}, which resets it for each hypervisor that opens it: nothing else should`,
   )
+}
 
 async function resetFunction(
   { device }: OpenedDevice,

@@ -218,7 +218,9 @@ function obstacleToJudging(seen: Snapshot, device: PciDevice, group: IommuGroup 
   const { address } = device
   // A bridge that does not answer lets nothing below it answer.
   const above = [...bridgesAbove(seen, device)].map((bridge) => bridge.address)
-  const addresses = [address, ...above, ...(group?.members ?? [])]
+  // Who has one of those open keeps the driver of the function that carries them.
+  const carried = seen.mediated.filter((one) => one.function === address).map(({ uuid }) => uuid)
+  const addresses = [address, ...carried, ...above, ...(group?.members ?? [])]
   const about = { addresses, groups: group ? [group.group] : [], host: true }
   return unseenSentence(`what ${address} depends on`, unseenAbout(seen, seen.unseen, about))
 }

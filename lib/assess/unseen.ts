@@ -12,11 +12,11 @@ function subjectOf(seen: Snapshot, { path }: Unseen): Subject {
   const [, address = '', file] = /^\/bus\/pci\/devices\/([^/]+)(?:\/(.*))?$/.exec(inSysfs) ?? []
   // Where it lies, and whose virtual function it is, concerns others too.
   if (isAddress(address)) return file === undefined || file === 'physfn' ? 'host' : { address }
-  const uuid = /^\/bus\/mdev\/devices\/([^/]+)\/./.exec(inSysfs)?.[1] ?? ''
-  if (isUuid(uuid)) return { address: uuid }
+  const [, uuid = '', part] = /^\/bus\/mdev\/devices\/([^/]+)(\/.)?/.exec(inSysfs) ?? []
+  // What carries it is another device.
+  if (isUuid(uuid) && part !== undefined) return { address: uuid }
   // What could be made concerns nothing that is there.
-  const parent = /^\/class\/mdev_bus\/([^/]+)\/./.exec(inSysfs)?.[1]
-  if (parent !== undefined) return { address: `types of ${parent}` }
+  if (/^\/class\/mdev_bus(?:\/|$)/.test(inSysfs)) return { address: 'what makes mediated devices' }
   const group = /^\/kernel\/iommu_groups\/(\d+)(?:\/|$)/.exec(inSysfs)?.[1]
   return group === undefined ? 'host' : { group: Number(group) }
 }

@@ -10,11 +10,12 @@ import { isVfioDriver } from '../sysfs/devices.js'
 import { listNames } from '../sysfs/files.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { type Journal, type JournalRecord, journalIn, refuseBad } from './journal.js'
+import { type Journal, type JournalRecord, journalIn, type ManagedRun, refuseBad } from './journal.js'
 import type { Plan, PlannedDevice } from './plan.js'
 import { hostFor, refuseChanged } from './recheck.js'
 import { type ReleaseOptions, releaseRecord } from './release.js'
 import { restore } from './restore.js'
+import { refuseRuns } from './runs.js'
 import { settle } from './settle.js'
 import type { Step } from './steps.js'
 
@@ -25,6 +26,8 @@ export interface AssignOptions extends ChangeOptions {
   readonly signal?: AbortSignal | undefined
   /** Directory of the journal; default `/run/vfio`. */
   readonly journal?: string | undefined
+  /** @internal Who gives it back by itself: then all its devices have a record, also those that are bound already. */
+  readonly run?: ManagedRun | undefined
 }
 
 /** Devices that were assigned, until they are released. */
@@ -32,6 +35,8 @@ export interface Assignment {
   readonly devices: JournalRecord['devices']
   /** The journal's record; `null` where nothing had to be changed. */
   readonly record: JournalRecord | null
+  /** @internal Records of assignments that were there before, and are marked as a run's. */
+  readonly held: readonly string[]
   /** Gives everything back. Does nothing the second time. */
   release(options?: ReleaseOptions): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -72,13 +77,14 @@ export async function assign(plan: Plan, options: AssignOptions = {}): Promise<A
   options.signal?.throwIfAborted()
   const journal = journalIn(options.journal)
   using lock = lockGroups(plan.paths.sysfs, [...plan.devices, ...plan.grabbed].map(lockOf))
-  refuseAssigned(plan, journal)
+  const held = refuseAssigned(plan, journal)
   const unfinished = unfinishedIn(options.journal)
   for (const { address } of [...plan.devices, ...plan.grabbed]) refuseUnfinished(unfinished, address)
   using changes = new Changes(plan.paths.sysfs, options, lock, options.signal)
   await refuseChanged(plan, changes)
-  const record = await new Transaction(plan, journal, changes, lock, options).run()
-  return new LiveAssignment(plan, record, { ...options, journal: journal.directory })
+  const kept = options.run === undefined ? [] : held
+  const record = await new Transaction(plan, journal, changes, lock, options, kept).run()
+  return new LiveAssignment(plan, record, kept, { ...options, journal: journal.directory })
 }
 
 /** One plan being carried out, completely or not at all. */
@@ -94,14 +100,25 @@ class Transaction {
   #after: Snapshot | null = null
   /** Real names of drivers that the plan calls otherwise. */
   readonly #names = new Map<string, string>()
+  readonly #run: ManagedRun | undefined
+  readonly #held: readonly JournalRecord[]
 
-  constructor(plan: Plan, journal: Journal, changes: Changes, lock: GroupLock, options: AssignOptions) {
+  constructor(
+    plan: Plan,
+    journal: Journal,
+    changes: Changes,
+    lock: GroupLock,
+    options: AssignOptions,
+    held: readonly JournalRecord[],
+  ) {
     this.#plan = plan
     this.#journal = journal
     this.#changes = changes
     this.#signal = options.signal
     this.#lock = lock
-    this.#record = plan.toBind.length > 0 ? newRecord(plan, lock) : null
+    this.#run = options.run
+    this.#held = held
+    this.#record = newRecord(plan, lock, options.run, held)
   }
 
   async run(): Promise<JournalRecord | null> {
@@ -127,8 +144,12 @@ class Transaction {
   /** Nothing is changed before this record, so that there is nothing to undo where it cannot be written. */
   async #begin(): Promise<void> {
     try {
+      for (const record of this.#held) {
+        if (this.#run) await this.#journal.write({ ...record, run: { ...this.#run, keeps: true } })
+      }
       await this.#note({})
     } catch (error) {
+      for (const record of this.#held) await this.#journal.write(record).catch(() => {})
       // It may be there all the same, where only fsync(2) failed.
       if (this.#record) await this.#journal.remove(this.#record.id).catch(() => {})
       throw error
@@ -238,9 +259,10 @@ class Transaction {
 
   /** Puts back what was done; answers with what could not be. */
   async #undo(): Promise<readonly string[]> {
-    if (this.#record === null) return []
-    const failures = await restore(this.#changes, this.#record)
+    const failures = this.#record === null ? [] : await restore(this.#changes, this.#record)
     try {
+      for (const record of this.#held) await this.#journal.write(record)
+      if (this.#record === null) return failures
       await settle(this.#journal, this.#changes, this.#record, failures)
     } catch (error) {
       // The error that made the assignment fail comes first.
@@ -256,9 +278,13 @@ function refuseBlocked({ blockers }: Plan): void {
   throw new VfioError(first.code, blockers.map(({ reason }) => reason).join('; '))
 }
 
-/** A device belongs to one assignment: only its record knows the former state. */
-function refuseAssigned(plan: Plan, journal: Journal): void {
+/**
+ * A device belongs to one assignment: only its record knows the former state. Answers with the records of those that stay
+ * bound as they are.
+ */
+function refuseAssigned(plan: Plan, journal: Journal): readonly JournalRecord[] {
   const { records, bad } = journal.read()
+  refuseRuns(records, plan.devices)
   const wanted = new Set([...plan.toBind, ...plan.grabbed.map(({ address }) => address)])
   refuseBad(
     journal,
@@ -276,10 +302,23 @@ function refuseAssigned(plan: Plan, journal: Journal): void {
         : `an assignment of ${ours.address} was left half done by ${record.program} (pid ${record.pid}): "vfio recover" puts it in order`,
     )
   }
+  const planned = new Set(plan.devices.map(({ address }) => address))
+  const isHeld = (record: JournalRecord) => record.devices.some(({ address }) => planned.has(address))
+  return records.filter((record) => record.bootId === bootId() && isHeld(record))
 }
 
-function newRecord(plan: Plan, lock: GroupLock): JournalRecord {
-  const devices = [...plan.devices.filter(({ address }) => plan.toBind.includes(address)), ...plan.grabbed]
+/** `null` where there is nothing to undo. */
+function newRecord(
+  plan: Plan,
+  lock: GroupLock,
+  run: ManagedRun | undefined,
+  held: readonly JournalRecord[],
+): JournalRecord | null {
+  const others = new Set(held.flatMap((record) => record.devices.map(({ address }) => address)))
+  const isOurs = ({ address }: PlannedDevice) =>
+    run === undefined ? plan.toBind.includes(address) : !others.has(address)
+  const devices = [...plan.devices.filter(isOurs), ...plan.grabbed]
+  if (run === undefined ? plan.toBind.length === 0 : devices.length === 0) return null
   return {
     version: 1,
     id: devices[0]?.address ?? '',
@@ -293,20 +332,28 @@ function newRecord(plan: Plan, lock: GroupLock): JournalRecord {
     devices,
     ids: [],
     failures: [],
+    ...(run && { run }),
   }
 }
 
 class LiveAssignment implements Assignment {
   readonly devices: JournalRecord['devices']
   readonly record: JournalRecord | null
+  readonly held: readonly string[]
   readonly #options: AssignOptions
   #released = false
 
-  constructor(plan: Plan, record: JournalRecord | null, options: AssignOptions) {
+  constructor(
+    plan: Plan,
+    record: JournalRecord | null,
+    held: readonly JournalRecord[],
+    options: AssignOptions,
+  ) {
     // With the groups and the names of drivers that they have by now.
     const now = new Map(record?.devices.map((device) => [device.address, device]))
     this.devices = plan.devices.map((device) => now.get(device.address) ?? device)
     this.record = record
+    this.held = held.map(({ id }) => id)
     this.#options = options
   }
 

@@ -9,6 +9,18 @@ import type { PlannedDevice, ResetPolicy } from './plan.js'
 /** The state of an assignment. Everything but `assigned` is half done. */
 export type RecordState = 'assigning' | 'assigned' | 'releasing' | 'broken'
 
+/** A program that has devices for as long as a command runs: what it made goes with it. */
+export interface ManagedRun extends Program {
+  /** The name of what it runs. */
+  readonly command: string
+  /** The process that it has started, which leads a group of its own. */
+  readonly leader?: Program | undefined
+  /** The assignment was there before, and stays: only what the run added to it goes. */
+  readonly keeps?: boolean | undefined
+  /** Devices whose nodes it has granted. */
+  readonly granted?: readonly string[] | undefined
+}
+
 /** What is needed to give devices back, written before the first change. */
 export interface JournalRecord extends Program {
   readonly version: 1
@@ -27,6 +39,8 @@ export interface JournalRecord extends Program {
   readonly ids: readonly string[]
   /** Of a broken one: what could not be undone. */
   readonly failures: readonly string[]
+  /** Who gives it back by itself. */
+  readonly run?: ManagedRun | undefined
 }
 
 export type Journal = Records<JournalRecord>
@@ -66,16 +80,16 @@ function parseRecord(text: string): JournalRecord {
   const check = (holds: boolean, what: string) => {
     if (!holds) throw new Error(`${what} is missing or wrong`)
   }
-  const isText = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
   check(record.version === 1, 'its version')
   check(isAddressText(record.id), 'its id')
   check(STATES.includes(record.state), 'its state')
   check(RESETS.includes(record.reset), 'its reset policy')
-  for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isText(record[name]), name)
-  check(isText(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
+  for (const name of ['bootId', 'program', 'since', 'sysfs']) check(isShort(record[name]), name)
+  check(isShort(record.sysfs) && record.sysfs.startsWith('/') && !record.sysfs.includes('\0'), 'sysfs')
   check(Number.isSafeInteger(record.pid), 'its pid')
   check(record.started === undefined || Number.isSafeInteger(record.started), 'the start of its program')
-  for (const name of ['pidNamespace', 'lock']) check(record[name] === undefined || isText(record[name]), name)
+  for (const name of ['pidNamespace', 'lock'])
+    check(record[name] === undefined || isShort(record[name]), name)
   check(
     Array.isArray(record.ids) && record.ids.every((id) => /^[0-9a-f]{4} [0-9a-f]{4}$/.test(String(id))),
     'ids',
@@ -85,6 +99,7 @@ function parseRecord(text: string): JournalRecord {
     'its failures',
   )
   check(Array.isArray(record.devices) && record.devices.length > 0, 'its devices')
+  if (record.run !== undefined) checkRun(fields(record.run, 'its run'), check)
   for (const item of record.devices as unknown[]) {
     const device = fields(item, 'a device')
     const former = fields(device.former, 'a former state')
@@ -100,6 +115,26 @@ function parseRecord(text: string): JournalRecord {
   check(addresses.includes(String(record.id)), 'the device that it is named by')
   return value as JournalRecord
 }
+
+function checkRun(run: Record<string, unknown>, check: (holds: boolean, what: string) => void): void {
+  checkProgram(run, check)
+  check(isShort(run.command), 'its command')
+  check(run.keeps === undefined || typeof run.keeps === 'boolean', 'whether it stays')
+  check(
+    run.granted === undefined || (Array.isArray(run.granted) && run.granted.every(isAddressText)),
+    'grants',
+  )
+  if (run.leader !== undefined) checkProgram(fields(run.leader, 'its process'), check)
+}
+
+function checkProgram(program: Record<string, unknown>, check: (holds: boolean, what: string) => void): void {
+  check(isShort(program.program), 'the name of its program')
+  check(Number.isSafeInteger(program.pid) && Number(program.pid) > 0, 'the pid of its program')
+  check(program.started === undefined || Number.isSafeInteger(program.started), 'the start of its program')
+  check(program.pidNamespace === undefined || isShort(program.pidNamespace), 'its namespace')
+}
+
+const isShort = (item: unknown): item is string => typeof item === 'string' && item.length < 4096
 
 function fields(value: unknown, what: string): Record<string, unknown> {
   if (typeof value !== 'object' || value === null || Array.isArray(value))

@@ -1,11 +1,12 @@
 import { Changes } from '../change/changes.js'
 import { type GroupLock, lockGroupsWithin, lockOf } from '../change/group-lock.js'
+import { endGroup } from '../change/process-group.js'
 import { bootId, isAlive } from '../change/program.js'
 import { type UnfinishedStep, unfinishedIn } from '../change/unfinished.js'
 import { VfioError } from '../errors.js'
 import { putMdevInOrder } from '../mdev/make.js'
 import type { BadRecord, Records } from '../records.js'
-import { directoryOf } from '../sysfs/address.js'
+import { directoryOf, expandName } from '../sysfs/address.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { putVfsInOrder } from '../vfs/set.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
@@ -13,6 +14,7 @@ import { isElsewhere, type ReleaseOptions, revokeGrants, stillGranted } from './
 import { putBack } from './rescan.js'
 import { putMethodsBack } from './reset-method.js'
 import { restore } from './restore.js'
+import { isAbandoned, leaveKept } from './runs.js'
 import { settle } from './settle.js'
 
 /** An assignment by its record, compared with the host. */
@@ -23,6 +25,8 @@ export interface AssignmentStatus extends JournalRecord {
   readonly stale: boolean
   /** Devices that are not bound as the record says, a sentence each. */
   readonly deviations: readonly string[]
+  /** Only of what belongs to a run: that has ended and left it; `null` where it cannot be seen from here. */
+  readonly abandoned?: boolean | null
 }
 
 /** A step as its record knows it. */
@@ -51,6 +55,7 @@ export async function status(
   const assignments = records.map((record) => ({
     ...record,
     ...ofProgram(record),
+    ...(record.run && { abandoned: isAbandoned(record) }),
     deviations: record.state === 'assigned' && record.bootId === boot ? deviations(record) : [],
   }))
   return {
@@ -86,21 +91,39 @@ export interface RecoveryReport {
   readonly granted?: readonly string[]
 }
 
+export interface RecoverOptions extends ReleaseOptions {
+  /** Only what has to do with these addresses. */
+  readonly only?: readonly string[] | undefined
+  /** Ends what a `vfio run` that has ended has left running, before its devices are taken back. */
+  readonly kill?: boolean | undefined
+  /** How long another program that is at the same may take, in milliseconds; default: it is left alone. */
+  readonly patience?: number | undefined
+}
+
 /**
- * Puts in order what a crash left half done: such devices go back to the host as they were. What is assigned stays.
+ * Puts in order what a crash left half done: such devices go back to the host as they were. What is assigned stays, unless it was assigned for a command whose `vfio run`
+ * has ended.
  * @throws VfioError `ERR_VFIO_NOT_RESTORED` with all that could not be put back
  */
-export async function recover(options: ReleaseOptions = {}): Promise<RecoveryReport> {
+export async function recover(options: RecoverOptions = {}): Promise<RecoveryReport> {
   const journal = journalIn(options.journal)
   const steps = unfinishedIn(options.journal)
   const assignments = journal.read()
   const unfinished = steps.read()
   const report = new Report([...assignments.bad, ...unfinished.bad])
-  for (const known of assignments.records) {
+  const known = [
+    ...assignments.records.flatMap(({ devices }) => devices.map(({ address }) => address)),
+    ...unfinished.records.map(({ address }) => address),
+  ]
+  const wanted = options.only?.flatMap((text) => expandName(text, () => known))
+  const isWanted = ({ devices }: JournalRecord) =>
+    wanted === undefined || devices.some(({ address }) => wanted.includes(address))
+  for (const known of assignments.records.filter(isWanted)) {
     options.signal?.throwIfAborted()
     await report.attempt(() => recoverAssignment(journal, known, report, options))
   }
   for (const known of unfinished.records) {
+    if (wanted !== undefined && !wanted.includes(known.address)) continue
     options.signal?.throwIfAborted()
     await report.attempt(() => finishStep(steps, known, report, options))
   }
@@ -139,6 +162,14 @@ class Report {
     return true
   }
 
+  /** A program in another namespace of processes may still have it. */
+  isHidden({ id, run }: JournalRecord): void {
+    this.#leave(
+      id,
+      `"vfio run" (pid ${run?.pid}) is not to be seen from here, and may still have it: run "vfio recover" where it ran`,
+    )
+  }
+
   /** A failure of one record does not stop the others. */
   async attempt(work: () => Promise<void>): Promise<void> {
     try {
@@ -170,18 +201,25 @@ async function recoverAssignment(
   journal: Journal,
   known: JournalRecord,
   report: Report,
-  options: ReleaseOptions,
+  options: RecoverOptions,
 ): Promise<void> {
   const { id } = known
-  const lock = await lockOr(known.sysfs, known.devices)
+  if (options.kill && known.run?.leader && isAbandoned(known) === true) await endGroup(known.run.leader)
+  const lock = await lockOr(known.sysfs, known.devices, options.patience)
   if (lock instanceof VfioError) {
-    if (known.state !== 'assigned') report.isLocked(id, lock)
+    if (known.state !== 'assigned' || isAbandoned(known) === true) report.isLocked(id, lock)
     return
   }
   using _held = lock
   // Read again under the lock: its program may have ended in good order meanwhile.
   const record = journal.read().records.find((one) => one.id === id)
-  if (!record || (record.state === 'assigned' && record.bootId === bootId())) return
+  if (!record) return
+  const abandoned = isAbandoned(record)
+  if (record.state === 'assigned' && record.bootId === bootId() && abandoned !== true) {
+    // A run that cannot be seen may be there still.
+    if (abandoned === null) report.isHidden(record)
+    return
+  }
   try {
     // It may be another assignment by now, or know more groups.
     lock.add(record.devices.map(lockOf))
@@ -199,13 +237,43 @@ async function recoverAssignment(
     return
   }
   if (report.isElsewhere(id, record, lock)) return
+  const open = abandoned ? stillOpen(changes, record) : []
+  if (open.length > 0) {
+    report.failures.push(...open)
+    return
+  }
+  if (record.run?.keeps && record.state === 'assigned') {
+    await leaveKept(record, changes, options.journal)
+    report.recovered.push(...addresses)
+    return
+  }
   const grants = await revokeGrants(changes, record, options.journal)
   report.warnings.push(...grants.warnings)
   report.granted.push(...grants.left)
-  const left = await restore(changes, record, options)
+  const onGone = (address: string) =>
+    report.warnings.push(`${address} is gone from the host, and there is nothing to give back`)
+  const left = await restore(changes, record, abandoned ? { ...options, onGone } : options)
   await settle(journal, changes, record, left)
   report.failures.push(...left)
   if (left.length === 0) report.recovered.push(...addresses)
+}
+
+/** What a run has started may have outlived it, and nothing can be taken from that: who it is, a sentence each. */
+function stillOpen(changes: Changes, { devices, run }: JournalRecord): string[] {
+  const leader = run?.leader && isAlive(run.leader) ? run.leader : null
+  return devices.flatMap((device) => {
+    if (!changes.isWithVfio(device.address)) return []
+    try {
+      changes.refuseOpen(device)
+      return []
+    } catch (error) {
+      if ((error as VfioError).code !== 'ERR_VFIO_IN_USE') throw error
+      const how = leader
+        ? `${run?.command} (pid ${leader.pid}) has outlived its "vfio run": "vfio recover --kill" ends it`
+        : 'end that, and then "vfio recover"'
+      return [`${(error as Error).message.replace(/; close it there first$/, '')}; ${how}`]
+    }
+  })
 }
 
 /** Recovers a device whose step a crash has ended. */
@@ -247,9 +315,11 @@ const ENDING = 1000
 async function lockOr(
   sysfs: string,
   devices: readonly { readonly address: string; readonly group: number | null }[],
+  patience?: number,
 ): Promise<GroupLock | VfioError> {
+  const isBrief = ({ isLeft }: { readonly isLeft: boolean }) => isLeft || patience !== undefined
   try {
-    return await lockGroupsWithin(ENDING, sysfs, devices.map(lockOf), ({ isLeft }) => isLeft)
+    return await lockGroupsWithin(patience ?? ENDING, sysfs, devices.map(lockOf), isBrief)
   } catch (error) {
     if (error instanceof VfioError) return error
     throw error

@@ -12,6 +12,7 @@ import { Host } from '../sysfs/host.js'
 import { type Journal, type JournalRecord, journalIn } from './journal.js'
 import { chooseResets } from './resets.js'
 import { type RestoreOptions, restore } from './restore.js'
+import { refuseTaken } from './runs.js'
 import { settle } from './settle.js'
 
 export interface ReleaseOptions extends ChangeOptions, RestoreOptions {
@@ -104,6 +105,7 @@ export async function releaseRecord(
     changes.done('removed the record of an earlier boot')
     return { released, warnings: [] }
   }
+  refuseTaken(record)
   await refuseOpen(changes, record)
   const releasing: JournalRecord = {
     ...record,

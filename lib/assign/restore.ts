@@ -12,6 +12,8 @@ type Former = Pick<PlannedDevice, 'address' | 'former'>
 export interface RestoreOptions {
   /** Removes a device that cannot be bound again and lets the kernel find it anew. */
   readonly rescan?: boolean | undefined
+  /** @internal What is gone from the host is forgotten, and told here. */
+  readonly onGone?: ((address: string) => void) | undefined
 }
 
 /**
@@ -94,9 +96,17 @@ async function takeFromVfio(changes: Changes, device: PlannedDevice): Promise<bo
   return true
 }
 
-async function giveBack(changes: Changes, device: PlannedDevice, { rescan }: RestoreOptions): Promise<void> {
+async function giveBack(
+  changes: Changes,
+  device: PlannedDevice,
+  { rescan, onGone }: RestoreOptions,
+): Promise<void> {
   const { address } = device
   if (!exists(changes.device(address))) {
+    if (onGone) {
+      onGone(address)
+      return
+    }
     // Whoever has ended a mediated device has left nothing to give back.
     if (isUuid(address)) return
     if (!rescan) {

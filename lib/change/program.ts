@@ -27,6 +27,18 @@ export function thisProgram(): Program {
   }
 }
 
+/** Another program of this namespace, as `/proc` tells of it; `null` where it does not. */
+export function programOf(pid: number): Program | null {
+  const started = startIn(readText(`/proc/${pid}/stat`) ?? '')
+  const pidNamespace = namespace()
+  if (started === null || pidNamespace === null) return null
+  return { pid, program: readText(`/proc/${pid}/comm`) ?? 'a program', started, pidNamespace }
+}
+
+/** Is it the program that works here? */
+export const isThisProgram = ({ pid, started }: Pick<Program, 'pid' | 'started'>): boolean =>
+  pid === process.pid && started === thisProgram().started
+
 /** Does it still run? `null` where that cannot be seen from here. The boot has to be the same. */
 export function isAlive({ pid, started, pidNamespace }: Omit<Program, 'program'>): boolean | null {
   if (started === undefined || pidNamespace === undefined) return null

@@ -16,6 +16,7 @@ import { release } from './release.js'
 import { rescan } from './rescan.js'
 import { reset } from './reset.js'
 import { revoke } from './revoke.js'
+import { run } from './run.js'
 import { schema } from './schema.js'
 import { show } from './show.js'
 import { status } from './status.js'
@@ -24,7 +25,7 @@ import { vfs } from './vfs.js'
 /** In the order of the help. */
 const COMMANDS: readonly Declare[] = [
   ...[list, show, check, reset, rescan],
-  ...[bind, release, status, recover],
+  ...[run, bind, release, status, recover],
   ...[grant, revoke, exportTo, persist, vfs, mdev],
   ...[doctor, schema, help],
 ]

@@ -6,6 +6,7 @@ import { stoppable } from './signals.js'
 import { badRecord } from './words.js'
 
 interface RecoverOptions {
+  readonly kill?: boolean
   readonly rescan?: boolean
   readonly timeout?: number
   readonly journal?: string
@@ -17,6 +18,8 @@ export const recover: Declare = (vfio) => {
   vfio
     .command('recover')
     .description('put in order what a crash left half done')
+    .argument('[address...]', 'only what has to do with these PCI addresses')
+    .option('--kill', 'end what a "vfio run" that died has left running')
     .addOption(rescanOption())
     .addOption(timeout())
     .addOption(journal())
@@ -24,10 +27,14 @@ export const recover: Declare = (vfio) => {
     .action(run(act))
 }
 
-async function act(options: RecoverOptions): Promise<number> {
+async function act(addresses: readonly string[], options: RecoverOptions): Promise<number> {
   return await stoppable('finishing what is being put in order', async (signal) => {
-    const { rescan, journal, json } = options
-    const report = await putInOrder({ rescan, journal, deadline: deadlineOf(options), signal })
+    const { rescan, kill, journal, json } = options
+    const only = addresses.length > 0 ? addresses : undefined
+    const deadline = deadlineOf(options)
+    // Who ends what is left of a run waits also for what that was changing.
+    const patience = kill ? (deadline ?? 30_000) : undefined
+    const report = await putInOrder({ rescan, kill, only, journal, deadline, patience, signal })
     answer(report, json, render)
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     for (const record of report.bad) note(badRecord(record))

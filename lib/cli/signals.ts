@@ -1,3 +1,4 @@
+import type { Run } from '../index.js'
 import { statusOfSignal } from './exit.js'
 import { failedBy, printFailure } from './failure.js'
 import { note } from './output.js'
@@ -42,5 +43,63 @@ export async function stoppable(
     return statusOfSignal(signal)
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal)
+  }
+}
+
+/** What a command that runs gets of what this program is sent. SIGCONT is the library's, with the terminal. */
+const FORWARDED = [...SIGNALS, 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const
+
+/**
+ * Signals around a command: before it runs one puts everything back, then each goes to the command, as often as it comes, and
+ * afterwards one waits for the giving back. A second one before or afterwards ends this program at once: its guard does
+ * the rest.
+ */
+export class Forwarder {
+  /** The exit status of what was stopped before it ran. */
+  status: number | null = null
+  readonly #controller = new AbortController()
+  #run: Run | null = null
+  #isOver = false
+  #isWarned = false
+
+  constructor() {
+    for (const signal of FORWARDED) process.on(signal, this.#onSignal)
+  }
+
+  /** Aborted by a signal that comes before the command runs. */
+  get before(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  to(run: Run): void {
+    this.#run = run
+    // It came between the last step and the first of the command.
+    if (this.#controller.signal.aborted) run.kill('SIGTERM')
+  }
+
+  /** The command has ended. */
+  afterwards(): void {
+    this.#isOver = true
+  }
+
+  stop(): void {
+    for (const signal of FORWARDED) process.off(signal, this.#onSignal)
+  }
+
+  readonly #onSignal = (signal: (typeof FORWARDED)[number]) => {
+    if (this.#run && !this.#isOver) {
+      this.#run.kill(signal)
+      return
+    }
+    if (this.#isWarned) {
+      note('vfio: ended before it was done: what it guards is given back beside it')
+      process.exit(statusOfSignal(signal))
+    }
+    this.#isWarned = true
+    const what = this.#isOver ? 'giving the devices back' : 'putting back what was done'
+    note(`vfio: ${signal}: ${what} (once more ends this at once)`)
+    if (this.#isOver) return
+    this.status = statusOfSignal(signal)
+    this.#controller.abort(new Error(`stopped by ${signal}`))
   }
 }

@@ -1,4 +1,9 @@
-import { type AssignmentStatus, type JournalStatus, status as statusOfJournal } from '../index.js'
+import {
+  type AssignmentStatus,
+  type JournalStatus,
+  type ManagedRun,
+  status as statusOfJournal,
+} from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Declare, journal, json, run } from './options.js'
 import { answer, colour, note, wrap } from './output.js'
@@ -23,7 +28,8 @@ async function act({ journal, json = false }: StatusOptions): Promise<number> {
   const found = await statusOfJournal({ journal })
   const wantsRecover =
     found.assignments.some(
-      ({ state, alive }) => state === 'broken' || (state !== 'assigned' && alive !== true),
+      ({ state, alive, abandoned }) =>
+        state === 'broken' || abandoned === true || (state !== 'assigned' && alive !== true),
     ) || (found.unfinished ?? []).some(({ alive }) => alive !== true)
   answer(found, json, render)
   for (const record of found.bad) note(badRecord(record))
@@ -33,10 +39,12 @@ async function act({ journal, json = false }: StatusOptions): Promise<number> {
 function render({ assignments, unfinished = [], bad }: JournalStatus): string {
   if (assignments.length + unfinished.length + bad.length === 0) return NOTHING_ASSIGNED
   const lines: string[] = []
-  for (const { devices, state, program, pid, alive, since, stale, deviations, failures } of assignments) {
+  for (const record of assignments) {
+    const { devices, state, program, pid, alive, since, stale, deviations, failures, run, abandoned } = record
     const names = devices.map(({ address, driver }) => `${address} (${driver})`).join(', ')
     lines.push(`${names}  ${state === 'assigned' ? colour.good(state) : colour.bad(state)}`)
     lines.push(byWhom({ program, pid, alive, since }))
+    if (run) lines.push(wrap(forWhat(run, abandoned === true), 2))
     for (const line of [...deviations, ...failures]) lines.push(wrap(line, 4, '  ! '))
     if (stale) lines.push(STALE)
   }
@@ -45,6 +53,14 @@ function render({ assignments, unfinished = [], bad }: JournalStatus): string {
     lines.push(byWhom({ program, pid, alive, since }), ...(stale ? [STALE] : []))
   }
   return lines.map((line) => `${line}\n`).join('')
+}
+
+/** Who gives it back by itself, and whether that still can be. */
+function forWhat({ command, leader }: ManagedRun, isLeft: boolean): string {
+  const what = `for ${command}${leader ? ` (pid ${leader.pid})` : ''}`
+  return isLeft
+    ? `${what}, and left by it: "vfio recover" gives it back`
+    : `${what}, and given back when that ends`
 }
 
 const STEPS = {

@@ -26,6 +26,15 @@ export interface QemuOptions {
   readonly guestAddress?: string | undefined
   /** s390 only. */
   readonly zpci?: ZpciIds | undefined
+  /**
+   * Descriptors that QEMU inherits (9.0 and newer): of `/dev/iommu`, and of each device's own node by address, not bound yet. It
+   * opens nothing itself then.
+   */
+  readonly descriptors?:
+    | { readonly iommufd: number; readonly devices: Readonly<Record<string, number>> }
+    | undefined
+  /** Further properties of each device `vfio-pci`, like `x-no-mmap: 'on'`. */
+  readonly properties?: Readonly<Record<string, string>> | undefined
 }
 
 /** A device as QEMU will know it. */
@@ -72,9 +81,9 @@ export function exportQemu(
   // An s390 guest sees every zPCI function as a device of its own.
   const all = exportSlots(seen, addresses, { apart: machine.kind === 'zpci' })
   const slots = all.filter(isOnPci)
-  const iommufd = byIommufd(seen, options.iommufd)
+  const iommufd = options.descriptors !== undefined || byIommufd(seen, options.iommufd)
   const writer = new Writer(machine, { ...options, iommufd })
-  if (iommufd) writer.add('-object', { iommufd: null, id: 'iommufd0' })
+  if (iommufd) writer.add('-object', { iommufd: null, id: 'iommufd0', fd: options.descriptors?.iommufd })
   if (machine.kind === 'zpci') writer.addZpci(slots.length)
   if (options.guestAddress !== undefined) writer.atGuestAddress(slots, options.guestAddress)
   else if (machine.kind === 'express') writer.belowPorts(slots)
@@ -114,6 +123,8 @@ class Writer {
   readonly #machine: Machine
   readonly #iommufd: boolean
   readonly #zpci: ZpciIds | undefined
+  readonly #descriptors: QemuOptions['descriptors']
+  readonly #properties: Properties
 
   constructor(machine: Machine, options: QemuOptions) {
     if (options.zpci && machine.kind !== 'zpci') {
@@ -125,6 +136,8 @@ class Writer {
     this.#machine = machine
     this.#iommufd = options.iommufd ?? false
     this.#zpci = options.zpci
+    this.#descriptors = options.descriptors
+    this.#properties = checkProperties(options.properties ?? {})
   }
 
   add(option: string, properties: Properties): void {
@@ -215,16 +228,41 @@ class Writer {
     // QEMU's own notation of host addresses ends at 16 bits of domain.
     const isWide = (splitAddress(address)?.domain ?? 0) > 0xffff
     const byPath = isWide || isUuid(address)
+    const fd = this.#descriptors?.devices[address]
+    const byDescriptor = fd !== undefined
     this.add('-device', {
       [model]: null,
-      host: byPath ? undefined : address,
-      sysfsdev: byPath ? directoryOf('/sys', address) : undefined,
+      fd,
+      host: byPath || byDescriptor ? undefined : address,
+      sysfsdev: byPath && !byDescriptor ? directoryOf('/sys', address) : undefined,
       id,
       ...where,
       iommufd: this.#iommufd ? 'iommufd0' : undefined,
+      ...this.#properties,
     })
     this.devices.push({ address, id })
   }
+}
+
+/** What is written here itself. */
+const OURS = new Set(['fd', 'host', 'sysfsdev', 'id', 'bus', 'addr', 'iommufd'])
+
+function checkProperties(properties: Readonly<Record<string, string>>): Properties {
+  return Object.fromEntries(
+    Object.entries(properties).map(([key, value]) => {
+      if (
+        !/^[A-Za-z][\w.-]*$/.test(key) ||
+        OURS.has(key) ||
+        typeof value !== 'string' ||
+        value.includes('\0')
+      )
+        throw new VfioError(
+          'ERR_VFIO_BAD_ARGUMENT',
+          `${JSON.stringify(key.slice(0, 40))} is no property of vfio-pci that can be set here: expected a name like x-no-mmap, and its value as text`,
+        )
+      return [key, value]
+    }),
+  )
 }
 
 function tooMany(count: number, machine: Machine): VfioError {

@@ -1,5 +1,6 @@
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
+import type { NativeUser } from '../native/binding.js'
 import { binding } from '../native/load.js'
 import { translate } from '../native/translate.js'
 
@@ -15,6 +16,17 @@ export async function findUid(user: string | number): Promise<number> {
   if (id !== null) return id
   const found = await ask(() => binding().findUser(String(user)))
   if (found) return found.uid
+  throw unknown('user', user)
+}
+
+/**
+ * A user of this host, given by name or number, with all groups that it is in.
+ * @throws VfioError `ERR_VFIO_NO_ACCOUNT`, `ERR_VFIO_BAD_ARGUMENT`
+ */
+export async function findAccount(user: string | number): Promise<NativeUser> {
+  const id = idIn(user)
+  const found = await ask(() => binding().findUser(String(id ?? user)))
+  if (found) return found
   throw unknown('user', user)
 }
 

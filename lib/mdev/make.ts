@@ -3,7 +3,7 @@ import { assessUses } from '../assess/uses.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { type GroupLock, lockGroupsWithin, lockOf } from '../change/group-lock.js'
 import { begun, refuseUnfinished, type UnfinishedMdev, unfinishedIn } from '../change/unfinished.js'
-import { VfioError } from '../errors.js'
+import { VfioError, VfioSystemError } from '../errors.js'
 import { directoryOf } from '../sysfs/address.js'
 import { exists, linkName } from '../sysfs/files.js'
 import { hostOf, NONE } from '../sysfs/host.js'
@@ -74,8 +74,8 @@ export async function createMdev(
   try {
     await changes.write(plan.path, uuid)
   } catch (error) {
-    // What the kernel has not answered may still come to be: then recover has to know of it.
-    if (!isLate(error)) await records.remove(uuid)
+    // What the kernel has not answered may still come to be, or has: then recover has to know of it.
+    if (error instanceof VfioSystemError || !(isLate(error) || exists(directory))) await records.remove(uuid)
     throw error
   }
   if (!exists(directory)) {

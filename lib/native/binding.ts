@@ -44,6 +44,22 @@ export interface Binding {
   }
   readonly KvmVfio: { create(vmFd: number): NativeKvmVfio }
   readonly MigrationData: abstract new () => NativeMigrationData
+  readonly Process: {
+    /**
+     * `fork(2)`: a process in a group of its own that waits at a gate, with nothing open but what it was given; it ends
+     * where this process does. {@link NativeProcess.proceed} lets it execute.
+     */
+    start(task: NativeTask): NativeProcess
+    /** `pidfd_open(2)` of any process. */
+    open(pid: number): NativeProcess
+  }
+  readonly Guard: {
+    /**
+     * `fork(2)`: a process in a session of its own that holds nothing of this one, and executes `argv` when this process has
+     * died without dismissing it.
+     */
+    start(argv: readonly string[], environment: readonly string[]): NativeGuard
+  }
   readonly Messages: {
     /** A socket that hears what the kernel tells of devices (`NETLINK_KOBJECT_UEVENT`); `space`: bytes that may wait in it. */
     openUevents(groups: number, space: number): NativeMessages
@@ -129,10 +145,21 @@ export interface Binding {
    * behind the third of these.
    */
   readWaiting(paths: readonly string[], patience: number): readonly (Uint8Array | number)[]
-  /** `getpwnam_r(3)`, off the main thread: a name may come from a server. `null` where there is no such user. */
-  findUser(name: string): Promise<{ readonly uid: number; readonly gid: number } | null>
+  /**
+   * `getpwnam_r(3)`, of digits `getpwuid_r`, and `getgrouplist(3)`, off the main thread: a name may come from a server. `null`
+   * where there is no such user.
+   */
+  findUser(name: string): Promise<NativeUser | null>
   /** `getgrnam_r(3)`, off the main thread: the gid, `null` where there is no such group. */
   findGroup(name: string): Promise<number | null>
+  /** `tcgetpgrp(3)` and `getpgrp(2)`: whose foreground a terminal is, and the group of this process. */
+  terminalGroups(descriptor: number): readonly [number, number]
+  /** `tcsetpgrp(3)`, also from the background. */
+  setTerminalGroup(descriptor: number, group: number): void
+  /** `tcgetattr(3)`. */
+  terminalModes(descriptor: number): ArrayBuffer
+  /** `tcsetattr(3)`, also from the background. */
+  setTerminalModes(descriptor: number, modes: ArrayBuffer): void
   /**
    * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
    * as many bytes as its entry in `limits`. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
@@ -154,6 +181,57 @@ export interface Binding {
 /** A class of objects that a descriptor of the caller's makes too: it is duplicated. */
 interface Given<T> {
   fromDescriptor(descriptor: number): T
+}
+
+/** An account of this host. */
+export interface NativeUser {
+  readonly uid: number
+  readonly gid: number
+  readonly name: string
+  readonly home: string
+  /** All that it is in, its own among them. */
+  readonly groups: readonly number[]
+}
+
+/** What is to be executed. */
+export interface NativeTask {
+  /** A path. */
+  readonly file: string
+  readonly arguments: readonly string[]
+  /** As `NAME=value`. */
+  readonly environment: readonly string[]
+  /** `LISTEN_PID` with its own pid is added to the environment. */
+  readonly listen: boolean
+  /** What become its descriptors 0, 1, 2, … */
+  readonly descriptors: readonly number[]
+  /** A terminal whose foreground its group becomes. */
+  readonly terminal: number | null
+  /** RLIMIT_MEMLOCK in bytes, soft and hard. */
+  readonly memlock: number | null
+  /** It becomes this user, without any capability and without a way to new privileges. */
+  readonly user: Pick<NativeUser, 'uid' | 'gid' | 'groups'> | null
+}
+
+export interface NativeProcess extends NativeHandle {
+  readonly pid: number
+  /** Lets it execute: `null` once it does, or has ended before; or the call that failed. Once. */
+  proceed(): Promise<{ readonly syscall: string; readonly errno: number } | null>
+  /** `waitid(2)` for its next stop or its end, which it does not take: `si_code` and `si_status`. Of a child. */
+  wait(): Promise<{ readonly code: number; readonly status: number }>
+  /** Takes its end, and with it its pid: whether it has ended. */
+  reap(): boolean
+  /** When it has ended; of any process. */
+  ended(): Promise<void>
+  /** `pidfd_send_signal(2)`: whether it was there. */
+  signal(number: number): boolean
+}
+
+export interface NativeGuard extends NativeHandle {
+  readonly pid: number
+  /** Ends it: there is nothing left to guard. */
+  dismiss(): void
+  /** When it has ended: takes its end. */
+  ended(): Promise<void>
 }
 
 export interface NativeHandle {

@@ -1,6 +1,6 @@
 import { assessUses, type HostUse } from '../assess/uses.js'
 import { type Blocker, type PlannedDevice, planAssignment } from '../assign/plan.js'
-import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
+import { isByOwnDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 
 /** Kinds of use that `--force` may name; what VFIO itself has open is never in the way of the next boot. */
@@ -40,6 +40,11 @@ export function judgePersistence(
   // Uses are judged here, since nothing is taken from anybody before the next boot.
   const plan = planAssignment(seen, addresses, { force: FORCEABLE, group, reset: 'none' })
   const blockers = plan.blockers.filter(({ code }) => code !== 'ERR_VFIO_IN_USE')
+  for (const { address } of plan.devices) {
+    const device = seen.has(address) ? seen.device(address) : null
+    if (device && isByOwnDriver(device))
+      blockers.push({ address, code: 'ERR_VFIO_NOT_VIABLE', reason: howOwnLasts(device) })
+  }
   const warnings: string[] = []
   const judge = (use: HostUse, what: string, way: string) => {
     if (use.kind === 'vfio') return
@@ -68,6 +73,10 @@ export function judgePersistence(
   }
   return { devices: plan.devices, blockers, warnings }
 }
+
+/** Why what its own driver gives to VFIO is bound by nobody at boot, and what to do. */
+export const howOwnLasts = ({ address, driver, vgpuType }: PciDevice) =>
+  `${address} is with VFIO through its own driver ${driver}, and bound to vfio-pci at boot it would be that no more: let a service of the host make it again as it was made${vgpuType === null ? '' : ` (${vgpuType} into nvidia/current_vgpu_type of its directory)`}`
 
 /** What the next boot would be without. */
 const LOSS: Readonly<Record<HostUse['kind'], string>> = {

@@ -14,7 +14,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { adviseCommandLine, type BootLoader, type CommandLineAdvice } from './boot-loader.js'
 import type { ByHand, PersistFile } from './file.js'
 import { INITRAMFS, type Initramfs } from './initramfs.js'
-import { judgePersistence } from './judge.js'
+import { howOwnLasts, judgePersistence } from './judge.js'
 import {
   idOf,
   idsOf,
@@ -318,11 +318,7 @@ function chooseDevices(seen: Snapshot, addresses: readonly string[]): PciDevice[
   const devices = new Set(named.filter((device) => 'address' in device))
   for (const device of devices) {
     if (isBridge(device)) throw refuse(`${device.address} is a bridge: it stays with the host`)
-    if (isByOwnDriver(device)) {
-      throw refuse(
-        `${device.address} is with VFIO through its own driver ${device.driver}, and bound to vfio-pci at boot it would be that no more: let a service of the host make it again as it was made${device.vgpuType === null ? '' : ` (${device.vgpuType} into nvidia/current_vgpu_type of its directory)`}`,
-      )
-    }
+    if (device.sriov?.role === 'vf' && isByOwnDriver(device)) throw refuse(howOwnLasts(device))
     if (device.sriov?.role === 'vf') {
       throw refuse(
         `${device.address} is a virtual function, which does not exist until "vfio vfs ${device.sriov.pf} N" makes it: let a service of the host run that at boot, and "vfio bind ${device.address}" behind it`,

@@ -49,7 +49,9 @@ export interface WantedNode {
   readonly number: string | null
 }
 
+/** Opened by its group it has no name, opened by its own node it has one, which goes as soon as the kernel begins to take the device away. */
 const VFIO_DEVICE = 'anon_inode:[vfio-device]'
+const GONE_NODE = /\/vfio\/devices\/vfio\d+ \(deleted\)$/
 const PF_KTHREAD = 0x200000
 /** Of the PID namespace that the kernel starts with: `PROC_PID_INIT_INO` (include/uapi/linux/nsfs.h). */
 const FIRST_PID_NAMESPACE = 'pid:[4026531836]'
@@ -269,7 +271,10 @@ class OpenNodes {
     const root = `${this.#proc}/${path}`
     const batch = readBatch(root, ['fd'], { links: descriptors, judged: descriptors })
     const targets = descriptors.map((descriptor) => batch.text(0, descriptor))
-    const devices = descriptors.filter((_descriptor, index) => targets[index] === VFIO_DEVICE)
+    const devices = descriptors.filter((_descriptor, index) => {
+      const target = targets[index] ?? ''
+      return target === VFIO_DEVICE || GONE_NODE.test(target)
+    })
     this.#judge(batch, `${path}/fd`, descriptors)
     // What has no path is no device: sockets, pipes, anonymous inodes. Anybody may make one that is too long to be told.
     const files = descriptors.filter((descriptor, index) => {

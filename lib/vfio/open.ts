@@ -1,6 +1,7 @@
 import { assess } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
+import { readUuid } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
@@ -54,7 +55,8 @@ export interface OpenedDevices {
 export interface OpenOptions {
   /**
    * `'auto'`, also where it is left out, takes iommufd where `/dev/iommu` and the device's own node are there and may be opened,
-   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18).
+   * else the group; also where the kernel takes a `vfToken` by the group alone (before Linux 6.18), and where devices may forge
+   * interrupts and that is accepted for groups alone (`vfio_iommu_type1.allow_unsafe_interrupts`).
    */
   readonly backend?: Backend | 'auto' | undefined
   /** A look at the host that has the device; left out: a new one at this host. */
@@ -156,10 +158,13 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   } catch (error) {
     if (!(error instanceof VfioSystemError)) throw error
     const isClosedToUs = error.syscall === 'open' && CLOSED_TO_US.has(error.code)
+    const isRefused = (code: string) => error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === code
     // Before Linux 6.18 a token goes by the group alone.
-    const takesNoToken =
-      options.vfToken !== undefined && error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === 'EINVAL'
-    if (!isClosedToUs && !takesNoToken) throw error
+    const takesNoToken = options.vfToken !== undefined && isRefused('EINVAL')
+    // Each way has a parameter of its own for devices that may forge interrupts.
+    const { allowUnsafeInterrupts, iommufdUnsafeInterrupts } = seen.host
+    const isRiskTaken = allowUnsafeInterrupts === true && iommufdUnsafeInterrupts === false
+    if (!isClosedToUs && !takesNoToken && !(isRiskTaken && isRefused('EPERM'))) throw error
     return byGroup(seen, devices, options)
   }
 }
@@ -173,9 +178,8 @@ interface Openable {
 }
 
 function chosen(seen: Snapshot, text: string): Openable {
-  const [found, ...others] = seen.named(text)
-  // Which one, the error tells.
-  return openable(found === undefined || others.length > 0 ? seen.device(text) : found)
+  const uuid = typeof text === 'string' ? readUuid(text) : null
+  return openable(uuid === null ? seen.device(text) : seen.mediatedDevice(uuid))
 }
 
 const openable = (device: PciDevice | MediatedDevice): Openable => ({

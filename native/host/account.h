@@ -4,7 +4,7 @@
 
 namespace vfio {
 
-// findUser(name) -> Promise<{ uid, gid } | null>: getpwnam_r(3).
+// findUser(name or number) -> Promise<{ uid, gid, name, home, groups } | null>: getpwnam_r(3), getpwuid_r, getgrouplist.
 Napi::Value FindUser(const Napi::CallbackInfo& info);
 
 // findGroup(name) -> Promise<gid | null>: getgrnam_r(3).

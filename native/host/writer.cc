@@ -5,10 +5,7 @@
 #include <signal.h>
 #include <poll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "host/child.h"
 #include "host/tree.h"
 #include "util/arguments.h"
 #include "util/failure.h"
@@ -42,14 +40,14 @@ struct Question {
 };
 
 /** The processes that were started and not reaped yet, with their sockets: no other number is taken for one of them. */
-struct Process {
+struct WriterProcess {
   pid_t pid;
   int socket;
 };
 std::mutex started_lock;
-std::vector<Process>& Started() {
+std::vector<WriterProcess>& Started() {
   // Never destroyed: a worker may outlive the rest.
-  static auto* const started = new std::vector<Process>;
+  static auto* const started = new std::vector<WriterProcess>;
   return *started;
 }
 
@@ -64,121 +62,10 @@ void* Reap(void* pid) {
   return nullptr;
 }
 
-/** Where the kernel finds the command line of this process. */
-struct CommandLine {
-  char* start = nullptr;
-  size_t size = 0;
-};
-
-CommandLine FindCommandLine() {
-  char text[4096];
-  const int file = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-  if (file < 0) return {};
-  const ssize_t length = read(file, text, sizeof text - 1);
-  close(file);
-  text[length > 0 ? length : 0] = '\0';
-  // A name may have blanks and brackets in it. Behind it are the fields of proc(5) from 3 on; these are 48 and 49.
-  const char* at = strrchr(text, ')');
-  for (int field = 2; at && field < 48; field++) {
-    at = strchr(at, ' ');
-    if (at) at++;
-  }
-  if (!at) return {};
-  char* next = nullptr;
-  const uintptr_t start = strtoull(at, &next, 10);
-  const uintptr_t end = strtoull(next, nullptr, 10);
-  if (start == 0 || end <= start) return {};
-  return {reinterpret_cast<char*>(start), end - start};
-}
-
-// From here on what the new process runs: other threads may have had any lock when it was made, so only
-// calls that are safe in a signal handler.
+// From here on what the new process runs: only calls that are safe in a signal handler.
 
 char path_of_request[PATH_MAX];
 char text_of_request[kLargestText];
-
-/** ps shows what it does in place of the program that it was made from. */
-void ShowAs(const CommandLine& line, const char* what) {
-  const size_t name = sizeof kName - 1;
-  if (line.size < name + 2) return;
-  memset(line.start, 0, line.size);
-  memcpy(line.start, kName, name);
-  const size_t room = line.size - name - 2;
-  const size_t length = strnlen(what, room);
-  if (length == 0) return;
-  line.start[name] = ' ';
-  memcpy(line.start + name + 1, what, length);
-}
-
-void CloseFrom(int first) {
-#ifdef SYS_close_range
-  if (syscall(SYS_close_range, first, ~0U, 0) == 0) return;
-#endif
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  const int last = limit.rlim_cur > 1 << 20 ? 1 << 20 : static_cast<int>(limit.rlim_cur);
-  for (int descriptor = first; descriptor < last; descriptor++) close(descriptor);
-}
-
-/** A mapping of a device holds it open; none is needed here. Lines are `start-end rw-s …`. */
-void UnmapShared() {
-  for (bool again = true; again;) {
-    again = false;
-    const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    if (maps < 0) return;
-    uintptr_t numbers[2] = {0, 0};
-    int field = 0;
-    bool is_shared = false;
-    char chunk[4096];
-    ssize_t length;
-    while ((length = read(maps, chunk, sizeof chunk)) > 0) {
-      for (ssize_t i = 0; i < length; i++) {
-        const char c = chunk[i];
-        if (c == '\n') {
-          if (is_shared && munmap(reinterpret_cast<void*>(numbers[0]), numbers[1] - numbers[0]) == 0)
-            again = true;
-          numbers[0] = numbers[1] = 0;
-          field = 0;
-          is_shared = false;
-        } else if (field < 2) {
-          if (c == '-' || c == ' ') {
-            field++;
-          } else {
-            numbers[field] = numbers[field] * 16 + static_cast<uintptr_t>(c <= '9' ? c - '0' : c - 'a' + 10);
-          }
-        } else if (field == 2) {
-          if (c == ' ') field++;
-          if (c == 's') is_shared = true;
-        }
-      }
-    }
-    close(maps);
-  }
-}
-
-bool ReadAll(int socket, void* into, size_t size) {
-  char* at = static_cast<char*>(into);
-  while (size > 0) {
-    const ssize_t length = read(socket, at, size);
-    if (length < 0 && errno == EINTR) continue;
-    if (length <= 0) return false;
-    at += length;
-    size -= static_cast<size_t>(length);
-  }
-  return true;
-}
-
-bool WriteAll(int socket, const void* from, size_t size) {
-  const char* at = static_cast<const char*>(from);
-  while (size > 0) {
-    const ssize_t length = write(socket, at, size);
-    if (length < 0 && errno == EINTR) continue;
-    if (length <= 0) return false;
-    at += length;
-    size -= static_cast<size_t>(length);
-  }
-  return true;
-}
 
 /** The beginning of a question, and the lock that comes with it: −1 for none. */
 bool Receive(int socket, Question& question, int& lock) {
@@ -218,11 +105,8 @@ int32_t Perform(const Question& question) {
 
 /** Reads one file after the other, with the answer on each: a word as of Perform(), and the bytes. */
 [[noreturn]] void ReadEach(int pipe, const std::vector<std::string>& paths, size_t from) {
-  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
-  signal(SIGPIPE, SIG_IGN);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  ForgetSignals({SIGPIPE});
+  UnblockSignals();
   setsid();
   if (chdir("/") != 0) _exit(1);
   prctl(PR_SET_NAME, "vfio-read");
@@ -246,7 +130,7 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
                    std::vector<std::string>& texts, std::vector<int32_t>& answers) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw SystemFailure(errno, "pipe2", "look", paths[from]);
-  const pid_t pid = fork();
+  const pid_t pid = Fork();
   if (pid == 0) ReadEach(ends[1], paths, from);
   const int error = errno;
   close(ends[1]);
@@ -291,16 +175,13 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
 }
 
 [[noreturn]] void Serve(int socket, const CommandLine& line) {
-  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
   // What stops everything of a service must not stop a change half-way; it ends with its socket.
-  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) signal(number, SIG_IGN);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
+  ForgetSignals({SIGINT, SIGTERM, SIGHUP, SIGPIPE});
+  UnblockSignals();
   setsid();
   if (chdir("/") != 0) _exit(1);
   prctl(PR_SET_NAME, kName);
-  ShowAs(line, "");
+  ShowAs(line, kName, "");
   if (socket != 0 && dup2(socket, 0) != 0) _exit(1);
   // A reader of the caller's output must not wait for this process.
   CloseFrom(1);
@@ -315,9 +196,9 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
     if (!ReadAll(0, path_of_request, question.path_length)) _exit(0);
     if (!ReadAll(0, text_of_request, question.text_length)) _exit(0);
     path_of_request[question.path_length] = '\0';
-    ShowAs(line, path_of_request);
+    ShowAs(line, kName, path_of_request);
     answer = Perform(question);
-    ShowAs(line, "");
+    ShowAs(line, kName, "");
     // Before the answer: whoever gets it may give the lock to others.
     if (lock >= 0) close(lock);
     if (!WriteAll(0, &answer, sizeof answer)) break;
@@ -335,7 +216,7 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info) {
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
       throw SystemFailure(errno, "socketpair", "writer", kName);
-    const pid_t pid = fork();
+    const pid_t pid = Fork();
     if (pid == 0) Serve(ends[1], line);
     const int error = errno;
     close(ends[1]);
@@ -389,7 +270,7 @@ Napi::Value AskWriter(const Napi::CallbackInfo& info) {
   {
     const std::lock_guard<std::mutex> guard(started_lock);
     bool is_known = false;
-    for (const Process& process : Started()) is_known = is_known || process.socket == socket;
+    for (const WriterProcess& process : Started()) is_known = is_known || process.socket == socket;
     if (!is_known) BadArgument(env, "socket is not that of a process that was started");
   }
   const bool is_write = info[1].ToBoolean();
@@ -431,7 +312,7 @@ Napi::Value ReapWriter(const Napi::CallbackInfo& info) {
   {
     const std::lock_guard<std::mutex> guard(started_lock);
     bool is_known = false;
-    for (Process& process : Started()) {
+    for (WriterProcess& process : Started()) {
       if (process.pid != pid) continue;
       is_known = true;
       process = Started().back();

@@ -66,7 +66,7 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 /** Tests of test/lab/ that need other devices than those of the default topology; a new test needs no entry. */
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   disks: ['examples', 'shared'],
-  hotplug: ['failing', 'removal'],
+  hotplug: ['failing', 'removal', 'run-removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu'],
@@ -74,7 +74,7 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
-const LAST: readonly string[] = ['assign', 'crash', 'clients', 'agreement']
+const LAST: readonly string[] = ['assign', 'crash', 'run', 'run-kills', 'clients', 'agreement']
 
 const testsOf = (directory: string) =>
   readdirSync(join(ROOT, 'test', directory))
@@ -89,7 +89,15 @@ const LOOKING: readonly string[] = ['look', 'look-faults']
 const DRIVING: readonly string[] = ['dma', 'features', 'irqs', 'kvm', 'regions', 'vfio-objects']
 
 /** What no kernel of the lab answers differently, or takes long: on the oldest it is left to the soak. */
-const SAME_EVERYWHERE: readonly string[] = ['cycles', 'persist', 'uses', 'crash', 'clients']
+const SAME_EVERYWHERE: readonly string[] = [
+  'cycles',
+  'persist',
+  'uses',
+  'crash',
+  'clients',
+  'run',
+  'run-kills',
+]
 
 /** Where descriptors, interrupts and memory go through the addon in ways that no simulated kernel of test/native/ has. */
 const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
@@ -255,16 +263,14 @@ const BY_CDEV: readonly string[] = ['cycles', 'features', 'kvm', 'regions']
 const iommufdSteps: readonly Step[] = [
   labStep(
     'lab:iommufd',
-    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
+    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'run', 'agreement']),
   ),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
-  labStep(
-    'lab:iommufd:hotplug',
-    inGuest('iommufd', 'hotplug-twice', ['agreement', ...(ELSEWHERE.hotplug ?? [])]),
-  ),
+  labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),
   labStep(
     'lab:iommufd-container',
-    inGuest('iommufd-container', 'default', [...OBJECTS, ...BY_CDEV, 'agreement']),
+    // Registers and features do not go by who maps memory.
+    inGuest('iommufd-container', 'default', [...OBJECTS, 'cycles', 'kvm', 'agreement']),
   ),
 ]
 
@@ -301,6 +307,7 @@ const full = (step: Step & { work: Suite }): Step => ({
  */
 const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
+  labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
   ...[
     ...[oldest, ...between].map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
@@ -327,6 +334,9 @@ const soakSteps: readonly Step[] = [
     ).map(([name, ...files]) =>
       full({ name: `soak:${kernel}:${name}`, lane: 'lab', work: inGuest(kernel, 'default', files) }),
     ),
+  ),
+  ...[newest, 'iommufd'].map((kernel) =>
+    full({ name: `soak:run:${kernel}`, lane: 'lab', work: inGuest(kernel, 'default', ['run-kills']) }),
   ),
   sanitized({
     name: 'soak:asan:lab',

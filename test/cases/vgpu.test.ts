@@ -120,6 +120,18 @@ describe('a function that its own driver gives to VFIO', () => {
         )
       })
 
+      it('is persisted by nobody where it is no virtual function either', () => {
+        const { devices, ...rest } = describeHost(driver, files, kernel)
+        const alone = devices.map(({ physfn: _pf, ...device }: DeviceDescription) => device)
+        const whole = new Host(makeHost({ ...rest, devices: alone })).snapshot()
+        assert.match(
+          planPersistence(whole, [VF])
+            .blockers.map(({ reason }) => reason)
+            .join(),
+          /through its own driver/,
+        )
+      })
+
       it('keeps the number of virtual functions as it is, and no cure would break it', async () => {
         const [blocker] = planVfs(seen, PF, 0, { vfioSriov: false }).blockers
         assert.match(

@@ -81,12 +81,15 @@ export class Program {
   }
 }
 
-/** What programs that ended have left in the kernel. */
-export const left = () =>
+/** The processes of a name. */
+export const named = (name: string) =>
   readdirSync('/proc').filter((pid) => {
     try {
-      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === 'vfio-write\n'
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/comm`, 'utf8') === `${name}\n`
     } catch {
       return false
     }
   })
+
+/** What programs that ended have left in the kernel. */
+export const left = () => named('vfio-write')

@@ -1,6 +1,6 @@
 // Programs beside the one that tests: they assign or release and die on the way, or have a device open.
 import { createInterface } from 'node:readline/promises'
-import { assign, type Backend, openDevice, type Plan, release } from 'vfio'
+import { assign, type Backend, launch, openDevice, type Plan, release } from 'vfio'
 
 /** What a program is told in one line on its standard input, so that it can be started before it is needed. */
 export type Task =
@@ -15,6 +15,11 @@ export type Task =
       readonly address: string
       readonly backend: Backend
     }
+  | {
+      readonly do: 'launch'
+      readonly plan: Plan
+      readonly command: readonly string[]
+    }
 
 /** Kept in sight: what is dropped gets closed. */
 let held: unknown
@@ -22,6 +27,12 @@ let held: unknown
 async function perform(task: Task): Promise<void> {
   if (task.do === 'hold') {
     held = await openDevice(task.address, { backend: task.backend })
+    return
+  }
+  if (task.do === 'launch') {
+    const onEvent = (event: unknown) => process.stdout.write(`${JSON.stringify(event)}\n`)
+    const run = await launch(task.plan, { command: task.command, onEvent })
+    await run.released
     return
   }
   let changes = 0

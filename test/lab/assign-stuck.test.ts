@@ -102,6 +102,9 @@ describe(`nothing hangs and nothing is lost on ${kernelRelease()}`, function () 
         assert.equal(await holder.line(), 'done')
       })
 
+      // Also where a test has failed: it would keep this program from ending.
+      afterEach(() => holder.end())
+
       it('nobody releases it where its node is not to be seen', async () => {
         const held = hostState()
         const { status, said } = await apart(

@@ -21,10 +21,10 @@ export const byContainer: Mode = hasType1
   ? { name: 'container', backend: 'group', isType1: true }
   : { name: 'the container of iommufd', backend: 'group', isType1: false }
 
-/** What tests that open a device run over. */
+/** What tests that open a device run over. The kernel whose container is provided by iommufd is else the one that has both. */
 export const modes: readonly Mode[] = [
   byContainer,
-  ...(hasIommufd ? [{ name: 'iommufd', backend: 'iommufd', isType1: false } as const] : []),
+  ...(hasIommufd && hasType1 ? [{ name: 'iommufd', backend: 'iommufd', isType1: false } as const] : []),
 ]
 
 export interface Way extends Mode {

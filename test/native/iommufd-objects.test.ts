@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { makeHost, removeDirectories } from '../fixtures/host.js'
+import { type ModuleDescription, makeHost, READY_MODULES, removeDirectories } from '../fixtures/host.js'
 import { type FakeAnswer, type Machine, type Program, withFake } from './fake.js'
 
 /** A program over the model of a kernel that has everything. */
@@ -173,6 +173,8 @@ describe('openDevice()', function () {
     fails?: string
     linux?: '6.12'
     vfToken?: string
+    /** The parameter allow_unsafe_interrupts of type1 and of iommufd. */
+    unsafe?: readonly ['N' | 'Y', 'N' | 'Y']
   }[] = [
     {
       title: 'takes iommufd where its file and the node can be opened',
@@ -205,12 +207,20 @@ describe('openDevice()', function () {
       fails: 'EINVAL',
     },
     {
-      title: 'hides no other failure behind the group',
-      backend: 'none',
+      title: 'takes the group where interrupts that may be forged are accepted for groups alone',
+      backend: 'group',
       vfioDevice: 'vfio0',
       answers: [{ call: 'bindIommufd', returns: -1 }],
-      fails: 'EPERM',
+      unsafe: ['Y', 'N'],
     },
+    ...([undefined, ['N', 'N'], ['N', 'Y'], ['Y', 'Y']] as const).map((unsafe) => ({
+      title: `hides no other failure behind the group (${unsafe ?? 'without parameters'})`,
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'bindIommufd', returns: -1 } as FakeAnswer],
+      fails: 'EPERM',
+      ...(unsafe && { unsafe }),
+    })),
     {
       title: 'hides no lack of descriptors behind the group',
       backend: 'none',
@@ -219,9 +229,21 @@ describe('openDevice()', function () {
       fails: 'EMFILE',
     },
   ]
-  for (const { title, backend, vfioDevice, answers = [], fails = null, linux = '7.3', vfToken } of cases) {
+  for (const { title, backend, vfioDevice, answers = [], fails = null, linux = '7.3', ...more } of cases) {
     it(title, async () => {
+      const { vfToken, unsafe } = more
+      const accepting = (value: string): ModuleDescription => ({
+        state: 'loaded',
+        parameters: { allow_unsafe_interrupts: value },
+      })
       const trees = makeHost({
+        ...(unsafe && {
+          modules: {
+            ...READY_MODULES,
+            vfio_iommu_type1: accepting(unsafe[0]),
+            iommufd: accepting(unsafe[1]),
+          },
+        }),
         devices: [
           { address: '0000:01:00.0', driver: 'vfio-pci', group: 1, ...(vfioDevice && { vfioDevice }) },
         ],

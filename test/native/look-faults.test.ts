@@ -84,8 +84,14 @@ const WAYS: Readonly<Record<string, (host: UsedHost, address: string) => void>> 
     host.tree.file(host.inside(at, 'virtio0/mount_tag'), 'dåta\0')
     host.tree.linkTo(host.inside(at, 'virtio0/driver'), 'sys/bus/virtio/drivers/9pnet_virtio')
   },
+  'a mediated device that is open': (host, at) => {
+    host.tree.linkTo(`sys/bus/mdev/devices/${OPEN}`, host.inside(at, OPEN))
+    host.tree.linkTo(host.inside(at, `${OPEN}/iommu_group`), 'sys/kernel/iommu_groups/199')
+    host.tree.linkTo(host.inside(at, `${OPEN}/driver`), 'sys/bus/mdev/drivers/some_mdev')
+  },
   'virtual devices': (host, at) => host.tree.linkTo('sys/bus/mdev/devices/mdev0', host.inside(at, 'mdev0')),
 }
+const OPEN = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
 const KINDS = Object.keys(WAYS)
 
 /** Devices that the kernel would not let go, whoever uses them. */
@@ -128,6 +134,7 @@ function everyUse(): UsedHost {
     { pid: 20, command: 'dd', open: ['/dev/sdc'] },
     { pid: 21, command: 'X', open: ['/dev/dri/card0'] },
     { pid: 22, command: 'qemu', open: ['/dev/vfio/100', 'anon_inode:[vfio-device]'] },
+    { pid: 25, command: 'qemu', open: ['/dev/vfio/199'] },
     { pid: 23, command: 'crosvm', open: ['anon_inode:[vfio-device]'] },
     {
       pid: 24,

@@ -62,6 +62,29 @@ describe('export', () => {
       ])
     })
 
+    it('has descriptors that are passed in place of what it would open, and further properties', () => {
+      const devices = { '0000:59:00.0': 4, '0000:59:00.1': 5 }
+      const options = {
+        descriptors: { iommufd: 3, devices },
+        properties: { 'x-no-mmap': 'on', romfile: '/a,b' },
+      }
+      assert.deepEqual(lines(['59:00.0', '59:00.1'], options), [
+        '-object iommufd,id=iommufd0,fd=3',
+        '-device pcie-root-port,id=vfio-port0,bus=pcie.0,chassis=100,slot=1',
+        '-device vfio-pci,fd=4,id=vfio0,bus=vfio-port0,addr=00.0,multifunction=on,iommufd=iommufd0,x-no-mmap=on,romfile=/a,,b',
+        '-device vfio-pci,fd=5,id=vfio1,bus=vfio-port0,addr=00.1,iommufd=iommufd0,x-no-mmap=on,romfile=/a,,b',
+      ])
+      for (const properties of [
+        { host: 'x' },
+        { fd: '9' },
+        { 'a,b': 'x' },
+        { '': 'x' },
+        { x: 1 as never },
+        { x: '\0' },
+      ])
+        assert.throws(() => exportQemu(seen, ['59:00.0'], { properties }), isCode('ERR_VFIO_BAD_ARGUMENT'))
+    })
+
     it('keeps the functions of a device together, whatever the order', () => {
       assert.deepEqual(lines(['59:00.3', '00:04.0', '59:00.0', '59:00.1', '59:00.0']), [
         '-device pcie-root-port,id=vfio-port0,bus=pcie.0,chassis=100,slot=1',

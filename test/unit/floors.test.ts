@@ -15,6 +15,7 @@ const FLOORS: Readonly<Record<string, readonly string[]>> = {
   actions: ['actions'],
   CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist'],
   'HAND ON': ['export'],
+  LAUNCH: ['launch'],
   outside: ['index.ts', 'cli'],
 }
 
@@ -25,6 +26,7 @@ const APART: Readonly<Record<string, readonly string[]>> = {
   OPEN: ['records'],
   CHANGE: ['OPEN'],
   'HAND ON': ['records', 'OPEN', 'actions', 'CHANGE'],
+  LAUNCH: ['records', 'OPEN', 'actions'],
 }
 
 const ROOMS = Object.values(FLOORS).flat()

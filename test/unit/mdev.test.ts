@@ -8,6 +8,7 @@ import {
   assessGroup,
   assessReset,
   assessViability,
+  assign,
   createMdev,
   exportCloudHypervisor,
   exportLibvirt,
@@ -20,6 +21,7 @@ import {
   planMdev,
   planPersistence,
   recover,
+  release,
   removeMdev,
   type Snapshot,
   status,
@@ -33,6 +35,7 @@ import {
   type MdevParentDescription,
   makeHost,
   removeDirectories,
+  temporaryDirectory,
 } from '../fixtures/host.js'
 import { Tree } from '../fixtures/tree.js'
 import { UsedHost } from '../fixtures/uses.js'
@@ -313,6 +316,45 @@ describe('mediated devices', () => {
       const failed = assess(see({ ...GVT, mdev: [gvt([unregistered])] }), ONE)
       assert.match(failed.reason, /bound to intel_vgpu_mdev, which has not given it to VFIO/)
       assert.equal(failed.verdict, 'blocked')
+    })
+
+    it('and is bound to vfio_mdev there, and given back, as any device is', async () => {
+      const trees = makeHost({
+        ...GVT,
+        kernel: '4.20.8-200.fc29',
+        mdev: [gvt([{ uuid: ONE, type: 'i915-GVTg_V5_4' }])],
+      })
+      const tree = new Tree(join(trees.sysfs, '..'))
+      const device = `sys/devices/pci0000:00/${IGPU}/${ONE}`
+      const loaded: string[] = []
+      const kernel = {
+        load: async (_program: string, module: string) => void loaded.push(module),
+        async write(path: string, value: string) {
+          assert.equal(value.trim(), ONE)
+          if (path.endsWith('/bus/mdev/drivers_probe')) {
+            tree.file('sys/bus/mdev/drivers/vfio_mdev/unbind', '')
+            tree.linkTo(`${device}/driver`, 'sys/bus/mdev/drivers/vfio_mdev')
+            tree.linkTo(`${device}/iommu_group`, 'sys/kernel/iommu_groups/12')
+            tree.linkTo(`sys/kernel/iommu_groups/12/devices/${ONE}`, device)
+          } else {
+            assert.match(path, new RegExp(`/bus/mdev/devices/${ONE}/driver/unbind$`))
+            for (const name of ['driver', 'iommu_group']) tree.remove(`${device}/${name}`)
+            tree.remove('sys/kernel/iommu_groups/12')
+          }
+        },
+        read: async (path: string) => readFileSync(path, 'utf8'),
+        isOpen: () => false,
+      }
+      const options = Object.assign({ journal: journalOf(trees) }, { kernel })
+      const assignment = await assign(planAssignment(new Host(trees).snapshot(), [ONE]), options)
+      assert.deepEqual(loaded, ['vfio_mdev'])
+      assert.deepEqual(
+        assignment.devices.map(({ address, group, driver }) => [address, group, driver]),
+        [[ONE, 12, 'vfio_mdev']],
+      )
+      assert.equal(assess(new Host(trees).snapshot(), ONE).verdict, 'ready')
+      assert.deepEqual((await release([ONE.toUpperCase()], options)).released, [ONE])
+      assert.equal(new Host(trees).snapshot().mediatedDevice(ONE).driver, null)
     })
 
     it('says of resets that only who opens it knows, and compares no more than was predicted', () => {
@@ -642,6 +684,14 @@ describe('mediated devices', () => {
         isCode('ERR_VFIO_IN_USE', /could not be seen/),
       )
       await assert.rejects(removeMdev(look(trees), NEW, options), isCode('ERR_VFIO_NO_DEVICE'))
+    })
+
+    it('not away where somebody has opened them since the look', async () => {
+      const host = new UsedHost(VIRTUAL)
+      const seen = host.see()
+      host.process({ pid: 90, command: 'late', open: ['/dev/vfio/devices/vfio7'] })
+      const options = { journal: join(temporaryDirectory(), 'journal'), kernel: { isOpen: () => false } }
+      await assert.rejects(removeMdev(seen, ONE, options), isCode('ERR_VFIO_IN_USE', /late \(pid 90\)/))
     })
 
     it('not for ever: what the kernel does not answer keeps its record and its lock', async () => {

@@ -91,8 +91,15 @@ describe('a terminal', function () {
       ['ff:1f.7', '--user', EVIL, '--memory', EVIL],
     ],
     revoke: [[EVIL], ['ff:1f.7', '--journal', `/nowhere/${EVIL}`]],
+    run: [
+      [EVIL, '--', 'true'],
+      ['ff:1f.7', '--journal', `/nowhere/${EVIL}`, '--', EVIL],
+      ['ff:1f.7', '--option', EVIL, '--', 'true'],
+      ['ff:1f.7', '--json-events', EVIL, '--', 'true'],
+      ['ff:1f.7'],
+    ],
     release: [[EVIL], ['--all', '--journal', `/nowhere/${EVIL}`], ['ff:1f.7', '--timeout', EVIL]],
-    recover: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
+    recover: [['--journal', `/nowhere/${EVIL}`], [EVIL], ['ff:1f.7', '--kill', EVIL]],
     status: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
     help: [[EVIL], ['list']],
   }

@@ -57,6 +57,21 @@ describe('uses through VFIO', () => {
     assert.deepEqual(host.uses(A), ['blocks vfio: it is open through VFIO in crosvm (pid 32)'])
   })
 
+  it('knows who has a device open by its own node after that is gone, which is before the device is let go', () => {
+    const gone = { pid: 35, command: 'vmm', open: ['/dev/vfio/devices/vfio3 (deleted)', '/dev/iommu'] }
+    const told = one({ driver: 'vfio-pci', ...enabled })
+    const info = `vfio-device-syspath: /sys/devices/pci0000:00/0000:00:01.0/${A}\n`
+    told.processes({ ...gone, info })
+    assert.deepEqual(told.uses(A), ['blocks vfio: it is open through VFIO in vmm (pid 35)'])
+    const other = one({ driver: 'vfio-pci', ...idle })
+    other.processes({ ...gone, info: info.replace(A, '0000:02:00.0') })
+    assert.deepEqual(other.uses(A), [])
+    // Older kernels do not tell whose it was.
+    const guessed = one({ driver: 'vfio-pci', ...enabled })
+    guessed.processes(gone)
+    assert.deepEqual(guessed.uses(A), ['blocks vfio: it is open through VFIO, it seems in vmm (pid 35)'])
+  })
+
   it('guesses whose a nameless file is only of a device that is enabled', () => {
     const nameless = { pid: 33, command: 'crosvm', open: ['anon_inode:[vfio-device]'] }
     const open = one({ driver: 'vfio-pci', ...enabled })

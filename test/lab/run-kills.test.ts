@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { release as kernelRelease } from 'node:os'
+import { setTimeout } from 'node:timers/promises'
+import { recover, status } from 'vfio'
+import { sized } from '../fixtures/size.js'
+import { hostState, named, Program, place } from './assign-host.js'
+import { asBefore, disk, HOLDS } from './run-host.js'
+
+const ROUNDS = sized(3, 50)
+/** How long a run may go on before something is killed, in milliseconds: from its first change to a machine that has the device. */
+const LONGEST = 8000
+
+/** What is killed: the run, its command, or the run and its guard, so that nobody is left. */
+const VICTIMS = ['run', 'command', 'run and guard'] as const
+
+describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
+  this.timeout(3_600_000)
+  before(() => place('host'))
+  after(() => place('none'))
+
+  it(`loses nothing, in ${ROUNDS} rounds`, async () => {
+    const plan = disk()
+    const [address = ''] = plan.addresses
+    const before = hostState()
+    let program = new Program()
+    for (let round = 0; round < ROUNDS; round++) {
+      const next = new Program()
+      const victim = VICTIMS[round % VICTIMS.length] ?? 'run'
+      const after = Math.floor(Math.random() * LONGEST)
+      const what = `round ${round}: ${victim} after ${after} ms`
+      await program.give({ do: 'launch', plan, command: HOLDS })
+      await setTimeout(after)
+      const leader = await leaderOf(address)
+      if (victim === 'command' && leader !== null) {
+        process.kill(leader, 'SIGKILL')
+        await program.ended
+      } else {
+        // A guard that dies is replaced, unless its run is dead by then.
+        process.kill(program.pid, 'SIGSTOP')
+        const guards = victim === 'run and guard' ? named('vfio-guard') : []
+        process.kill(program.pid, 'SIGKILL')
+        for (const pid of guards) kill(Number(pid))
+        await program.ended
+      }
+      // Nobody is left to give it back: whoever comes next does.
+      if (victim === 'run and guard') await recover({ kill: true, patience: 60_000 })
+      await asBefore(before)
+      for (const pid of leader === null ? [] : [leader]) {
+        assert.equal(isRunning(pid), false, what)
+      }
+      while (named('vfio-guard').length > 0) await setTimeout(50)
+      assert.deepEqual(hostState(), before, what)
+      program = next
+    }
+    await program.end()
+  })
+})
+
+async function leaderOf(address: string): Promise<number | null> {
+  const { assignments } = await status()
+  return assignments.find(({ id }) => id === address)?.run?.leader?.pid ?? null
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // It has ended already.
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    return !/^.*\) Z /s.test(readFileSync(`/proc/${pid}/stat`, 'latin1'))
+  } catch {
+    return false
+  }
+}
