@@ -394,12 +394,12 @@ export class IoasCalls implements SpaceBackend {
     return iommufd.native.map(raw.id, memory, offset, length, iova, flagsOf(access))
   }
 
-  unmapNow(iova: bigint, size: bigint): bigint {
+  unmapNow(iova: bigint, size: number): number {
     const { iommufd, native } = this.handle
     try {
       return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
     } catch (error) {
-      if (this.#wasEmpty(error, iova, size)) return 0n
+      if (this.#wasEmpty(error, iova, BigInt(size))) return 0
       throw error
     }
   }
