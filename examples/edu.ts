@@ -1,5 +1,6 @@
 // Drives QEMU's edu device (1234:11e8, docs/specs/edu.rst of QEMU):
 // npm run example:edu -- ADDRESS [--group] [--backend auto|iommufd|group]
+// The lab has one at 00:04.0: npm run lab -- --topology disks -- npm run -s example:edu -- 00:04.0
 import assert from 'node:assert/strict'
 import { randomFillSync } from 'node:crypto'
 import { parseArgs } from 'node:util'

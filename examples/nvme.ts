@@ -1,5 +1,6 @@
 // A user-space NVMe driver. What it can do: npm run example:nvme -- ADDRESS [--group] [--backend B] [--verify] [--seconds S]
 // identifies and measures; npm run -s example:nvme -- ADDRESS --read OFFSET LENGTH writes these bytes to standard output.
+// The lab has such disks: npm run lab -- --topology disks -- npm run -s example:nvme -- 01:00.0 --verify
 import { assign, Host, openDevice, planAssignment } from 'vfio'
 import { type Arguments, parseArguments } from './nvme/arguments.js'
 import { readBytes } from './nvme/bytes.js'

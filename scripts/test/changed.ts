@@ -32,8 +32,9 @@ export function changedFiles(): string[] {
 /** What no test runs, and only types are checked of. */
 const isTool = (file: string) => /^scripts\/(bench|compare)\/|^scripts\/demo/.test(file)
 /** What no test runs; Biome reads it, and the package carries some of it. */
-const isText = (file: string) => file.endsWith('.md') || file === 'LICENSE' || file.startsWith('.github/')
-const isCode = (file: string) => /^(lib|test|examples)\/.*\.ts$/.test(file)
+const isText = (file: string) =>
+  file.endsWith('.md') || file === 'LICENSE' || file.startsWith('.github/') || file.startsWith('docs/')
+const isCode = (file: string) => /^(lib|test|examples|scripts\/docs)\/.*\.ts$/.test(file)
 
 /**
  * The steps that can see that these files changed, those in a guest with the tests alone that can: all of them where
@@ -48,8 +49,9 @@ export async function touchedSteps(files: readonly string[], among: readonly Ste
     if (!('directory' in step.work)) {
       // A build of the addon is needed by who needs it, and by nobody else.
       if (step.name === 'lint' || (!files.every(isText) && step.name.startsWith('types'))) touched.add(step)
-    } else if (step.work.directory === 'package') {
-      if (files.some((file) => isText(file) || !file.startsWith('test/') || file.startsWith('test/package/')))
+    } else if (['docs', 'package'].includes(step.work.directory)) {
+      const own = `test/${step.work.directory}/`
+      if (files.some((file) => isText(file) || !file.startsWith('test/') || file.startsWith(own)))
         touched.add(step)
     } else if (code.length > 0) {
       const { work } = step

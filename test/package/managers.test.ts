@@ -119,7 +119,7 @@ describe('the package, installed without scripts and without a compiler', functi
       assert.match(listed.stdout, /^GROUP ADDRESS .*\n +7 0000:59:00\.0 /, listed.stderr)
       assert.equal(listed.status, 0)
     }
-    // The README's first line, which looks at whatever machine this is.
+    // The README's first command, which looks at whatever machine this is.
     const own = run('/', [command, 'list'], bare())
     assert.match(own.stdout, /^GROUP ADDRESS /, own.stderr)
     assert.equal(own.status, 0)

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { transform } from 'esbuild'
+import { allPages, type Block } from '../../scripts/docs/pages.js'
+import { isMade } from '../../scripts/docs/update.js'
 import { device, region } from '../native/bytes.js'
 import { type FakeAnswer, OPENS, runSource } from '../native/fake.js'
 import {
   DEVICE,
   fixture,
-  manifest,
   nodeLines,
   nodeProgram,
   PATIENCE,
@@ -19,30 +20,15 @@ import {
   user,
 } from './support.js'
 
-interface Sample {
-  /** Its first line in the file. */
-  readonly line: number
-  readonly language: string
-  readonly text: string
-  /** The paragraph before it. */
-  readonly said: string
+/** A sample of TypeScript on a page. */
+interface Sample extends Block {
+  readonly path: string
 }
 
-function samplesOf(path: string): Sample[] {
-  const text = readFileSync(join(ROOT, path), 'utf8')
-  return [...text.matchAll(/^```(\w*)\n(.*?)^```$/gms)].map(({ 1: language = '', 2: code = '', index }) => {
-    const before = text.slice(0, index).trimEnd()
-    return {
-      line: before.split('\n').length + 2,
-      language,
-      text: code,
-      said: before.slice(before.lastIndexOf('\n\n') + 2).replaceAll('\n', ' '),
-    }
-  })
-}
-
-const samples = samplesOf('README.md')
-const programs = samples.filter(({ language }) => language === 'ts')
+const samples: readonly Sample[] = allPages()
+  .filter(({ path }) => !isMade(path))
+  .flatMap(({ path, blocks }) => blocks.map((block) => ({ path, ...block })))
+  .filter(({ language }) => language === 'ts')
 
 const own = process.versions.node.split('.')[0] ?? ''
 const LINES = [own, ...nodeLines]
@@ -52,6 +38,9 @@ const nodeOf = (line: string) => (line === own ? process.execPath : (nodeProgram
 const knowsUsing = (line: string) => Number(line) >= 24
 
 const uses = (sample: Sample) => /\busing \w+ =/.test(sample.text)
+
+/** Those that look at a host and open a device; the others need more than stands for a kernel here. */
+const programs = samples.filter((sample) => sample.path === 'README.md' || uses(sample))
 
 /** A place in the memory that stands for the device, as vfio-pci has it for its second region. */
 const OFFSET = 2n ** 40n
@@ -88,26 +77,37 @@ ${code}
 describe('README', function () {
   this.timeout(PATIENCE)
 
-  it('has samples of the library', () => assert(programs.length > 1))
+  it('has samples of the library, and the pages have more', () => {
+    assert(programs.length > 1)
+    assert(samples.length > programs.length + 10)
+  })
 
-  it('says so where a sample is not for every line of Node that the package is for', () => {
-    const parses = (sample: Sample, line: string) => {
-      const file = join(scratchDirectory('samples'), `${sample.line}.mjs`)
-      writeFileSync(file, sample.text)
-      return run('/', [nodeOf(line), '--check', file]).status === 0
-    }
-    for (const sample of programs) {
-      const without = LINES.filter((line) => !parses(sample, line))
-      for (const line of without) {
-        const where = `README.md:${sample.line} does not parse on Node ${line}, and the text before does not say so`
-        assert.match(sample.said, new RegExp(`\\b${line}\\b.* compiler`), where)
+  it('and the pages say so where a sample is not for every line of Node that the package is for', async () => {
+    const directory = scratchDirectory('samples')
+    // Without its types, and in the syntax that it has.
+    const files = await Promise.all(
+      samples.map(async ({ path, line, text }) => {
+        const file = join(directory, `${path.replaceAll(/[/.]/g, '-')}-${line}.mjs`)
+        const { code } = await transform(text, { loader: 'ts', target: 'esnext', format: 'esm' })
+        writeFileSync(file, code)
+        return file
+      }),
+    )
+    let without = 0
+    for (const [index, { path, line: at, said }] of samples.entries()) {
+      for (const line of LINES) {
+        if (run('/', [nodeOf(line), '--check', files[index] ?? '']).status === 0) continue
+        without++
+        const where = `${path}:${at} does not parse on Node ${line}, and the text before does not say so`
+        assert.match(said, new RegExp(`\\b${line}\\b.* compiler`), where)
       }
     }
+    assert(without > 0, 'no sample has what some line of Node does not know')
   })
 
   it('has samples that compile against the package', () => {
     const files = programs.map((sample) => {
-      const name = `sample-${sample.line}.ts`
+      const name = `sample-${sample.path.replaceAll(/[/.]/g, '-')}-${sample.line}.ts`
       writeFileSync(join(user(), name), sample.text)
       return name
     })
@@ -125,28 +125,11 @@ describe('README', function () {
           input,
           command: (source) => [nodeOf(line), '--input-type=module', '-e', source],
         })
-        assert.equal(stderr, '', `README.md:${sample.line}`)
-        assert.equal(code, 0, `README.md:${sample.line}`)
+        assert.equal(stderr, '', `${sample.path}:${sample.line}`)
+        assert.equal(code, 0, `${sample.path}:${sample.line}`)
         // The last thing that each of them prints is a register of the device.
-        assert.match(stdout, /(^|\n)0\n$/, `README.md:${sample.line}`)
+        assert.match(stdout, /(^|\n)0\n$/, `${sample.path}:${sample.line}`)
       }
     })
   }
-
-  it('names commands that there are', () => {
-    const help = succeed(ROOT, [process.execPath, 'bin/vfio.js', '--help']).stdout
-    const commands = new Set([...help.matchAll(/^ {2}([a-z]+)/gm)].map(([, name]) => name))
-    const lines = samples.flatMap(({ language, text }) =>
-      language === 'console' || language === 'sh' ? text.split('\n') : [],
-    )
-    let named = 0
-    for (const line of lines) {
-      const [, name] = /^(?:[$#] )?(?:npx )?vfio ([a-z]+)/.exec(line) ?? []
-      if (name !== undefined) assert(commands.has(name), line)
-      const [, script] = /^(?:[$#] )?npm run (?:-s )?([\w:]+)/.exec(line) ?? []
-      if (script !== undefined) assert(script in manifest.scripts, line)
-      if (name !== undefined || script !== undefined) named++
-    }
-    assert(named > 5)
-  })
 })

@@ -1,0 +1,1 @@
+export declare const slugify: (text: string) => string

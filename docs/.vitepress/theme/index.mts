@@ -1,0 +1,4 @@
+import theme from 'vitepress/theme'
+import './sessions.css'
+
+export default theme
