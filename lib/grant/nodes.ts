@@ -51,7 +51,7 @@ export function nodesOf(seen: Snapshot, device: PciDevice, dev: string): KnownNo
     number: readText(`${sysfs}/${directory}/dev`),
   })
   const own =
-    vfioDevice !== null && /^vfio\d+$/.test(vfioDevice)
+    vfioDevice !== null && /^(?:noiommu-)?vfio\d+$/.test(vfioDevice)
       ? [known(`vfio/devices/${vfioDevice}`, `bus/pci/devices/${address}/vfio-dev/${vfioDevice}`)]
       : []
   const name = `${prefix}${group}`

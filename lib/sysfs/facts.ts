@@ -150,7 +150,7 @@ export function readFacts(
       container: readNode(below(dev, 'vfio/vfio')),
       iommu: readNode(below(dev, 'iommu')),
       groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
-      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
+      devices: readNodes(below(dev, 'vfio/devices'), /^(noiommu-)?vfio\d+$/),
     },
   }))
   const addon = sysfs === '/sys' ? whyMissing() : null

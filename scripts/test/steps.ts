@@ -68,7 +68,7 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   hotplug: ['failing', 'removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
-  'no-iommu': ['no-iommu'],
+  'no-iommu': ['no-iommu', 'unprotected'],
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'selftests']
@@ -259,6 +259,7 @@ const iommufdSteps: readonly Step[] = [
     'lab:iommufd',
     inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
   ),
+  labStep('lab:iommufd:no-iommu', inGuest('iommufd', 'no-iommu', ['unprotected'])),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
   labStep('lab:iommufd-container', inGuest('iommufd-container', 'default', BY_COMPATIBLE)),
 ]
