@@ -30,6 +30,7 @@ interface BindOptions extends Common {
   readonly driver?: string
   readonly group?: boolean
   readonly ids?: boolean
+  readonly noiommu?: boolean
   readonly reset?: ResetPolicy
   readonly force?: readonly string[]
   readonly dryRun?: boolean
@@ -46,6 +47,7 @@ export const bind: Declare = (vfio) => {
     .option('--group', 'take every device of their groups')
     .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
     .option('--ids', 'bind by adding ids to the driver, which grabs all devices with these ids')
+    .option('--noiommu', 'take devices without an IOMMU too: they can reach all memory of the host')
     .addOption(
       new Option('--reset <when>', 'reset the devices').choices(['none', 'before', 'before-and-after']),
     )
@@ -94,11 +96,12 @@ function print(plan: Plan, bound: Bound, options: BindOptions): void {
   )
 }
 
-function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOptions {
+function planOptions({ driver, group, ids, noiommu, reset, force }: BindOptions): PlanOptions {
   return {
     ...(driver !== undefined && { driver }),
     ...(group !== undefined && { group }),
     ...(ids !== undefined && { ids }),
+    ...(noiommu !== undefined && { noIommu: noiommu }),
     ...(reset !== undefined && { reset }),
     ...(force !== undefined && { force: forced(force) }),
   }

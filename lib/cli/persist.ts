@@ -25,6 +25,7 @@ import { answer, colour, note, print, toJson, wrap } from './output.js'
 interface PersistCommandOptions extends Common {
   readonly by?: PersistBy
   readonly group?: boolean
+  readonly noiommu?: boolean
   readonly force?: readonly string[]
   readonly option?: readonly string[]
   readonly initramfs?: Initramfs | 'auto'
@@ -73,6 +74,7 @@ export const persist: Declare = (vfio) => {
       ),
     )
     .option('--group', 'take every device of their groups')
+    .option('--noiommu', 'take devices without an IOMMU too: they can reach all memory of the host')
     .addOption(force('let the next boot do without'))
     .option('--option <name=value>', 'a parameter for the modules of VFIO (may be given again)', collect)
     .option('--write', 'write the files')
@@ -94,7 +96,9 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
   const isPlanning =
     write ||
     addresses.length > 0 ||
-    [options.by, options.initramfs, options.group, options.force, options.option].some(Boolean)
+    [options.by, options.initramfs, options.group, options.noiommu, options.force, options.option].some(
+      Boolean,
+    )
   if (options.remove || options.check) {
     const alone = options.remove ? '--remove takes everything away' : '--check looks at everything'
     if (isPlanning || (options.remove && options.check))
@@ -114,6 +118,7 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
   const plan = planPersistence(seen(), addresses, {
     by: options.by,
     group: options.group,
+    noIommu: options.noiommu,
     force: forced(options.force),
     initramfs: wanted === 'auto' ? detected : wanted,
     moduleOptions: options.option,
