@@ -6,7 +6,7 @@ import { exists, linkName } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
-import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
+import { DEADLINE, type KernelAccess, kernelWith, sayingWhat, withDeadline } from './kernel.js'
 
 /** Called after each single change, of the host or of the journal, with a sentence that says which. */
 export type Progress = (change: string) => void
@@ -15,6 +15,8 @@ export interface ChangeOptions {
   /** How long the kernel may take for one change, in milliseconds; default 30,000. */
   readonly deadline?: number | undefined
   readonly onChange?: Progress | undefined
+  /** Called where the kernel has taken a second for one request, with what that is: `writing "1" to …`. */
+  readonly onWait?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
 }
@@ -34,6 +36,7 @@ export class Changes {
   readonly #sysfs: string
   readonly #deadline: number
   readonly #onChange: Progress
+  readonly #onWait: Progress | undefined
   readonly #lock: GroupLock
   /** Cuts short what is waited for. */
   #signal: AbortSignal | undefined
@@ -47,6 +50,7 @@ export class Changes {
     this.kernel = kernelWith(options.kernel)
     this.#deadline = options.deadline ?? DEADLINE
     this.#onChange = options.onChange ?? (() => {})
+    this.#onWait = options.onWait
   }
 
   /** A change has happened: tells who listens. */
@@ -121,7 +125,8 @@ export class Changes {
       this.kernel.leave()
       return sentence
     }
-    await withDeadline(answer, this.#deadline, leave, this.#signal)
+    const waited = withDeadline(answer, this.#deadline, leave, this.#signal)
+    await sayingWhat(waited, this.#onWait, what)
   }
 
   /**

@@ -2,10 +2,11 @@ import { recover as putInOrder, type RecoveryReport } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Declare, deadlineOf, journal, json, rescanOption, run, timeout } from './options.js'
 import { answer, note } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 import { badRecord } from './words.js'
 
-interface RecoverOptions {
+interface RecoverOptions extends Verbose {
   readonly rescan?: boolean
   readonly timeout?: number
   readonly journal?: string
@@ -19,6 +20,7 @@ export const recover: Declare = (vfio) => {
     .description('put in order what a crash left half done')
     .addOption(rescanOption())
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -27,7 +29,13 @@ export const recover: Declare = (vfio) => {
 async function act(options: RecoverOptions): Promise<number> {
   return await stoppable('finishing what is being put in order', async (signal) => {
     const { rescan, journal, json } = options
-    const report = await putInOrder({ rescan, journal, deadline: deadlineOf(options), signal })
+    const report = await putInOrder({
+      ...progress(options),
+      rescan,
+      journal,
+      deadline: deadlineOf(options),
+      signal,
+    })
     answer(report, json, render)
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     for (const record of report.bad) note(badRecord(record))
