@@ -24,9 +24,10 @@ import {
   timeout,
 } from './options.js'
 import { answer, colour, note, wrap } from './output.js'
+import { next, progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 
-interface BindOptions extends Common {
+interface BindOptions extends Common, Verbose {
   readonly driver?: string
   readonly group?: boolean
   readonly ids?: boolean
@@ -54,6 +55,7 @@ export const bind: Declare = (vfio) => {
     .addOption(force('disturb'))
     .option('--dry-run', 'print each step, and do none')
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .addOption(sysfs())
@@ -70,7 +72,9 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
   const plan = planAssignment(seen, addresses, planOptions(options))
   if (options.dryRun) {
     answer(plan, options.json, renderPlan)
-    return plan.blockers.length > 0 ? NOT_READY : 0
+    if (plan.blockers.length > 0) return NOT_READY
+    if (plan.steps.length > 0) next('the same without --dry-run does it', options.json)
+    return 0
   }
   for (const warning of warnings(plan)) note(`vfio: ${warning}`)
   return await stoppable('putting back what was done', async (signal) => {
@@ -82,6 +86,8 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
     }
     const { devices, record } = assignment
     print(plan, { devices, record }, options)
+    const all = plan.addresses.join(' ')
+    next(`vfio export qemu ${all}; afterwards vfio release ${all}`, options.json)
     return 0
   })
 }
@@ -108,6 +114,7 @@ function planOptions({ driver, group, ids, noiommu, reset, force }: BindOptions)
 }
 
 const assignOptions = (options: BindOptions): AssignOptions => ({
+  ...progress(options),
   deadline: deadlineOf(options),
   journal: options.journal,
 })

@@ -21,6 +21,7 @@ import {
 import { NOT_READY } from './exit.js'
 import { type Common, collect, type Declare, force, forced, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
+import { waiting } from './progress.js'
 
 interface PersistCommandOptions extends Common {
   readonly by?: PersistBy
@@ -138,7 +139,7 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
     print(json ? toJson(plan) : renderPlan(plan))
     return reasons.length > 0 ? NOT_READY : 0
   }
-  const report = await writePersistence(plan, { root })
+  const report = await waiting('writing the files', writePersistence(plan, { root }))
   answer({ plan, report }, json, (done) => `${renderReport(done.report)}${renderRest(done.plan)}`)
   return 0
 }
