@@ -94,11 +94,7 @@ size_t PutArgument(Napi::Env env, const Command& command, Filled& question, cons
       const SharedMapping memory = env.GetInstanceData<Addon>()->handles->Share<Memory>(env, value);
       const int64_t offset = CheckedInt64(env, arguments[index + 1], "offset");
       const int64_t size = CheckedInt64(env, arguments[index + 2], "size");
-      if (offset < 0 || size < 0 || static_cast<uint64_t>(offset) > memory->size() ||
-          static_cast<uint64_t>(size) > memory->size() - static_cast<uint64_t>(offset)) {
-        throw Refusal("ERR_VFIO_BAD_ARGUMENT", "outside of the memory");
-      }
-      question.Put(at, AddressOf(memory->data()) + static_cast<uint64_t>(offset));
+      question.Put(at, PartOf(*memory, offset, size));
       question.Put(at + sizeof(uint64_t), static_cast<uint64_t>(size));
       question.held.push_back(memory);
       return 3;
@@ -159,13 +155,6 @@ Napi::Value AnswerOf(Napi::Env env, const Command& command, Filled& question) {
 
 }  // namespace
 
-napi_value RunCommand(Napi::Env env, const Fd& fd, const Command& command, const napi_value* arguments) {
-  Filled question;
-  Fill(env, command, question, arguments);
-  Ioctl(fd, command.request, question.bytes());
-  return AnswerOf(env, command, question);
-}
-
 Napi::Value CallCommand(Object& self, const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const auto& method = *static_cast<const CommandMethod*>(static_cast<const Object::MethodOf*>(info.Data()));
@@ -174,9 +163,12 @@ Napi::Value CallCommand(Object& self, const Napi::CallbackInfo& info) {
   // What a method was not called with is `undefined`.
   napi_value arguments[kMostArguments];
   for (size_t i = 0; i < kMostArguments; i++) arguments[i] = info[i];
-  if (command.work == nullptr) return Napi::Value(env, RunCommand(env, *fd, command, arguments));
   const auto question = std::make_shared<Filled>();
   Fill(env, command, *question, arguments);
+  if (command.work == nullptr) {
+    Ioctl(*fd, command.request, question->bytes());
+    return AnswerOf(env, command, *question);
+  }
   return Work::Start(
       env, command.work,
       [fd = std::move(fd), &command, question] {

@@ -81,7 +81,4 @@ struct CommandMethod : Object::MethodOf {
 };
 Napi::Value CallCommand(Object& self, const Napi::CallbackInfo& info);
 
-/** The same at once, for an object that was found by its number. */
-napi_value RunCommand(Napi::Env env, const Fd& fd, const Command& command, const napi_value* arguments);
-
 }  // namespace vfio

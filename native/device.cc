@@ -38,10 +38,9 @@ void AskHotResetInfo(const Fd& fd, Answer& answer) {
 napi_value RegionInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   vfio_region_info question{};
   question.index = CheckedUint32(env, arguments[0], "index");
-  const Buffer into = BufferArgument(env, arguments[1], "into");
-  Answer answer;
+  Answer answer(BufferArgument(env, arguments[1], "into"));
   Ask(fd, VFIO_REQUEST(VFIO_DEVICE_GET_REGION_INFO), question, VFIO_REGION_INFO_FLAG_CAPS, answer);
-  return answer.CopyTo(env, into);
+  return answer.ToValue(env);
 }
 
 napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
@@ -54,13 +53,7 @@ napi_value IrqInfo(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   }
   // One number is the quickest answer there is: a small integer for all counts that devices have, and always
   // exact.
-  const int64_t answer = int64_t{info.count} << 16 | info.flags;
-  napi_value value;
-  NAPI_THROW_IF_FAILED(env,
-                       answer <= INT32_MAX ? napi_create_int32(env, static_cast<int32_t>(answer), &value)
-                                           : napi_create_int64(env, answer, &value),
-                       nullptr);
-  return value;
+  return ToNumber(env, uint64_t{info.count} << 16 | info.flags);
 }
 
 // One interrupt or several without data: the kernel is to trigger, mask or unmask them.
@@ -137,17 +130,15 @@ Napi::Value Device::OpenCdev(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Device::Info(const Napi::CallbackInfo& info) {
-  const Buffer into = BufferArgument(info, 0, "into");
-  Answer answer;
+  Answer answer(BufferArgument(info, 0, "into"));
   Ask(*fd(), VFIO_REQUEST(VFIO_DEVICE_GET_INFO), vfio_device_info{}, VFIO_DEVICE_FLAGS_CAPS, answer);
-  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
+  return Napi::Value(info.Env(), answer.ToValue(info.Env()));
 }
 
 Napi::Value Device::HotResetInfo(const Napi::CallbackInfo& info) {
-  const Buffer into = BufferArgument(info, 0, "into");
-  Answer answer;
+  Answer answer(BufferArgument(info, 0, "into"));
   AskHotResetInfo(*fd(), answer);
-  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
+  return Napi::Value(info.Env(), answer.ToValue(info.Env()));
 }
 
 Napi::Value Device::Map(const Napi::CallbackInfo& info) {

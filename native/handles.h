@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "util/failure.h"
+#include "util/inline.h"
 
 namespace vfio {
 
@@ -33,20 +34,18 @@ class Handles {
   Resource Remove(uint32_t id);
 
   /** The open resource; ERR_VFIO_CLOSED, or ERR_VFIO_BAD_ARGUMENT where there was no such object. */
-  const Resource& OpenAt(uint32_t id, const napi_type_tag& kind) {
+  VFIO_INLINE const Resource& OpenAt(uint32_t id, const napi_type_tag& kind) {
     const uint32_t index = IndexOf(id);
     if (index < entries_.size()) {
       const Entry& entry = entries_[index];
-      const bool is_closed = entry.generation != GenerationOf(id) || (entry.kind == &kind && !entry.resource);
-      if (is_closed) throw Refusal("ERR_VFIO_CLOSED", "this object is closed");
-      if (entry.kind == &kind) return entry.resource;
+      if (entry.kind == &kind && entry.generation == GenerationOf(id) && entry.resource) return entry.resource;
     }
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "there is no such object");
+    RefuseAt(id, kind);
   }
 
   /** The same by what JavaScript gave, as what objects of kind `T` stand for. */
   template <typename T>
-  const typename T::Owned& Get(napi_env env, napi_value number) {
+  VFIO_INLINE const typename T::Owned& Get(napi_env env, napi_value number) {
     return *static_cast<const typename T::Owned*>(OpenAt(Number(env, number), T::kTag).get());
   }
   /** For work that goes on after the call. */
@@ -55,8 +54,8 @@ class Handles {
     return std::static_pointer_cast<const typename T::Owned>(OpenAt(Number(env, number), T::kTag));
   }
 
-  /** The callback of a quick call, whose data is what Remember() gave. */
-  static napi_value Call(napi_env env, napi_callback_info info);
+  /** The callback of a quick call that takes as many arguments, whose data is what Remember() gave. */
+  static napi_callback CallbackFor(size_t arguments);
   void* Remember(const QuickCall& call);
 
  private:
@@ -70,11 +69,18 @@ class Handles {
   static constexpr uint32_t IndexOf(uint32_t id) { return id & (kMostHandles - 1); }
   static constexpr uint32_t GenerationOf(uint32_t id) { return id >> kIndexBits; }
 
-  static uint32_t Number(napi_env env, napi_value value) {
+  VFIO_INLINE static uint32_t Number(napi_env env, napi_value value) {
     uint32_t number;
     if (napi_get_value_uint32(env, value, &number) == napi_ok) return number;
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "expected the number of an object");
+    RefuseNumber();
   }
+
+  /** Why there is nothing open. */
+  [[noreturn]] void RefuseAt(uint32_t id, const napi_type_tag& kind) const;
+  [[noreturn]] static void RefuseNumber();
+
+  template <size_t count>
+  static napi_value Call(napi_env env, napi_callback_info info);
 
   struct Entry {
     const napi_type_tag* kind = nullptr;
@@ -107,7 +113,6 @@ struct QuickCall {
   napi_value (*call)(Napi::Env env, const void* owned, Arguments arguments, Handles& handles);
 };
 
-void DefineFunction(Napi::Object exports, const char* name, napi_callback callback, void* data);
 void DefineCall(Napi::Object exports, const char* name, const QuickCall& call, Handles* handles);
 
 /** Exports a function that takes the number of an object of kind `T` and `kArguments` more. */

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "util/ioctl.h"
 #include "util/mmio.h"
 
 namespace vfio {
@@ -59,6 +60,14 @@ napi_value CopyIn(Napi::Env env, const Mapping& mapping, Arguments arguments, Ha
 }
 
 }  // namespace
+
+uint64_t PartOf(const Mapping& memory, int64_t offset, int64_t size) {
+  if (offset < 0 || size < 0 || static_cast<uint64_t>(offset) > memory.size() ||
+      static_cast<uint64_t>(size) > memory.size() - static_cast<uint64_t>(offset)) {
+    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "outside of the memory");
+  }
+  return AddressOf(memory.data()) + static_cast<uint64_t>(offset);
+}
 
 // The wrapper of a constructor would make any exception but JavaScript's a plain error.
 Memory::Memory(const Napi::CallbackInfo& info) try : ObjectOf(info) {

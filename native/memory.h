@@ -25,4 +25,7 @@ class Memory : public ObjectOf<Memory, Mapping> {
   Napi::Reference<Napi::ArrayBuffer> buffer_;
 };
 
+/** The address of a part of it; a Refusal where it is not inside. */
+uint64_t PartOf(const Mapping& memory, int64_t offset, int64_t size);
+
 }  // namespace vfio

@@ -21,7 +21,7 @@ constexpr const char* kRequest = "region";
 }
 
 // One call, because several would be several accesses of the device.
-void ReadExactly(const Fd& fd, void* into, size_t size, int64_t position) {
+VFIO_INLINE void ReadExactly(const Fd& fd, void* into, size_t size, int64_t position) {
   const ssize_t done = ::pread(fd.number(), into, size, position);
   if (done < 0) Fail("pread", fd);
   if (static_cast<size_t>(done) != size) CutShort("pread", done, size);
@@ -37,13 +37,13 @@ template <typename T>
 napi_value Read(Napi::Env env, const Fd& fd, Arguments arguments, Handles&) {
   T word;
   ReadExactly(fd, &word, sizeof word, CheckedInt64(env, arguments[0], "position"));
-  napi_value value;
   if constexpr (sizeof(T) == sizeof(uint64_t)) {
+    napi_value value;
     NAPI_THROW_IF_FAILED(env, napi_create_bigint_uint64(env, mmio::ToPci(word), &value), nullptr);
+    return value;
   } else {
-    NAPI_THROW_IF_FAILED(env, napi_create_uint32(env, mmio::ToPci(word), &value), nullptr);
+    return ToNumber(env, mmio::ToPci(word));
   }
-  return value;
 }
 
 template <typename T>

@@ -40,14 +40,10 @@ using UnmapQuestion = DmaQuestion<vfio_iommu_type1_dma_unmap>;
 
 vfio_iommu_type1_dma_map MapQuestion(const Mapping& memory, int64_t offset, int64_t size, uint64_t iova,
                                      uint32_t flags) {
-  if (offset < 0 || size < 0 || static_cast<uint64_t>(offset) > memory.size() ||
-      static_cast<uint64_t>(size) > memory.size() - static_cast<uint64_t>(offset)) {
-    throw Refusal("ERR_VFIO_BAD_ARGUMENT", "outside of the memory");
-  }
   vfio_iommu_type1_dma_map question{};
   question.argsz = sizeof question;
   question.flags = flags;
-  question.vaddr = reinterpret_cast<uintptr_t>(memory.data()) + static_cast<uint64_t>(offset);
+  question.vaddr = PartOf(memory, offset, size);
   question.iova = iova;
   question.size = static_cast<uint64_t>(size);
   return question;
@@ -75,10 +71,10 @@ napi_value Map(Napi::Env env, const Fd& container, Arguments arguments, Handles&
 
 napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handles&) {
   UnmapQuestion question = Unmapping(CheckedUint64(env, arguments[0], "iova"),
-                                     CheckedUint64(env, arguments[1], "size"),
+                                     static_cast<uint64_t>(CheckedInt64(env, arguments[1], "size")),
                                      CheckedUint32(env, arguments[2], "flags"));
   Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question.head());
-  return Napi::BigInt::New(env, uint64_t{question.head().size});
+  return ToNumber(env, question.head().size);
 }
 
 // DIRTY_BITMAP_SIZE_MAX in drivers/vfio/vfio_iommu_type1.c.
@@ -143,10 +139,9 @@ Napi::Value Container::SetIommu(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Container::IommuInfo(const Napi::CallbackInfo& info) {
-  const Buffer into = BufferArgument(info, 0, "into");
-  Answer answer;
+  Answer answer(BufferArgument(info, 0, "into"));
   Ask(*fd(), VFIO_REQUEST(VFIO_IOMMU_GET_INFO), vfio_iommu_type1_info{}, VFIO_IOMMU_INFO_CAPS, answer);
-  return Napi::Value(info.Env(), answer.CopyTo(info.Env(), into));
+  return Napi::Value(info.Env(), answer.ToValue(info.Env()));
 }
 
 Napi::Value Container::MapDma(const Napi::CallbackInfo& info) {

@@ -56,7 +56,7 @@ export default defineConfig({
           page('A graphics card', 'guides/gpu'),
           page('An NVMe disk', 'guides/nvme'),
           page('Virtual functions', 'guides/virtual-functions'),
-          page('While a command runs', 'guides/run'),
+          page('A command that has devices', 'guides/run'),
           page('Mediated devices', 'guides/mediated'),
           page('Bound at every boot', 'guides/boot'),
           page('Without root', 'guides/users'),

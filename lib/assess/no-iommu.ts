@@ -24,6 +24,21 @@ export const NO_IOMMU_RISK =
 export const isNoIommuMode = ({ host }: Snapshot) =>
   host.noIommuMode ?? /(?:^|\s)vfio\.enable_unsafe_noiommu_mode=[1yY]/.test(host.commandLine)
 
+const MODE = 'enable_unsafe_noiommu_mode'
+
+/** How the mode is switched on for a function that is in no group, and at what risk; `null` where that is not what it lacks. */
+export function howToAllowNoIommu(seen: Snapshot, device: PciDevice): string | null {
+  const { host } = seen
+  if (device.group !== null || isBridge(device) || isNoIommuMode(seen) || !host.iommu.known) return null
+  const isThere = host.modules.vfio === 'loaded' || host.modules.vfio === 'builtin'
+  if (isThere && host.noIommuMode === null)
+    return 'this kernel has no no-IOMMU mode (CONFIG_VFIO_NOIOMMU) either'
+  const command = isThere
+    ? `echo 1 > ${host.paths.sysfs}/module/vfio/parameters/${MODE}`
+    : `modprobe vfio ${MODE}=1`
+  return `without one it takes VFIO's no-IOMMU mode, which nobody but you switches on (${command}), and in which ${NO_IOMMU_RISK}`
+}
+
 /** Where a virtual machine gets its IOMMU from: what its owner has to set. By the pages of each hypervisor. */
 const VIRTUAL_IOMMU: Readonly<Record<Hypervisor, string>> = {
   // QEMU's and libvirt's documentation: docs/system/i386/intel-iommu, formatdomain "IOMMU devices".

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import { assess } from '../assess/assessment.js'
 import { moduleOf } from '../assess/driver-names.js'
+import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { type ChangeOptions, Changes } from '../change/changes.js'
 import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
 import { bootId, thisProgram } from '../change/program.js'
@@ -175,7 +176,12 @@ class Transaction {
     const around = fresh.map(({ address }) => address)
     const seen = hostFor(this.#plan.paths).look({ around, overrides: NONE })
     for (const address of around) {
-      const { verdict, reason } = assess(seen, address)
+      const { verdict, reason, noIommu } = assess(seen, address)
+      if (noIommu && !this.#plan.options.noIommu)
+        throw new VfioError(
+          'ERR_VFIO_NOT_VIABLE',
+          `${address} was bound without an IOMMU, since the no-IOMMU mode is on and no IOMMU covers it: ${NO_IOMMU_RISK}; to take it all the same, say so with --noiommu`,
+        )
       if (verdict === 'ready') continue
       const group = seen.named(address)[0]?.group ?? null
       throw new VfioError(

@@ -2,7 +2,7 @@ import { type Assessment, assess, makersOf } from '../assess/assessment.js'
 import { opensByIommufd } from '../assess/backends.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { VFIO_MDEV } from '../assess/mediated.js'
-import { NO_IOMMU_RISK } from '../assess/no-iommu.js'
+import { howToAllowNoIommu, NO_IOMMU_RISK } from '../assess/no-iommu.js'
 import { refusalOf } from '../assess/refusals.js'
 import { iommuIn, isBridge } from '../assess/topology.js'
 import type { HostUse } from '../assess/uses.js'
@@ -29,6 +29,11 @@ export interface PlanOptions {
   readonly ids?: boolean
   /** Default `before-and-after`. */
   readonly reset?: ResetPolicy
+  /**
+   * Take devices without an IOMMU too, while VFIO's no-IOMMU mode is on: nothing keeps such a device from any memory of the host.
+   * Without it they are blockers.
+   */
+  readonly noIommu?: boolean
   /** Kinds of use that are to be disturbed all the same. A device that is open in VFIO never can be. */
   readonly force?: readonly HostUse['kind'][]
 }
@@ -161,6 +166,7 @@ class Planner {
         group: this.#options.group ?? false,
         ids: this.#options.ids ?? false,
         reset,
+        noIommu: this.#options.noIommu ?? false,
         force: [...(this.#options.force ?? [])],
       },
     }
@@ -179,17 +185,30 @@ class Planner {
       this.#blockers.push({ address, reason, code })
   }
 
-  /** Allowed on demand, and never without a warning. */
+  /** Only where it was asked for, and never without a warning. */
   #warnUnprotected(devices: readonly PlannedDevice[]): void {
     const unprotected = devices.filter(({ address }) => this.#assess(address).noIommu)
-    if (unprotected.length === 0) return
+    const [first] = unprotected
+    if (first === undefined) return
     const names = unprotected.map(({ address }) => address).join(', ')
-    this.#warnings.push(`${names}: in the no-IOMMU mode ${NO_IOMMU_RISK}`)
+    const risk = `in the no-IOMMU mode ${NO_IOMMU_RISK}`
+    if (this.#options.noIommu) this.#warnings.push(`${names}: ${risk}`)
+    else
+      this.#block(
+        first.address,
+        'ERR_VFIO_NOT_VIABLE',
+        `${names}: ${risk}; to take it all the same, say so with --noiommu`,
+      )
   }
 
   #checkDevice(name: string): void {
     const { verdict, reason } = this.#assess(name)
-    if (verdict === 'blocked') this.#block(name, 'ERR_VFIO_NOT_VIABLE', reason)
+    if (verdict !== 'blocked') return
+    const how =
+      this.#options.noIommu && this.#seen.has(name)
+        ? howToAllowNoIommu(this.#seen, this.#seen.device(name))
+        : null
+    this.#block(name, 'ERR_VFIO_NOT_VIABLE', how === null ? reason : `${reason}; ${how}`)
   }
 
   /** What was asked for, and with `group` all that shares a group with it. */

@@ -7,7 +7,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import type { FormerState } from './former.js'
 import type { GroupLock } from './group-lock.js'
 import { holdersOf } from './holders.js'
-import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from './kernel.js'
+import { DEADLINE, type KernelAccess, kernelWith, sayingWhat, withDeadline } from './kernel.js'
 
 /** Called after each single change, of the host or of the journal, with a sentence that says which. */
 export type Progress = (change: string) => void
@@ -16,6 +16,8 @@ export interface ChangeOptions {
   /** How long the kernel may take for one change, in milliseconds; default 30,000. */
   readonly deadline?: number | undefined
   readonly onChange?: Progress | undefined
+  /** Called where the kernel has taken a second for one request, with what that is: `writing "1" to …`. */
+  readonly onWait?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
 }
@@ -29,6 +31,7 @@ export class Changes {
   readonly #sysfs: string
   readonly #deadline: number
   readonly #onChange: Progress
+  readonly #onWait: Progress | undefined
   readonly #lock: GroupLock
   /** Shortens the wait for the call that runs. */
   #signal: AbortSignal | undefined
@@ -42,6 +45,7 @@ export class Changes {
     this.kernel = kernelWith(options.kernel)
     this.#deadline = options.deadline ?? DEADLINE
     this.#onChange = options.onChange ?? (() => {})
+    this.#onWait = options.onWait
   }
 
   /** A change has happened: tells who listens. */
@@ -116,7 +120,8 @@ export class Changes {
       this.kernel.leave()
       return sentence
     }
-    await withDeadline(answer, this.#deadline, leave, this.#signal)
+    const waited = withDeadline(answer, this.#deadline, leave, this.#signal)
+    await sayingWhat(waited, this.#onWait, what)
   }
 
   /**

@@ -195,3 +195,21 @@ export async function withDeadline<T>(
     signal?.removeEventListener('abort', onAbort)
   }
 }
+
+/** After so long without a word a person wonders, in milliseconds. */
+const SOON = 1000
+
+/** Waits, and where that takes longer than a second says once for what. */
+export async function sayingWhat<T>(
+  waited: Promise<T>,
+  onWait: ((what: string) => void) | undefined,
+  what: () => string,
+): Promise<T> {
+  if (onWait === undefined) return waited
+  const timer = setTimeout(() => onWait(what()), SOON)
+  try {
+    return await waited
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -24,12 +24,14 @@ import {
   timeout,
 } from './options.js'
 import { answer, colour, note, wrap } from './output.js'
+import { next, progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 
-interface BindOptions extends Common {
+interface BindOptions extends Common, Verbose {
   readonly driver?: string
   readonly group?: boolean
   readonly ids?: boolean
+  readonly noiommu?: boolean
   readonly reset?: ResetPolicy
   readonly force?: readonly string[]
   readonly dryRun?: boolean
@@ -46,12 +48,14 @@ export const bind: Declare = (vfio) => {
     .option('--group', 'take every device of their groups')
     .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
     .option('--ids', 'bind by adding ids to the driver, which grabs all devices with these ids')
+    .option('--noiommu', 'take devices without an IOMMU too: they can reach all memory of the host')
     .addOption(
       new Option('--reset <when>', 'reset the devices').choices(['none', 'before', 'before-and-after']),
     )
     .addOption(force('disturb'))
     .option('--dry-run', 'print each step, and do none')
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .addOption(sysfs())
@@ -68,7 +72,9 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
   const plan = planAssignment(seen, addresses, planOptions(options))
   if (options.dryRun) {
     answer(plan, options.json, renderPlan)
-    return plan.blockers.length > 0 ? NOT_READY : 0
+    if (plan.blockers.length > 0) return NOT_READY
+    if (plan.steps.length > 0) next('the same without --dry-run does it', options.json)
+    return 0
   }
   for (const warning of warnings(plan)) note(`vfio: ${warning}`)
   return await stoppable('putting back what was done', async (signal) => {
@@ -80,6 +86,8 @@ async function act(addresses: readonly string[], options: BindOptions): Promise<
     }
     const { devices, record } = assignment
     print(plan, { devices, record }, options)
+    const all = plan.addresses.join(' ')
+    next(`vfio export qemu ${all}; afterwards vfio release ${all}`, options.json)
     return 0
   })
 }
@@ -94,17 +102,19 @@ function print(plan: Plan, bound: Bound, options: BindOptions): void {
   )
 }
 
-function planOptions({ driver, group, ids, reset, force }: BindOptions): PlanOptions {
+function planOptions({ driver, group, ids, noiommu, reset, force }: BindOptions): PlanOptions {
   return {
     ...(driver !== undefined && { driver }),
     ...(group !== undefined && { group }),
     ...(ids !== undefined && { ids }),
+    ...(noiommu !== undefined && { noIommu: noiommu }),
     ...(reset !== undefined && { reset }),
     ...(force !== undefined && { force: forced(force) }),
   }
 }
 
 const assignOptions = (options: BindOptions): AssignOptions => ({
+  ...progress(options),
   deadline: deadlineOf(options),
   journal: options.journal,
 })

@@ -15,6 +15,7 @@ import { KERNEL_REFUSED, NOT_READY } from './exit.js'
 import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
+import { next, waiting } from './progress.js'
 import { verdictColour } from './words.js'
 
 interface Options extends Common {
@@ -66,7 +67,20 @@ async function act(target: string, options: Options): Promise<number> {
     note(`vfio: the kernel refused: ${refusal.message}`)
     return KERNEL_REFUSED
   }
+  if (!options.json) nextOf(assessments)
   return assessments.length > 0 && assessments.every(({ verdict }) => verdict === 'ready') ? 0 : NOT_READY
+}
+
+/** What a person does with such verdicts; nothing comes next where one is blocked. */
+function nextOf(assessments: readonly Assessment[]): void {
+  const addresses = assessments.map(({ address }) => address)
+  if (addresses.length === 0 || assessments.some(({ verdict }) => verdict === 'blocked')) return
+  const isAlone = assessments.every(({ toBind }) => toBind.every((address) => addresses.includes(address)))
+  next(
+    assessments.every(({ verdict }) => verdict === 'ready')
+      ? `vfio export qemu ${addresses.join(' ')}`
+      : `vfio bind ${addresses.join(' ')}${isAlone ? '' : ' --group'}`,
+  )
 }
 
 function groupNumber(text: string): number {
@@ -81,7 +95,7 @@ async function ask(seen: Snapshot, { address, group }: Assessment): Promise<Kern
   // What is in no group is never opened.
   if (group !== null) note(`vfio: opening ${address} through VFIO to ask the kernel, which resets it`)
   try {
-    return await askKernel(seen, address)
+    return await waiting(`opening ${address}`, askKernel(seen, address))
   } catch (error) {
     if (error instanceof VfioSystemError) return error
     throw error

@@ -1,5 +1,6 @@
 import { Argument, Option } from 'commander'
 import {
+  assess,
   type CloudHypervisorExport,
   exportCloudHypervisor,
   exportLibvirt,
@@ -13,6 +14,7 @@ import {
 import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, memory, run, sysfs } from './options.js'
 import { note, print, toJson } from './output.js'
+import { next } from './progress.js'
 
 interface ExportOptions extends Common {
   readonly iommufd?: boolean
@@ -69,7 +71,12 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
   print(options.json ? toJson(exported) : textOf(exported))
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
-  return exported.blockers.length > 0 ? NOT_READY : 0
+  if (exported.blockers.length > 0) return NOT_READY
+  const all = addresses.flatMap((address) => seen.devicesAt(address))
+  // Until then the notes say what is to be done.
+  if (all.every(({ address }) => assess(seen, address).verdict === 'ready'))
+    next(`start the guest; afterwards vfio release ${addresses.join(' ')}`, options.json)
+  return 0
 }
 
 /** Arguments are printed in lines for a person, who pastes them, and else in one: `$(vfio export …)` splits it into them. */

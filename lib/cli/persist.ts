@@ -21,10 +21,12 @@ import {
 import { NOT_READY } from './exit.js'
 import { type Common, collect, type Declare, force, forced, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, wrap } from './output.js'
+import { waiting } from './progress.js'
 
 interface PersistCommandOptions extends Common {
   readonly by?: PersistBy
   readonly group?: boolean
+  readonly noiommu?: boolean
   readonly force?: readonly string[]
   readonly option?: readonly string[]
   readonly initramfs?: Initramfs | 'auto'
@@ -73,6 +75,7 @@ export const persist: Declare = (vfio) => {
       ),
     )
     .option('--group', 'take every device of their groups')
+    .option('--noiommu', 'take devices without an IOMMU too: they can reach all memory of the host')
     .addOption(force('let the next boot do without'))
     .option('--option <name=value>', 'a parameter for the modules of VFIO (may be given again)', collect)
     .option('--write', 'write the files')
@@ -94,7 +97,9 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
   const isPlanning =
     write ||
     addresses.length > 0 ||
-    [options.by, options.initramfs, options.group, options.force, options.option].some(Boolean)
+    [options.by, options.initramfs, options.group, options.noiommu, options.force, options.option].some(
+      Boolean,
+    )
   if (options.remove || options.check) {
     const alone = options.remove ? '--remove takes everything away' : '--check looks at everything'
     if (isPlanning || (options.remove && options.check))
@@ -114,6 +119,7 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
   const plan = planPersistence(seen(), addresses, {
     by: options.by,
     group: options.group,
+    noIommu: options.noiommu,
     force: forced(options.force),
     initramfs: wanted === 'auto' ? detected : wanted,
     moduleOptions: options.option,
@@ -133,7 +139,7 @@ async function act(addresses: readonly string[], options: PersistCommandOptions)
     print(json ? toJson(plan) : renderPlan(plan))
     return reasons.length > 0 ? NOT_READY : 0
   }
-  const report = await writePersistence(plan, { root })
+  const report = await waiting('writing the files', writePersistence(plan, { root }))
   answer({ plan, report }, json, (done) => `${renderReport(done.report)}${renderRest(done.plan)}`)
   return 0
 }

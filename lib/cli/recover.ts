@@ -2,10 +2,11 @@ import { recover as putInOrder, type RecoveryReport } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Declare, deadlineOf, journal, json, rescanOption, run, timeout } from './options.js'
 import { answer, note } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 import { badRecord } from './words.js'
 
-interface RecoverOptions {
+interface RecoverOptions extends Verbose {
   readonly kill?: boolean
   readonly rescan?: boolean
   readonly timeout?: number
@@ -22,6 +23,7 @@ export const recover: Declare = (vfio) => {
     .option('--kill', 'end what a "vfio run" that died has left running')
     .addOption(rescanOption())
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -34,7 +36,10 @@ async function act(addresses: readonly string[], options: RecoverOptions): Promi
     const deadline = deadlineOf(options)
     // Who ends what is left of a run waits also for what that was changing.
     const patience = kill ? (deadline ?? 30_000) : undefined
-    const report = await putInOrder({ rescan, kill, only, journal, deadline, patience, signal })
+    const report = await putInOrder({
+      ...progress(options),
+      ...{ rescan, kill, only, journal, deadline, patience, signal },
+    })
     answer(report, json, render)
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     for (const record of report.bad) note(badRecord(record))

@@ -2,10 +2,11 @@ import { release as giveBack, VfioError } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Declare, deadlineOf, journal, json, rescanOption, run, timeout } from './options.js'
 import { answer, note } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 import { NOTHING_ASSIGNED } from './words.js'
 
-interface ReleaseCommandOptions {
+interface ReleaseCommandOptions extends Verbose {
   readonly all?: boolean
   readonly rescan?: boolean
   readonly timeout?: number
@@ -22,6 +23,7 @@ export const release: Declare = (vfio) => {
     .option('--all', 'everything that is assigned')
     .addOption(rescanOption())
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -34,7 +36,13 @@ async function act(addresses: readonly string[], options: ReleaseCommandOptions)
   }
   return await stoppable('finishing what is being given back', async (signal) => {
     const deadline = deadlineOf(options)
-    const report = await giveBack(all ? 'all' : addresses, { rescan, journal, deadline, signal })
+    const report = await giveBack(all ? 'all' : addresses, {
+      ...progress(options),
+      rescan,
+      journal,
+      deadline,
+      signal,
+    })
     for (const warning of report.warnings) note(`vfio: ${warning}`)
     answer(
       report,

@@ -1,9 +1,10 @@
 import { type RescanReport, rescanDevice } from '../index.js'
 import { type Declare, deadlineOf, force, forced, journal, json, look, run, timeout } from './options.js'
 import { answer } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 
-interface RescanOptions {
+interface RescanOptions extends Verbose {
   readonly force?: readonly string[]
   readonly timeout?: number
   readonly journal?: string
@@ -18,6 +19,7 @@ export const rescan: Declare = (vfio) => {
     .argument('<address>', 'PCI address, like 59:00.0')
     .addOption(force('disturb'))
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -30,6 +32,7 @@ async function act(address: string, options: RescanOptions): Promise<number> {
     const report = await rescanDevice(seen, address, {
       force: kinds,
       signal,
+      ...progress(options),
       journal: options.journal,
       deadline: deadlineOf(options),
     })

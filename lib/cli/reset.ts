@@ -2,9 +2,10 @@ import { Option } from 'commander'
 import { type ResetMethodReport, type ResetReport, resetByMethod, resetDevice, VfioError } from '../index.js'
 import { type Declare, deadlineOf, force, forced, journal, json, look, run, timeout } from './options.js'
 import { answer } from './output.js'
+import { progress, type Verbose, verbose, waiting } from './progress.js'
 import { stoppable } from './signals.js'
 
-interface ResetOptions {
+interface ResetOptions extends Verbose {
   readonly hot?: boolean
   readonly method?: string
   readonly force?: readonly string[]
@@ -27,6 +28,7 @@ export const reset: Declare = (vfio) => {
     .option('--method <name>', 'by this one of the methods that the kernel has for it, like flr or bus')
     .addOption(force('with --method: disturb'))
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -36,9 +38,13 @@ async function act(address: string, options: ResetOptions): Promise<number> {
   const seen = look({}, { around: [address] })
   const { hot = false, method } = options
   if (method === undefined) {
-    if (options.force || options.timeout !== undefined || options.journal !== undefined)
-      throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--force, --timeout and --journal go with --method')
-    answer(await resetDevice(seen, address, { hot }), options.json, render)
+    if (options.force || options.verbose || options.timeout !== undefined || options.journal !== undefined)
+      throw new VfioError(
+        'ERR_VFIO_BAD_ARGUMENT',
+        '--force, --timeout, --journal and --verbose go with --method',
+      )
+    const report = await waiting(`resetting ${address}`, resetDevice(seen, address, { hot }))
+    answer(report, options.json, render)
     return 0
   }
   const kinds = forced(options.force)
@@ -46,6 +52,7 @@ async function act(address: string, options: ResetOptions): Promise<number> {
     const report = await resetByMethod(seen, address, method, {
       force: kinds,
       signal,
+      ...progress(options),
       journal: options.journal,
       deadline: deadlineOf(options),
     })

@@ -1,9 +1,10 @@
 import { setVfs, VfioError, type VfsReport } from '../index.js'
 import { type Declare, deadlineOf, journal, json, look, run, timeout } from './options.js'
 import { answer } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { stoppable } from './signals.js'
 
-interface VfsCommandOptions {
+interface VfsCommandOptions extends Verbose {
   readonly timeout?: number
   readonly journal?: string
   readonly json?: boolean
@@ -17,6 +18,7 @@ export const vfs: Declare = (vfio) => {
     .argument('<address>', 'PCI address of the physical function')
     .argument('<count>', 'how many, 0 for none')
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .addOption(json())
     .action(run(act))
@@ -32,7 +34,11 @@ async function act(address: string, count: string, options: VfsCommandOptions): 
   }
   return await stoppable('finishing what was begun', async () => {
     const { journal } = options
-    const report = await setVfs(seen, address, Number(count), { journal, deadline: deadlineOf(options) })
+    const report = await setVfs(seen, address, Number(count), {
+      ...progress(options),
+      journal,
+      deadline: deadlineOf(options),
+    })
     answer(report, options.json, render)
     return 0
   })

@@ -54,7 +54,7 @@ export function nodesOf(seen: Snapshot, device: PciDevice | MediatedDevice, dev:
     number: readText(`${sysfs}/${directory}/dev`),
   })
   const own =
-    vfioDevice !== null && /^vfio\d+$/.test(vfioDevice)
+    vfioDevice !== null && /^(?:noiommu-)?vfio\d+$/.test(vfioDevice)
       ? [known(`vfio/devices/${vfioDevice}`, `${directoryOf('.', address)}/vfio-dev/${vfioDevice}`)]
       : []
   const name = `${prefix}${group}`

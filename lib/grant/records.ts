@@ -42,7 +42,7 @@ function parseGrant(text: string): GrantRecord {
 }
 
 /** Only these nodes are ever granted, so only these are ever given back. */
-const NODE = /^(?:\/[^\0]*)?\/(?:vfio\/(?:noiommu-)?\d{1,9}|vfio\/devices\/vfio\d{1,9}|iommu)$/
+const NODE = /^(?:\/[^\0]*)?\/(?:vfio\/(?:noiommu-)?\d{1,9}|vfio\/devices\/(?:noiommu-)?vfio\d{1,9}|iommu)$/
 
 function parseNode(value: unknown): GrantedNode {
   const { path, former, granted, earlier } = object(value, 'a node')

@@ -87,7 +87,7 @@ export interface Binding {
     flags: number,
   ): bigint
   /** `IOMMU_IOAS_UNMAP`: how many bytes were unmapped. */
-  iommufdUnmap(iommufd: number, ioas: number, iova: bigint, size: bigint): bigint
+  iommufdUnmap(iommufd: number, ioas: number, iova: bigint, size: number): number
   /** `count` of `struct vfio_irq_info` times 2¹⁶, plus its `flags`. */
   deviceIrqInfo(device: number, index: number): number
   /** `VFIO_DEVICE_SET_IRQS` without data, which triggers, masks or unmasks. */
@@ -102,7 +102,7 @@ export interface Binding {
     flags: number,
   ): void
   /** `VFIO_IOMMU_UNMAP_DMA`: how many bytes were unmapped. */
-  containerUnmapDma(container: number, iova: bigint, size: bigint, flags: number): bigint
+  containerUnmapDma(container: number, iova: bigint, size: number, flags: number): number
   // One access of a device's region through its descriptor (`pread(2)`, `pwrite(2)`); `position` is that in its file.
   deviceRead8(device: number, position: number): number
   deviceRead16(device: number, position: number): number

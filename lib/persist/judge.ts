@@ -24,6 +24,8 @@ interface JudgeOptions {
   readonly force: readonly HostUse['kind'][]
   /** Take every device of the groups along. */
   readonly group: boolean
+  /** Devices without an IOMMU too. */
+  readonly noIommu: boolean
   /** Other devices that would be bound along, since they have the same ids. */
   readonly grabbed: readonly { readonly device: PciDevice; readonly ids: string }[]
 }
@@ -35,10 +37,10 @@ interface JudgeOptions {
 export function judgePersistence(
   seen: Snapshot,
   addresses: readonly string[],
-  { force, group, grabbed }: JudgeOptions,
+  { force, group, noIommu, grabbed }: JudgeOptions,
 ): PersistJudgement {
   // Uses are judged here, since nothing is taken from anybody before the next boot.
-  const plan = planAssignment(seen, addresses, { force: FORCEABLE, group, reset: 'none' })
+  const plan = planAssignment(seen, addresses, { force: FORCEABLE, group, noIommu, reset: 'none' })
   const blockers = plan.blockers.filter(({ code }) => code !== 'ERR_VFIO_IN_USE')
   for (const { address } of plan.devices) {
     const device = seen.has(address) ? seen.device(address) : null

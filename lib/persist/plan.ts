@@ -37,6 +37,8 @@ export interface PersistOptions {
   readonly by?: PersistBy | undefined
   /** Take every device of the groups along. Without it an incomplete group is a blocker. */
   readonly group?: boolean | undefined
+  /** Take devices without an IOMMU too, as in `planAssignment`; `enable_unsafe_noiommu_mode=1` in `moduleOptions` says the same. */
+  readonly noIommu?: boolean | undefined
   /** Kinds of use that the next boot may do without. */
   readonly force?: readonly HostUse['kind'][] | undefined
   /** What builds the initramfs of the host; `none` (default) leaves it alone. */
@@ -122,6 +124,7 @@ class Planner {
       {
         force: options.force ?? [],
         group: options.group ?? false,
+        noIommu: options.noIommu ?? asksForNoIommu(options.moduleOptions ?? []),
         grabbed: this.#by === 'ids' ? grabbedBy(this.#seen, named) : [],
       },
     )
@@ -296,6 +299,9 @@ class Planner {
 }
 
 const NO_IOMMU_MODE = 'enable_unsafe_noiommu_mode'
+
+const asksForNoIommu = (asked: readonly string[]) =>
+  asked.some((option) => new RegExp(`^${NO_IOMMU_MODE}=[1yY]$`).test(option))
 
 /** What is given away without an IOMMU now is so after boot only in the same mode, unless somebody says otherwise. */
 function withNoIommuMode(

@@ -155,7 +155,7 @@ export function readFacts(
       iommu: readNode(below(dev, 'iommu')),
       ...(isSameNode(below(dev, 'vfio/vfio'), below(dev, 'iommu')) && { iommufdAsContainer: true as const }),
       groups: readNodes(below(dev, 'vfio'), /^(noiommu-)?\d+$/),
-      devices: readNodes(below(dev, 'vfio/devices'), /^vfio\d+$/),
+      devices: readNodes(below(dev, 'vfio/devices'), /^(noiommu-)?vfio\d+$/),
     },
   }))
   const addon = sysfs === '/sys' ? whyMissing() : null

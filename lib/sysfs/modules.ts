@@ -5,7 +5,7 @@ import { below, exists, readText } from './files.js'
 export interface ModuleCandidates {
   /** Ordinary drivers, in the order of the file; names as `modprobe` takes them. */
   readonly modules: readonly string[]
-  /** VFIO variant drivers (`vfio_pci:` aliases) more specific than vfio-pci itself. */
+  /** VFIO variant drivers (`vfio_pci:` aliases) more specific than vfio-pci itself, the most specific first. */
   readonly variants: readonly string[]
 }
 
@@ -55,15 +55,25 @@ class AliasIndex {
   }
 
   match(vendor: string, fields: readonly number[]): string[] {
-    const found = new Set<string>()
+    return [...this.#best(vendor, fields).keys()]
+  }
+
+  /** The same, with the fewest wildcards first, as libvirt takes them (`virPCIDeviceFindBestVFIOVariant`); equals in the order of the file. */
+  matchBest(vendor: string, fields: readonly number[]): string[] {
+    return [...this.#best(vendor, fields)].sort(([, a], [, b]) => a - b).map(([module]) => module)
+  }
+
+  /** Each module that matches, with how many wildcards its best alias has. */
+  #best(vendor: string, fields: readonly number[]): Map<string, number> {
+    const found = new Map<string, number>()
     for (const key of [vendor, '*']) {
       for (const pattern of this.#of(key)) {
-        if (pattern.fields.every((field, index) => field === -1 || field === fields[index])) {
-          found.add(pattern.module)
-        }
+        if (!pattern.fields.every((field, index) => field === -1 || field === fields[index])) continue
+        const wildcards = pattern.fields.filter((field) => field === -1).length
+        found.set(pattern.module, Math.min(wildcards, found.get(pattern.module) ?? wildcards))
       }
     }
-    return [...found]
+    return found
   }
 }
 
@@ -134,7 +144,9 @@ export class ModuleAliases {
       const vendor = text.slice(1, text.indexOf('d'))
       answer = Object.freeze({
         modules: this.#pci.match(vendor, fields),
-        variants: this.#vfio.match(vendor, fields).filter((name) => name.replaceAll('-', '_') !== 'vfio_pci'),
+        variants: this.#vfio
+          .matchBest(vendor, fields)
+          .filter((name) => name.replaceAll('-', '_') !== 'vfio_pci'),
       })
     }
     this.#answers.set(modalias, answer)

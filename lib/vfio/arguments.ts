@@ -18,10 +18,21 @@ export function checkInteger(value: unknown, largest: number, name: string): num
 
 const LARGEST_WORD = 2n ** 64n - 1n
 
+const words = new Uint32Array(2)
+const long = new BigUint64Array(words.buffer)
+const LOW = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1 ? 0 : 1
+
+/** The same as a bigint, of an integer from 0 to 2^53 - 1: without the call of the runtime that `BigInt()` is. */
+export function bigintOf(value: number): bigint {
+  words[LOW] = value
+  words[1 - LOW] = value / 2 ** 32
+  return long[0] as bigint
+}
+
 /** An address or size: a bigint of 64 bits, or an integer that a number holds exactly. */
 export function checkUint64(value: unknown, name: string): bigint {
   if (typeof value === 'bigint' && value >= 0n && value <= LARGEST_WORD) return value
-  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return BigInt(value)
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return bigintOf(value)
   throw badArgument(
     `${name} must be a bigint from 0 to 2^64 - 1, or an integer from 0 to 2^53 - 1, not ${show(value)}`,
   )

@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs'
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
-import { parseAddress } from '../sysfs/address.js'
+import { parseName } from '../sysfs/address.js'
 import { checkOptions } from './arguments.js'
 import { VfioDevice } from './device/device.js'
 import { Iommufd } from './iommu/iommufd.js'
@@ -21,8 +21,8 @@ const VARIABLES = ['LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES', 'LISTEN_PIDFDID
 
 /**
  * The descriptors that this program was given when it was started (`LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`, as in
- * `sd_listen_fds(3)`), from 3 on: with `vfio run` they are `iommufd` and, for each device, `vfio-0000:59:00.0`. They belong to the
- * caller then. The variables are removed, so that they are found once and no child takes them for its own; none where they
+ * `sd_listen_fds(3)`), from 3 on: with `vfio run` they are `iommufd` and, for each device, `vfio-0000_59_00.0`, since a colon ends a
+ * name. They belong to the caller then. The variables are removed, so that they are found once and no child takes them for its own; none where they
  * are for another process.
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where the variables contradict each other
  */
@@ -45,7 +45,7 @@ export function listenDescriptors(environment: Environment = process.env): reado
   return list.map((name, i) => ({ name, fd: FIRST + i }))
 }
 
-/** Names are apart by colons, which are in addresses too. */
+/** Names are apart by colons; somebody else's may have addresses with colons in them. */
 const NAME = /vfio-[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?=:|$)|[^:]*/giy
 
 function namesIn(text: string): string[] {
@@ -73,7 +73,7 @@ export async function openGivenDevices(
   const given = listenDescriptors()
   const devices = given.flatMap(({ name, fd }) => {
     const [, address] = DEVICE.exec(name) ?? []
-    return address === undefined ? [] : [{ fd, address: parseAddress(address) }]
+    return address === undefined ? [] : [{ fd, address: parseName(address.replaceAll('_', ':')) }]
   })
   if (devices.length > 0) return await fromDescriptors(given, devices, options)
   const addresses = (process.env.VFIO_ADDRESSES ?? '').split(/[\s,]+/).filter((address) => address !== '')

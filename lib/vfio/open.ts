@@ -140,7 +140,7 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
   const { seen = new Host().look({ around: [...addresses], overrides: NONE }), backend = 'auto' } =
     checkOptions(options)
   const devices = addresses.map((address) => chosen(seen, address))
-  const twice = devices.find((device, i) => devices.indexOf(device) !== i)
+  const twice = devices.find(({ name }, i) => devices.findIndex((device) => device.name === name) !== i)
   if (twice) throw badArgument(`${twice.name} is named twice`)
   for (const device of devices) checkGroup(seen, device, backend)
   if (backend === 'group') return byGroup(seen, devices, options)

@@ -1,6 +1,6 @@
-import type { Changes } from '../change/changes.js'
+import type { Changes, Progress } from '../change/changes.js'
 import { type GroupLock, lockGroups, lockOf } from '../change/group-lock.js'
-import { DEADLINE, type KernelAccess, kernelWith, withDeadline } from '../change/kernel.js'
+import { DEADLINE, type KernelAccess, kernelWith, sayingWhat, withDeadline } from '../change/kernel.js'
 import { begun, refuseUnfinished, type UnfinishedVfs, unfinishedIn } from '../change/unfinished.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { below, exists, linkName, readText } from '../sysfs/files.js'
@@ -14,6 +14,10 @@ export interface VfsOptions {
   readonly journal?: string | undefined
   /** How long the kernel may take for one write, in milliseconds; default 30,000. */
   readonly deadline?: number | undefined
+  /** Called after each change, with a sentence that says which. */
+  readonly onChange?: Progress | undefined
+  /** Called where the kernel has taken a second for one request, with what that is. */
+  readonly onWait?: Progress | undefined
   /** @internal Tests put a host of their own here. */
   readonly kernel?: Partial<KernelAccess> | undefined
 }
@@ -70,7 +74,9 @@ export async function setVfs(
       await records.write({ ...step, from: plan.from, to: plan.to, autoprobe })
       const forget = () => records.remove(plan.address)
       const onLate = (rest: Promise<void>) => late.push(rest)
-      await withoutAutoprobe(directory, { deadline, kernel, autoprobe, forget, onLate }, plan, lock)
+      const { onChange, onWait } = options
+      const means = { deadline, kernel, autoprobe, forget, onLate, onChange, onWait }
+      await withoutAutoprobe(directory, means, plan, lock)
       const now = await countIn(directory, kernel, deadline, lock)
       if (now !== count) {
         throw new VfioError(
@@ -161,22 +167,27 @@ interface Means {
   readonly forget: () => Promise<void>
   /** Takes what is left to do once the kernel has answered. */
   readonly onLate: (rest: Promise<void>) => void
+  readonly onChange: Progress | undefined
+  readonly onWait: Progress | undefined
 }
 
 /** Writes the numbers while the kernel offers no new function to a driver; then it may again, if it could before. */
 async function withoutAutoprobe(
   directory: string,
-  { deadline, kernel, autoprobe: former, forget, onLate }: Means,
+  { deadline, kernel, autoprobe: former, forget, onLate, onChange, onWait }: Means,
   { writes, from }: VfsPlan,
   lock: GroupLock,
 ): Promise<void> {
-  const write = (file: string, text: string) => {
+  const write = async (file: string, text: string) => {
     const path = `${directory}/${file}`
+    const what = () => `writing ${text} to ${path}`
     asked = kernel.write(path, `${text}\n`, lock.descriptor)
-    return withDeadline(asked, deadline, () => {
+    const waited = withDeadline(asked, deadline, () => {
       kernel.leave()
-      return `writing ${text} to ${path}`
+      return what()
     })
+    await sayingWhat(waited, onWait, what)
+    onChange?.(`wrote ${text} to ${path}`)
   }
   let asked: Promise<void> = Promise.resolve()
   const isOn = former !== null && former !== '0'

@@ -19,14 +19,14 @@ void Answer::Grow(size_t wanted, const char* request) {
   grown_.assign((wanted + sizeof(uint64_t) - 1) / sizeof(uint64_t), 0);
 }
 
-napi_value Answer::CopyTo(Napi::Env env, const Buffer& into, size_t count) {
-  if (into.value != nullptr && into.size >= count) {
-    std::memcpy(into.data, data(), count);
-    return into.value;
-  }
+napi_value Answer::Copy(Napi::Env env, size_t count) {
   Napi::ArrayBuffer own = Napi::ArrayBuffer::New(env, count);
   if (count > 0) std::memcpy(own.Data(), data(), count);
   return own;
+}
+
+void GrewAgain(const char* request) {
+  throw Refusal("ERR_VFIO_BAD_KERNEL_DATA", std::string(request) + ": the answer grew while it was read");
 }
 
 void CheckChain(const void* data, size_t size, size_t first, size_t fixed, const char* request) {

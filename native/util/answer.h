@@ -2,7 +2,6 @@
 
 #include <napi.h>
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -12,15 +11,25 @@
 
 namespace vfio {
 
-/** Bytes for a structure that the kernel may want to be larger than expected. Zeroed, aligned, grown at most
- * once. */
+/**
+ * Bytes for a structure that the kernel may want to be larger than expected: those of a buffer of the caller's, where it
+ * has one that is large enough. Zeroed, aligned, grown at most once.
+ */
 class Answer {
  public:
-  void* data() { return grown_.empty() ? inline_.data() : grown_.data(); }
-  size_t size() const { return grown_.empty() ? sizeof inline_ : grown_.size() * sizeof(uint64_t); }
+  Answer() : Answer(Buffer{}) {}
+  VFIO_INLINE explicit Answer(const Buffer& into) : into_(into) {
+    if (into.size >= sizeof own_) room_ = static_cast<uint64_t*>(into.data);
+    for (size_t i = 0; i < kWords; i++) room_[i] = 0;
+  }
+  Answer(const Answer&) = delete;
+  Answer& operator=(const Answer&) = delete;
+
+  VFIO_INLINE void* data() { return grown_.empty() ? room_ : grown_.data(); }
+  VFIO_INLINE size_t size() const { return grown_.empty() ? sizeof own_ : grown_.size() * sizeof(uint64_t); }
 
   template <typename T>
-  T* Put(T question) {
+  VFIO_INLINE T* Put(T question) {
     question.argsz = static_cast<uint32_t>(size());
     return new (data()) T(question);
   }
@@ -28,21 +37,30 @@ class Answer {
   /** Makes room for `wanted` bytes, or refuses a size that no kernel means. */
   void Grow(size_t wanted, const char* request);
 
-  /** The first `count` bytes in `into` where they fit, in a buffer of their own where they do not. */
-  napi_value CopyTo(Napi::Env env, const Buffer& into, size_t count);
-  napi_value CopyTo(Napi::Env env, const Buffer& into) { return CopyTo(env, into, size()); }
+  /** The buffer of the caller's where it has all of it, else one of its own. */
+  VFIO_INLINE napi_value ToValue(Napi::Env env) {
+    return data() == into_.data ? into_.value : Copy(env, size());
+  }
+  /** The first `count` bytes in a buffer of their own. */
+  napi_value Copy(Napi::Env env, size_t count);
 
  private:
-  std::array<uint64_t, 16> inline_{};
+  static constexpr size_t kWords = 16;
+
+  const Buffer into_;
+  uint64_t own_[kWords];
+  uint64_t* room_ = own_;
   std::vector<uint64_t> grown_;
 };
 
 /** Refuses a capability chain that leaves the buffer, overlaps itself, runs backwards or is not aligned. */
 void CheckChain(const void* data, size_t size, size_t first, size_t fixed, const char* request);
 
+[[noreturn]] void GrewAgain(const char* request);
+
 /** Asks for a structure that begins with argsz, once more when the kernel wants a larger one. */
 template <typename T>
-T* Ask(const Fd& fd, const Request& request, const T& question, Answer& answer) {
+VFIO_INLINE T* Ask(const Fd& fd, const Request& request, const T& question, Answer& answer) {
   T* info = answer.Put(question);
   Ioctl(fd, request, info);
   if (info->argsz <= answer.size()) return info;
@@ -50,13 +68,12 @@ T* Ask(const Fd& fd, const Request& request, const T& question, Answer& answer) 
   info = answer.Put(question);
   Ioctl(fd, request, info);
   if (info->argsz <= answer.size()) return info;
-  throw Refusal("ERR_VFIO_BAD_KERNEL_DATA",
-                std::string(request.name) + ": the answer grew while it was read");
+  GrewAgain(request.name);
 }
 
 /** The same for a structure that may end in a capability chain: checked here, read in TypeScript. */
 template <typename T>
-const T* Ask(const Fd& fd, const Request& request, const T& question, uint32_t caps_flag, Answer& answer) {
+VFIO_INLINE const T* Ask(const Fd& fd, const Request& request, const T& question, uint32_t caps_flag, Answer& answer) {
   const T* info = Ask(fd, request, question, answer);
   if (info->flags & caps_flag) CheckChain(info, answer.size(), info->cap_offset, sizeof(T), request.name);
   return info;

@@ -21,26 +21,12 @@ uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name) {
   BadArgument(env, std::string(name) + " must be an integer from 0 to 4294967295");
 }
 
-uint32_t CheckedUint32(Napi::Env env, napi_value value, const char* name) {
-  uint32_t number;
-  if (napi_get_value_uint32(env, value, &number) != napi_ok)
-    BadArgument(env, std::string(name) + " must be a number");
-  return number;
+void NoNumber(Napi::Env env, const char* name) {
+  BadArgument(env, std::string(name) + " must be a number");
 }
 
-int64_t CheckedInt64(Napi::Env env, napi_value value, const char* name) {
-  int64_t number;
-  if (napi_get_value_int64(env, value, &number) != napi_ok)
-    BadArgument(env, std::string(name) + " must be a number");
-  return number;
-}
-
-uint64_t CheckedUint64(Napi::Env env, napi_value value, const char* name) {
-  uint64_t number;
-  bool lossless;
-  if (napi_get_value_bigint_uint64(env, value, &number, &lossless) != napi_ok || !lossless)
-    BadArgument(env, std::string(name) + " must be a bigint from 0 to 2^64 - 1");
-  return number;
+void NoUint64(Napi::Env env, const char* name) {
+  BadArgument(env, std::string(name) + " must be a bigint from 0 to 2^64 - 1");
 }
 
 int DescriptorArgument(Napi::Env env, napi_value value, const char* name) {

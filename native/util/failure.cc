@@ -1,6 +1,9 @@
 #include "util/failure.h"
 
+#include <cerrno>
 #include <cstring>
+
+#include "util/ioctl.h"
 
 namespace vfio {
 
@@ -24,6 +27,14 @@ Napi::Error ToError(Napi::Env env) {
   } catch (const std::exception& exception) {
     return Napi::Error::New(env, exception.what());
   }
+}
+
+void IoctlFailed(const Fd& fd, const char* name) {
+  throw SystemFailure(errno, "ioctl", name, fd.path());
+}
+
+napi_value Throw(napi_env env) {
+  return Napi::details::WrapCallback(env, [&]() -> napi_value { throw ToError(env); });
 }
 
 }  // namespace vfio

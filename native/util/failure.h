@@ -29,4 +29,7 @@ struct Refusal : std::runtime_error {
 /** The exception in flight as a JavaScript error. Call it in a catch block. */
 Napi::Error ToError(Napi::Env env);
 
+/** The same thrown in JavaScript: what a callback returns from its catch block. */
+napi_value Throw(napi_env env);
+
 }  // namespace vfio

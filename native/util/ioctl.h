@@ -2,11 +2,11 @@
 
 #include <sys/ioctl.h>
 
-#include <cerrno>
 #include <cstdint>
 
 #include "util/failure.h"
 #include "util/fd.h"
+#include "util/inline.h"
 
 namespace vfio {
 
@@ -26,10 +26,12 @@ inline uint64_t AddressOf(const void* memory) {
   return reinterpret_cast<uintptr_t>(memory);
 }
 
+[[noreturn]] void IoctlFailed(const Fd& fd, const char* name);
+
 /** One ioctl: what it returned, or a SystemFailure. */
-inline int Ioctl(const Fd& fd, const Request& request, const void* argument) {
+VFIO_INLINE int Ioctl(const Fd& fd, const Request& request, const void* argument) {
   const int answer = ::ioctl(fd.number(), request.number, argument);
-  if (answer < 0) throw SystemFailure(errno, "ioctl", request.name, fd.path());
+  if (answer < 0) IoctlFailed(fd, request.name);
   return answer;
 }
 

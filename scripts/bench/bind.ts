@@ -2,8 +2,8 @@
 // Prints JSON.
 import { execFileSync } from 'node:child_process'
 import { assign, Host, type Plan, planAssignment, type Snapshot } from 'vfio'
-import { median } from './measure.js'
-import { build } from './peers.js'
+import type { Pair } from './measure.js'
+import { build, type Compared } from './peers.js'
 
 const ROUNDS = 9
 
@@ -55,18 +55,10 @@ const modules = new Set(first.devices.flatMap((device) => device.modules))
 for (const module of modules) execFileSync('modprobe', ['-q', module])
 const plan = planOf(new Host().snapshot())
 const program = build('bind')
-const rounds: { ours: number; peer: number }[] = []
+const pairs: Pair[] = []
 for (let round = 0; round <= ROUNDS; round++) {
-  rounds.push({ ours: await timeOurs(plan), peer: timePeer(program, plan) })
+  pairs.push({ ours: await timeOurs(plan), peer: timePeer(program, plan) })
 }
 // The first round warms up both.
-const counted = rounds.slice(1)
-console.log(
-  JSON.stringify([
-    {
-      name: 'assign',
-      ours: median(counted.map(({ ours }) => ours)),
-      peer: median(counted.map(({ peer }) => peer)),
-    },
-  ]),
-)
+const compared: Compared = { name: 'assign', pairs: pairs.slice(1) }
+console.log(JSON.stringify([compared]))

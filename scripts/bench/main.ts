@@ -52,22 +52,23 @@ async function benchGuest(): Promise<Result[]> {
     ...(await measureInGuest('nvme')),
   ]
   return [
-    ...ioctls.map(({ name, ours, peer }) => result(`${name}() : the same ioctl in C`, ours, peer, 'ns', 2)),
-    ...bindings.map(({ name, ours, peer }) =>
-      result(`${name}() of a group of three : the same writes in C`, ours / 1e6, peer / 1e6, 'ms', 1.2),
+    ...ioctls.map(({ name, pairs }) => result(`${name}() : the same ioctl in C`, pairs, 'ns', 2)),
+    ...bindings.map(({ name, pairs }) =>
+      result(`${name}() of a group of three : the same writes in C`, pairs, 'ms', 1.2, 1e6),
     ),
-    ...driving.map(({ name, ours, peer }) => {
+    ...driving.map(({ name, pairs }) => {
       const [what = name, unit = 'ns', scale = 1, bar = 1] = DRIVING[name] ?? []
-      return result(what, ours / scale, peer / scale, unit, bar)
+      return result(what, pairs, unit, bar, scale)
     }),
   ]
 }
 
 function render(results: readonly Result[]): string {
   return results
-    .map(({ name, ours, peer, unit, ratio, bar }) => {
+    .map(({ name, ours, peer, unit, ratio, spread: [lowest, highest], rounds, bar }) => {
       const verdict = ratio <= bar ? 'met' : 'NOT met'
-      return `${name}\n    ${ours} ${unit} : ${peer} ${unit} = ${ratio} (at most ${bar}: ${verdict})`
+      const spread = rounds > 1 ? `, from ${lowest} to ${highest} in ${rounds} rounds` : ''
+      return `${name}\n    ${ours} ${unit} : ${peer} ${unit} = ${ratio}${spread} (at most ${bar}: ${verdict})`
     })
     .join('\n')
 }

@@ -1,22 +1,44 @@
 import { spawnSync } from 'node:child_process'
 
-/** One line of the benchmark: `ratio` is ours ÷ peer, measured in the same run, and should be at most `bar`. */
+/** What one round brought: ours and that of the peer, in the same unit. */
+export interface Pair {
+  readonly ours: number
+  readonly peer: number
+}
+
+/**
+ * One line of the benchmark: medians of all rounds. `ratio` is ours ÷ peer, as the median of what each round had, and
+ * should be at most `bar`; `spread` is the lowest and the highest of them.
+ */
 export interface Result {
   readonly name: string
   readonly ours: number
   readonly peer: number
   readonly unit: string
   readonly ratio: number
+  readonly spread: readonly [lowest: number, highest: number]
+  readonly rounds: number
   readonly bar: number
 }
 
-export function result(name: string, ours: number, peer: number, unit: string, bar: number): Result {
-  return { name, ours: round(ours), peer: round(peer), unit, ratio: round(ours / peer), bar }
+/** `scale` is how many of what was measured are one of `unit`. */
+export function result(name: string, pairs: readonly Pair[], unit: string, bar: number, scale = 1): Result {
+  const ratios = pairs.map(({ ours, peer }) => ours / peer)
+  return {
+    name,
+    ours: round(median(pairs.map(({ ours }) => ours)) / scale),
+    peer: round(median(pairs.map(({ peer }) => peer)) / scale),
+    unit,
+    ratio: round(median(ratios)),
+    spread: [round(Math.min(...ratios)), round(Math.max(...ratios))],
+    rounds: pairs.length,
+    bar,
+  }
 }
 
 const round = (value: number) => Number(value.toPrecision(3))
 
-export function median(values: readonly number[]): number {
+function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
 }
@@ -31,10 +53,9 @@ export function timeProgram(program: string, args: readonly string[]): number {
   return milliseconds
 }
 
-/** Measures two things in turn, A B A B …, so that both meet the same moods of the machine; medians come back. */
-export function alternate(rounds: number, ours: () => number, peer: () => number): [number, number] {
+/** Measures two things in turn, A B A B …, so that both meet the same moods of the machine, after a round that warms up both. */
+export function alternate(rounds: number, ours: () => number, peer: () => number): Pair[] {
   ours()
   peer()
-  const samples = Array.from({ length: rounds }, () => [ours(), peer()] as const)
-  return [median(samples.map(([first]) => first)), median(samples.map(([, second]) => second))]
+  return Array.from({ length: rounds }, () => ({ ours: ours(), peer: peer() }))
 }

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Host, type PciDevice, survey } from 'vfio'
-import { median } from './measure.js'
+import type { Pair } from './measure.js'
 
 const ROUNDS = 5
 
@@ -11,8 +11,7 @@ export type Times<Name extends string> = Readonly<Record<Name, number>>
 
 export interface Compared {
   readonly name: string
-  readonly ours: number
-  readonly peer: number
+  readonly pairs: readonly Pair[]
 }
 
 export interface Bound {
@@ -56,7 +55,7 @@ export function run<Name extends string>(
   ) as Times<Name>
 }
 
-/** Measures both in turn, after a round that warms up both; medians come back. */
+/** Measures both in turn, A B A B …, after a round that warms up both. */
 export async function compare<Name extends string>(
   ours: () => Promise<Times<Name>>,
   peer: () => Times<Name>,
@@ -67,7 +66,6 @@ export async function compare<Name extends string>(
   const names = Object.keys(rounds[0]?.ours ?? {}) as Name[]
   return names.map((name) => ({
     name,
-    ours: median(counted.map((round) => round.ours[name])),
-    peer: median(counted.map((round) => round.peer[name])),
+    pairs: counted.map(({ ours, peer }) => ({ ours: ours[name], peer: peer[name] })),
   }))
 }

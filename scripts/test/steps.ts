@@ -69,7 +69,7 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   hotplug: ['failing', 'removal', 'run-removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
-  'no-iommu': ['no-iommu'],
+  'no-iommu': ['no-iommu', 'unprotected'],
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
@@ -265,6 +265,7 @@ const iommufdSteps: readonly Step[] = [
     'lab:iommufd',
     inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'run', 'agreement']),
   ),
+  labStep('lab:iommufd:no-iommu', inGuest('iommufd', 'no-iommu', ['unprotected'])),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
   labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),
   labStep(

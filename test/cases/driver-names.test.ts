@@ -126,6 +126,45 @@ describe('driver names', () => {
     assert.equal(driver(), 'nvme')
   })
 
+  /** libvirt, virpci.c: virPCIDeviceFindBestVFIOVariant() takes the alias with the fewest wildcards, and the first of equals. */
+  describe('of several variants', () => {
+    const choose = (...aliases: readonly string[]) => {
+      const trees = makeHost({
+        ...hostWith('a_vfio_pci'),
+        aliases: aliases.map((alias) => `alias vfio_pci:${alias}`),
+      })
+      return new Host(trees).snapshot().device(VF).variantDrivers
+    }
+    const WIDE = 'v00008086d*sv*sd*bc03sc*i* wide'
+    const EXACT = 'v00008086d0000E20Bsv*sd*bc03sc*i* exact'
+
+    it('are the most specific first, wherever they stand', () => {
+      assert.deepEqual(choose(WIDE, EXACT), ['exact', 'wide'])
+      assert.deepEqual(choose(EXACT, WIDE), ['exact', 'wide'])
+      assert.deepEqual(choose('v*d*sv*sd*bc03sc*i* any', WIDE, EXACT), ['exact', 'wide', 'any'])
+    })
+
+    it('are told by their best alias each', () => {
+      assert.deepEqual(
+        choose('v00008086d*sv*sd*bc*sc*i* wide', EXACT, 'v00008086d0000E20Bsv*sd*bc03sc00i00 wide'),
+        ['wide', 'exact'],
+      )
+    })
+
+    it('are in the order of the file where they are alike', () => {
+      const [one, two] = [EXACT.replace('exact', 'one'), EXACT.replace('exact', 'two')]
+      assert.deepEqual(choose(one, two), ['one', 'two'])
+      assert.deepEqual(choose(two, one), ['two', 'one'])
+    })
+
+    it('are none where the subvendor, the subsystem or the class is another', () => {
+      assert.deepEqual(choose('v00008086d0000E20Bsv00001234sd*bc*sc*i* other'), [])
+      assert.deepEqual(choose('v00008086d0000E20Bsv*sd00001234bc*sc*i* other'), [])
+      assert.deepEqual(choose('v00008086d0000E20Bsv*sd*bc02sc*i* other'), [])
+      assert.deepEqual(choose('v*d*sv*sd*bc*sc*i* vfio-pci', 'v*d*sv*sd*bc*sc*i* vfio_pci'), [])
+    })
+  })
+
   it('may be given by the name of the module', () => {
     const { steps } = planAssignment(see('xe_vfio_pci'), [VF], { driver: 'xe_vfio_pci' })
     assert.equal(steps.find(({ path }) => path.endsWith('/driver_override'))?.value, 'xe-vfio-pci')

@@ -60,6 +60,8 @@ const CLOUD: HostDescription = {
 }
 const [ENA] = CLOUD.devices ?? []
 const RISK = /all memory of this host.*only root.*no VM/
+/** Somebody has said that he wants it. */
+const SAID = { noIommu: true } as const
 const NEW = { number: 3, noIommu: true } as const
 
 const using = (trees: HostTrees, faults: Faults): AssignOptions & { kernel: SimulatedKernel } => ({
@@ -70,6 +72,12 @@ const using = (trees: HostTrees, faults: Faults): AssignOptions & { kernel: Simu
 describe('the no-IOMMU mode', function () {
   this.timeout(20_000)
   afterEach(removeDirectories)
+
+  const bound: HostDescription = {
+    ...CLOUD,
+    devices: [{ ...present(ENA), driver: 'vfio-pci', group: 3 }],
+    groups: { 3: { noIommu: true, reservedRegions: '' } },
+  }
 
   it('makes a function bindable on demand, with its risk said (drivers/vfio/group.c: vfio_group_find_or_alloc)', () => {
     const seen = seePlatform(CLOUD)
@@ -85,7 +93,7 @@ describe('the no-IOMMU mode', function () {
       },
     )
     assert.match(reason, RISK)
-    const plan = planAssignment(seen, [NIC])
+    const plan = planAssignment(seen, [NIC], SAID)
     assert.deepEqual(plan.blockers, [])
     assert.match(plan.warnings.join(), RISK)
     assert.deepEqual(
@@ -99,6 +107,42 @@ describe('the no-IOMMU mode', function () {
       ],
     )
     assert.equal(survey(seen).devices[0]?.verdict, 'bindable')
+  })
+
+  it('binds nothing for who has not said that he wants it, bound already or not', () => {
+    for (const host of [CLOUD, bound]) {
+      const { blockers, warnings } = planAssignment(seePlatform(host), [NIC])
+      assert.deepEqual(
+        blockers.map(({ address, code }) => [address, code]),
+        [[NIC, 'ERR_VFIO_NOT_VIABLE']],
+      )
+      assert.match(blockers[0]?.reason ?? '', RISK)
+      assert.match(blockers[0]?.reason ?? '', /say so with --noiommu$/)
+      assert.doesNotMatch(warnings.join(), RISK)
+    }
+  })
+
+  it('is nothing that `--noiommu` switches on: it says how, and the risk', () => {
+    const reasonOn = (host: HostDescription) =>
+      planAssignment(seePlatform(host), [NIC], SAID)
+        .blockers.map(({ reason }) => reason)
+        .join()
+    const off: Record<string, ModuleDescription> = {
+      ...READY_MODULES,
+      vfio: { state: 'loaded', parameters: { enable_unsafe_noiommu_mode: 'N' } },
+    }
+    const reason = reasonOn({ ...CLOUD, modules: off })
+    assert.match(reason, /echo 1 > \S+\/module\/vfio\/parameters\/enable_unsafe_noiommu_mode/)
+    assert.match(reason, RISK)
+    assert.match(reasonOn({ ...CLOUD, modules: {} }), /modprobe vfio enable_unsafe_noiommu_mode=1/)
+    const without: Record<string, ModuleDescription> = { ...READY_MODULES, vfio: { state: 'loaded' } }
+    assert.match(reasonOn({ ...CLOUD, modules: without }), /has no no-IOMMU mode \(CONFIG_VFIO_NOIOMMU\)/)
+    // Without the word nothing of it is said: an IOMMU is the cure.
+    const plain = planAssignment(seePlatform({ ...CLOUD, modules: off }), [NIC]).blockers
+    assert.doesNotMatch(plain.map((one) => one.reason).join(), /enable_unsafe/)
+    // What an IOMMU covers is bound as ever.
+    const covered = { ...CLOUD, iommu: 'intel', devices: [{ ...present(ENA), group: 4 }] } as const
+    assert.deepEqual(planAssignment(seePlatform(covered), [NIC], SAID).blockers, [])
   })
 
   it('makes the diagnosis warn, and not fail; type1 is not needed (drivers/vfio/container.c: vfio_noiommu_ops)', () => {
@@ -140,12 +184,6 @@ describe('the no-IOMMU mode', function () {
     assert.equal(assess(seen, '0000:00:09.0').noIommu, true)
   })
 
-  const bound: HostDescription = {
-    ...CLOUD,
-    devices: [{ ...present(ENA), driver: 'vfio-pci', group: 3 }],
-    groups: { 3: { noIommu: true, reservedRegions: '' } },
-  }
-
   it('is told of a bound function by its group, also in brief and after the mode was switched off', () => {
     for (const modules of [MODE_ON, READY_MODULES]) {
       const trees = makePlatform({ ...bound, modules })
@@ -171,7 +209,15 @@ describe('the no-IOMMU mode', function () {
       planPersistence(seePlatform(host), [NIC], options)
     const linesOf = ({ files }: PersistPlan) => files.flatMap(({ content }) => content.split('\n'))
     for (const host of [CLOUD, bound]) {
-      const made = plan(host)
+      assert.match(
+        plan(host)
+          .blockers.map(({ reason }) => reason)
+          .join(),
+        /all memory of this host.*--noiommu/,
+      )
+      const asked = plan(host, { moduleOptions: ['enable_unsafe_noiommu_mode=1'] })
+      assert.deepEqual(asked.blockers, [])
+      const made = plan(host, SAID)
       assert.deepEqual(made.blockers, [])
       assert.equal(linesOf(made).filter((one) => one === line).length, 1)
       assert.match(made.warnings.join(), /enable_unsafe_noiommu_mode=1: .*all memory of the host/)
@@ -190,7 +236,7 @@ describe('the no-IOMMU mode', function () {
   })
 
   it('resets by the node of its group, whose name is another', () => {
-    const { steps } = planAssignment(seePlatform(bound), [NIC], { reset: 'before' })
+    const { steps } = planAssignment(seePlatform(bound), [NIC], { ...SAID, reset: 'before' })
     assert.match(present(steps.find(({ action }) => action === 'reset')).path, /\/vfio\/noiommu-3$/)
   })
 
@@ -198,7 +244,7 @@ describe('the no-IOMMU mode', function () {
     const trees = makeKernelHost(CLOUD)
     const before = photograph(trees.sysfs)
     const options = using(trees, { newGroup: NEW })
-    const assignment = await assign(planAssignment(new Host(trees).snapshot(), [NIC]), options)
+    const assignment = await assign(planAssignment(new Host(trees).snapshot(), [NIC], SAID), options)
     assert.deepEqual(
       assignment.devices.map(({ address, group }) => [address, group]),
       [[NIC, 3]],
@@ -212,7 +258,7 @@ describe('the no-IOMMU mode', function () {
   it('refuses a release while somebody has the group open', async () => {
     const trees = makeKernelHost(CLOUD)
     const options = using(trees, { newGroup: NEW })
-    await assign(planAssignment(new Host(trees).snapshot(), [NIC]), options)
+    await assign(planAssignment(new Host(trees).snapshot(), [NIC], SAID), options)
     options.kernel.open.add(3)
     await assert.rejects(release([NIC], options), (error: VfioError) => error.code === 'ERR_VFIO_IN_USE')
     options.kernel.open.clear()
@@ -220,7 +266,7 @@ describe('the no-IOMMU mode', function () {
   })
 
   it('is undone whatever step fails, also where the record does not know the group yet', async () => {
-    const plan = (trees: HostTrees) => planAssignment(new Host(trees).snapshot(), [NIC])
+    const plan = (trees: HostTrees) => planAssignment(new Host(trees).snapshot(), [NIC], SAID)
     const count = plan(makeKernelHost(CLOUD)).steps.length
     for (let failing = 0; failing < count; failing++) {
       const trees = makeKernelHost(CLOUD)
@@ -245,7 +291,7 @@ describe('the no-IOMMU mode', function () {
       options.kernel.open.add(NEW.number)
       abort.abort()
     }
-    const plan = planAssignment(new Host(trees).snapshot(), [NIC])
+    const plan = planAssignment(new Host(trees).snapshot(), [NIC], SAID)
     await assert.rejects(
       assign(plan, { ...options, signal: abort.signal, onChange }),
       /is open, and unbinding it would hang/,
@@ -416,6 +462,23 @@ describe('an endpoint that gets its group when it is bound', function () {
       ),
       /came into group 12 when it was bound, .*0000:01:00\.1.*everything was put back/,
     )
+  })
+
+  it('is put back where it gets one without an IOMMU, and nobody has said that he wants that', async () => {
+    const { files: _, ...host } = ARM
+    for (const said of [false, true]) {
+      const trees = makeKernelHost({ ...host, modules: MODE_ON })
+      const before = photograph(trees.sysfs)
+      const plan = planAssignment(new Host(trees).snapshot(), [NVME], { noIommu: said, reset: 'none' })
+      assert.deepEqual(plan.blockers, [])
+      const options = using(trees, { newGroup: NEW })
+      if (said) {
+        assert.equal((await assign(plan, options)).devices[0]?.group, 3)
+        continue
+      }
+      await assert.rejects(assign(plan, options), /without an IOMMU.*--noiommu.*everything was put back/)
+      assert.deepEqual(photograph(trees.sysfs), before)
+    }
   })
 
   it('is refused by vfio-pci where no IOMMU covers it after all, and put back', async () => {

@@ -114,7 +114,14 @@ describe('planAssignment', () => {
         basis: [{ address: NVME, driver: 'nvme', override: null, ids: '144d:a808' }],
         ids: [],
         paths: null,
-        options: { driver: 'auto', group: false, ids: false, reset: 'before-and-after', force: [] },
+        options: {
+          driver: 'auto',
+          group: false,
+          ids: false,
+          noIommu: false,
+          reset: 'before-and-after',
+          force: [],
+        },
       },
     )
   })

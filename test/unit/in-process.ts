@@ -8,28 +8,34 @@ export interface Ran {
 }
 
 /** The command line in this process: as main.ts runs it, without a start of Node for each line. It has no addon, so it looks alone. */
-export async function vfio(args: readonly string[]): Promise<Ran> {
+export const vfio = (args: readonly string[]): Promise<Ran> =>
+  capturing(['vfio', ...args], async () => {
+    try {
+      await program().parseAsync()
+    } catch (error) {
+      fail(error)
+    }
+  })
+
+/** What a part of the command line prints, and its status. */
+export async function capturing(argv: readonly string[], work: () => Promise<void>): Promise<Ran> {
   const said = { stdout: '', stderr: '' }
-  const { argv, exitCode, stdout, stderr } = process
-  const write = { stdout: stdout.write, stderr: stderr.write }
+  const former = { argv: process.argv, exitCode: process.exitCode }
+  const write = { stdout: process.stdout.write, stderr: process.stderr.write }
   const into = (name: 'stdout' | 'stderr') => (chunk: unknown) => {
     said[name] += String(chunk)
     return true
   }
-  process.argv = [...argv.slice(0, 1), 'vfio', ...args]
+  process.argv = [process.execPath, ...argv]
   process.exitCode = 0
-  stdout.write = into('stdout')
-  stderr.write = into('stderr')
+  process.stdout.write = into('stdout')
+  process.stderr.write = into('stderr')
   try {
-    await program().parseAsync()
-  } catch (error) {
-    fail(error)
+    await work()
+    return { status: Number(process.exitCode), ...said }
   } finally {
-    Object.assign(stdout, { write: write.stdout })
-    Object.assign(stderr, { write: write.stderr })
-    process.argv = argv
+    Object.assign(process.stdout, { write: write.stdout })
+    Object.assign(process.stderr, { write: write.stderr })
+    Object.assign(process, former)
   }
-  const status = Number(process.exitCode)
-  process.exitCode = exitCode
-  return { status, ...said }
 }

@@ -52,11 +52,11 @@ describe('the map of I/O virtual addresses', () => {
         for (const each of commands) {
           const end = each.at + each.length - 1n
           if (each.kind === 'add') {
-            if (naive.overlapping(each.at, end).length > 0) continue
             const span = { start: each.at, end }
-            map.add(span)
-            naive.spans.add(span)
-            assert(map.has(span))
+            const isFree = naive.overlapping(each.at, end).length === 0
+            assert.deepEqual([map.overlaps(each.at, end), map.add(span)], [!isFree, isFree])
+            if (isFree) naive.spans.add(span)
+            assert.equal(map.has(span), isFree)
           } else if (each.kind === 'delete') {
             const [span] = naive.overlapping(each.at, end)
             // One that looks like it is another one.

@@ -247,7 +247,7 @@ export class VfioDevice extends VfioObject {
     const known = this.#regions.get(index)
     if (known) return known
     const info = this.regionInfo(index)
-    const windows = new Windows(this.handle, Number(info.offset), mappableAreas(info))
+    const windows = new Windows(this.handle, Number(info.offset), Number(info.size), mappableAreas(info))
     this.handle.own(windows)
     const made = new VfioRegion(this.#part, regionName(index), info, windows)
     this.#regions.set(index, made)

@@ -59,6 +59,10 @@ export class Windows {
   words = NOWHERE.words
   longs = NOWHERE.longs
   memory = NOWHERE.memory
+  /** Up to here all accesses are the descriptor's; 0 where some place may be mapped, and from the closing of the device on. */
+  fileEnd: number
+  /** What the addon knows the device by. */
+  readonly device: number
   /** Of this process, as the addon counts them, and how many are known of. */
   readonly losses: Uint32Array
   seenLosses: number
@@ -68,10 +72,11 @@ export class Windows {
   readonly #areas: readonly { start: number; end: number }[]
   readonly #made: Window[] = []
 
-  /** `position` is that of the region in the device's file; `areas` are the parts that may be mapped. */
-  constructor(handle: DeviceHandle, position: number, areas: readonly MappableArea[]) {
+  /** `position` is that of the region in the device's file, `size` its own; `areas` are the parts that may be mapped. */
+  constructor(handle: DeviceHandle, position: number, size: number, areas: readonly MappableArea[]) {
     this.#handle = handle
     this.#position = position
+    this.device = handle.native.id
     // Typed arrays have the byte order of this machine, and devices have that of PCI.
     const page = binding().pageSize
     this.#areas = LITTLE_ENDIAN
@@ -83,13 +88,9 @@ export class Windows {
           }))
           .filter(({ start, end }) => start < end)
       : []
+    this.fileEnd = this.#areas.length > 0 ? 0 : size - (size % 8)
     this.losses = new Uint32Array(binding().mappingCounts, 0, 1)
     this.seenLosses = this.losses[0] ?? 0
-  }
-
-  /** Whether any place of the region may be mapped. */
-  get mappable(): boolean {
-    return this.#areas.length > 0
   }
 
   /** Makes the window with these bytes the current one. Returns null where they cannot be mapped. */
@@ -150,6 +151,7 @@ export class Windows {
   /** Detaches all. */
   close(): void {
     this.#use(NOWHERE)
+    this.fileEnd = 0
     for (const { memory } of this.#made.splice(0)) memory?.close()
   }
 }

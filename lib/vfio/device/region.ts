@@ -38,8 +38,6 @@ export class VfioRegion {
   readonly #handle: DeviceHandle
   readonly #windows: Windows
   readonly #position: number
-  /** Up to here all accesses are the descriptor's; 0 where some place may be mapped. */
-  readonly #fileEnd: number
 
   /** @internal */
   constructor(device: DevicePart, name: string, info: RegionInfo, windows: Windows) {
@@ -50,7 +48,6 @@ export class VfioRegion {
     this.index = info.index
     this.size = Number(info.size)
     this.#position = Number(info.offset)
-    this.#fileEnd = windows.mappable ? 0 : this.size - (this.size % 8)
     this.#windows = windows
   }
 
@@ -211,35 +208,38 @@ export class VfioRegion {
   }
 
   // Through the descriptor, or through a window that is not the current one. Apart, so that the compiler puts the quick
-  // way in line.
+  // way in line. What `fileEnd` allows needs no more checks: it is 0 once the device closes.
 
   #elsewhere8(offset: number): number {
-    const isFile = typeof offset === 'number' && offset >>> 0 === offset && offset < this.#fileEnd
+    const windows = this.#windows
+    const isFile = typeof offset === 'number' && offset >>> 0 === offset && offset < windows.fileEnd
     if (!isFile && this.#enter(offset, 1)) return this.read8(offset)
     try {
-      return binding().deviceRead8(this.#handle.native.id, this.#position + offset)
+      return binding().deviceRead8(windows.device, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
   }
 
   #elsewhere16(offset: number): number {
+    const windows = this.#windows
     const isFile =
-      typeof offset === 'number' && offset >>> 0 === offset && (offset & 1) === 0 && offset < this.#fileEnd
+      typeof offset === 'number' && offset >>> 0 === offset && (offset & 1) === 0 && offset < windows.fileEnd
     if (!isFile && this.#enter(offset, 2)) return this.read16(offset)
     try {
-      return binding().deviceRead16(this.#handle.native.id, this.#position + offset)
+      return binding().deviceRead16(windows.device, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }
   }
 
   #elsewhere32(offset: number): number {
+    const windows = this.#windows
     const isFile =
-      typeof offset === 'number' && offset >>> 0 === offset && (offset & 3) === 0 && offset < this.#fileEnd
+      typeof offset === 'number' && offset >>> 0 === offset && (offset & 3) === 0 && offset < windows.fileEnd
     if (!isFile && this.#enter(offset, 4)) return this.read32(offset)
     try {
-      return binding().deviceRead32(this.#handle.native.id, this.#position + offset)
+      return binding().deviceRead32(windows.device, this.#position + offset)
     } catch (error) {
       throw translate(error)
     }

@@ -4,7 +4,15 @@ import { pageBits } from '../../native/answer.js'
 import type { NativeHandle } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
 import { translate } from '../../native/translate.js'
-import { badArgument, checkFlag, checkInteger, checkOptions, checkUint64, show } from '../arguments.js'
+import {
+  badArgument,
+  bigintOf,
+  checkFlag,
+  checkInteger,
+  checkOptions,
+  checkUint64,
+  show,
+} from '../arguments.js'
 import type { IovaRange } from '../capabilities.js'
 import type { Handle } from '../handle.js'
 import { explainMap, type MapLimits, showSpan } from '../limits.js'
@@ -17,6 +25,8 @@ export interface MappedSpan extends IovaSpan {
   readonly buffer: DmaBuffer | null
   /** The kernel has not answered yet: the place is taken, and nothing is mapped there. */
   pending: boolean
+  /** It has its place here. */
+  placed: boolean
 }
 
 /** What of an IOMMU decides where something can be mapped. */
@@ -34,15 +44,20 @@ export class Mappings {
   next = 0n
   readonly spans = new IovaMap<MappedSpan>()
 
-  /** Takes an address range for a buffer; from then on the buffer cannot be closed. */
-  take(span: MappedSpan): void {
-    this.spans.add(span)
+  /** Takes an address range for a buffer, where it is free; from then on the buffer cannot be closed. */
+  take(span: MappedSpan): boolean {
+    if (!this.spans.add(span)) return false
+    span.placed = true
     span.buffer?.count(1)
+    return true
   }
 
   /** Does nothing where all has been unmapped meanwhile. */
   give(span: MappedSpan): void {
-    if (this.spans.delete(span)) span.buffer?.count(-1)
+    if (!span.placed) return
+    this.spans.delete(span)
+    span.placed = false
+    span.buffer?.count(-1)
   }
 
   /** The kernel has unmapped everything; what waits for it is not concerned. */
@@ -52,7 +67,10 @@ export class Mappings {
 
   /** The kernel has let the whole address space go. */
   clear(): void {
-    for (const { buffer } of this.spans) buffer?.count(-1)
+    for (const span of this.spans) {
+      span.placed = false
+      span.buffer?.count(-1)
+    }
     this.spans.clear()
   }
 }
@@ -70,7 +88,7 @@ export interface SpaceBackend {
   mapNow(memory: number, offset: number, length: number, iova: bigint, access: number): void
   map(memory: number, offset: number, length: number, iova: bigint, access: number): Promise<unknown>
   /** How many bytes that was. */
-  unmapNow(iova: bigint, size: bigint): bigint
+  unmapNow(iova: bigint, size: number): number
   unmap(iova: bigint, size: bigint): Promise<bigint>
   /** All that is mapped; `null` where the kernel has no call for that. */
   unmapAll(): (() => Promise<bigint>) | null
@@ -193,9 +211,9 @@ export class DmaSpace {
   }
 
   #spanFor(buffer: DmaBuffer | null, length: number, options: PlaceOptions): MappedSpan {
-    const start =
-      options.iova === undefined ? this.#choose(length, options) : checkUint64(options.iova, 'iova')
-    return { start, end: start + BigInt(length) - 1n, buffer, pending: true }
+    const { iova } = options
+    const start = iova === undefined ? this.#choose(length, options) : checkUint64(iova, 'iova')
+    return { start, end: start + bigintOf(length) - 1n, buffer, pending: true, placed: false }
   }
 
   async #placeLater<B extends DmaBuffer | null>(
@@ -266,10 +284,9 @@ export class DmaSpace {
   unmapSpan(span: MappedSpan, size: number): Promise<unknown> | undefined {
     const { backend } = this
     const { handle, mappings } = backend
-    const isMapped = () => mappings.spans.has(span)
-    if (!isMapped()) return undefined
-    if (size > LARGEST_AT_ONCE || handle.busy) return this.#unmap(span.start, size, isMapped)
-    unmapAtOnce(backend, span.start, BigInt(size))
+    if (!span.placed) return undefined
+    if (size > LARGEST_AT_ONCE || handle.busy) return this.#unmap(span.start, size, () => span.placed)
+    unmapAtOnce(backend, span.start, size)
     mappings.give(span)
     return undefined
   }
@@ -282,9 +299,9 @@ export class DmaSpace {
     if (length === 0n) throw badArgument('size must not be 0')
     const end = start + length - 1n
     if (length <= LARGEST_AT_ONCE && !handle.busy) {
-      const bytes = unmapAtOnce(backend, start, length)
+      const bytes = unmapAtOnce(backend, start, Number(length))
       this.forget(start, end)
-      return bytes
+      return BigInt(bytes)
     }
     return handle.run(
       async () => {
@@ -335,18 +352,17 @@ export class DmaSpace {
   /** Takes the place, where it is free. */
   #reserve(span: MappedSpan): void {
     const { handle, mappings } = this.backend
-    if (!handle.closed && !mappings.spans.overlaps(span.start, span.end)) mappings.take(span)
+    if (!handle.closed && !span.placed) mappings.take(span)
   }
 
   /** The kernel has mapped it. */
   #confirm(span: MappedSpan): void {
     const { handle, mappings } = this.backend
     span.pending = false
-    if (handle.closed || mappings.spans.has(span)) return
+    if (handle.closed || span.placed) return
+    if (mappings.take(span)) return
     // The kernel has mapped it, so what is recorded there is out of date.
-    if (mappings.spans.overlaps(span.start, span.end)) {
-      for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
-    }
+    for (const other of [...mappings.spans.overlapping(span.start, span.end)]) mappings.give(other)
     mappings.take(span)
   }
 
@@ -422,13 +438,17 @@ export class DmaMapping<B extends DmaBuffer | null = DmaBuffer | null> {
 
   /** False after it was unmapped, in whatever way. */
   get mapped(): boolean {
-    return this.#space.backend.mappings.spans.has(this.#span)
+    return this.#span.placed
   }
 
   /** Unmaps it. Does nothing where that has happened. */
-  async unmap(): Promise<void> {
-    const unmapping = this.#space.unmapSpan(this.#span, this.size)
-    if (unmapping) await unmapping
+  unmap(): Promise<void> {
+    // No async function, as in map().
+    try {
+      return this.#space.unmapSpan(this.#span, this.size)?.then(() => {}) ?? DONE
+    } catch (error) {
+      return Promise.reject(error)
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -527,12 +547,12 @@ const halves = (span: IovaSpan): IovaSpan[] =>
         { start: HALF, end: LAST_ADDRESS },
       ]
 
-function unmapAtOnce(backend: SpaceBackend, start: bigint, length: bigint): bigint {
+function unmapAtOnce(backend: SpaceBackend, start: bigint, length: number): number {
   try {
     return backend.unmapNow(start, length)
   } catch (error) {
     try {
-      return wasEmpty(backend, start, start + length - 1n, error)
+      return Number(wasEmpty(backend, start, start + BigInt(length) - 1n, error))
     } catch (other) {
       throw translate(other)
     }
@@ -551,6 +571,7 @@ function wasEmpty({ mappings }: SpaceBackend, start: bigint, end: bigint, error:
   for (const span of spans.slice(0, Math.max(cut, 0))) if (!span.pending) mappings.give(span)
   throw error
 }
+const DONE = Promise.resolve()
 
 const sizeOf = ({ start, end }: MappedSpan) => Number(end - start + 1n)
 

@@ -403,7 +403,7 @@ export class IoasCalls implements SpaceBackend {
     return iommufd.native.map(raw.id, memory, offset, length, iova, flagsOf(access))
   }
 
-  unmapNow(iova: bigint, size: bigint): bigint {
+  unmapNow(iova: bigint, size: number): number {
     const { iommufd, native } = this.handle
     return binding().iommufdUnmap(iommufd.native.id, native.id, iova, size)
   }
