@@ -2,7 +2,7 @@
 export interface Missing {
   readonly debian: string
 }
-export function missingPackages(lab: boolean): Missing[]
+export function missingPackages(lab: boolean, soak?: boolean): Missing[]
 export function missingForKernels(): Missing[]
 export function howToInstall(missing: readonly Missing[]): string
 export function canInstall(): boolean

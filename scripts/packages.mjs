@@ -77,6 +77,8 @@ const LAB = [
     pacman: 'qemu-system-x86',
   },
 ]
+/** What the soak alone has: a program of DPDK that drives a network card, and all of DPDK with it. */
+const SOAK = [{ debian: 'dpdk-dev', program: 'dpdk-testpmd', dnf: 'dpdk', pacman: 'dpdk' }]
 /** What a kernel is built with, beside all of these. */
 const KERNEL = [
   { debian: 'bc', program: 'bc', dnf: 'bc', pacman: 'bc' },
@@ -101,7 +103,8 @@ const KERNEL = [
 const QEMU_MAJOR = 8
 
 /** The packages whose programs or files this machine does not have. */
-export const missingPackages = (lab) => missingOf([...BUILD, ...(lab ? LAB : [])])
+export const missingPackages = (lab, soak = false) =>
+  missingOf([...BUILD, ...(lab ? LAB : []), ...(soak ? SOAK : [])])
 
 /** The same of those that only building a kernel needs. */
 export const missingForKernels = () => missingOf([...BUILD, ...KERNEL])

@@ -25,6 +25,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const LOG = join(ROOT, 'build', 'setup.log')
 const lab = process.argv.includes('--lab')
 const forPackage = process.argv.includes('--package')
+const forSoak = process.argv.includes('--soak')
 /** What does not compile is an error, also where there is an older one. */
 const strict = process.argv.includes('--strict')
 
@@ -120,7 +121,7 @@ const STEPS = [
 
 let found
 function packages() {
-  found ??= missingPackages(lab)
+  found ??= missingPackages(lab, forSoak)
   return found
 }
 

@@ -4,6 +4,7 @@ import type { IommuGroup } from '../sysfs/groups.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
+import { driverOfModule } from './driver-names.js'
 import { assessIsolation } from './isolation.js'
 import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
@@ -28,6 +29,8 @@ export interface Assessment {
   readonly toBind: readonly string[]
   /** Only where it is given away without an IOMMU: its bound group is of that mode, or will be. */
   readonly noIommu?: true
+  /** The variant driver that would be taken for it in the place of vfio-pci; left out where there is none, or it is bound already. */
+  readonly variant?: string
   /** `null` where the device is in no group (yet). */
   readonly viability: Viability | null
   readonly reset: ResetCapability
@@ -116,16 +119,23 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
 export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
   const { address, group } = device
   const reset = assessReset(seen, address)
-  if (viability === null) return { address, group, ...judgeAlone(seen, device), viability, reset }
+  const variant = variantFor(seen, device)
+  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability, reset }
   const isUnprotected = seen.group(viability.group).noIommu
   return {
     address,
     group,
     ...judge(seen, device, viability),
     ...(isUnprotected && { noIommu: true as const }),
+    ...variant,
     viability,
     reset,
   }
+}
+
+function variantFor(seen: Snapshot, device: PciDevice): { readonly variant?: string } {
+  const [module] = isWithVfio(device) ? [] : device.variantDrivers
+  return module === undefined ? {} : { variant: driverOfModule(seen, module).name }
 }
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */

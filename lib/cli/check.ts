@@ -10,6 +10,7 @@ import {
   VfioError,
   VfioSystemError,
 } from '../index.js'
+import { printable } from '../text.js'
 import type { Checked } from './answers.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
 import { failedBy } from './failure.js'
@@ -114,12 +115,14 @@ function renderNone(seen: Snapshot, target: string, number: number): string {
 
 /** An assessment as a person reads it. */
 export function renderOne(assessment: Assessment): string {
-  const { address, group, verdict, reason, toBind, viability, reset, uses, kernel } = assessment
+  const { address, group, verdict, reason, toBind, variant, viability, reset, uses, kernel } = assessment
   const lines = [
     `${colour.strong(address)}  ${group === null ? 'in no group' : `group ${group}`}  ${verdictColour(verdict)(verdict)}`,
     wrap(reason, 2),
   ]
   if (toBind.length > 0) lines.push(wrap(toBind.join(' '), 11, '  to bind  '))
+  if (variant !== undefined && toBind.includes(address))
+    lines.push(wrap(`to ${printable(variant)}, the variant driver for this device`, 11))
   if (viability) {
     lines.push(`  viable   ${viability.viable ? 'yes' : 'no'}, by the rule ${viability.rule}`)
     for (const member of viability.members) {

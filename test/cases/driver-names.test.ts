@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { renameSync } from 'node:fs'
-import { assign, Host, planAssignment, planPersistence } from 'vfio'
+import { assess, assign, Host, planAssignment, planPersistence } from 'vfio'
+import { renderOne } from '../../lib/cli/check.js'
 import { type HostDescription, makeHost, READY_MODULES, removeDirectories } from '../fixtures/host.js'
 import { Tree } from '../fixtures/tree.js'
 import { planOn, SINGLE, using } from '../unit/assign-hosts.js'
@@ -163,6 +164,17 @@ describe('driver names', () => {
       assert.deepEqual(choose('v00008086d0000E20Bsv*sd*bc02sc*i* other'), [])
       assert.deepEqual(choose('v*d*sv*sd*bc*sc*i* vfio-pci', 'v*d*sv*sd*bc*sc*i* vfio_pci'), [])
     })
+  })
+
+  it('are told with the verdict, as long as the device is not bound', () => {
+    assert.equal(assess(see('xe_vfio_pci'), VF).variant, 'xe-vfio-pci')
+    assert.ok(!Object.hasOwn(assess(see('vfio_pci'), VF), 'variant'))
+    const { aliases: _, ...host } = hostWith('xe_vfio_pci')
+    assert.ok(!Object.hasOwn(assess(new Host(makeHost(host)).snapshot(), VF), 'variant'))
+    assert.match(
+      renderOne(assess(see('xe_vfio_pci'), VF)),
+      /to bind {2}0000:03:00\.1\n +to xe-vfio-pci, the variant driver for this device/,
+    )
   })
 
   it('may be given by the name of the module', () => {

@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 import { Host, openDevice } from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { put } from './binding.js'
-import { choose, isAlone, open } from './spare.js'
+import { choose, isAlone, openByGroup } from './spare.js'
 
 /** Runs the source of a program that gets these descriptors from 3 on, and then the ids that its device has. */
 async function ids(source: string, descriptors: readonly number[], names = ''): Promise<string> {
@@ -72,7 +72,7 @@ describe(`a program that was given descriptors on ${release()}`, function () {
   })
 
   it('goes on with one that was opened by its group', async () => {
-    await using opened = await open(address)
+    await using opened = await openByGroup(address)
     const { device, group } = opened
     const source = `const device = await VfioDevice.fromDescriptor(3, { address })
       if (!VfioGroup.fromDescriptor(4).status().containerSet) throw new Error('it is in no container')`

@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
-import { assess, Host, type PciDevice, VfioError, VfioSystemError } from 'vfio'
+import {
+  assess,
+  Host,
+  type OpenedByGroup,
+  openDevice,
+  type PciDevice,
+  VfioError,
+  VfioSystemError,
+} from 'vfio'
 import { skip } from '../fixtures/skip.js'
 import { inUse, meetIommu, put } from './binding.js'
 
@@ -63,6 +71,12 @@ export function itWith(
     if (device === null) skip(this, `this host has no ${what}`)
     await run(device)
   })
+}
+
+/** Binds all of a device's group that has to be, and opens it by that; for what is the same whatever way it was opened. */
+export function openByGroup(address: string): Promise<OpenedByGroup> {
+  for (const one of assess(new Host().snapshot({ around: [address] }), address).toBind) put(one, 'vfio-pci')
+  return openDevice(address, { backend: 'group' })
 }
 
 /** Puts every device that can be spared to no driver. */

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { put } from './binding.js'
 import { Heard } from './heard.js'
-import { choose, isAlone, open } from './spare.js'
+import { choose, isAlone, openByGroup } from './spare.js'
 
 const { address } = choose('device alone in its group', isAlone)
 const other = choose('second device', (device) => device.address !== address).address
@@ -56,7 +56,7 @@ describe(`what happens to devices on ${release()}`, function () {
 
   for (const listens of [false, true])
     it(`tells that somebody wants a device back that is open ${listens ? 'with' : 'without'} a request line`, async () => {
-      await using opened = await open(address)
+      await using opened = await openByGroup(address)
       using heard = new Heard([address])
       const req = opened.device.irq('req')
       if (listens) req.enable()
