@@ -32,6 +32,9 @@ const LAB = [
   // What people bind devices with today; the lab's tests ask both what they see.
   { debian: 'driverctl', program: 'driverctl', dnf: 'driverctl', pacman: 'driverctl' },
   { debian: 'dpdk', program: 'dpdk-devbind.py', dnf: 'dpdk-tools', pacman: 'dpdk' },
+  // Shells that complete the words of the command line.
+  { debian: 'zsh', program: 'zsh', dnf: 'zsh', pacman: 'zsh' },
+  { debian: 'fish', program: 'fish', dnf: 'fish', pacman: 'fish' },
   // libvirt's own schema for the XML that is exported, and what checks it.
   { debian: 'libxml2-utils', program: 'xmllint', dnf: 'libxml2', pacman: 'libxml2' },
   {

@@ -1,3 +1,4 @@
+import { didYouMean, nearest } from '../nearest.js'
 import type { Declare } from './options.js'
 
 /** `vfio help`: the text of the program or of one command. */
@@ -9,6 +10,9 @@ export const help: Declare = (vfio) => {
     .action((name: string | undefined) => {
       const found = name === undefined ? vfio : vfio.commands.find((command) => command.name() === name)
       if (found) found.outputHelp()
-      else vfio.error(`error: unknown command '${name}'`)
+      else {
+        const names = vfio.commands.map((command) => command.name())
+        vfio.error(`error: unknown command '${name}'${didYouMean(nearest(name ?? '', names))}`)
+      }
     })
 }
