@@ -142,8 +142,8 @@ Napi::Value Device::HotResetInfo(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Device::Map(const Napi::CallbackInfo& info) {
-  const int64_t position = CheckedInt64(info.Env(), info[0], "position");
-  const int64_t size = CheckedInt64(info.Env(), info[1], "size");
+  const int64_t position = CheckedInt64(info, 0, "position");
+  const int64_t size = CheckedInt64(info, 1, "size");
   if (size <= 0) BadArgument(info.Env(), "size must be above 0");
   return Memory::Adopt(info.Env(), std::make_shared<const Mapping>(fd(), Mapping::Behind::kDevice, "region",
                                                                    position, static_cast<size_t>(size)));

@@ -17,7 +17,7 @@ constexpr const char* kHugePages = "hugepages";
 constexpr auto kHugePageFiles = 0x958458f6;
 
 int64_t SizeArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  const int64_t size = CheckedInt64(info.Env(), info[index], name);
+  const int64_t size = CheckedInt64(info, index, name);
   if (size < 0) BadArgument(info.Env(), std::string(name) + " must not be negative");
   return size;
 }

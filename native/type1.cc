@@ -149,8 +149,8 @@ Napi::Value Container::MapDma(const Napi::CallbackInfo& info) {
   const std::shared_ptr<Handles>& handles = env.GetInstanceData<Addon>()->handles;
   const SharedMapping memory = handles->Share<Memory>(env, info[0]);
   const vfio_iommu_type1_dma_map question =
-      MapQuestion(*memory, CheckedInt64(env, info[1], "offset"), CheckedInt64(env, info[2], "size"),
-                  CheckedUint64(env, info[3], "iova"), CheckedUint32(env, info[4], "flags"));
+      MapQuestion(*memory, CheckedInt64(info, 1, "offset"), CheckedInt64(info, 2, "size"),
+                  CheckedUint64(info, 3, "iova"), CheckedUint32(info, 4, "flags"));
   // The memory is held as long as the kernel works on it.
   return Work::Start(env, "vfio:mapDma", [container = fd(), memory, question]() mutable {
     Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_MAP_DMA), &question);
@@ -158,10 +158,9 @@ Napi::Value Container::MapDma(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Container::UnmapDma(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const auto question = std::make_shared<UnmapQuestion>(Unmapping(CheckedUint64(env, info[0], "iova"),
-                                                                  CheckedUint64(env, info[1], "size"),
-                                                                  CheckedUint32(env, info[2], "flags")));
+  const auto question = std::make_shared<UnmapQuestion>(Unmapping(CheckedUint64(info, 0, "iova"),
+                                                                  CheckedUint64(info, 1, "size"),
+                                                                  CheckedUint32(info, 2, "flags")));
   return Work::Start(
       info.Env(), "vfio:unmapDma",
       [container = fd(), question] { Ioctl(*container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question->head()); },
@@ -184,9 +183,9 @@ Napi::Value Container::LogDirtyPages(const Napi::CallbackInfo& info) {
 Napi::Value Container::DirtyBitmap(const Napi::CallbackInfo& info) {
   DmaQuestion<vfio_iommu_type1_dirty_bitmap, vfio_iommu_type1_dirty_bitmap_get> question;
   question.head().flags = VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
-  question.tail().iova = CheckedUint64(info.Env(), info[0], "iova");
-  question.tail().size = CheckedUint64(info.Env(), info[1], "size");
-  const uint64_t page_size = CheckedUint64(info.Env(), info[2], "pageSize");
+  question.tail().iova = CheckedUint64(info, 0, "iova");
+  question.tail().size = CheckedUint64(info, 1, "size");
+  const uint64_t page_size = CheckedUint64(info, 2, "pageSize");
   const auto bits = BitmapOf(info.Env(), question.tail().size, page_size, kMostDirtyPages);
   question.tail().bitmap = BitmapQuestion(page_size, *bits);
   return Work::Start(
@@ -200,9 +199,9 @@ Napi::Value Container::DirtyBitmap(const Napi::CallbackInfo& info) {
 Napi::Value Container::UnmapDirty(const Napi::CallbackInfo& info) {
   DmaQuestion<vfio_iommu_type1_dma_unmap, vfio_bitmap> question;
   question.head().flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
-  question.head().iova = CheckedUint64(info.Env(), info[0], "iova");
-  question.head().size = CheckedUint64(info.Env(), info[1], "size");
-  const uint64_t page_size = CheckedUint64(info.Env(), info[2], "pageSize");
+  question.head().iova = CheckedUint64(info, 0, "iova");
+  question.head().size = CheckedUint64(info, 1, "size");
+  const uint64_t page_size = CheckedUint64(info, 2, "pageSize");
   const auto bits = BitmapOf(info.Env(), question.head().size, page_size, kMostDirtyPages);
   question.tail() = BitmapQuestion(page_size, *bits);
   return Work::Start(

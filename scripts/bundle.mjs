@@ -1,12 +1,13 @@
 // Builds dist/: the library as one module, since a process that imports thirty files waits for thirty files, the
-// command line as another on top of it, the declarations of what the library exports in one file, and the schemas of what
-// the commands print.
+// command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
+// commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
 import { renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
 import { build } from 'esbuild'
+import { writeManual } from './man.mjs'
 import { writeSchemas } from './schemas.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -43,6 +44,7 @@ await build({
   outfile: `${OUT}/cli/main.js`,
   external: [LIBRARY],
 })
+await writeManual(common, OUT, `${OUT}/man`)
 rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
 renameSync(join(ROOT, OUT), join(ROOT, 'dist'))
 

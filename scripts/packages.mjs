@@ -32,6 +32,11 @@ const LAB = [
   // What people bind devices with today; the lab's tests ask both what they see.
   { debian: 'driverctl', program: 'driverctl', dnf: 'driverctl', pacman: 'driverctl' },
   { debian: 'dpdk', program: 'dpdk-devbind.py', dnf: 'dpdk-tools', pacman: 'dpdk' },
+  // What checks the manual pages.
+  { debian: 'mandoc', program: 'mandoc', dnf: 'mandoc', pacman: 'mandoc' },
+  // Shells that complete the words of the command line.
+  { debian: 'zsh', program: 'zsh', dnf: 'zsh', pacman: 'zsh' },
+  { debian: 'fish', program: 'fish', dnf: 'fish', pacman: 'fish' },
   // libvirt's own schema for the XML that is exported, and what checks it.
   { debian: 'libxml2-utils', program: 'xmllint', dnf: 'libxml2', pacman: 'libxml2' },
   {

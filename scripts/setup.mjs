@@ -92,7 +92,11 @@ const STEPS = [
   {
     name: () => 'compiling lib/',
     stale: () =>
-      isOlder('dist', ['lib', 'tsconfig.json', 'scripts/bundle.mjs', 'scripts/schemas.mjs'], 'dist/index.js'),
+      isOlder(
+        'dist',
+        ['lib', 'tsconfig.json', 'scripts/bundle.mjs', 'scripts/schemas.mjs', 'scripts/man.mjs'],
+        'dist/index.js',
+      ),
     make: () =>
       stamped('dist', () => compile('node', ['scripts/bundle.mjs', 'scripts/schemas.mjs'], 'dist/index.js')),
   },

@@ -1,3 +1,4 @@
+import { didYouMean, nearest } from '../nearest.js'
 import type { Declare } from './options.js'
 
 /** `vfio help`: the text of the program or of one command. */
@@ -9,8 +10,12 @@ export const help: Declare = (vfio) => {
     .action((names: readonly string[]) => {
       let found = vfio
       for (const name of names) {
-        const next = found.commands.find((command) => command.name() === name)
-        if (!next) return vfio.error(`error: unknown command '${name}'`)
+        const { commands } = found
+        const next = commands.find((command) => command.name() === name)
+        if (!next) {
+          const words = commands.map((command) => command.name())
+          return vfio.error(`error: unknown command '${name}'${didYouMean(nearest(name, words))}`)
+        }
         found = next
       }
       found.outputHelp()

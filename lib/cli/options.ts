@@ -8,6 +8,7 @@ import {
   VfioError,
   whatIsMissing,
 } from '../index.js'
+import { didYouMean, nearest } from '../nearest.js'
 import { note, oneLine } from './output.js'
 
 /** How a command declares itself to the program: its name, arguments, options and help, and what it does. */
@@ -44,8 +45,12 @@ export const deadlineOf = ({ timeout }: { readonly timeout?: number }) =>
 export const collect = (value: string, earlier: string[] = []) => [...earlier, value]
 
 /** @param what a kind of use that is named does to it */
-export const force = (what: string) =>
-  new Option('--force <kind>', `${what} this kind of use (may be given again)`).argParser(collect)
+export function force(what: string): Option {
+  const option = new Option('--force <kind>', `${what} this kind of use (may be given again)`)
+  // For the help and for completion; `forced` refuses all others.
+  option.argChoices = [...KINDS]
+  return option.argParser(collect)
+}
 
 const KINDS: readonly HostUse['kind'][] = ['mount', 'swap', 'holder', 'network', 'display', 'other']
 
@@ -54,7 +59,10 @@ export function forced(kinds: readonly string[] = []): HostUse['kind'][] {
   return kinds.map((kind) => {
     const known = KINDS.find((name) => name === kind)
     if (known) return known
-    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--force takes one of ${KINDS.join(', ')}, not ${kind}`)
+    throw new VfioError(
+      'ERR_VFIO_BAD_ARGUMENT',
+      `--force takes one of ${KINDS.join(', ')}, not ${kind}${didYouMean(nearest(kind, KINDS))}`,
+    )
   })
 }
 

@@ -26,7 +26,7 @@ Napi::Value TryLockByte(const Napi::CallbackInfo& info) {
   struct flock range {};
   range.l_type = F_WRLCK;
   range.l_whence = SEEK_SET;
-  range.l_start = CheckedInt64(info.Env(), info[1], "offset");
+  range.l_start = CheckedInt64(info, 1, "offset");
   range.l_len = 1;
   if (fcntl(descriptor, F_OFD_SETLK, &range) == 0) return Napi::Boolean::New(info.Env(), true);
   if (errno == EAGAIN || errno == EACCES) return Napi::Boolean::New(info.Env(), false);

@@ -29,6 +29,18 @@ void NoUint64(Napi::Env env, const char* name) {
   BadArgument(env, std::string(name) + " must be a bigint from 0 to 2^64 - 1");
 }
 
+uint32_t CheckedUint32(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return CheckedUint32(info.Env(), info[index], name);
+}
+
+int64_t CheckedInt64(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return CheckedInt64(info.Env(), info[index], name);
+}
+
+uint64_t CheckedUint64(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  return CheckedUint64(info.Env(), info[index], name);
+}
+
 int DescriptorArgument(Napi::Env env, napi_value value, const char* name) {
   const uint32_t number = Uint32Argument(env, value, name);
   if (number <= static_cast<uint32_t>(std::numeric_limits<int32_t>::max())) return static_cast<int>(number);

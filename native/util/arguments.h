@@ -78,12 +78,12 @@ Buffer BufferArgument(Napi::Env env, napi_value value, const char* name);
 /** The bytes of a typed array or DataView. */
 Buffer ViewArgument(Napi::Env env, napi_value value, const char* name);
 
-// The same of a callback's argument by its place.
+// The same of a callback's argument by its place; these three are compiled once, for calls that are not made often.
+uint32_t CheckedUint32(const Napi::CallbackInfo& info, size_t index, const char* name);
+int64_t CheckedInt64(const Napi::CallbackInfo& info, size_t index, const char* name);
+uint64_t CheckedUint64(const Napi::CallbackInfo& info, size_t index, const char* name);
 inline uint32_t Uint32Argument(const Napi::CallbackInfo& info, size_t index, const char* name) {
   return Uint32Argument(info.Env(), info[index], name);
-}
-inline uint64_t CheckedUint64(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  return CheckedUint64(info.Env(), info[index], name);
 }
 inline int DescriptorArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
   return DescriptorArgument(info.Env(), info[index], name);

@@ -272,6 +272,36 @@ describe('an access of a region', () => {
   })
 })
 
+describe('a region of a device that closes', () => {
+  for (const [through, answer] of PATHS) {
+    it(`is not accessed through ${through} any more, while a call still runs`, async () => {
+      await withFake(
+        [OPENS, answer, { call: 'reset', when: 'gate' }],
+        async ({ openGroup, memoryOf, failure, letGo, logged }) => {
+          const { truncateSync } = await import('node:fs')
+          const device = await openGroup().group.openDevice('0000:01:00.0')
+          truncateSync(memoryOf('0000:01:00.0'), 2 ** 40 + 0x4000)
+          const bar = device.region(1)
+          assert.deepEqual([bar.read8(0), bar.read16(0), bar.read32(0)], [0, 0, 0])
+          const resetting = device.reset()
+          await logged('begin 11 0000:01:00.0')
+          const closing = device.close()
+          for (const call of [
+            () => bar.read8(0),
+            () => bar.read16(0),
+            () => bar.read32(0),
+            () => bar.read64(0, 'single'),
+            () => bar.write32(0, 0),
+          ])
+            assert.equal((await failure(call)).code, 'ERR_VFIO_CLOSED')
+          letGo()
+          await Promise.all([resetting, closing])
+        },
+      )
+    })
+  }
+})
+
 describe('a mapping of a region', () => {
   it('is the device memory, until it or its device is closed', async () => {
     await withFake([OPENS, MAPPED], async ({ openGroup, memoryOf, failure }) => {

@@ -47,7 +47,9 @@ describe('the tarball', function () {
         'dist/cli/main.js',
         'dist/index.d.ts',
         'dist/index.js',
-        ...readdirSync(join(ROOT, 'dist/schemas')).map((name) => `dist/schemas/${name}`),
+        ...['schemas', 'man'].flatMap((directory) =>
+          readdirSync(join(ROOT, 'dist', directory)).map((name) => `dist/${directory}/${name}`),
+        ),
       ].sort(),
     )
     // npm runs node-gyp by itself where it finds one.
