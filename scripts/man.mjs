@@ -52,6 +52,7 @@ const escaped = (text) =>
       /[^\0-\u007f]/gu,
       (sign) => `\\[u${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}]`,
     )
+    .replace(/(^|\s)--(?=\s|$)/g, '$1\\-\\-')
     .replace(/^([.'])/, '\\&$1')
 
 const WIDTH = 76
@@ -112,6 +113,13 @@ const exitStatus = () => [
   '.El',
 ]
 
+/** A command below a command. */
+const below = (command) => [
+  `.Ss ${escaped(command.name())}${command.registeredArguments.map((argument) => ` ${escaped(argument.name())}`).join('')}`,
+  ...text(sentence(command.description())),
+  ...optionsOf(command),
+]
+
 function pageOf(command, examples) {
   const name = `vfio-${command.name()}`
   const takes = command.registeredArguments
@@ -134,6 +142,7 @@ function pageOf(command, examples) {
           '.El',
         ]
       : []),
+    ...command.commands.flatMap(below),
     ...(command.options.length > 0 ? ['.Pp', 'The options are:', ...optionsOf(command)] : []),
     ...exitStatus(),
     '.Sh EXAMPLES',

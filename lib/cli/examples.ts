@@ -16,6 +16,11 @@ export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: stri
     ['vfio bind 59:00.0 --group', 'takes it with all that shares its group'],
     ['vfio bind 59:00.0 --force network', 'also where the host uses it so'],
   ],
+  run: [
+    ['vfio run 59:00.0 -- qemu-system-x86_64 -m 4G', 'a guest with it; the host has it back afterwards'],
+    ['vfio run 59:00.0 --user alice --memory 4G -- qemu-system-x86_64 -m 4G', 'the same without privilege'],
+    ['vfio run 59:00.0 -- ./driver {addresses}', 'any program'],
+  ],
   release: [
     ['vfio release 59:00.0', 'gives it back as it was'],
     ['vfio release --all', 'gives back everything'],
@@ -36,6 +41,11 @@ export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: stri
     ['vfio persist 59:00.0 --write', 'writes that'],
     ['vfio persist --check', 'after boot: is it bound?'],
     ['vfio persist --remove', 'takes all of it away'],
+  ],
+  mdev: [
+    ['vfio mdev list', 'what devices offer, and what there is'],
+    ['vfio mdev create i915-GVTg_V5_4 00:02.0', 'makes one, and prints its UUID'],
+    ['vfio mdev remove 6f0a3c1e-3a46-4b8f-8b6f-0d9f3c2b7a11', 'ends it'],
   ],
   vfs: [['vfio vfs 60:00.0 4', 'makes four virtual functions']],
   doctor: [['vfio doctor', 'is this host ready, and what to do where it is not?']],

@@ -113,7 +113,7 @@ function render({ device, group, assessment }: Shown, around: Around): string {
   line('link', link(device))
   line('slot', device.slot && `${device.slot.name}${device.slot.driver ? ` (${device.slot.driver})` : ''}`)
   line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
-  line('IOMMU', group?.noIommu ? null : around.units.join(', '))
+  line('IOMMU', group?.noIommu ? null : around.units.map(printable).join(', '))
   line('SR-IOV', sriov(device))
   line('boot display', device.bootVga ? 'yes' : null)
   line('vfio device', nodeText(device))

@@ -291,8 +291,8 @@ function isSameNode(one: string | null, other: string | null): boolean {
     const [first, second] = [statSync(one), statSync(other)]
     const isSameFile = first.dev === second.dev && first.ino === second.ino
     return isSameFile || (first.rdev !== 0 && first.rdev === second.rdev)
-  } catch {
-    // Whether they are there was asked before.
+  } catch (error) {
+    lookFailed('stat', errnoOf(error) ?? 0, one)
     return false
   }
 }

@@ -161,12 +161,14 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
     const isRefused = (code: string) => error.request === 'VFIO_DEVICE_BIND_IOMMUFD' && error.code === code
     // Before Linux 6.18 a token goes by the group alone.
     const takesNoToken = options.vfToken !== undefined && isRefused('EINVAL')
-    // Each way has a parameter of its own for devices that may forge interrupts.
-    const { allowUnsafeInterrupts, iommufdUnsafeInterrupts } = seen.host
-    const isRiskTaken = allowUnsafeInterrupts === true && iommufdUnsafeInterrupts === false
-    if (!isClosedToUs && !takesNoToken && !(isRiskTaken && isRefused('EPERM'))) throw error
+    if (!isClosedToUs && !takesNoToken && !(isRefused('EPERM') && acceptsForGroupsAlone(seen))) throw error
     return byGroup(seen, devices, options)
   }
+}
+
+/** Each way has a parameter of its own for devices that may forge interrupts. */
+function acceptsForGroupsAlone({ host }: Snapshot): boolean {
+  return host.allowUnsafeInterrupts === true && host.iommufdUnsafeInterrupts === false
 }
 
 /** What it takes to open a device, be it a function or a mediated one. */

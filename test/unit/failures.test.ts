@@ -89,7 +89,8 @@ describe('failures of the command line', function () {
       'a device that there is not',
       // What goes by records knows nothing of devices.
       (command) =>
-        command.registeredArguments.some(isAddress) && !['release', 'revoke'].includes(command.name()),
+        command.registeredArguments.some(isAddress) &&
+        !['release', 'revoke', 'recover'].includes(command.name()),
       (command) => callOf(command, NOWHERE),
       'ERR_VFIO_NO_DEVICE',
     ],
