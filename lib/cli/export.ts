@@ -72,9 +72,9 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
   // Apart from the text, which is pasted or piped.
   if (!options.json) for (const line of exported.notes) note(`vfio: ${line}`)
   if (exported.blockers.length > 0) return NOT_READY
-  const all = addresses.flatMap((address) => seen.devicesAt(address))
+  const names = exported.devices.map(({ address }) => address)
   // Until then the notes say what is to be done.
-  if (all.every(({ address }) => assess(seen, address).verdict === 'ready'))
+  if (names.every((name) => assess(seen, name).verdict === 'ready'))
     next(`start the guest; afterwards vfio release ${addresses.join(' ')}`, options.json)
   return 0
 }

@@ -49,7 +49,10 @@ describe('the manual', function () {
         for (const choice of argChoices) assert.ok(text.includes(choice), choice)
       }
       for (const [typed] of EXAMPLES[command.name()] ?? [])
-        assert.ok(text.includes(`.Dl ${typed.replaceAll('…', '\\[u2026]')}`), typed)
+        assert.ok(
+          text.includes(`.Dl ${typed.replaceAll('…', '\\[u2026]').replace(' -- ', ' \\-\\- ')}`),
+          typed,
+        )
     }
   })
 })

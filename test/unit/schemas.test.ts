@@ -116,7 +116,13 @@ describe('the schemas of what the commands print', function () {
     const type = { id: 'mtty-1', available: 23, deviceApi: 'vfio-pci', name: 'Single port serial' }
     const devices = [{ uuid, type: 'mtty-1', group: 9, driver: 'vfio-mtty', vfioDevice: 'vfio0' }]
     const mediated = makeHost({ mdev: [{ name: 'mtty', types: [type], devices }] }).sysfs
-    for (const words of [['mdev', 'list'], ['list'], ['show', uuid], ['check', uuid], ['export', 'qemu', uuid]])
+    for (const words of [
+      ['mdev', 'list'],
+      ['list'],
+      ['show', uuid],
+      ['check', uuid],
+      ['export', 'qemu', uuid],
+    ])
       await runs(...words, '--sysfs', mediated)
     for (const { host: described } of CASES) {
       const trees = makeHost(described).sysfs
