@@ -34,6 +34,9 @@ async function typed(command: string, lines: readonly string[]) {
   const child = spawn('python3', [DRIVER, 'bash', '--norc', '--noprofile', '--noediting', '-i'], {
     stdio: ['pipe', 'pipe', 'inherit'],
     env: { ...process.env, HISTFILE: '' },
+    // With its terminal all that is in it goes.
+    timeout: 100_000,
+    killSignal: 'SIGKILL',
   })
   child.stdin.end(
     [`PS1='PROM''PT '`, '%PROMPT', ...lines, 'exit 0', ''].join('\n').replaceAll('{run}', `sh ${script}`),
