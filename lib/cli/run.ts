@@ -27,9 +27,10 @@ import {
   timeout,
 } from './options.js'
 import { note, toJson } from './output.js'
+import { progress, type Verbose, verbose } from './progress.js'
 import { Forwarder } from './signals.js'
 
-interface RunOptions {
+interface RunOptions extends Verbose {
   readonly group?: boolean
   readonly user?: string
   readonly memory?: string
@@ -37,6 +38,7 @@ interface RunOptions {
   readonly option?: readonly string[]
   readonly machine?: string
   readonly driver?: string
+  readonly noiommu?: boolean
   readonly reset?: ResetPolicy
   readonly force?: readonly string[]
   readonly jsonEvents?: number
@@ -71,6 +73,7 @@ export const run: Declare = (vfio) => {
     )
     .option('--machine <type>', "machine type that QEMU's arguments are for: q35, pc, virt, s390-ccw-virtio")
     .option('--driver <name>', 'VFIO driver: auto takes the best variant driver, else vfio-pci', 'auto')
+    .option('--noiommu', 'take devices without an IOMMU too: they can reach all memory of the host')
     .addOption(
       new Option('--reset <when>', 'reset the devices').choices(['none', 'before', 'before-and-after']),
     )
@@ -81,6 +84,7 @@ export const run: Declare = (vfio) => {
       ),
     )
     .addOption(timeout())
+    .addOption(verbose())
     .addOption(journal())
     .action(
       keep((words: readonly string[], options: RunOptions, command: Command) => {
@@ -126,6 +130,7 @@ async function act(
       ...{ command: argv, user, memory, backend, properties, machine, foreground: true },
       journal: options.journal,
       deadline: deadlineOf(options),
+      ...progress(options),
       signal: signals.before,
       onEvent: (event) => {
         tell(event)
@@ -159,8 +164,8 @@ const statusOfEnding = ({ status, signal }: Ending) =>
 async function planned(addresses: readonly string[], options: RunOptions): Promise<Plan> {
   const seen = look({}, { around: addresses, overrides: true })
   const members = addresses
-    .flatMap((address) => seen.devicesAt(address))
-    .flatMap((one) => neighbours(seen, one))
+    .flatMap((name) => seen.named(name))
+    .flatMap((one) => neighbours(seen, 'uuid' in one ? one.uuid : one.address, one.group))
   const { recovered, warnings } = await recover({
     only: members,
     patience: PATIENCE,
@@ -170,10 +175,11 @@ async function planned(addresses: readonly string[], options: RunOptions): Promi
   for (const warning of warnings) note(`vfio: ${warning}`)
   for (const address of recovered) note(`vfio: ${address} was left by a run that died, and was put in order`)
   const now = recovered.length > 0 ? look({}, { around: addresses, overrides: true }) : seen
-  const { driver, group, reset } = options
+  const { driver, group, noiommu, reset } = options
   return planAssignment(now, addresses, {
     ...(driver !== undefined && { driver }),
     ...(group !== undefined && { group }),
+    ...(noiommu !== undefined && { noIommu: noiommu }),
     ...(reset !== undefined && { reset }),
     ...(options.force !== undefined && { force: forced(options.force) }),
   })
@@ -182,10 +188,8 @@ async function planned(addresses: readonly string[], options: RunOptions): Promi
 /** How long the guard of a run that died may take, in milliseconds. */
 const PATIENCE = 10_000
 
-const neighbours = (
-  seen: Snapshot,
-  { address, group }: { readonly address: string; readonly group: number | null },
-) => (group === null ? [address] : seen.group(group).members)
+const neighbours = (seen: Snapshot, name: string, group: number | null): readonly string[] =>
+  group === null ? [name] : [name, ...seen.group(group).members]
 
 function propertiesOf(texts: readonly string[]): Record<string, string> {
   return Object.fromEntries(

@@ -13,6 +13,7 @@ import { grantsIn } from '../grant/records.js'
 import { keepAlive } from '../native/alive.js'
 import type { NativeUser } from '../native/binding.js'
 import { checkPolls } from '../native/runtime.js'
+import { isUuid } from '../sysfs/address.js'
 import { NONE } from '../sysfs/host.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Watch, watchDevices } from '../sysfs/watch.js'
@@ -135,7 +136,7 @@ class Launch {
       await note(this.#journal, this.#records, (record) => withLeader(record, leader))
       signal?.throwIfAborted()
       watch = watchDevices(
-        this.#plan.devices.map(({ address }) => address),
+        this.#plan.devices.map(({ address }) => address).filter((name) => !isUuid(name)),
         (event) => this.#tell({ event: 'device', ...event }),
       ).unref()
       await command.begin()
@@ -206,7 +207,7 @@ class Launch {
   /** Opens or grants what the command is to open devices by, and makes its process. */
   async #prepare(file: string, account: NativeUser | null, terminal: Terminal | null) {
     const seen = this.#look()
-    const devices = this.#asked.map((address) => seen.device(address))
+    const devices = this.#asked.flatMap((name) => seen.named(name))
     const backend = chooseBackend(seen, devices, this.#backend)
     const byPath = backend === 'group' || opensByPath(this.#options.command)
     if (account && byPath) await this.#grant(seen, account)

@@ -1,8 +1,8 @@
 import { lockedMemory, memoryBars } from '../assess/memlock.js'
 import { VfioError } from '../errors.js'
-import type { PciDevice } from '../sysfs/devices.js'
 import { readText } from '../sysfs/files.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import type { Launched } from './nodes.js'
 
 /** Raises hard limits (capabilities(7)). */
 const CAP_SYS_RESOURCE = 24n
@@ -14,11 +14,13 @@ const CAP_SYS_RESOURCE = 24n
  */
 export function memlockFor(
   seen: Snapshot,
-  devices: readonly PciDevice[],
+  devices: readonly Launched[],
   memory: number,
   iommufd: boolean,
 ): number | null {
-  const { bytes } = lockedMemory({ memory, iommufd, bars: memoryBars(devices), user: 'its user' })
+  // What a mediated device shows of its own memory is in no BAR of the host.
+  const functions = devices.flatMap((device) => ('uuid' in device ? [] : device))
+  const { bytes } = lockedMemory({ memory, iommufd, bars: memoryBars(functions), user: 'its user' })
   const { soft, hard } = seen.host.memlock ?? { soft: 0, hard: 0 }
   if (soft === null) return null
   const wanted = Math.max(bytes, soft)

@@ -1,11 +1,17 @@
 import { closeSync, constants, openSync } from 'node:fs'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { PciDevice } from '../sysfs/devices.js'
+import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { PassedDescriptor } from './environment.js'
 
 /** What a command opens devices through. */
 export type LaunchBackend = 'iommufd' | 'group'
+
+/** What a command can have: a function, or a mediated device. */
+export type Launched = PciDevice | MediatedDevice
+
+const nameOf = (device: Launched) => ('uuid' in device ? device.uuid : device.address)
 
 /** The first descriptor that a command gets beside its input and output (`SD_LISTEN_FDS_START`). */
 const FIRST = 3
@@ -16,7 +22,7 @@ const FIRST = 3
  */
 export function chooseBackend(
   seen: Snapshot,
-  devices: readonly PciDevice[],
+  devices: readonly Launched[],
   asked: LaunchBackend | 'auto',
 ): LaunchBackend {
   if (asked === 'group') return 'group'
@@ -25,14 +31,14 @@ export function chooseBackend(
   const isNoIommu = devices.some(({ group }) => group !== null && seen.group(group).noIommu)
   if (asked === 'auto') return missing === undefined && hasIommu && !isNoIommu ? 'iommufd' : 'group'
   if (hasIommu && missing === undefined) return 'iommufd'
-  const what = hasIommu ? `${missing?.address} has no node of its own` : 'there is no /dev/iommu'
+  const what = hasIommu ? `${missing && nameOf(missing)} has no node of its own` : 'there is no /dev/iommu'
   throw new VfioError(
     'ERR_VFIO_BAD_NODE',
     `${what}, so iommufd cannot open it here (CONFIG_IOMMUFD, CONFIG_VFIO_DEVICE_CDEV, module iommufd): let it be opened by its group`,
   )
 }
 
-const nodeOf = ({ host }: Snapshot, { vfioDevice }: PciDevice) =>
+const nodeOf = ({ host }: Snapshot, { vfioDevice }: Launched) =>
   host.nodes.devices.find(({ path }) => vfioDevice !== null && path.endsWith(`/vfio/devices/${vfioDevice}`))
     ?.path ?? null
 
@@ -42,11 +48,11 @@ export class OpenNodes {
   readonly passed: PassedDescriptor[] = []
 
   /** @throws VfioSystemError, with nothing left open */
-  constructor(seen: Snapshot, devices: readonly PciDevice[]) {
+  constructor(seen: Snapshot, devices: readonly Launched[]) {
     try {
       this.#open('iommufd', 'iommufd', seen.host.nodes.iommu?.path ?? '/dev/iommu')
       for (const device of devices) {
-        const name = `vfio-${device.address.replaceAll(':', '_')}`
+        const name = `vfio-${nameOf(device).replaceAll(':', '_')}`
         this.#open('cdev', name, nodeOf(seen, device) ?? '')
       }
     } catch (error) {

@@ -131,10 +131,15 @@ void DropCapabilities(int gate) {
   Fail(count, kExecute);
 }
 
-std::vector<std::string> TextsOf(const Napi::Value& value) {
+Napi::Array ListOf(const Napi::Value& value, const char* name) {
+  if (!value.IsArray()) BadArgument(value.Env(), std::string(name) + " must be an array");
+  return value.As<Napi::Array>();
+}
+
+std::vector<std::string> TextsOf(const Napi::Value& value, const char* name) {
   std::vector<std::string> texts;
-  const Napi::Array list = value.As<Napi::Array>();
-  for (uint32_t i = 0; i < list.Length(); i++) texts.push_back(Napi::Value(list[i]).ToString().Utf8Value());
+  const Napi::Array list = ListOf(value, name);
+  for (uint32_t i = 0; i < list.Length(); i++) texts.push_back(TextArgument(value.Env(), list[i], name));
   return texts;
 }
 
@@ -238,14 +243,14 @@ Napi::Value Process::Start(const Napi::CallbackInfo& info) {
   const Napi::Object wanted = info[0].As<Napi::Object>();
   Task task;
   task.file = TextArgument(env, wanted.Get("file"), "file");
-  std::vector<std::string> arguments = TextsOf(wanted.Get("arguments"));
-  std::vector<std::string> environment = TextsOf(wanted.Get("environment"));
+  std::vector<std::string> arguments = TextsOf(wanted.Get("arguments"), "arguments");
+  std::vector<std::string> environment = TextsOf(wanted.Get("environment"), "environment");
   const bool listens = wanted.Get("listen").ToBoolean();
   if (listens) environment.push_back(std::string(kListenPid) + "0000000000");
   task.arguments = Pointers(arguments);
   task.environment = Pointers(environment);
   if (listens) task.own_pid = environment.back().data() + sizeof kListenPid - 1;
-  const Napi::Array descriptors = wanted.Get("descriptors").As<Napi::Array>();
+  const Napi::Array descriptors = ListOf(wanted.Get("descriptors"), "descriptors");
   for (uint32_t i = 0; i < descriptors.Length(); i++)
     task.descriptors.push_back(DescriptorArgument(env, descriptors[i], "a descriptor"));
   task.moved.resize(task.descriptors.size());
@@ -263,7 +268,7 @@ Napi::Value Process::Start(const Napi::CallbackInfo& info) {
     task.has_user = true;
     task.uid = Uint32Argument(env, account.Get("uid"), "uid");
     task.gid = Uint32Argument(env, account.Get("gid"), "gid");
-    const Napi::Array groups = account.Get("groups").As<Napi::Array>();
+    const Napi::Array groups = ListOf(account.Get("groups"), "groups");
     for (uint32_t i = 0; i < groups.Length(); i++)
       task.groups.push_back(Uint32Argument(env, groups[i], "a group"));
   }
@@ -375,8 +380,8 @@ Napi::FunctionReference Guard::Define(Napi::Env env) {
 
 Napi::Value Guard::Start(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  std::vector<std::string> arguments = TextsOf(info[0]);
-  std::vector<std::string> environment = TextsOf(info[1]);
+  std::vector<std::string> arguments = TextsOf(info[0], "arguments");
+  std::vector<std::string> environment = TextsOf(info[1], "environment");
   if (arguments.empty()) BadArgument(env, "a guard needs a program");
   const std::vector<char*> argv = Pointers(arguments);
   const std::vector<char*> envp = Pointers(environment);

@@ -211,6 +211,24 @@ describe(`mediated devices on ${kernelRelease()}`, function () {
 
   for (const { name, backend } of modes) itIsOpenedByQemu(name, backend)
 
+  for (const { name, backend } of modes) {
+    it(`are a command's for as long as it runs, by ${name}`, () => {
+      const words = ['--user', 'nobody', '--backend', backend, SERIAL]
+      const script = 'echo $VFIO_ADDRESSES $LISTEN_FDNAMES; id -un; readlink /proc/$$/fd/4 || true'
+      const { status: code, stdout, stderr } = vfio('run', ...words, '--', '/bin/sh', '-c', script)
+      assert.equal(code, 0, stderr)
+      const { vfioDevice, group } = look().mediatedDevice(SERIAL)
+      const given =
+        backend === 'iommufd' ? [`iommufd:vfio-${SERIAL}`, `/dev/vfio/devices/${vfioDevice}`] : ['', '']
+      assert.deepEqual(
+        stdout.trim().split('\n'),
+        [`${SERIAL} ${given[0]}`.trim(), 'nobody', given[1]].filter(Boolean),
+      )
+      assert.equal(statSync(`/dev/vfio/${group}`).uid, 0)
+      assert(isThere(SERIAL))
+    })
+  }
+
   it('are refused while open, and said so, by the command', async () => {
     await using _opened = await openDevice(SERIAL)
     const { status: code, stderr } = vfio('mdev', 'remove', SERIAL)

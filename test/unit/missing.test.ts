@@ -23,14 +23,14 @@ function refusalOf(look: () => unknown): string {
 }
 
 describe('an address that there is not', () => {
-  after(removeDirectories)
-  const { sysfs } = makeHost({
-    devices: ['0000:01:00.0', '0000:01:00.1', '0000:59:00.0', '0001:05:00.0'].map((address, group) => ({
-      address,
-      group,
-    })),
+  let sysfs = ''
+  let host: Host
+  before(() => {
+    const addresses = ['0000:01:00.0', '0000:01:00.1', '0000:59:00.0', '0001:05:00.0']
+    sysfs = makeHost({ devices: addresses.map((address, group) => ({ address, group })) }).sysfs
+    host = new Host({ sysfs })
   })
-  const host = new Host({ sysfs })
+  after(removeDirectories)
   const LIST = ': "vfio list" shows those that there are'
 
   const cases: readonly (readonly [address: string, hint: string])[] = [

@@ -218,7 +218,14 @@ describe(`config space (seed ${SEED})`, function () {
           const { slot, hotplug, linkSpeed, ...rest } = without(pcie) ?? {}
           assert.deepEqual(
             found.pcie,
-            pcie ? { ...rest, slot, hotplug: slot && hotplug, maxLinkSpeed: linkSpeed } : null,
+            pcie
+              ? {
+                  ...rest,
+                  ...{ slot, hotplug: slot && hotplug },
+                  // Its builder makes four lanes of every link.
+                  ...{ linkSpeed, maxLinkSpeed: linkSpeed, linkWidth: 4, maxLinkWidth: 4 },
+                }
+              : null,
           )
           const [acs, sriov, cxl] = [of('acs'), of('sriov'), of('cxl-port')]
           assert.deepEqual(
