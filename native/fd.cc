@@ -62,8 +62,8 @@ Napi::Value Describe(const Napi::CallbackInfo& info) {
         ::readlink(("/proc/self/fd/" + std::to_string(given)).c_str(), name, sizeof name);
     Napi::Object answer = Napi::Object::New(env);
     answer.Set("isCharacter", Napi::Boolean::New(env, S_ISCHR(facts.st_mode)));
-    answer.Set("major", Napi::Number::New(env, ::major(facts.st_rdev)));
-    answer.Set("minor", Napi::Number::New(env, ::minor(facts.st_rdev)));
+    answer.Set("major", Napi::Number::New(env, major(facts.st_rdev)));
+    answer.Set("minor", Napi::Number::New(env, minor(facts.st_rdev)));
     answer.Set("name", Napi::Buffer<char>::Copy(env, name, length < 0 ? 0 : static_cast<size_t>(length)));
     return answer;
   } catch (...) {

@@ -88,8 +88,9 @@ Napi::Value Messages::Receive(const Napi::CallbackInfo& info) {
   if (count < 0) return Count(info, count);
   if (message.msg_flags & MSG_TRUNC) return Napi::Number::New(info.Env(), -EMSGSIZE);
   uint32_t who[kSenderWords] = {sender.nl_pid, sender.nl_groups, kUnknown, kUnknown};
-  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr; part = CMSG_NXTHDR(&message, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_CREDENTIALS) continue;
+  // There is room for one part: where that is another, the sender stays unknown.
+  const cmsghdr* const part = CMSG_FIRSTHDR(&message);
+  if (part && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_CREDENTIALS) {
     ucred credentials;
     std::memcpy(&credentials, CMSG_DATA(part), sizeof credentials);
     who[2] = static_cast<uint32_t>(credentials.pid);
