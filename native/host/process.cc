@@ -139,7 +139,14 @@ Napi::Array ListOf(const Napi::Value& value, const char* name) {
 std::vector<std::string> TextsOf(const Napi::Value& value, const char* name) {
   std::vector<std::string> texts;
   const Napi::Array list = ListOf(value, name);
-  for (uint32_t i = 0; i < list.Length(); i++) texts.push_back(TextArgument(value.Env(), list[i], name));
+  for (uint32_t i = 0; i < list.Length(); i++) {
+    const Napi::Value item = list.Get(i);
+    std::string text = item.IsString() ? item.As<Napi::String>().Utf8Value() : std::string(1, '\0');
+    // An empty one is an argument too; behind a NUL it would be cut short.
+    if (text.find('\0') != std::string::npos)
+      BadArgument(value.Env(), std::string(name) + " must be texts without NUL");
+    texts.push_back(std::move(text));
+  }
   return texts;
 }
 

@@ -92,6 +92,19 @@ describe('a process', function () {
     child.reap()
   })
 
+  it('takes empty arguments, and none that would be cut short', async () => {
+    const words = ['sh', '-c', 'printf "[%s]" "$@"', 'sh', 'one', '', 'two']
+    const { said } = await printed('', () => ({ arguments: words }))
+    assert.equal(said, '[one][][two]')
+    for (const wrong of ['a\0b', 1, null, undefined, {}])
+      assert.throws(() => Process.start(task('', { arguments: ['sh', wrong as string] })), {
+        code: 'ERR_VFIO_BAD_ARGUMENT',
+      })
+    assert.throws(() => Process.start(task('', { arguments: 'sh' as unknown as string[] })), {
+      code: 'ERR_VFIO_BAD_ARGUMENT',
+    })
+  })
+
   it('is told when it stops and how it ends', async () => {
     const child = Process.start(task('kill -STOP $$; sleep 1000'))
     await child.proceed()
