@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
@@ -23,7 +24,8 @@ export class Guard {
 
   /** @param journal where the record of the devices will be */
   constructor(addresses: readonly string[], journal: string) {
-    const program = fileURLToPath(new URL('./cli/main.js', import.meta.url))
+    // No URL of it: bundlers take that for a file which they have to bring.
+    const program = join(dirname(fileURLToPath(import.meta.url)), 'cli', 'main.js')
     if (!existsSync(program)) {
       throw new VfioError(
         'ERR_VFIO_RUNTIME',
