@@ -25,6 +25,7 @@
 #define _LARGEFILE64_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -330,6 +331,21 @@ static int is_addon(const void *address) {
   return end && strcmp(end, ".node") == 0;
 }
 
+static int is_in(const void *address, const char *library) {
+  Dl_info info;
+  return dladdr(address, &info) && info.dli_fname && strstr(info.dli_fname, library);
+}
+
+/** The same of a call that a sanitizer may have on its way here: then whoever called that counts. */
+static int is_for_addon(const void *caller) {
+  if (!is_in(caller, "libasan")) return is_addon(caller);
+  void *frames[16];
+  const int count = backtrace(frames, 16);
+  int at = 0;
+  while (at < count && (is_in(frames[at], "libasan") || is_in(frames[at], "fake-vfio"))) at++;
+  return at < count && is_addon(frames[at]);
+}
+
 /** Whether this call of the addon fails, now. */
 static int addon_fails(const char *what, const void *caller) {
   if (!is_addon(caller)) return 0;
@@ -370,7 +386,7 @@ static int is_ours(int fd) { return fd >= 0 && fd < MOST_FDS && names[fd]; }
 /** To the addon, what is below /dev is a character device, of a number that no host has. */
 int fstat(int fd, struct stat *into) {
   const int result = (int)syscall(SYS_newfstatat, fd, "", into, AT_EMPTY_PATH);
-  if (result == 0 && is_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
+  if (result == 0 && is_for_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
     into->st_mode = S_IFCHR | 0600;
     into->st_rdev = makedev(4095, 1048575);
   }
@@ -379,7 +395,7 @@ int fstat(int fd, struct stat *into) {
 
 int fstat64(int fd, struct stat64 *into) {
   const int result = (int)syscall(SYS_newfstatat, fd, "", into, AT_EMPTY_PATH);
-  if (result == 0 && is_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
+  if (result == 0 && is_for_addon(__builtin_return_address(0)) && is_ours(fd) && names[fd][0] == '/') {
     into->st_mode = S_IFCHR | 0600;
     into->st_rdev = makedev(4095, 1048575);
   }
@@ -388,7 +404,7 @@ int fstat64(int fd, struct stat64 *into) {
 
 ssize_t readlink(const char *path, char *into, size_t size) {
   int fd = -1;
-  if (!is_addon(__builtin_return_address(0)) || sscanf(path, "/proc/self/fd/%d", &fd) != 1 || !is_ours(fd))
+  if (!is_for_addon(__builtin_return_address(0)) || sscanf(path, "/proc/self/fd/%d", &fd) != 1 || !is_ours(fd))
     return syscall(SYS_readlinkat, AT_FDCWD, path, into, size);
   const char *name = names[fd][0] == '/' ? names[fd] : "anon_inode:[vfio-device]";
   const size_t length = strlen(name) < size ? strlen(name) : size;
