@@ -186,11 +186,14 @@ overModes('DMA', function ({ open, backend, isType1 }) {
     }
     assert.equal(mapping.mapped, true)
     // An iommufd has unmapped those below by then.
-    const below = await dma.map(buffer, { iova: BASE - MIB })
-    await refused(dma.unmap(BASE - MIB, MIB + PAGE), isType1 ? 'EINVAL' : 'ENOENT', /cuts a mapping in two/)
-    assert.deepEqual([below.mapped, mapping.mapped], [isType1, true])
-    const again = isType1 ? below : await dma.map(buffer, { iova: BASE - MIB })
+    const above = await dma.map(buffer, { iova: BASE + 8 * MIB })
+    const place = BASE + 7 * MIB
+    const below = await dma.map(buffer, { iova: place })
+    await refused(dma.unmap(place, MIB + PAGE), isType1 ? 'EINVAL' : 'ENOENT', /cuts a mapping in two/)
+    assert.deepEqual([below.mapped, above.mapped], [isType1, true])
+    const again = isType1 ? below : await dma.map(buffer, { iova: place })
     await again.unmap()
+    await above.unmap()
     assert.equal(await dma.unmap(BASE - MIB, 4 * MIB), BigInt(buffer.size))
     assert.equal(mapping.mapped, false)
     await mapping.unmap()
