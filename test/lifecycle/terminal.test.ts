@@ -12,14 +12,19 @@ import { makeKernelHost } from '../unit/assign-kernel.js'
 const PROGRAM = fileURLToPath(new URL('../unit/launch-program.js', import.meta.url))
 const DRIVER = fileURLToPath(new URL('../../../../test/lifecycle/terminal.py', import.meta.url))
 
-/** It says which keys it got, and ends at the third Ctrl-C; it leaves the terminal without echo. */
+/**
+ * It says which keys it got, and ends at the third Ctrl-C; it leaves the terminal without echo. It starts nothing while
+ * keys come: a shell that is stopped between vfork and exec of a child waits for that, and never stops itself.
+ */
 const COMMAND = `
 n=0
+sleep 1000 &
 trap 'n=$((n+1)); echo "key $n"' INT
 trap 'echo quit' QUIT
 stty -echo
 echo "ready"
-while [ $n -lt 3 ]; do sleep 0.05; done
+while [ $n -lt 3 ]; do wait; done
+kill $!
 exit 4`
 
 /** Types at a shell with job control, in which `run` is a run of a command on a host of the tests; what it shows. */
