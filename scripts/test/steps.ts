@@ -318,12 +318,12 @@ const soakSteps: readonly Step[] = [
     ...(['bridges', 'desktop', 'hotplug'] as const).map((topology) => predictionsOn(oldest, topology)),
     withoutIommu(oldest),
   ].map((step) => ({ ...step, name: `soak:${step.name}` })),
-  full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz'] } }),
+  full({ name: 'soak:fuzz', lane: 'host', work: { ...onHost('native'), files: ['fuzz', 'irq-model'] } }),
   full(
     sanitized({
       name: 'soak:asan:fuzz',
       lane: 'host',
-      work: { ...onHost('native'), files: ['fuzz'] },
+      work: { ...onHost('native'), files: ['fuzz', 'irq-model'] },
     }) as Step & { work: Suite },
   ),
   ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),

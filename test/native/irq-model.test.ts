@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
+import { sized } from '../fixtures/size.js'
 import { type Machine, withFake } from './fake.js'
 
 const SEED = 20_261_125
-const RUNS = 150
-const DEADLINE_MS = 200_000
+const RUNS = sized(50, 300)
+const DEADLINE_MS = sized(200_000, 1_200_000)
 
 const MACHINES: Record<string, Machine> = {
   'Linux 6.12': { linux: '6.12', msix: 12, available: 10 },
