@@ -64,7 +64,7 @@ export class Plugin {
   /** The kubelet's socket; `null` where there is none, `''` before the first look. */
   #kubelet: string | null = ''
   #isStopping = false
-  #ended: ((error: VfioError | null) => void) | null = null
+  #ended: ((error: unknown) => void) | null = null
   /** Ends when it is stopped; fails where another one has taken its place. */
   readonly ended: Promise<void>
 
@@ -137,6 +137,11 @@ export class Plugin {
     await this.#turn
     await Promise.all([...this.#endpoints.values()].map((endpoint) => endpoint.close()))
     this.#ended?.(null)
+  }
+
+  /** Ends it with what keeps it from going on. */
+  fail(error: unknown): void {
+    this.#ended?.(error)
   }
 
   health(): Health {
@@ -285,7 +290,7 @@ export class Plugin {
   /** After anything in the kubelet's directory. */
   #settleSoon(): void {
     this.#inTurn(() => this.#settle()).catch((error: Error) => {
-      if (error instanceof VfioError && error.code === 'ERR_VFIO_IN_USE') this.#ended?.(error)
+      if (error instanceof VfioError && error.code === 'ERR_VFIO_IN_USE') this.fail(error)
       else this.#log(error.message)
     })
   }
