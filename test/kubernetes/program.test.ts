@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { credentials } from '@grpc/grpc-js'
 import { services } from '../../kubernetes/src/api.js'
 import { removeDirectories, SCRATCH } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import { present, ROOT } from '../unit/support.js'
 import { disk, Node } from './support.js'
 
@@ -23,10 +24,11 @@ class Program {
   readonly child: ChildProcess
   said = ''
 
-  constructor(node: Node, config: string, more: object = {}) {
+  constructor(node: Node, config: string, more: object = {}, as: { uid?: number; gid?: number } = {}) {
     const task = { trees: node.trees, config, kubeletDir: node.root, cdi: node.cdi, ...more }
     this.child = spawn(process.execPath, [PROGRAM, JSON.stringify(task)], {
       stdio: ['ignore', 'ignore', 'pipe'],
+      ...as,
     })
     this.child.stderr?.setEncoding('utf8').on('data', (text) => {
       this.said += text
@@ -58,8 +60,8 @@ describe('the program of the device plugin', () => {
   let node: Node
   let config: string
   const programs: Program[] = []
-  const start = (more?: object) => {
-    const program = new Program(node, config, more)
+  const start = (more?: object, as?: { readonly uid: number; readonly gid: number }) => {
+    const program = new Program(node, config, more, as)
     programs.push(program)
     return program
   }
@@ -174,6 +176,16 @@ describe('the program of the device plugin', () => {
     writeFileSync(config, configText([name, '02:00.0']))
     start()
     await node.kubelet.untilHealth(name, { '0000:02:00.0': true })
+  })
+
+  it('needs no privilege but to put its sockets where the kubelet looks', async function () {
+    if (process.getuid?.() !== 0) skip(this, 'only root can become somebody else')
+    for (const path of [node.root, node.trees.sysfs.replace(/\/sys$/, '')]) chmodSync(path, 0o755)
+    for (const path of [node.kubelet.directory, node.cdi]) chownSync(path, 65534, 65534)
+    chmodSync(join(node.kubelet.directory, 'kubelet.sock'), 0o777)
+    start({}, { uid: 65534, gid: 65534 })
+    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
+    await node.kubelet.allocate(DISK, ['0000:02:00.0'])
   })
 
   it('is no client of anybody: whoever calls what is not there is told so', async () => {
