@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import { renameSync, rmSync, statSync } from 'node:fs'
+import { connect, type Socket } from 'node:net'
 import { basename, join } from 'node:path'
 import {
   Server,
@@ -42,6 +43,8 @@ const PATH_LIMIT = 107
 const SILENCE_MS = 5_000
 /** How long what was written last may take to arrive. */
 const CLOSING_MS = 2_000
+/** How long another plugin may take to leave its place. */
+const LEAVING_MS = 5_000
 const FIRST_RETRY_MS = 1_000
 const LAST_RETRY_MS = 30_000
 
@@ -58,6 +61,7 @@ export class Endpoint {
   #devices: readonly Device[] = []
   #server: Server | null = null
   #inode: bigint | null = null
+  #predecessorGone: Promise<unknown> = Promise.resolve()
   #registering: Promise<void> | null = null
   /** The kubelet's socket that it is registered by; another one is another kubelet. */
   #registeredBy: string | null = null
@@ -97,6 +101,10 @@ export class Endpoint {
    * @throws VfioError `ERR_VFIO_BAD_FILE`
    */
   async open(): Promise<void> {
+    // First, because a kubelet that hears of an end after the registration takes it for the end of the new one.
+    this.#server?.forceShutdown()
+    this.#server = null
+    this.#registeredBy = null
     const server = new Server()
     server.addService(services().DevicePlugin.service, {
       GetDevicePluginOptions: (_call: unknown, answer: sendUnaryData<unknown>) =>
@@ -124,12 +132,11 @@ export class Endpoint {
             ),
       )
     })
+    this.#server = server
+    const predecessor = await connected(this.path)
     renameSync(draft, this.path)
     this.#inode = inodeOf(this.path)
-    const former = this.#server
-    this.#server = server
-    this.#registeredBy = null
-    former?.forceShutdown()
+    this.#predecessorGone = predecessor === null ? Promise.resolve() : gone(predecessor)
   }
 
   /** Whose socket is it that is there? */
@@ -163,9 +170,10 @@ export class Endpoint {
     this.#isClosed = true
     this.#clearTimers()
     await this.#registering
-    // With the last list empty: what was offered is offered no more.
+    const isReplaced = this.state() === 'replaced'
     for (const stream of this.#streams) {
-      stream.write({ devices: [] })
+      // What was offered is offered no more; but the kubelet would take it for the list of the one in its place.
+      if (!isReplaced) stream.write({ devices: [] })
       stream.end()
     }
     await new Promise<void>((resolve) => {
@@ -182,6 +190,7 @@ export class Endpoint {
   }
 
   async #register(kubelet: string): Promise<void> {
+    await this.#predecessorGone
     try {
       await register(join(this.#directory, KUBELET_SOCKET), {
         version: API_VERSION,
@@ -218,7 +227,7 @@ export class Endpoint {
     if (this.#silence !== null) clearTimeout(this.#silence)
     if (!this.listened) this.#log('the kubelet listens')
     this.#streams.add(stream)
-    const gone = () => {
+    const left = () => {
       if (!this.#streams.delete(stream) || this.#isClosed || this.listened) return
       const kubelet = this.#registeredBy
       this.#log('the kubelet does not listen any more')
@@ -226,7 +235,7 @@ export class Endpoint {
       if (kubelet !== null) this.#tryAgain(kubelet)
     }
     const events: NodeJS.EventEmitter = stream
-    for (const event of ['cancelled', 'close', 'error']) events.on(event, gone)
+    for (const event of ['cancelled', 'close', 'error']) events.on(event, left)
     stream.write({ devices: this.#devices })
   }
 
@@ -244,6 +253,21 @@ export class Endpoint {
   #clearTimers(): void {
     for (const timer of [this.#retry, this.#silence]) if (timer !== null) clearTimeout(timer)
   }
+}
+
+/** A connection to whoever serves at a socket, another plugin; `null` where nobody does. */
+const connected = (path: string) =>
+  new Promise<Socket | null>((resolve) => {
+    const socket = connect(path)
+    socket.once('connect', () => resolve(socket)).once('error', () => resolve(null))
+  })
+
+/** It ends when it sees that its place is taken, and is not waited for without end. */
+async function gone(predecessor: Socket): Promise<void> {
+  const deadline = setTimeout(() => predecessor.destroy(), LEAVING_MS)
+  predecessor.on('error', () => {}).resume()
+  await new Promise((resolve) => predecessor.once('close', resolve))
+  clearTimeout(deadline)
 }
 
 let drafts = 0

@@ -57,7 +57,9 @@ export class Plugin {
   readonly #specifications: Specifications
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
-  #watch: Pick<Watch, 'hearsDevices' | 'close'> | null = null
+  #watch: Pick<Watch, 'unseen' | 'hearsDevices' | 'close'> | null = null
+  /** How much of what is not heard was told. */
+  #unheard = 0
   #gathering: NodeJS.Timeout | null = null
   #nextLook: NodeJS.Timeout | null = null
   #trouble: string | null = null
@@ -103,10 +105,8 @@ export class Plugin {
     mkdirSync(this.#directory, { recursive: true })
     // Listens before it looks, so that it misses nothing.
     const watch = this.#options.watch ?? ((listener) => watchDevices('all', listener))
-    const heard = watch((event) => this.#heard(event))
-    this.#watch = heard
-    for (const sentence of heard.unseen) this.#log(sentence)
-    if (!heard.hearsDevices) this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
+    this.#watch = watch((event) => this.#heard(event))
+    this.#tellUnheard()
     this.#removeStale()
     this.#look()
     this.#watchFiles()
@@ -186,7 +186,20 @@ export class Plugin {
         this.#marks.set(address, what)
       else if (kind !== 'changed' && kind !== 'corrected') this.#marks.delete(address)
     }
+    if (kind === 'lost') {
+      this.#log(what)
+      this.#tellUnheard()
+    }
     this.#lookSoon()
+  }
+
+  /** It grows where a source of messages breaks. */
+  #tellUnheard(): void {
+    const unheard = this.#watch?.unseen ?? []
+    for (const sentence of unheard.slice(this.#unheard)) this.#log(sentence)
+    if (unheard.length > this.#unheard && this.#watch?.hearsDevices === false)
+      this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
+    this.#unheard = unheard.length
   }
 
   #watchFiles(): void {

@@ -195,14 +195,14 @@ describe('what device plugins are complained of', () => {
     await on({ devices: [disk('02', 2), disk('21', 21)] }, DISKS)
     await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true, '0000:21:00.0': true })
     const file = join(node.cdi, 'k8s.vfio.example.com-claim.json')
-    // Not /dev/vfio/21, which begins with it.
+    // Not /dev/vfio/2, with which it begins.
     writeFileSync(
       file,
-      '{"kind":"k8s.example.com/claim","devices":[{"containerEdits":{"deviceNodes":[{"path":"\\/dev\\/vfio\\/2"}]}}]}',
+      '{"kind":"k8s.example.com/claim","devices":[{"containerEdits":{"deviceNodes":[{"path":"\\/dev\\/vfio\\/21"}]}}]}',
     )
-    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': false, '0000:21:00.0': true })
+    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true, '0000:21:00.0': false })
     await assert.rejects(
-      node.kubelet.allocate(DISK, ['0000:02:00.0']),
+      node.kubelet.allocate(DISK, ['0000:21:00.0']),
       /k8s\.vfio\.example\.com-claim\.json hands it/,
     )
     rmSync(file)

@@ -35,8 +35,13 @@ export class FakeKubelet {
   readonly registrations: RegisterRequest[] = []
   readonly options = new Map<string, PluginOptions>()
   readonly #known = new Map<string, Known>()
+  /** Those that others of the same resource have taken the place of. */
+  readonly #former: Known[] = []
+  readonly #lists: { readonly name: string; readonly ids: readonly string[] }[] = []
   readonly #events = new EventEmitter()
   #server: Server | null = null
+  /** How often something registered while the one before it was still connected: the end of that ends both. */
+  overlaps = 0
   /** `path`: as one up to 1.25, the path of a socket is the authority of each call to it. */
   authority: 'localhost' | 'path' = 'localhost'
   /** What it answers instead of registering. */
@@ -57,6 +62,7 @@ export class FakeKubelet {
       Register: (call: ServerUnaryCall<RegisterRequest, object>, answer: sendUnaryData<object>) => {
         if (this.refusal !== null) return answer({ code: 3, details: this.refusal })
         this.registrations.push(call.request)
+        if (this.listensTo(call.request.resource_name)) this.overlaps++
         answer(null, {})
         this.#listenTo(call.request)
         this.#events.emit('changed')
@@ -74,7 +80,7 @@ export class FakeKubelet {
 
   /** Ends, and takes its socket away. */
   stop(): void {
-    for (const { stream, client } of this.#known.values()) {
+    for (const { stream, client } of [...this.#known.values(), ...this.#former.splice(0)]) {
       stream.cancel()
       client.close()
     }
@@ -87,6 +93,11 @@ export class FakeKubelet {
   /** The last list of a resource; `null` before the first. */
   devices(resource: string): readonly Device[] | null {
     return this.#known.get(resource)?.devices ?? null
+  }
+
+  /** The ids of every list that came for a resource, whoever sent it. */
+  lists(resource: string): readonly (readonly string[])[] {
+    return this.#lists.filter(({ name }) => name === resource).map(({ ids }) => ids)
   }
 
   /** Is its stream open? */
@@ -170,6 +181,7 @@ export class FakeKubelet {
     this.#known.set(resource, known)
     stream.on('data', ({ devices }: ListAndWatchResponse) => {
       known.devices = devices
+      this.#lists.push({ name: resource, ids: devices.map(({ ID }) => ID) })
       this.#events.emit('changed')
     })
     const ended = () => {
@@ -177,8 +189,8 @@ export class FakeKubelet {
       this.#events.emit('changed')
     }
     stream.on('error', ended).on('end', ended)
-    former?.stream.cancel()
-    former?.client.close()
+    // As the kubelet does, it leaves the former one to end by itself.
+    this.#former.push(...(former === undefined ? [] : [former]))
   }
 
   #seen() {

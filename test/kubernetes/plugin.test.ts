@@ -70,6 +70,10 @@ describe('the device plugin and a kubelet', () => {
       written.devices.map(({ name }: { name: string }) => name),
       ['0000:01:00.0'],
     )
+    rmSync(join(node.trees.sysfs, 'bus/pci/devices/0000:01:00.0/driver'))
+    node.tell('unbound', '0000:01:00.0')
+    await node.kubelet.untilHealth(GPU, { '0000:01:00.0': false })
+    assert.deepEqual(readdirSync(node.cdi), [])
   })
 
   it('tells at once of a driver that took a device back, and of one that is bound again', async () => {
@@ -125,6 +129,7 @@ describe('the device plugin and a kubelet', () => {
     await node.kubelet.until('it registered twice', ({ registrations }) => registrations.length === 2)
     await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
     assert.ok(existsSync(join(node.kubelet.directory, endpoint)))
+    assert.equal(node.kubelet.overlaps, 0)
   })
 
   it('tells of nothing when it stops, and leaves no socket', async () => {

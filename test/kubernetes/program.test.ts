@@ -152,8 +152,14 @@ describe('the program of the device plugin', () => {
     await node.kubelet.until('both registered', ({ registrations }) => registrations.length === 2)
     assert.deepEqual(await first.ended(), { code: 1, signal: null })
     assert.match(first.said, /another plugin has taken the place of this one at /)
+    assert.equal(node.kubelet.overlaps, 0)
     await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
     await node.kubelet.allocate(DISK, ['0000:02:00.0'])
+    // To the kubelet both are one resource: an empty list of the first would be the last word.
+    assert.deepEqual(
+      node.kubelet.lists(DISK).map((ids) => ids.length),
+      [1, 1],
+    )
   })
 
   it('says what is the matter where a kubelet registers it and its calls do not arrive', async () => {
