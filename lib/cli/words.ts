@@ -70,11 +70,14 @@ export function along({ toBind, address }: Pick<Assessment, 'toBind' | 'address'
 /** The gravest first. */
 const KINDS: readonly HostUse['kind'][] = ['vfio', 'mount', 'swap', 'holder', 'network', 'display', 'other']
 
+/** What `--force` names, and of VFIO what is never forced. */
+export const kindWord = (kind: HostUse['kind']) => (kind === 'vfio' ? 'open' : kind)
+
 /** The gravest kind of use, and a question mark where there may be some that could not be seen. */
 export function usedWord(uses: readonly HostUse[] = []): string {
   const kinds = new Set(harms(uses).map(({ kind }) => kind))
   const [first] = KINDS.filter((kind) => kinds.has(kind))
-  if (first !== undefined) return first === 'vfio' ? 'open' : first
+  if (first !== undefined) return kindWord(first)
   return uses.some(({ unknown }) => unknown) ? '?' : ''
 }
 
