@@ -117,6 +117,7 @@ export {
   assessGroup,
   type KernelAnswer,
 } from './assess/assessment.js'
+export { changesBetween, type SurveyChange } from './assess/changes.js'
 export { type Choice, choose } from './assess/choose.js'
 export { type Check, type Diagnosis, diagnose, whatIsMissing } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
@@ -286,4 +287,11 @@ export type { Placed } from './sysfs/use-paths.js'
 export type { MountView, OpenFile, Process, ProcessFacts } from './sysfs/use-processes.js'
 export type { Share } from './sysfs/use-shares.js'
 export type { LoadedModule } from './sysfs/vfio-modules.js'
-export { type DeviceEvent, type DeviceEventKind, type Watch, watchDevices } from './sysfs/watch.js'
+export {
+  type DeviceEvent,
+  type DeviceEventKind,
+  type Watch,
+  type WatchOptions,
+  type WatchTopic,
+  watchDevices,
+} from './sysfs/watch.js'

@@ -24,13 +24,21 @@ import type {
   ResetMethodReport,
   ResetReport,
   Revocation,
+  RunEvent,
   Survey,
+  SurveyChange,
   SurveyedMediated,
   VfsReport,
 } from '../index.js'
 import type { Failure } from './failure.js'
 
 export type { Failure }
+
+/** A line of `vfio list --watch --json`: first what there is, then each change of it; `lost`: messages were, so that it was looked anew. */
+export type ListEvent =
+  | { readonly event: 'list'; readonly list: Survey }
+  | { readonly event: 'lost'; readonly what: string }
+  | SurveyChange
 
 /** Everything about one device. */
 export interface Shown {
@@ -72,12 +80,15 @@ export interface Persisted {
 
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
-  list: Survey
+  /** With `--watch` an event in each line. */
+  list: Survey | ListEvent
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
   reset: ResetReport | ResetMethodReport
   rescan: RescanReport
+  /** With `--json-events`, an event in each line. */
+  run: RunEvent
   /** With `--dry-run` the plan. */
   bind: Bound | Plan
   release: ReleaseReport

@@ -65,6 +65,8 @@ export interface Binding {
     openUevents(groups: number, space: number): NativeMessages
     /** The kernel's log, from its end on (`/dev/kmsg`). */
     openLog(path: string): NativeMessages
+    /** What happens to files (`inotify(7)`), those of `addPath()`. */
+    openInotify(): NativeMessages
   }
   /** The inode of the user namespace that this process's network namespace belongs to (`NS_GET_USERNS`). */
   networkOwner(): number
@@ -407,12 +409,14 @@ export interface NativeEventFd extends NativeFile {
   read(): number
 }
 
-/** Messages of the kernel, one for each call: its length in bytes, 0 where none waits, or a negated errno. */
+/** Messages of the kernel, one for each call (of inotify as many as fit): their length in bytes, 0 where none waits, or a negated errno. */
 export interface NativeMessages extends NativeHandle {
   /** From a socket: four words of 32 bits, which are port, groups, pid and uid of the sender, and then the message. */
   receive(into: Uint8Array): number
   /** From a file. */
   read(into: Uint8Array): number
+  /** `inotify_add_watch(2)`: `events` are its `IN_…`; the number by which it tells of the path. */
+  addPath(path: string, events: number): number
 }
 
 /** Tells when one of many eventfds was signalled, or a message waits, until `end()`. */
