@@ -465,9 +465,8 @@ function bindOnto(
 ): Promise<number> {
   const work = (async () => {
     const devid = await handle.native.bindAndAttach(iommufd, token, target.native.id, null)
-    // Closed meanwhile: nothing is in the way of the end of the address space.
-    if (handle.closed || target.closed) await handle.raw.detach(null).catch(() => {})
-    else wasAttached(handle, devid, target)
+    // One that was aborted closes, and with it all that it would be attached to.
+    if (!handle.closed && !target.closed) wasAttached(handle, devid, target)
     return devid
   })()
   // Which is not destroyed before this has ended.
