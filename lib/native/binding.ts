@@ -1,13 +1,13 @@
 /**
- * What the addon exports. Every method is one system call: it answers, throws an Error with `errno`, `syscall`, `request`
+ * What the addon exports. Every method is one system call, save those that are of one thread together: it answers, throws an Error with `errno`, `syscall`, `request`
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
   readonly Container: { open(path: string): NativeContainer } & Given<NativeContainer>
   readonly Group: { open(path: string): NativeGroup } & Given<NativeGroup>
   readonly Device: {
-    /** `/dev/vfio/devices/vfioN`, off the main thread. Before it is bound to an iommufd, the kernel answers nothing else. */
-    openCdev(path: string): Promise<NativeDevice>
+    /** `/dev/vfio/devices/vfioN`, of which nothing is opened before it is bound: the kernel answers nothing else until then. */
+    openCdev(path: string): NativeDevice
   } & Given<NativeDevice>
   readonly Iommufd: { open(path: string): NativeIommufd } & Given<NativeIommufd>
   readonly DmaBuf: abstract new () => NativeDmaBuf
@@ -291,6 +291,13 @@ export interface NativeDevice extends NativeFile {
   hotReset(groups: readonly NativeGroup[]): Promise<void>
   /** `VFIO_DEVICE_BIND_IOMMUFD`: the number of the device there. A token has 16 bytes. */
   bindIommufd(iommufd: NativeIommufd, token: Uint8Array | null): Promise<number>
+  /** Both in one go: what {@link bindIommufd} takes, and behind it what {@link attach} does. */
+  bindAndAttach(
+    iommufd: NativeIommufd,
+    token: Uint8Array | null,
+    pt: number,
+    pasid: number | null,
+  ): Promise<number>
   /** `VFIO_DEVICE_ATTACH_IOMMUFD_PT` to an address space or page table: the page table, which the kernel may have made. */
   attach(pt: number, pasid: number | null): Promise<number>
   /** `VFIO_DEVICE_DETACH_IOMMUFD_PT`. */
