@@ -142,11 +142,11 @@ export interface Binding {
   /** Takes the end of such a process, once its socket is closed (`waitpid(2)`). */
   reapWriter(pid: number): void
   /**
-   * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one: a negated
-   * errno for what failed, and `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all
-   * behind the third of these.
+   * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one, as
+   * {@link readTree} has them: `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
+   * third of these.
    */
-  readWaiting(paths: readonly string[], patience: number): readonly (Uint8Array | number)[]
+  readWaiting(paths: readonly string[], patience: number): Spans
   /**
    * `getpwnam_r(3)`, of digits `getpwuid_r`, and `getgrouplist(3)`, off the main thread: a name may come from a server. `null`
    * where there is no such user.
@@ -164,7 +164,7 @@ export interface Binding {
   setTerminalModes(descriptor: number, modes: ArrayBuffer): void
   /**
    * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
-   * as many bytes as its entry in `limits`. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
+   * as many bytes as its entry in `limits`. A link `.` is the directory's own name, as a link. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
    * `c1:3`, and nothing for what is no device. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
    * start is a negated errno.
@@ -177,7 +177,13 @@ export interface Binding {
     links: readonly string[],
     lists: readonly string[],
     nodes: readonly string[],
-  ): { readonly data: Uint8Array; readonly spans: Int32Array }
+  ): Spans
+}
+
+/** Many entries: their bytes, and for each of them where it starts and its length. */
+interface Spans {
+  readonly data: Uint8Array
+  readonly spans: Int32Array
 }
 
 /** A class of objects that a descriptor of the caller's makes too: it is duplicated. */
