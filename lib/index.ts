@@ -240,6 +240,7 @@ export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
 
 // --- text for others (HAND ON)
 
+export { type CdiReport, type RemoveCdiOptions, removeCdi, writeCdi } from './cdi/write.js'
 export {
   type CdiDevice,
   type CdiEdits,
