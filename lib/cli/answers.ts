@@ -1,6 +1,8 @@
 import type {
   Assessment,
   Assignment,
+  CdiExport,
+  CdiReport,
   CloudHypervisorExport,
   CreatedMdev,
   Diagnosis,
@@ -78,6 +80,12 @@ export interface Persisted {
   readonly report: PersistReport
 }
 
+/** Devices for containers, and what became of their file. */
+export interface CdiWritten {
+  readonly exported: CdiExport
+  readonly report: CdiReport
+}
+
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
   /** With `--watch` an event in each line. */
@@ -97,6 +105,8 @@ export interface Answers {
   grant: Granted
   revoke: Revocation
   export: QemuExport | LibvirtExport | CloudHypervisorExport
+  /** With `--write` also what became of the file, with `--remove` that alone. */
+  cdi: CdiExport | CdiWritten | CdiReport
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
   persist: PersistPlan | Persisted | PersistReport | PersistCheck
   vfs: VfsReport

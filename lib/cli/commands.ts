@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { type Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { didYouMean, nearest } from '../nearest.js'
 import { bind } from './bind.js'
+import { cdi } from './cdi.js'
 import { check } from './check.js'
 import { completeFor } from './complete.js'
 import { completion } from './completion.js'
@@ -30,7 +31,7 @@ import { vfs } from './vfs.js'
 const COMMANDS: readonly Declare[] = [
   ...[list, show, check, reset, rescan],
   ...[run, bind, release, status, recover],
-  ...[grant, revoke, exportTo, persist, vfs, mdev],
+  ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
   ...[doctor, schema, completion, help],
 ]
 

@@ -36,6 +36,11 @@ export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: stri
     ['qemu-system-x86_64 … $(vfio export qemu 59:00.0)', 'starts a guest with it'],
     ['vfio export libvirt 59:00.0 > device.xml', 'for virsh attach-device'],
   ],
+  cdi: [
+    ['vfio cdi 59:00.0 --write', 'then: podman run --device vfio/pci=0000:59:00.0 …'],
+    ['vfio cdi 59:00.0 --kind example.com/gpu --consumer kata', 'prints what Kata takes for a resource'],
+    ['vfio cdi --remove', 'takes away what was written'],
+  ],
   persist: [
     ['vfio persist 59:00.0', 'prints what would bind it at boot'],
     ['vfio persist 59:00.0 --write', 'writes that'],

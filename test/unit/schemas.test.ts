@@ -51,6 +51,8 @@ const isFailure = (value: unknown) =>
 /** A kernel that takes every write. */
 const TAKES_ALL = { write: async () => {}, isOpen: () => false }
 
+const BOUND = { devices: [{ address: '0000:00:04.0', driver: 'vfio-pci', group: 7 }] }
+
 const commands = program().commands.filter(printsJson)
 
 describe('the schemas of what the commands print', function () {
@@ -143,6 +145,10 @@ describe('the schemas of what the commands print', function () {
       await runs('export', format, '01:00.0', '--machine', 'pc', '--sysfs', sysfs).catch(() =>
         runs('export', format, '01:00.0', '--sysfs', sysfs),
       )
+    const containers = ['00:04.0', '--sysfs', makeHost(BOUND).sysfs, '--root', temporaryDirectory()]
+    assert.ok('specification' in (await runs('cdi', ...containers)))
+    assert.ok('report' in changes('cdi', '--write', ...containers))
+    assert.ok('dropped' in changes('cdi', '--remove', ...containers))
     const root = temporaryDirectory()
     for (const path of ['etc/modprobe.d', 'etc/udev/rules.d'])
       mkdirSync(join(root, path), { recursive: true })
