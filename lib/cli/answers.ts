@@ -4,12 +4,16 @@ import type {
   CloudHypervisorExport,
   CreatedMdev,
   Diagnosis,
+  FeaturesReport,
   Grant,
+  Inventory,
   IommuGroup,
   JournalStatus,
+  KubevirtExport,
   LibvirtExport,
   MdevType,
   MediatedDevice,
+  NodeFeatures,
   OfferedMdevType,
   PciDevice,
   PersistCheck,
@@ -70,12 +74,17 @@ export interface Persisted {
   readonly report: PersistReport
 }
 
+/** Labels of a node, and the file that they were written to. */
+export type WrittenFeatures = NodeFeatures & FeaturesReport
+
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
   list: Survey
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
+  /** With `--nfd` the labels, and with `--write` too what was written. */
+  inventory: Inventory | NodeFeatures | WrittenFeatures
   reset: ResetReport | ResetMethodReport
   rescan: RescanReport
   /** With `--dry-run` the plan. */
@@ -85,7 +94,7 @@ export interface Answers {
   recover: RecoveryReport
   grant: Granted
   revoke: Revocation
-  export: QemuExport | LibvirtExport | CloudHypervisorExport
+  export: QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
   persist: PersistPlan | Persisted | PersistReport | PersistCheck
   vfs: VfsReport

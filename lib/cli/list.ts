@@ -146,7 +146,7 @@ function toRow(device: SurveyedDevice): Row {
 }
 
 /** What harms the host when it goes, as far as is known. */
-const harms = ({ uses = [] }: SurveyedDevice) =>
+export const harms = ({ uses = [] }: Pick<SurveyedDevice, 'uses'>) =>
   uses.filter(({ severity, unknown }) => severity === 'blocks' && unknown === undefined)
 
 /** Uses take no part in the verdict; but nobody is to read "bindable" of the disk that the host runs on. */

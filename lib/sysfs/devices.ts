@@ -87,6 +87,8 @@ export interface PciDevice {
   readonly answers: boolean | null
   /** `power_state` as the kernel last set it: `D0`, `D3hot`, `D3cold`, …; `null` where it is not published or not looked at. */
   readonly powerState: string | null
+  /** The root complex that it hangs on, as sysfs names its bus: `pci0000:00`. `null` where sysfs has no path to tell by, and in brief. */
+  readonly rootBus: string | null
   /** The function of another domain whose driver makes the root bus of this one (Intel VMD), `null` for a bus of the platform. */
   readonly madeBy: string | null
 }
@@ -228,6 +230,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       vgpuType: vfio?.vgpuType ?? null,
       answers: draft.answers,
       powerState: draft.powerState,
+      rootBus: draft.rootBus,
       madeBy: makers ? (makers.get(address) ?? null) : draft.madeBy,
     })
   })
@@ -247,6 +250,7 @@ interface Draft {
   readonly header: ConfigHeader | null
   readonly answers: boolean | null
   readonly powerState: string | null
+  readonly rootBus: string | null
   readonly madeBy: string | null
   config: Uint8Array
   /** `modalias` had all the numbers, as on a live host. */
@@ -287,6 +291,7 @@ function startDraft(batch: Batch, row: number, address: string, path: string | n
     header,
     answers,
     powerState: batch.text(row, 'power_state'),
+    rootBus: path?.split('/').find((part) => ROOT_BUS.test(part)) ?? null,
     madeBy: path === null ? null : makerOn(path),
     config,
     complete: ids !== null,
