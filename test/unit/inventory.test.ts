@@ -143,7 +143,8 @@ describe('inventory', function () {
   })
 })
 
-describe('the labels of a node', () => {
+describe('the labels of a node', function () {
+  this.timeout(60_000)
   after(removeDirectories)
   const LABEL = /^(?:[a-z0-9.-]+\/)([A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)$/
   const VALUE = /^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$/
@@ -250,7 +251,8 @@ describe('the labels of a node', () => {
   })
 })
 
-describe('export kubevirt', () => {
+describe('export kubevirt', function () {
+  this.timeout(60_000)
   after(removeDirectories)
   let seen: Snapshot
   before(() => {
