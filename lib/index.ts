@@ -185,6 +185,7 @@ export type {
   UnfinishedStep,
   UnfinishedVfs,
 } from './change/unfinished.js'
+export { type FeaturesReport, writeNodeFeatures } from './features/write.js'
 export {
   type Grant,
   type GrantOptions,
@@ -259,7 +260,22 @@ export {
 } from './export/cloud-hypervisor.js'
 export { grantRule, type RuleOwner } from './export/grant-rule.js'
 export { parseZpci, type ZpciIds } from './export/guest.js'
+export {
+  type DeviceAttributes,
+  exportInventory,
+  type Inventory,
+  type InventoryDevice,
+  type InventoryGroup,
+  type InventoryHost,
+} from './export/inventory.js'
+export {
+  exportKubevirt,
+  type KubevirtExport,
+  type KubevirtOptions,
+  type PciHostDevice,
+} from './export/kubevirt.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
+export { exportNodeFeatures, type NodeFeatures, type NodeFeaturesOptions } from './export/node-features.js'
 export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
 export { parseSize } from './export/size.js'
 

@@ -6,12 +6,16 @@ import type {
   CloudHypervisorExport,
   CreatedMdev,
   Diagnosis,
+  FeaturesReport,
   Grant,
+  Inventory,
   IommuGroup,
   JournalStatus,
+  KubevirtExport,
   LibvirtExport,
   MdevType,
   MediatedDevice,
+  NodeFeatures,
   OfferedMdevType,
   PciDevice,
   PersistCheck,
@@ -86,6 +90,9 @@ export interface CdiWritten {
   readonly report: CdiReport
 }
 
+/** Labels of a node, and the file that they were written to. */
+export type WrittenFeatures = NodeFeatures & FeaturesReport
+
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
   /** With `--watch` an event in each line. */
@@ -93,6 +100,8 @@ export interface Answers {
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
+  /** With `--nfd` the labels, and with `--write` too what was written. */
+  inventory: Inventory | NodeFeatures | WrittenFeatures
   reset: ResetReport | ResetMethodReport
   rescan: RescanReport
   /** With `--json-events`, an event in each line. */
@@ -104,7 +113,7 @@ export interface Answers {
   recover: RecoveryReport
   grant: Granted
   revoke: Revocation
-  export: QemuExport | LibvirtExport | CloudHypervisorExport
+  export: QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport
   /** With `--write` also what became of the file, with `--remove` that alone. */
   cdi: CdiExport | CdiWritten | CdiReport
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */

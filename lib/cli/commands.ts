@@ -11,6 +11,7 @@ import { EXAMPLES } from './examples.js'
 import { exportTo } from './export.js'
 import { grant } from './grant.js'
 import { help } from './help.js'
+import { inventory } from './inventory.js'
 import { list } from './list.js'
 import { mdev } from './mdev.js'
 import type { Declare } from './options.js'
@@ -29,7 +30,7 @@ import { vfs } from './vfs.js'
 
 /** In the order of the help. */
 const COMMANDS: readonly Declare[] = [
-  ...[list, show, check, reset, rescan],
+  ...[list, show, check, inventory, reset, rescan],
   ...[run, bind, release, status, recover],
   ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
   ...[doctor, schema, completion, help],

@@ -13,7 +13,7 @@ const FLOORS: Readonly<Record<string, readonly string[]>> = {
   JUDGE: ['assess'],
   OPEN: ['vfio'],
   actions: ['actions'],
-  CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist'],
+  CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist', 'features'],
   'HAND ON': ['export'],
   'FILES OF OTHERS': ['cdi'],
   LAUNCH: ['launch'],

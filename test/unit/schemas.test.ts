@@ -111,6 +111,8 @@ describe('the schemas of what the commands print', function () {
     const { sysfs } = makeHost({ devices: describeLargeHost(24) })
     const host = new Host({ sysfs }).snapshot()
     await runs('list', '--sysfs', sysfs)
+    await runs('inventory', '--sysfs', sysfs)
+    await runs('inventory', '--nfd', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
     for (const { address, group } of host.devices) {
       await runs('show', address, '--sysfs', sysfs)
@@ -119,6 +121,7 @@ describe('the schemas of what the commands print', function () {
       if (group !== null) await runs('check', `group:${group}`, '--sysfs', sysfs)
     }
     await runs('list')
+    await runs('inventory')
     await runs('doctor')
     const uuid = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
     const type = { id: 'mtty-1', available: 23, deviceApi: 'vfio-pci', name: 'Single port serial' }
@@ -127,6 +130,7 @@ describe('the schemas of what the commands print', function () {
     for (const words of [
       ['mdev', 'list'],
       ['list'],
+      ['inventory'],
       ['show', uuid],
       ['check', uuid],
       ['export', 'qemu', uuid],
@@ -149,6 +153,9 @@ describe('the schemas of what the commands print', function () {
     assert.ok('specification' in (await runs('cdi', ...containers)))
     assert.ok('report' in changes('cdi', '--write', ...containers))
     assert.ok('dropped' in changes('cdi', '--remove', ...containers))
+    await runs('export', 'kubevirt', '01:00.0', '--resource', 'example.com/gpu', '--sysfs', sysfs)
+    const features = temporaryDirectory()
+    assert.ok('changed' in changes('inventory', '--nfd', '--write', features, '--sysfs', sysfs))
     const root = temporaryDirectory()
     for (const path of ['etc/modprobe.d', 'etc/udev/rules.d'])
       mkdirSync(join(root, path), { recursive: true })
