@@ -241,6 +241,16 @@ export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
 // --- text for others (HAND ON)
 
 export {
+  type CdiDevice,
+  type CdiEdits,
+  type CdiExport,
+  type CdiNode,
+  type CdiOptions,
+  type CdiSpecification,
+  exportCdi,
+} from './export/cdi.js'
+export type { CdiConsumer } from './export/cdi-kind.js'
+export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,
   exportCloudHypervisor,
