@@ -99,6 +99,9 @@ const RECIPES = {
   },
 } satisfies Record<string, Recipe>
 
+/** What it is made of cannot be fetched here, or it is for other machines. */
+export class NotToBeHad extends LabError {}
+
 /** A kubelet: Kubernetes' own, or a program that calls plugins as it does. */
 export type Kubelet = keyof typeof RECIPES
 
@@ -174,6 +177,7 @@ export async function buildKubelet(
     return builtIn(directory, name)
   } catch (error) {
     signal?.throwIfAborted()
+    if (error instanceof NotToBeHad) throw error
     throw new LabError(`${name} could not be built: ${messageOf(error)}`)
   }
 }
@@ -189,17 +193,15 @@ interface Build {
 }
 
 async function build({ name, recipe, work, begin, tell, signal }: Build): Promise<void> {
-  if (process.arch !== 'x64') throw new Error(`it is built for x86-64 alone, and this is ${process.arch}`)
+  if (process.arch !== 'x64')
+    throw new NotToBeHad(`${name} is built for x86-64 alone, and this is ${process.arch}`)
   const scratch = join(work, 'scratch')
   const [toolchain, workspace] = [join(scratch, 'toolchain'), join(scratch, 'workspace')]
-  begin('looking for the Debian packages of the compiler')
-  const options = await privateApt(cacheDirectory('apt', name), recipe.suites)
-  begin(`fetching ${[...recipe.toolchain, ...recipe.programs].join(' ')}`)
-  await fetchPackages(options, recipe.toolchain, toolchain)
-  await fetchPackages(options, recipe.programs, join(work, 'programs'))
-  begin(`fetching the source of ${SOURCE.name}`)
+  const archive = await fetchAll(name, recipe, toolchain, join(work, 'programs'), begin).catch((error) => {
+    throw new NotToBeHad(`what ${name} is built from cannot be fetched: ${messageOf(error)}`)
+  })
   const source = join(workspace, 'src', SOURCE.root)
-  await unpackSource(source, recipe.part)
+  await unpackSource(archive, source, recipe.part)
   for (const change of recipe.changes) apply(change, source)
   if (recipe.own !== undefined) {
     const directory = join(source, recipe.target)
@@ -241,6 +243,36 @@ async function build({ name, recipe, work, begin, tell, signal }: Build): Promis
   rmSync(cacheDirectory('builds', name), { recursive: true })
 }
 
+/** Fetches what it is built from, and what it is used with; returns the archive of the source. */
+async function fetchAll(
+  name: Kubelet,
+  { suites, toolchain, programs }: Recipe,
+  toolchainRoot: string,
+  programsRoot: string,
+  begin: (what: string) => void,
+): Promise<string> {
+  begin('looking for the Debian packages of the compiler')
+  const options = await privateApt(cacheDirectory('apt', name), suites)
+  begin(`fetching ${[...toolchain, ...programs].join(' ')}`)
+  await fetchPackages(options, toolchain, toolchainRoot)
+  await fetchPackages(options, programs, programsRoot)
+  begin(`fetching the source of ${SOURCE.name}`)
+  // Once for all that is built of it.
+  const source = await made(['kubernetes', 'source'], async (work) => {
+    const withSources = await privateApt(
+      cacheDirectory('apt', 'source-kubernetes'),
+      SOURCE.suites,
+      undefined,
+      true,
+    )
+    await downloadSource(withSources, SOURCE.name, work)
+  })
+  const archive = readdirSync(source).find((file) => /[.]orig[.]tar[.][a-z0-9]+$/.test(file))
+  if (archive === undefined)
+    throw new Error(`the source package ${SOURCE.name} holds no archive of the source`)
+  return join(source, archive)
+}
+
 async function fetchPackages(
   options: readonly string[],
   names: readonly string[],
@@ -254,25 +286,11 @@ async function fetchPackages(
   rmSync(packages, { recursive: true })
 }
 
-/** The archive is fetched once for all that is built of it. */
-async function unpackSource(directory: string, part: string | undefined): Promise<void> {
-  const archives = await made(['kubernetes', 'source'], async (work) => {
-    const options = await privateApt(
-      cacheDirectory('apt', 'source-kubernetes'),
-      SOURCE.suites,
-      undefined,
-      true,
-    )
-    await downloadSource(options, SOURCE.name, work)
-  })
-  const archive = readdirSync(archives).find((file) => /[.]orig[.]tar[.][a-z0-9]+$/.test(file))
-  if (archive === undefined)
-    throw new Error(`the source package ${SOURCE.name} holds no archive of the source`)
+async function unpackSource(archive: string, directory: string, part: string | undefined): Promise<void> {
   mkdirSync(directory, { recursive: true })
   const parts = part === undefined ? [] : ['--wildcards', `*/${part}`]
   await run(findProgram('tar', 'tar'), [
-    ...['-xf', join(archives, archive), '-C', directory, '--strip-components=1', '--no-same-owner'],
-    ...parts,
+    ...['-xf', archive, '-C', directory, '--strip-components=1', '--no-same-owner', ...parts],
   ])
 }
 

@@ -10,6 +10,7 @@ import { runnerFor } from '../lab/cross.js'
 import { messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
 import { findHost, isNative } from '../lab/hosts.js'
+import { buildKubelet, NotToBeHad } from '../lab/kubernetes.js'
 import { nodeProgram } from '../nodes.mjs'
 import { readRecord } from './records.js'
 import { type Command, compiled, emptiness, ROOT, type Step, type Suite, topologyFile } from './steps.js'
@@ -59,6 +60,7 @@ export async function execute(
       ? await runCommand(step.name, step.work, progress)
       : await runSuite(step.name, step.work, grep, progress)
   } catch (error) {
+    if (error instanceof NotToBeHad) return leftOut(step, messageOf(error))
     return crashed(step.name, messageOf(error))
   }
 }
@@ -93,6 +95,7 @@ async function runSuite(
   }
   const node = cached && forAll(cached)
   const collected = new Collector(progress)
+  if (suite.kubelet !== undefined) await buildKubelet(suite.kubelet, (line) => collected.note(line))
   const command = [
     ...[node ?? 'node', runnerOf(suite), compiled(suite)],
     ...[String(suite.testSeconds), suite.files?.join(',') ?? ''],

@@ -18,7 +18,7 @@ import { createInterface } from 'node:readline'
 import type { BuiltKubelet } from '../../scripts/lab/kubernetes.js'
 import { findProgram } from '../../scripts/lab/programs.js'
 
-export const KUBELET_DIRECTORY = '/var/lib/kubelet'
+const KUBELET_DIRECTORY = '/var/lib/kubelet'
 const SOCKETS = `${KUBELET_DIRECTORY}/device-plugins`
 const CHECKPOINT = `${SOCKETS}/kubelet_internal_checkpoint`
 const CONTAINERD = '/var/lib/containerd'
