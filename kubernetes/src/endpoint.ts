@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { renameSync, rmSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import {
   Server,
   ServerCredentials,
@@ -52,7 +52,6 @@ export class Endpoint {
   readonly resource: string
   readonly path: string
   readonly #directory: string
-  readonly #name: string
   readonly #answers: Answers
   readonly #log: Log
   readonly #streams = new Set<Stream>()
@@ -78,8 +77,7 @@ export class Endpoint {
     this.#directory = directory
     this.#answers = answers
     this.#log = (sentence) => log(`${resource}: ${sentence}`)
-    this.#name = socketName(directory, resource)
-    this.path = join(directory, this.#name)
+    this.path = socketPath(directory, resource)
   }
 
   /** Does the kubelet listen? */
@@ -187,7 +185,7 @@ export class Endpoint {
     try {
       await register(join(this.#directory, KUBELET_SOCKET), {
         version: API_VERSION,
-        endpoint: this.#name,
+        endpoint: basename(this.path),
         resource_name: this.resource,
         options: PLUGIN_OPTIONS,
       })
@@ -254,11 +252,15 @@ function inodeOf(path: string): bigint | null {
   return statSync(path, { bigint: true, throwIfNoEntry: false })?.ino ?? null
 }
 
-function socketName(directory: string, resource: string): string {
-  const fits = (name: string) => Buffer.byteLength(join(directory, name)) <= PATH_LIMIT
+/**
+ * Where a resource is served.
+ * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where that is too long for a socket
+ */
+export function socketPath(directory: string, resource: string): string {
+  const fits = (name: string) => Buffer.byteLength(name) <= PATH_LIMIT
   const readable = `vfio-${resource.replaceAll('/', '_')}.sock`
   const short = `vfio-${createHash('sha256').update(resource).digest('hex').slice(0, 16)}.sock`
-  const name = [readable, short].find(fits)
+  const name = [readable, short].map((each) => join(directory, each)).find(fits)
   if (name !== undefined) return name
   throw new VfioError(
     'ERR_VFIO_BAD_ARGUMENT',

@@ -7,6 +7,7 @@ import { toStandardError } from './log.js'
 import { type Offer, offer } from './offer.js'
 import { version } from './package.js'
 import { serve } from './serve.js'
+import { SPECIFICATIONS, Specifications } from './specifications.js'
 import { printable } from './text.js'
 
 interface PluginCommand {
@@ -58,7 +59,7 @@ async function act(options: PluginCommand): Promise<number> {
     if (options.json) throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--json goes with --dry-run')
     return serve(options, wanted, toStandardError)
   }
-  const claims = readClaims(CDI_DIRECTORIES, new Set())
+  const claims = readClaims(CDI_DIRECTORIES, new Set(new Specifications(SPECIFICATIONS).pathsOf(wanted)))
   const found = offer(new Host().snapshot(), wanted, { claims })
   process.stdout.write(options.json ? `${printable(JSON.stringify(found))}\n` : printed(found))
   const isWhole =

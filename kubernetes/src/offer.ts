@@ -149,15 +149,13 @@ function deviceOf(
   seen: Snapshot,
   { group, functions }: ChosenGroup,
   primary: PciDevice,
-  { consumer }: Resource,
-  knowledge: Knowledge,
+  resource: Resource,
+  { marks, claims = [] }: Knowledge,
 ): OfferedDevice {
-  const nodes = group === null ? null : nodesFor(seen, group, functions, consumer)
+  const nodes = nodesFor(seen, primary, functions, resource)
+  const mark = functions.map(({ address }) => marks?.get(address)).find((sentence) => sentence !== undefined)
   const reason =
-    markOf(functions, knowledge) ??
-    whyNotReady(seen, primary) ??
-    nodes?.missing ??
-    (group === null ? null : whyClaimed(knowledge.claims ?? [], everyNode(group, functions)))
+    mark ?? nodes.missing ?? whyUnprotected(seen, primary) ?? whyClaimed(claims, everyNode(group, functions))
   return {
     id: primary.address,
     group,
@@ -167,16 +165,13 @@ function deviceOf(
     inUse: holderOf(seen, functions),
     numa: [...new Set(functions.flatMap(({ numaNode }) => numaNode ?? []))].sort((one, other) => one - other),
     above: placesAbove(seen, primary),
-    nodes: nodes !== null && nodes.missing === null ? nodes.paths : [],
+    nodes: nodes.paths,
   }
 }
 
-const markOf = (functions: readonly PciDevice[], { marks }: Knowledge): string | null =>
-  functions.map(({ address }) => marks?.get(address)).find((mark) => mark !== undefined) ?? null
-
-function whyNotReady(seen: Snapshot, { address }: PciDevice): string | null {
-  const { verdict, reason, noIommu } = assess(seen, address)
-  if (verdict !== 'ready') return reason
+/** Whoever has such a device reaches all memory of the host, which nobody asks a scheduler for. */
+function whyUnprotected(seen: Snapshot, { address }: PciDevice): string | null {
+  const { reason, noIommu } = assess(seen, address)
   return noIommu === true ? reason : null
 }
 

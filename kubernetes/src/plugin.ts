@@ -1,4 +1,4 @@
-import { mkdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type DeviceEvent, Host, type Snapshot, VfioError, type Watch, watchDevices } from 'vfio'
 import { allocate } from './allocate.js'
@@ -13,11 +13,12 @@ import {
 import { CDI_DIRECTORIES, readClaims } from './claims.js'
 import type { Config, Resource } from './config.js'
 import { WatchedDirectory } from './directory.js'
-import { Endpoint, Refusal } from './endpoint.js'
+import { Endpoint, Refusal, socketPath } from './endpoint.js'
 import type { Log } from './log.js'
 import type { Health } from './metrics.js'
-import { type Knowledge, type Offer, type OfferedDevice, offer } from './offer.js'
+import { type Knowledge, type Offer, type OfferedDevice, type OfferedResource, offer } from './offer.js'
 import { prefer } from './prefer.js'
+import { SPECIFICATIONS, Specifications } from './specifications.js'
 
 export interface Options {
   /** The kubelet's directory, below which `device-plugins` has the sockets. */
@@ -29,6 +30,8 @@ export interface Options {
   readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
+  /** Where Kata's specifications are written; left out: `/var/run/cdi`. */
+  readonly specifications?: string
 }
 
 /** What happens at one time is looked at once. */
@@ -49,6 +52,7 @@ export class Plugin {
   readonly #marks = new Map<string, string>()
   readonly #watched: WatchedDirectory[] = []
   readonly #claimDirectories: readonly string[]
+  readonly #specifications: Specifications
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
   #watch: Pick<Watch, 'unseen' | 'close'> | null = null
@@ -70,6 +74,7 @@ export class Plugin {
     this.#host = options.host ?? new Host()
     this.#log = options.log
     this.#directory = join(options.kubeletDirectory, 'device-plugins')
+    this.#specifications = new Specifications(options.specifications ?? SPECIFICATIONS)
     this.#claimDirectories = options.cdiDirectories ?? CDI_DIRECTORIES
     this.ended = new Promise((resolve, reject) => {
       this.#ended = (error) => (error === null ? resolve() : reject(error))
@@ -99,6 +104,7 @@ export class Plugin {
     this.#watch = watch((event) => this.#heard(event))
     for (const sentence of this.#watch.unseen)
       this.#log(`${sentence}: it looks every ${ANXIOUS_LOOK_MS / 1000} s`)
+    this.#removeStale()
     this.#look()
     this.#watchFiles()
     await this.#inTurn(() => this.#openAll())
@@ -113,7 +119,9 @@ export class Plugin {
         if (names.has(name)) continue
         await endpoint.close()
         this.#endpoints.delete(name)
+        this.#counts.delete(name)
       }
+      this.#removeStale()
       this.#look()
       await this.#openAll()
     })
@@ -196,7 +204,8 @@ export class Plugin {
     for (const watched of this.#watched) watched.refresh()
     const former = this.#offer
     try {
-      this.#offer = offer(this.#host.snapshot(), this.#config, this.#knowledge())
+      const seen = this.#host.snapshot()
+      this.#offer = this.#specified(seen, offer(seen, this.#config, this.#knowledge()))
       if (this.#trouble !== null) this.#log('the host can be looked at again')
       this.#trouble = null
     } catch (error) {
@@ -211,7 +220,45 @@ export class Plugin {
   }
 
   #knowledge(): Knowledge {
-    return { marks: this.#marks, claims: readClaims(this.#claimDirectories, new Set()) }
+    const own = new Set(this.#specifications.pathsOf(this.#config))
+    return { marks: this.#marks, claims: readClaims(this.#claimDirectories, own) }
+  }
+
+  /** Without its specification Kata finds no device. */
+  #specified(seen: Snapshot, { resources, refused }: Offer): Offer {
+    return {
+      resources: resources.map((resource) => {
+        if (resource.consumer !== 'kata') return resource
+        try {
+          const healthy = resource.devices.filter((device) => device.healthy)
+          this.#specifications.write(
+            seen,
+            resource.name,
+            healthy.map(({ id }) => id),
+          )
+          return resource
+        } catch (error) {
+          return unhealthy(resource, `Kata would not find it: ${(error as Error).message}`)
+        }
+      }),
+      refused,
+    }
+  }
+
+  /** Of resources that nobody serves any more: what they name would count as given by another. */
+  #removeStale(): void {
+    const served = new Set(
+      this.#config.resources.filter(({ consumer }) => consumer === 'kata').map(({ name }) => name),
+    )
+    for (const name of this.#specifications.resources()) {
+      if (served.has(name) || existsSync(socketPath(this.#directory, name))) continue
+      try {
+        this.#specifications.remove(name)
+        this.#log(`${name}: nobody serves it any more, and its specification for Kata is gone`)
+      } catch (error) {
+        this.#log(`${name}: its specification for Kata stays: ${(error as Error).message}`)
+      }
+    }
   }
 
   #publish(): void {
@@ -331,11 +378,16 @@ function socketIdentity(path: string): string | null {
 
 /** Not known is not healthy. */
 const withoutSight = ({ resources, refused }: Offer, reason: string): Offer => ({
-  resources: resources.map((resource) => ({
-    ...resource,
-    devices: resource.devices.map((device) => ({ ...device, healthy: false, reason })),
-  })),
+  resources: resources.map((resource) => unhealthy(resource, reason)),
   refused,
+})
+
+/** What has a reason of its own keeps it. */
+const unhealthy = (resource: OfferedResource, reason: string): OfferedResource => ({
+  ...resource,
+  devices: resource.devices.map((device) =>
+    device.healthy ? { ...device, healthy: false, reason } : device,
+  ),
 })
 
 /** What became another, a sentence each. */

@@ -173,8 +173,14 @@ const hostSteps: readonly Step[] = [
       ...['tsc', '-p', 'tsconfig.json', '--noEmit', '--emitDeclarationOnly', 'false', '--pretty', 'false'],
     ],
   }),
-  hostStep('types:test', { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] }),
-  ...['unit', 'cases', 'lifecycle', 'docs', 'package'].map((name) => hostStep(name, onHost(name))),
+  ...['test', 'kubernetes'].map((name) =>
+    hostStep(`types:${name}`, {
+      command: ['tsc', '-p', `${name}/tsconfig.json`, '--noEmit', '--pretty', 'false'],
+    }),
+  ),
+  ...['unit', 'cases', 'lifecycle', 'kubernetes', 'docs', 'package'].map((name) =>
+    hostStep(name, onHost(name)),
+  ),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
   {
