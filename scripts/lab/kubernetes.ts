@@ -10,6 +10,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -107,14 +108,6 @@ export type Kubelet = keyof typeof RECIPES
 
 export const kubelets = Object.keys(RECIPES) as readonly Kubelet[]
 
-/** What a build left. */
-export interface BuiltKubelet {
-  readonly program: string
-  /** Where the programs are that it is used with, for PATH, and their libraries, for LD_LIBRARY_PATH. */
-  readonly paths: readonly string[]
-  readonly libraries: string
-}
-
 const LIMIT_MINUTES = 60
 /** So that what else the machine does comes first. */
 const NICE = 19
@@ -131,30 +124,21 @@ function entryOf(name: Kubelet): readonly [string, string] {
   return ['kubernetes', `${name}-${identity.slice(0, 12)}`]
 }
 
-/** What the cache has of a kubelet; undefined where it was not built yet. */
-export function builtKubelet(name: Kubelet): BuiltKubelet | undefined {
+/**
+ * What the cache has of a kubelet: a directory with the program, by its name, and those that it is used with below
+ * `programs`; undefined where it was not built yet.
+ */
+export function builtKubelet(name: Kubelet): string | undefined {
   const directory = join(cacheDirectory(), ...entryOf(name))
-  return existsSync(directory) ? builtIn(directory, name) : undefined
+  return existsSync(directory) ? directory : undefined
 }
-
-const builtIn = (directory: string, name: Kubelet): BuiltKubelet => ({
-  program: join(directory, name),
-  paths: ['usr/bin', 'usr/sbin'].map((path) => join(directory, 'programs', path)),
-  libraries: join(directory, 'programs/usr/lib/x86_64-linux-gnu'),
-})
-
-/** Why a kubelet is not to be had without minutes of building it; null where it is. */
-export const awaitsKubelet = (name: Kubelet): string | null =>
-  builtKubelet(name) === undefined
-    ? `the program ${name} is built from Debian's source of Kubernetes, and is not in the cache: a step of \`npm test\` or \`npm run soak\` that is named puts it there`
-    : null
 
 /** Builds a kubelet into the cache: once, and whole or not at all; what is there is not looked at again. */
 export async function buildKubelet(
   name: Kubelet,
   say: (line: string) => void,
   signal?: AbortSignal,
-): Promise<BuiltKubelet> {
+): Promise<string> {
   const began = Date.now()
   let doing = 'waiting for another process that builds it'
   const begin = (what: string) => {
@@ -165,7 +149,7 @@ export async function buildKubelet(
     doing = state
   }
   try {
-    const directory = await withProgress(
+    return await withProgress(
       say,
       (seconds) => `${name}: ${doing} (${seconds} s)`,
       () =>
@@ -174,7 +158,6 @@ export async function buildKubelet(
           say(`${name}: ready (${Math.round((Date.now() - began) / 1000)} s)`)
         }),
     )
-    return builtIn(directory, name)
   } catch (error) {
     signal?.throwIfAborted()
     if (error instanceof NotToBeHad) throw error
@@ -239,8 +222,9 @@ async function build({ name, recipe, work, begin, tell, signal }: Build): Promis
       tell(`building, ${built} packages built, last ${line}`)
     },
   )
-  rmSync(scratch, { recursive: true })
-  rmSync(cacheDirectory('builds', name), { recursive: true })
+  tell('taking away what it was built with')
+  await rm(scratch, { recursive: true })
+  await rm(cacheDirectory('builds', name), { recursive: true })
 }
 
 /** Fetches what it is built from, and what it is used with; returns the archive of the source. */

@@ -15,7 +15,6 @@ import {
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { BuiltKubelet } from '../../scripts/lab/kubernetes.js'
 import { findProgram } from '../../scripts/lab/programs.js'
 
 const KUBELET_DIRECTORY = '/var/lib/kubelet'
@@ -161,33 +160,34 @@ export interface Pod {
 
 /** A node of a cluster that has no other part: containerd, and a kubelet that takes its pods from files. */
 export class Node implements AsyncDisposable {
-  readonly #kubelet: BuiltKubelet
+  readonly #program: string
   readonly #env: NodeJS.ProcessEnv
   readonly #containerd: Daemon
   #running: Daemon | null = null
 
-  private constructor(kubelet: BuiltKubelet) {
-    this.#kubelet = kubelet
+  private constructor(directory: string) {
+    this.#program = join(directory, 'kubelet')
+    const programs = join(directory, 'programs/usr')
     this.#env = {
       ...process.env,
-      PATH: [...kubelet.paths, process.env.PATH].join(':'),
-      LD_LIBRARY_PATH: kubelet.libraries,
+      PATH: [join(programs, 'bin'), join(programs, 'sbin'), process.env.PATH].join(':'),
+      LD_LIBRARY_PATH: join(programs, 'lib/x86_64-linux-gnu'),
     }
-    for (const directory of [CONTAINERD, KUBELET_DIRECTORY, MANIFESTS, CHANNELS, '/sys/fs/cgroup'])
-      mkdirSync(directory, { recursive: true })
+    for (const place of [CONTAINERD, KUBELET_DIRECTORY, MANIFESTS, CHANNELS, '/sys/fs/cgroup'])
+      mkdirSync(place, { recursive: true })
     const mount = (...args: readonly string[]) => execFileSync('mount', args)
     mount('--make-rshared', '/')
     // What is below a layer cannot be layered again.
-    for (const directory of [CONTAINERD, KUBELET_DIRECTORY])
-      mount('-t', 'tmpfs', '-o', 'mode=755', 'lab', directory)
+    for (const place of [CONTAINERD, KUBELET_DIRECTORY]) mount('-t', 'tmpfs', '-o', 'mode=755', 'lab', place)
     mount('-t', 'cgroup2', 'none', '/sys/fs/cgroup')
     writeFileSync('/run/lab-containerd.toml', CONTAINERD_CONFIG)
     writeFileSync('/run/lab-kubelet.json', JSON.stringify(KUBELET_CONFIG))
     this.#containerd = new Daemon(['containerd', '-c', '/run/lab-containerd.toml'], this.#env)
   }
 
-  static async start(kubelet: BuiltKubelet): Promise<Node> {
-    const node = new Node(kubelet)
+  /** @param directory of the cache, with the kubelet and what it is used with (scripts/lab/kubernetes.ts) */
+  static async start(directory: string): Promise<Node> {
+    const node = new Node(directory)
     await node.#containerd.says('containerd successfully booted')
     const archive = emptyImage()
     execFileSync('ctr', ['--namespace', 'k8s.io', 'images', 'import', archive], { env: node.#env })
@@ -204,7 +204,7 @@ export class Node implements AsyncDisposable {
   async startKubelet(): Promise<Daemon> {
     const daemon = new Daemon(
       [
-        this.#kubelet.program,
+        this.#program,
         ...['--config', '/run/lab-kubelet.json', '--hostname-override', 'lab', '--v', '3'],
         ...['--container-runtime', 'remote'],
         ...['--container-runtime-endpoint', 'unix:///run/containerd/containerd.sock'],
