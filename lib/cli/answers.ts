@@ -5,6 +5,7 @@ import type {
   CreatedMdev,
   Diagnosis,
   Grant,
+  HostTopology,
   IommuGroup,
   JournalStatus,
   LibvirtExport,
@@ -73,6 +74,7 @@ export interface Persisted {
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
   list: Survey
+  topology: HostTopology
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]

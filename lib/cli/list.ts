@@ -1,19 +1,25 @@
 import { Option } from 'commander'
+import { cut } from '../columns.js'
 import {
   choose,
   classWord,
-  type HostUse,
-  isOfMachine,
+  harmsOf,
+  isInfrastructure,
+  resetWord,
   type Survey,
   type SurveyedDevice,
   type SurveyedMediated,
+  shortAddress,
+  shortName,
   survey,
+  useWord,
   VfioError,
+  verdictWord,
 } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, table, width, wrap } from './output.js'
-import { shortAddress, shortName, verdictColour } from './words.js'
+import { answer, colour, table, width, wrap } from './output.js'
+import { verdictColour } from './words.js'
 
 interface ListOptions extends Common {
   readonly all?: boolean
@@ -67,12 +73,8 @@ interface Style {
   readonly isFiltered: boolean
 }
 
-/** Nobody gives them away; but what is with VFIO already is shown whatever it is. */
-const isHidden = (device: SurveyedDevice) =>
-  device.verdict !== 'ready' && (device.headerType !== 'normal' || isOfMachine(device.class))
-
 function render(all: Survey, { showsAll, isFiltered }: Style): string {
-  const shown = all.devices.filter((device) => showsAll || !isHidden(device))
+  const shown = all.devices.filter((device) => showsAll || !isInfrastructure(device))
   const hidden = all.devices.length - shown.length
   const { mediated = [] } = all
   if (all.devices.length + mediated.length === 0)
@@ -105,7 +107,7 @@ function render(all: Survey, { showsAll, isFiltered }: Style): string {
 
 /** What stands in the way, once for all whom it concerns. */
 function whyBlocked(devices: readonly SurveyedDevice[]): string[] {
-  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isHidden(device))
+  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isInfrastructure(device))
   return [...new Set(blocked.map(({ reason }) => reason))].map((reason) => colour.faint(wrap(reason, 6)))
 }
 
@@ -131,7 +133,7 @@ function ends({ host }: Survey, hidden: number): string[] {
 }
 
 function toRow(device: SurveyedDevice): Row {
-  const isShown = !isHidden(device)
+  const isShown = !isInfrastructure(device)
   return [
     '',
     shortAddress(device.address),
@@ -139,35 +141,16 @@ function toRow(device: SurveyedDevice): Row {
     device.driver ?? '-',
     isShown ? verdictWord(device) : '-',
     isShown ? along(device) : '',
-    isShown ? used(device) : '',
-    isShown ? (device.resetOnceBound ? `${device.resetOnceBound}*` : device.resetScope) : '-',
+    isShown ? useWord(device) : '',
+    isShown ? resetWord(device) : '-',
     shortName(device),
   ]
 }
-
-/** What harms the host when it goes, as far as is known. */
-const harms = ({ uses = [] }: SurveyedDevice) =>
-  uses.filter(({ severity, unknown }) => severity === 'blocks' && unknown === undefined)
-
-/** Uses take no part in the verdict; but nobody is to read "bindable" of the disk that the host runs on. */
-const verdictWord = (device: SurveyedDevice) =>
-  device.verdict === 'bindable' && harms(device).length > 0 ? 'in use' : device.verdict
 
 /** How many have to come along. */
 function along({ toBind, address }: SurveyedDevice): string {
   const others = toBind.filter((member) => member !== address).length
   return others === 0 ? '' : `+${others}`
-}
-
-/** The gravest first. */
-const KINDS: readonly HostUse['kind'][] = ['vfio', 'mount', 'swap', 'holder', 'network', 'display', 'other']
-
-/** The gravest kind of use, and a question mark where there may be some that could not be seen. */
-function used(device: SurveyedDevice): string {
-  const kinds = new Set(harms(device).map(({ kind }) => kind))
-  const [first] = KINDS.filter((kind) => kinds.has(kind))
-  if (first !== undefined) return first === 'vfio' ? 'open' : first
-  return device.uses?.some(({ unknown }) => unknown) ? '?' : ''
 }
 
 interface Column {
@@ -209,8 +192,8 @@ const toLine = (cells: Row, columns: readonly Column[]): string[] =>
   })
 
 function paint(cells: readonly string[], columns: readonly Column[], device: SurveyedDevice): string {
-  if (isHidden(device)) return colour.faint(cells.join(' ').trimEnd())
-  const isHarmful = harms(device).length > 0
+  if (isInfrastructure(device)) return colour.faint(cells.join(' ').trimEnd())
+  const isHarmful = harmsOf(device).length > 0
   const of = (at: number, cell: string) => {
     const text = cell.trimEnd()
     const rest = cell.slice(text.length)

@@ -17,30 +17,6 @@ export function deviceName(device: Pick<PciDevice, 'names' | 'class'>): string {
   return [names.vendor, names.class ?? `class ${classCode(device)}`].filter(Boolean).join(' ')
 }
 
-/** What vendors add to their names and nobody says. */
-const LEGAL_FORM =
-  /,?\s+(?:Corporation|Corp|Incorporated|Inc|Co|Company|Ltd|Limited|LLC|L\.L\.C|GmbH|AG|SA|S\.A|BV|B\.V|Plc|Pte|KK|K\.K|Oy|AB|A\/S)\b\.?/gi
-
-/** A vendor's name without its legal form and what stands in brackets: `Intel`, `NVIDIA`, `Red Hat`. */
-export const shortVendor = (name: string) =>
-  name
-    .replace(/\s*[[(].*$/, '')
-    .replace(LEGAL_FORM, '')
-    .replace(/[\s,.]+$/, '')
-
-/** What a person looks for in a list: the device's own name first, then whose it is. */
-export function shortName(device: Pick<PciDevice, 'names' | 'class' | 'vendor' | 'device'>): string {
-  const { names } = device
-  const vendor = names.vendor === null ? '' : shortVendor(names.vendor)
-  if (names.device === null) return [vendor, ids(device)].filter(Boolean).join(' ')
-  // Where there is a name for people it stands in brackets behind that of the chip.
-  const own = /\[(.+)\]\s*$/.exec(names.device)?.[1] ?? names.device
-  return vendor === '' || own.toLowerCase().startsWith(vendor.toLowerCase()) ? own : `${own}, ${vendor}`
-}
-
-/** An address as lspci prints it: without the domain where that is the first. */
-export const shortAddress = (address: string) => address.replace(/^0000:/, '')
-
 const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked: colour.bad }
 
 export const verdictColour = (verdict: Assessment['verdict']) => VERDICT_COLOURS[verdict]
