@@ -281,6 +281,8 @@ export const SCRIPT = String.raw`
   }
   byId('expand').addEventListener('click', () => openAll(true))
   byId('collapse').addEventListener('click', () => openAll(false))
+  // Where there is little room the tree comes first.
+  if (!wide.matches) for (const card of document.querySelectorAll('.glance details')) card.open = false
   byId('tools').hidden = false
   current.tabIndex = 0
   filter()
