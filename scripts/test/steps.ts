@@ -169,7 +169,7 @@ const hostSteps: readonly Step[] = [
     ],
   }),
   hostStep('types:test', { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] }),
-  ...['unit', 'cases', 'lifecycle', 'docs', 'package'].map((name) => hostStep(name, onHost(name))),
+  ...['unit', 'cases', 'lifecycle', 'docs', 'browser', 'package'].map((name) => hostStep(name, onHost(name))),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
   {

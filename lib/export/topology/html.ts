@@ -45,7 +45,7 @@ ${notesOf(topology)
   .map((note) => `<p class="note">${escaped(note)}</p>\n`)
   .join('')}</header>
 <section class="glance" aria-label="At a glance">
-${glimpsesOf(topology).map(card).join('\n')}
+${cards(topology)}
 </section>
 <form id="tools" class="tools" role="search" hidden>
 <label class="find">Search <input id="search" type="search" autocomplete="off" spellcheck="false" placeholder="address, name, driver, group 7 …"></label>
@@ -85,13 +85,19 @@ const jsonOf = (facts: Record<string, Facts>) =>
 const LEGEND = `<p class="legend"><span><span class="pill ready">ready</span> bound, and its group is viable</span><span><span class="pill bindable">bindable</span> would be, once it is bound</span><span><span class="pill in-use">in use</span> and the host would lose something</span><span><span class="pill blocked">blocked</span> cannot be given away</span><span><span class="chip own-group">group</span> goes together</span><span><span class="chip own-reset">reset</span> is reset together; * once all of it is bound</span></p>`
 
 /** So many answers are told at once; more are unfolded by who wants them. */
-const FEW = 4
+const FEW = 12
 
-function card({ kind, title, entries }: Glimpse): string {
+function cards(topology: HostTopology): string {
+  const glimpses = glimpsesOf(topology)
+  const told = glimpses.filter(({ kind }) => kind !== 'free' && kind !== 'unsure')
+  const isFew = told.reduce((sum, { entries }) => sum + entries.length, 0) <= FEW
+  return glimpses.map((glimpse) => card(glimpse, isFew && told.includes(glimpse))).join('\n')
+}
+
+function card({ kind, title, entries }: Glimpse, isOpen: boolean): string {
   const items = entries.map(
     ({ ids: [id = ''], text }) =>
       `<li><button type="button" class="link" data-go="${escaped(id)}">${escaped(text)}</button></li>`,
   )
-  const isOpen = entries.length <= FEW ? ' open' : ''
-  return `<details class="${kind}"${isOpen}><summary><b>${entries.length}</b> ${title}</summary><ul>${items.join('')}</ul></details>`
+  return `<details class="${kind}"${isOpen ? ' open' : ''}><summary><b>${entries.length}</b> ${title}</summary><ul>${items.join('')}</ul></details>`
 }

@@ -246,7 +246,7 @@ function drawRow(row: Row, at: number, places: Places, reasons: ReadonlyMap<stri
   }
   parts.push(textAt(places.groupLanes - 8, y, 'group-text mono', row.group, 'end'))
   if (item.reset !== '')
-    parts.push(textAt(places.reset, y, item.reset === 'function' ? 'muted' : 'reset-text', item.reset))
+    parts.push(textAt(places.reset, y, item.reset.startsWith('hot') ? 'reset-text' : 'muted', item.reset))
   if (places.end > places.numa) parts.push(textAt(places.numa, y, 'muted', String(item.numa ?? '-')))
   return `<g>${parts.join('')}</g>`
 }

@@ -192,6 +192,8 @@ function layOut(all: readonly Column[], room: number): Column[] {
     if (isTooWide(0)) columns = columns.filter(({ name }) => name !== which)
   narrow('device', 24, 0)
   if (isTooWide(0)) columns = columns.filter(({ name }) => name !== 'reset')
+  narrow('device', 16, 0)
+  if (isTooWide(0)) columns = columns.filter(({ name }) => name !== 'group')
   const left = room - taken()
   return columns.map((one) => (one.name === 'name' ? { ...one, width: Math.min(one.width, left) } : one))
 }

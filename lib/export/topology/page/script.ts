@@ -9,7 +9,8 @@ export const SCRIPT = String.raw`
   const data = JSON.parse(byId('data').textContent)
   const tree = byId('tree')
   const root = document.documentElement
-  const nodes = [...tree.querySelectorAll('[role=treeitem]')]
+  // A node is a list item: its first child is the line with the role of an item of a tree.
+  const nodes = [...tree.querySelectorAll('li')]
   const own = nodes.filter((node) => node.dataset.id !== undefined)
   const nodeOf = new Map(own.map((node) => [node.dataset.id, node]))
   root.classList.add('js')
@@ -18,11 +19,15 @@ export const SCRIPT = String.raw`
 
   let current = nodes[0]
   let chosen = null
-  const parentOf = (node) => node.parentElement.closest('[role=treeitem]')
-  const isOpen = (node) => node.getAttribute('aria-expanded') === 'true'
-  const canOpen = (node) => node.hasAttribute('aria-expanded')
+  const lineOf = (node) => node.firstElementChild
+  const parentOf = (node) => {
+    const above = node.parentElement.closest('li')
+    return above && tree.contains(above) ? above : null
+  }
+  const isOpen = (node) => lineOf(node).getAttribute('aria-expanded') === 'true'
+  const canOpen = (node) => lineOf(node).hasAttribute('aria-expanded')
   const open = (node, isOpened) => {
-    if (canOpen(node)) node.setAttribute('aria-expanded', String(isOpened))
+    if (canOpen(node)) lineOf(node).setAttribute('aria-expanded', String(isOpened))
   }
   const isShown = (node) => {
     if (node.hidden) return false
@@ -34,14 +39,14 @@ export const SCRIPT = String.raw`
     for (let at = parentOf(node); at; at = parentOf(at)) open(at, true)
   }
   const makeCurrent = (node) => {
-    current.tabIndex = -1
+    lineOf(current).tabIndex = -1
     current = node
-    node.tabIndex = 0
+    lineOf(node).tabIndex = 0
   }
   const focus = (node) => {
     makeCurrent(node)
-    node.focus()
-    node.firstElementChild.scrollIntoView({ block: 'nearest' })
+    lineOf(node).focus()
+    lineOf(node).scrollIntoView({ block: 'nearest' })
   }
   const close = (node) => {
     open(node, false)
@@ -105,9 +110,9 @@ export const SCRIPT = String.raw`
     byId('said').textContent = text
   }
   const choose = (node) => {
-    chosen?.setAttribute('aria-selected', 'false')
+    if (chosen) lineOf(chosen).setAttribute('aria-selected', 'false')
     chosen = node
-    node.setAttribute('aria-selected', 'true')
+    lineOf(node).setAttribute('aria-selected', 'true')
     mark(node)
     const fact = factOf(node)
     root.classList.toggle('open', fact !== undefined)
@@ -126,12 +131,12 @@ export const SCRIPT = String.raw`
   }
   const dismiss = () => {
     root.classList.remove('open')
-    if (tree.contains(current)) current.focus()
+    lineOf(current).focus()
   }
 
   // --- pointers
 
-  const at = (event) => event.target.closest('[role=treeitem]')
+  const at = (event) => event.target.closest('#tree li')
   tree.addEventListener('click', (event) => {
     const node = at(event)
     if (!node) return
@@ -284,7 +289,7 @@ export const SCRIPT = String.raw`
   // Where there is little room the tree comes first.
   if (!wide.matches) for (const card of document.querySelectorAll('.glance details')) card.open = false
   byId('tools').hidden = false
-  current.tabIndex = 0
+  lineOf(current).tabIndex = 0
   filter()
 })()
 `.trim()

@@ -35,12 +35,11 @@ button.link{background:none;border:0;padding:.1rem .2rem;min-height:1.5rem;color
 main{display:grid;grid-template-columns:minmax(0,1fr) minmax(18rem,21rem);gap:1rem;align-items:start}
 ul[role=tree],ul[role=group]{list-style:none;margin:0;padding:0}
 ul[role=group]{margin-left:.65rem;padding-left:.65rem;border-left:1px solid var(--rule)}
-html.js [aria-expanded=false]>ul{display:none}
-li[role=treeitem]{outline:0}
+html.js [aria-expanded=false]+ul{display:none}
 .row{display:flex;gap:.5rem;align-items:center;min-height:1.9rem;padding:.1rem .35rem;border:1px solid transparent;border-left-width:3px;border-radius:5px;cursor:default}
 .row:hover{background:var(--raised)}
-li:focus-visible>.row{outline:2px solid var(--accent);outline-offset:-1px}
-[aria-selected=true]>.row{background:var(--accent-back)}
+#tree .row:focus-visible{outline:2px solid var(--accent);outline-offset:-1px}
+[aria-selected=true]{background:var(--accent-back)}
 .in-group>.row{border-left-color:var(--accent);border-left-style:solid}
 .in-reset>.row{border-color:var(--purple);border-left-color:var(--purple);border-style:dashed}
 .in-group.in-reset>.row{border-left-color:var(--accent);border-left-style:solid}
@@ -48,14 +47,14 @@ li:focus-visible>.row{outline:2px solid var(--accent);outline-offset:-1px}
 .in-reset .chip.own-reset{background:var(--purple);color:var(--back)}
 .in-group li:not(.in-group) .chip.own-group{background:none;color:var(--accent)}
 .in-reset li:not(.in-reset) .chip.own-reset{background:none;color:var(--purple)}
-.twist{flex:0 0 .8rem;color:var(--muted);transition:transform .1s}
-[aria-expanded]>.row .twist{cursor:pointer}
-[aria-expanded]>.row .twist::before{content:"▸"}
-html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded]>.row .twist{transform:rotate(90deg)}
+.twist{flex:0 0 .8rem;line-height:1;text-align:center;color:var(--muted);transition:transform .1s}
+[aria-expanded] .twist{cursor:pointer}
+[aria-expanded] .twist::before{content:"▸"}
+html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded] .twist{transform:rotate(90deg)}
 .first{flex:1 1 0;min-width:0;display:flex;gap:0 .5rem;align-items:baseline}
 .first>*{flex:none}
 .first .name{flex:0 1 auto;min-width:0;color:var(--muted);overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.part .address,.part .what{color:var(--muted)}
+.part>.row .address,.part>.row .what{color:var(--muted)}
 .bus>.row .first{font-weight:600}
 .cells{flex:none;display:flex;gap:.1rem .5rem;align-items:center}
 .cell{font-size:.86rem;color:var(--muted);overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
@@ -80,6 +79,6 @@ html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded]>.row .twi
 @media (max-width:70rem){.row{display:grid;grid-template-columns:.8rem minmax(0,1fr);gap:.1rem .5rem;padding-block:.25rem}.first{flex-wrap:wrap}.first>*{flex:0 1 auto}.first .name{white-space:normal}.cells{grid-column:2;flex-wrap:wrap}.cell{width:auto!important;white-space:normal;overflow:visible}.cell:empty{display:none}.label{position:static;width:auto;height:auto;clip-path:none}}
 @media (max-width:48rem){main{grid-template-columns:minmax(0,1fr)}.glance{grid-template-columns:repeat(auto-fit,minmax(min(100%,8.4rem),1fr))}.glance details[open]{grid-column:1/-1}.glance ul{max-height:9rem}ul[role=group]{margin-left:.3rem;padding-left:.4rem}html.open{scroll-padding-bottom:48vh}html.open body{padding-bottom:48vh}html.js #details{display:none}html.js.open #details{display:block;position:fixed;inset:auto 0 0 0;max-height:46vh;border-radius:12px 12px 0 0;box-shadow:0 -4px 18px #0005;z-index:2}#close{display:block}.row{min-height:2.75rem}}
 @media (prefers-reduced-motion:reduce){*{transition:none!important}}
-@media (forced-colors:active){.pill,.chip{border:1px solid CanvasText}[aria-selected=true]>.row{outline:2px solid Highlight}}
+@media (forced-colors:active){.pill,.chip{border:1px solid CanvasText}[aria-selected=true]{outline:2px solid Highlight}}
 @media print{body{padding:0;font-size:10pt}.tools,.legend,#close,.twist,.skip{display:none!important}main{display:block}#details{position:static;max-height:none;margin-top:1rem;break-inside:avoid}html.open #details{position:static!important;max-height:none!important;box-shadow:none!important}.row{break-inside:avoid;min-height:0}.glance ul{max-height:none}.pill,.chip{border:1px solid currentColor}}
 `.trim()

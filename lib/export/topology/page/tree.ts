@@ -33,7 +33,6 @@ class Tree {
   readonly #resets: HostTopology['resets']
   readonly #hasNuma: boolean
   readonly #hasUses: boolean
-  #count = 0
 
   constructor(topology: HostTopology) {
     this.#roots = treeOf(topology)
@@ -63,66 +62,78 @@ class Tree {
       .map(({ bus, children }) => {
         const name = bus === '' ? 'on no PCI function' : `root bus ${bus}`
         const isWorth = !this.#isLarge || children.some(isWanted)
-        return this.#line({
-          classes: 'bus',
-          data: { start: bus },
-          cells: `<span class="first">${escaped(name)}</span>`,
-          children: this.#siblings(children),
-          isOpen: isWorth,
-        })
+        return this.#line(
+          {
+            classes: 'bus',
+            data: { start: bus },
+            cells: `<span class="first">${escaped(name)}</span>`,
+            children: this.#siblings(children, 2),
+            isOpen: isWorth,
+          },
+          1,
+        )
       })
       .join('\n')
   }
 
-  #siblings(items: readonly Item[]): string[] {
+  #siblings(items: readonly Item[], level: number): string[] {
     const parts = this.#isLarge ? items.filter((item) => !isWanted(item)) : []
     const folded = parts.length > 1 ? parts : []
     const others = items.filter((item) => !folded.includes(item))
     return [
       ...alikeSiblings(others, this.#sizes).map((alike) =>
-        alike.length > 1 ? this.#alike(alike) : this.#device(alike[0] as Item),
+        alike.length > 1 ? this.#alike(alike, level) : this.#device(alike[0] as Item, level),
       ),
-      ...(folded.length > 0 ? [this.#folded(folded)] : []),
+      ...(folded.length > 0 ? [this.#folded(folded, level)] : []),
     ]
   }
 
-  #folded(items: readonly Item[]): string {
-    return this.#line({
-      classes: 'part',
-      data: { start: '' },
-      cells: `<span class="first what">${items.length} bridges and parts of the machine</span>`,
-      children: items.map((item) => this.#device(item)),
-      isOpen: false,
-    })
-  }
-
-  #alike(items: readonly Item[]): string {
-    const [first] = items as [Item]
-    return this.#line({
-      classes: first.infrastructure ? 'part' : '',
-      data: { like: first.id, count: String(items.length), start: shortAddress(first.id) },
-      cells: this.#cells(items),
-      children: items.map((item) => this.#device(item)),
-      isOpen: false,
-    })
-  }
-
-  #device(item: Item): string {
-    const { id, group, sets, infrastructure } = item
-    return this.#line({
-      classes: infrastructure ? 'part' : '',
-      data: {
-        id,
-        start: `${id} ${shortAddress(id)}`,
-        q: wordsOf(item),
-        t: this.#tags.get(id) ?? '',
-        s: sets.join(' '),
-        ...(group !== null && { g: String(group) }),
+  #folded(items: readonly Item[], level: number): string {
+    return this.#line(
+      {
+        classes: 'part',
+        data: { start: '' },
+        cells: `<span class="first what">${items.length} bridges and parts of the machine</span>`,
+        children: items.map((item) => this.#device(item, level + 1)),
+        isOpen: false,
       },
-      cells: this.#cells([item]),
-      children: this.#siblings(item.children),
-      isOpen: !this.#isLarge || isWanted(item),
-    })
+      level,
+    )
+  }
+
+  #alike(items: readonly Item[], level: number): string {
+    const [first] = items as [Item]
+    return this.#line(
+      {
+        classes: first.infrastructure ? 'part' : '',
+        data: { like: first.id, count: String(items.length), start: shortAddress(first.id) },
+        cells: this.#cells(items),
+        children: items.map((item) => this.#device(item, level + 1)),
+        isOpen: false,
+      },
+      level,
+    )
+  }
+
+  #device(item: Item, level: number): string {
+    const { id, group, sets, infrastructure } = item
+    return this.#line(
+      {
+        classes: infrastructure ? 'part' : '',
+        data: {
+          id,
+          start: `${id} ${shortAddress(id)}`,
+          q: wordsOf(item),
+          t: this.#tags.get(id) ?? '',
+          s: sets.join(' '),
+          ...(group !== null && { g: String(group) }),
+        },
+        cells: this.#cells([item]),
+        children: this.#siblings(item.children, level + 1),
+        isOpen: !this.#isLarge || isWanted(item),
+      },
+      level,
+    )
   }
 
   #cells(items: readonly Item[]): string {
@@ -154,12 +165,11 @@ class Tree {
     return `<span class="first">${address} ${names}</span> <span class="cells">${cells.join(' ')}</span>`
   }
 
-  #line({ classes, data, cells, children, isOpen }: Line): string {
-    const row = `r${this.#count++}`
+  #line({ classes, data, cells, children, isOpen }: Line, level: number): string {
     const attributes = Object.entries(data).map(([name, value]) => ` data-${name}="${escaped(value)}"`)
     const expanded = children.length > 0 ? ` aria-expanded="${isOpen}"` : ''
     const inner = children.length > 0 ? `\n<ul role="group">\n${children.join('\n')}\n</ul>` : ''
-    return `<li role="treeitem" class="${classes}" aria-labelledby="${row}" aria-selected="false"${expanded} tabindex="-1"${attributes.join('')}><div class="row" id="${row}"><span class="twist" aria-hidden="true"></span>${cells}</div>${inner}</li>`
+    return `<li role="none" class="${classes}"${attributes.join('')}><div class="row" role="treeitem" aria-level="${level}" aria-selected="false"${expanded} tabindex="-1"><span class="twist" aria-hidden="true"></span>${cells}</div>${inner}</li>`
   }
 }
 
