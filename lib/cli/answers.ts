@@ -8,6 +8,7 @@ import type {
   Diagnosis,
   FeaturesReport,
   Grant,
+  HostTopology,
   Inventory,
   IommuGroup,
   JournalStatus,
@@ -97,6 +98,7 @@ export type WrittenFeatures = NodeFeatures & FeaturesReport
 export interface Answers {
   /** With `--watch` an event in each line. */
   list: Survey | ListEvent
+  topology: HostTopology
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]

@@ -1,6 +1,10 @@
 /** For the help and the manual of each command: what is typed, and what that does. */
 export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: string, does: string])[]>> = {
   list: [['vfio list', 'what there is, and what can be given away']],
+  topology: [
+    ['vfio topology', 'the tree: what can go, what only together, what would be lost'],
+    ['vfio topology --html > host.html', 'the same to search and to click through'],
+  ],
   show: [['vfio show 59:00.0', 'all that is known of one device']],
   check: [
     ['vfio check 59:00.0', 'can it be given away, and how is it reset?'],

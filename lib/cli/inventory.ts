@@ -1,19 +1,20 @@
 import { Option } from 'commander'
+import { cut } from '../columns.js'
 import {
   classWord,
   exportInventory,
   exportNodeFeatures,
+  harmsOf,
   type Inventory,
   type InventoryDevice,
   isOfMachine,
+  shortName,
   VfioError,
   writeNodeFeatures,
 } from '../index.js'
-import { mediatedLines } from './overview.js'
-import { harms } from './words.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, print, table, toJson, width, wrap } from './output.js'
-import { shortName } from './words.js'
+import { answer, colour, print, table, toJson, width, wrap } from './output.js'
+import { mediatedLines } from './overview.js'
 
 interface InventoryOptions extends Common {
   readonly nfd?: boolean
@@ -114,7 +115,7 @@ function models(devices: readonly InventoryDevice[]): string[] {
   const rows = [...kinds.values()].map((same) => {
     const [first] = same as [InventoryDevice, ...InventoryDevice[]]
     const count = (fits: (device: InventoryDevice) => boolean) => String(same.filter(fits).length)
-    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && harms(device.uses).length > 0
+    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && harmsOf(device).length > 0
     const nodes = [...new Set(same.flatMap(({ numaNode }) => numaNode ?? []))].sort((a, b) => a - b)
     return [
       String(same.length),

@@ -1,4 +1,5 @@
-import { colour, cut } from './output.js'
+import { cut } from '../columns.js'
+import { colour } from './output.js'
 
 const ESCAPE = '\u001b['
 const HOME = `${ESCAPE}H`
