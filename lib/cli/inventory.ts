@@ -126,7 +126,7 @@ function models(devices: readonly InventoryDevice[]): string[] {
       nodes.join(',') || '-',
       classWord(first.class),
       first.ids,
-      shortName({ ...first, ...numbersOf(first) }),
+      shortName(first),
     ]
   })
   // The last column takes what is left of the line.
@@ -140,7 +140,3 @@ function models(devices: readonly InventoryDevice[]): string[] {
   return lines.map((line, row) => (row === 0 ? colour.strong(line) : line))
 }
 
-const numbersOf = ({ ids }: InventoryDevice) => {
-  const [vendor = 0, device = 0] = ids.split(':').map((part) => Number.parseInt(part, 16))
-  return { vendor, device }
-}
