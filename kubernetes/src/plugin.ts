@@ -27,9 +27,7 @@ export interface Options {
   /** Left out: the host that it runs on. */
   readonly host?: Host
   /** Left out: the kernel's own messages. */
-  readonly watch?: (
-    listener: (event: DeviceEvent) => void,
-  ) => Pick<Watch, 'unseen' | 'hearsDevices' | 'close'>
+  readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'hears' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
   /** Where Kata's specifications are written; left out: `/var/run/cdi`. */
@@ -57,7 +55,7 @@ export class Plugin {
   readonly #specifications: Specifications
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
-  #watch: Pick<Watch, 'unseen' | 'hearsDevices' | 'close'> | null = null
+  #watch: Pick<Watch, 'unseen' | 'hears' | 'close'> | null = null
   /** How much of what is not heard was told. */
   #unheard = 0
   #gathering: NodeJS.Timeout | null = null
@@ -197,7 +195,7 @@ export class Plugin {
   #tellUnheard(): void {
     const unheard = this.#watch?.unseen ?? []
     for (const sentence of unheard.slice(this.#unheard)) this.#log(sentence)
-    if (unheard.length > this.#unheard && this.#watch?.hearsDevices === false)
+    if (unheard.length > this.#unheard && this.#watch?.hears.has('devices') === false)
       this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
     this.#unheard = unheard.length
   }
@@ -236,7 +234,7 @@ export class Plugin {
       this.#offer = withoutSight(former, trouble)
     }
     for (const sentence of differences(former, this.#offer)) this.#log(sentence)
-    const isAnxious = this.#trouble !== null || this.#watch?.hearsDevices === false
+    const isAnxious = this.#trouble !== null || this.#watch?.hears.has('devices') === false
     this.#nextLook = setTimeout(() => this.#lookSoon(), isAnxious ? ANXIOUS_LOOK_MS : LOOK_MS).unref()
   }
 
