@@ -1,5 +1,6 @@
 // `vfio list --watch` on a host of the tests, told what the kernel would tell by the lines of a FIFO.
-import { createReadStream, openSync } from 'node:fs'
+import { constants, openSync } from 'node:fs'
+import { Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { follow } from '../../lib/cli/watch.js'
 import { choose, type DeviceEvent, Host, survey } from '../../lib/index.js'
@@ -16,10 +17,9 @@ process.exitCode = await follow({
   style: { showsAll: false, isFiltered: false },
   isJson: false,
   listen: (listener) => {
-    // Open for writing too, so that it never ends; at once, so that nobody who tells something waits.
-    const input = createReadStream(fifo, { fd: openSync(fifo, 'r+') })
+    // Open for writing too, so that it never ends; a read that waits would hold back the end of the program.
+    const input = new Socket({ fd: openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK), writable: false })
     createInterface(input).on('line', (line) => listener(JSON.parse(line) as DeviceEvent))
     return { hears: new Set(['devices', 'opens'] as const), unseen: [], close: () => input.destroy() }
   },
 })
-process.exit()
