@@ -84,7 +84,8 @@ export function assess(seen: Snapshot, address: string): Assessment {
 
 const assessmentOf = onceFor((seen: Snapshot, device: PciDevice): Assessment => {
   const viability = device.group === null ? null : assessViability(seen, device.group)
-  return withUses(seen, assessWithin(seen, device, viability))
+  const bare = assessWithin(seen, device, viability)
+  return withUses(seen, { ...bare, reset: assessReset(seen, device.address) })
 })
 
 function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
@@ -99,8 +100,8 @@ function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
   }
 }
 
-/** An assessment without the uses, which take too long for a whole host. @internal */
-export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
+/** An assessment without the uses. */
+type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
 
 function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
   const once =
@@ -122,12 +123,15 @@ function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
   return { ...bare, reason: bare.reason + warning, uses }
 }
 
-/** The same with the viability of the group given, to judge many devices. @internal */
-export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
+/** The same with the viability of the group given, and without the resets, to judge many devices. @internal */
+export function assessWithin(
+  seen: Snapshot,
+  device: PciDevice,
+  viability: Viability | null,
+): Omit<BareAssessment, 'reset'> {
   const { address, group } = device
-  const reset = assessReset(seen, address)
   const variant = variantFor(seen, device)
-  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability, reset }
+  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability }
   const isUnprotected = seen.group(viability.group).noIommu
   return {
     address,
@@ -136,7 +140,6 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
     ...(isUnprotected && { noIommu: true as const }),
     ...variant,
     viability,
-    reset,
   }
 }
 

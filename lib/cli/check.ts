@@ -1,33 +1,29 @@
 import { Option } from 'commander'
+import { cut } from '../columns.js'
 import {
   type Assessment,
   agreesWithKernel,
   askKernel,
   assess,
   assessGroup,
+  harmsOf,
   type KernelAnswer,
+  kindWord,
+  resetWord,
   type Snapshot,
+  shortAddress,
   VfioError,
   VfioSystemError,
+  verdictWord,
 } from '../index.js'
 import { printable } from '../text.js'
 import type { Checked } from './answers.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
 import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, note, print, toJson, width, wrap } from './output.js'
+import { answer, colour, note, print, toJson, width, wrap } from './output.js'
 import { next, waiting } from './progress.js'
-import {
-  along,
-  harms,
-  headOf,
-  kindWord,
-  resetWord,
-  shortAddress,
-  shortly,
-  verdictColour,
-  verdictWord,
-} from './words.js'
+import { along, headOf, shortly, verdictColour } from './words.js'
 
 interface Options extends Common {
   readonly askKernel?: boolean
@@ -166,7 +162,10 @@ export function renderOne(assessment: Assessment, seen: Seen, { isBelow = false 
     const mark = use.severity === 'blocks' ? colour.bad('✗ ') : colour.doubtful('! ')
     line(index === 0 ? 'used' : '', `${kindWord(use.kind)}: ${shortly(what)}`, mark)
   }
-  line('reset', `${resetWord(reset.scope, assessment.resetOnceBound)}: ${shortly(reset.function.reason)}`)
+  line(
+    'reset',
+    `${resetWord({ resetScope: reset.scope, resetOnceBound: assessment.resetOnceBound })}: ${shortly(reset.function.reason)}`,
+  )
   // What could not be judged has one reason for both.
   if (reset.hot.reason !== reset.function.reason) line('', shortly(reset.hot.reason))
   if (kernel) {
@@ -184,7 +183,7 @@ const SHOW_LABELS = 12
 function verdictText(assessment: Assessment, seen: Seen): string {
   const { address, verdict, uses } = assessment
   if (seen.has(address) && verdict === 'blocked' && seen.device(address).headerType !== 'normal') return '-'
-  const isHarmful = verdict !== 'blocked' && harms(uses).length > 0
+  const isHarmful = verdict !== 'blocked' && harmsOf({ uses }).length > 0
   const word = (isHarmful ? colour.bad : verdictColour(verdict))(verdictWord(assessment))
   return [word, along(assessment)].filter(Boolean).join(' ')
 }

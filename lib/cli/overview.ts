@@ -1,16 +1,19 @@
-import { classWord, isOfMachine, type Survey, type SurveyedDevice, type SurveyedMediated } from '../index.js'
-import { colour, cut, table, width, wrap } from './output.js'
+import { cut } from '../columns.js'
 import {
-  along,
-  harms,
+  classWord,
+  harmsOf,
+  isInfrastructure,
   resetWord,
+  type Survey,
+  type SurveyedDevice,
+  type SurveyedMediated,
   shortAddress,
-  shortly,
   shortName,
-  usedWord,
-  verdictColour,
+  useWord,
   verdictWord,
-} from './words.js'
+} from '../index.js'
+import { colour, table, width, wrap } from './output.js'
+import { along, shortly, verdictColour } from './words.js'
 
 /** The columns of an overview. */
 export const HEAD = [
@@ -30,12 +33,8 @@ const [GROUP, ADDRESS, , DRIVER, VERDICT, WITH, USED, RESET, NAME] =
 /** A text for each column. */
 export type Row = readonly string[]
 
-/** Nobody gives them away; but what is with VFIO already is shown whatever it is. */
-export const isHidden = (device: SurveyedDevice) =>
-  device.verdict !== 'ready' && (device.headerType !== 'normal' || isOfMachine(device.class))
-
 export function toRow(device: SurveyedDevice, group = ''): Row {
-  const isShown = !isHidden(device)
+  const isShown = !isInfrastructure(device)
   return [
     group,
     shortAddress(device.address),
@@ -43,8 +42,8 @@ export function toRow(device: SurveyedDevice, group = ''): Row {
     device.driver ?? '-',
     isShown ? verdictWord(device) : '-',
     isShown ? along(device) : '',
-    isShown ? usedWord(device.uses) : '',
-    isShown ? resetWord(device.resetScope, device.resetOnceBound) : '-',
+    isShown ? useWord(device) : '',
+    isShown ? resetWord(device) : '-',
     shortName(device),
   ]
 }
@@ -105,8 +104,8 @@ function paint(
   device: SurveyedDevice,
   isMarked = false,
 ): string {
-  if (isHidden(device)) return colour.faint(cells.join(' ').trimEnd())
-  const isHarmful = harms(device.uses).length > 0
+  if (isInfrastructure(device)) return colour.faint(cells.join(' ').trimEnd())
+  const isHarmful = harmsOf(device).length > 0
   const of = (at: number, cell: string) => {
     const text = cell.trimEnd()
     const rest = cell.slice(text.length)
@@ -132,7 +131,7 @@ export function render(
   { showsAll, isFiltered }: Style,
   marked: ReadonlySet<string> = new Set(),
 ): string {
-  const shown = all.devices.filter((device) => showsAll || !isHidden(device))
+  const shown = all.devices.filter((device) => showsAll || !isInfrastructure(device))
   const hidden = all.devices.length - shown.length
   const { mediated = [] } = all
   if (all.devices.length + mediated.length === 0)
@@ -168,7 +167,7 @@ export function render(
 
 /** What stands in the way, once for all whom it concerns. */
 function whyBlocked(devices: readonly SurveyedDevice[]): string[] {
-  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isHidden(device))
+  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isInfrastructure(device))
   return [...new Set(blocked.map(({ reason }) => reason))].map((reason) =>
     colour.faint(wrap(shortly(reason), 6)),
   )

@@ -1,4 +1,5 @@
-import { colour, cut, width } from './output.js'
+import { cut } from '../columns.js'
+import { colour, width } from './output.js'
 
 const ESCAPE = '\u001b['
 const HOME = `${ESCAPE}H`

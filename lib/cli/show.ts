@@ -1,3 +1,4 @@
+import { cut } from '../columns.js'
 import {
   assess,
   type Bar,
@@ -6,13 +7,14 @@ import {
   type MediatedDevice,
   type PciDevice,
   type Snapshot,
+  shortAddress,
 } from '../index.js'
 import { printable } from '../text.js'
 import type { Shown, ShownMediated } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, width, wrap } from './output.js'
-import { bytes, classCode, deviceName, headOf, ids, inOneLine, shortAddress } from './words.js'
+import { answer, colour, width, wrap } from './output.js'
+import { bytes, classCode, deviceName, headOf, ids, inOneLine } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
 export const show: Declare = (vfio) => {

@@ -1,28 +1,20 @@
 import {
   changesBetween,
   type DeviceEvent,
+  isInfrastructure,
   type Survey,
   type SurveyChange,
+  shortAddress,
   VfioError,
   type Watch,
   watchDevices,
 } from '../index.js'
 import type { ListEvent } from './answers.js'
 import { note, print, readable, toJson, wrap } from './output.js'
-import {
-  type Column,
-  HEAD,
-  isHidden,
-  layOut,
-  type Row,
-  render,
-  type Style,
-  toLine,
-  toRow,
-} from './overview.js'
+import { type Column, HEAD, layOut, type Row, render, type Style, toLine, toRow } from './overview.js'
 import { Screen } from './screen.js'
 import { type Ending, untilStopped } from './signals.js'
-import { shortAddress, shortly } from './words.js'
+import { shortly } from './words.js'
 
 /** What `vfio list --watch` follows. */
 export interface Following {
@@ -136,7 +128,7 @@ function checkHearing({ hears, unseen }: Pick<Watch, 'hears' | 'unseen'>): void 
 }
 
 const namesIn = ({ devices, mediated = [] }: Survey, { showsAll }: Style): string[] => [
-  ...devices.filter((device) => showsAll || !isHidden(device)).map(({ address }) => address),
+  ...devices.filter((device) => showsAll || !isInfrastructure(device)).map(({ address }) => address),
   ...mediated.map(({ uuid }) => uuid),
 ]
 
@@ -199,7 +191,9 @@ class Lines implements Teller {
 const wordOf = ({ event }: SurveyChange) => (event === 'release-requested' ? WORDS[event] : event)
 
 const rowsOf = ({ devices }: Survey, { showsAll }: Style): Row[] =>
-  devices.filter((device) => showsAll || !isHidden(device)).map((device) => toRow(device, groupOf(device)))
+  devices
+    .filter((device) => showsAll || !isInfrastructure(device))
+    .map((device) => toRow(device, groupOf(device)))
 
 const groupOf = ({ group }: { readonly group: number | null }) => String(group ?? '-')
 

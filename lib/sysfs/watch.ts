@@ -141,6 +141,7 @@ class Listening implements Watch {
     this.#poll.closeNow()
     for (const { native } of this.#sources.values()) native.closeNow()
     this.#sources.clear()
+    this.#hears.clear()
     this.#context.emitDestroy()
   }
 

@@ -24,7 +24,8 @@ function happens({ sysfs }: HostTrees, fifo: string): Happens {
   const bus = `${sysfs}/bus/pci`
   return {
     unbind: () => `!rm ${bus}/devices/${NIC}/driver ${bus}/drivers/e1000e/${NIC} && ${tell('unbound')}`,
-    remove: () => `!rm ${bus}/devices/${NIC} && ${tell('removed')}`,
+    remove: () =>
+      `!rm ${bus}/devices/${NIC} ${sysfs}/kernel/iommu_groups/20/devices/${NIC} && ${tell('removed')}`,
   }
 }
 

@@ -51,6 +51,8 @@ const isFailure = (value: unknown) =>
 /** A kernel that takes every write. */
 const TAKES_ALL = { write: async () => {}, isOpen: () => false }
 
+const BOUND = { devices: [{ address: '0000:00:04.0', driver: 'vfio-pci', group: 7 }] }
+
 const commands = program().commands.filter(printsJson)
 
 describe('the schemas of what the commands print', function () {
@@ -109,6 +111,8 @@ describe('the schemas of what the commands print', function () {
     const { sysfs } = makeHost({ devices: describeLargeHost(24) })
     const host = new Host({ sysfs }).snapshot()
     await runs('list', '--sysfs', sysfs)
+    await runs('inventory', '--sysfs', sysfs)
+    await runs('inventory', '--nfd', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
     for (const { address, group } of host.devices) {
       await runs('show', address, '--sysfs', sysfs)
@@ -117,6 +121,7 @@ describe('the schemas of what the commands print', function () {
       if (group !== null) await runs('check', `group:${group}`, '--sysfs', sysfs)
     }
     await runs('list')
+    await runs('inventory')
     await runs('doctor')
     const uuid = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
     const type = { id: 'mtty-1', available: 23, deviceApi: 'vfio-pci', name: 'Single port serial' }
@@ -125,6 +130,7 @@ describe('the schemas of what the commands print', function () {
     for (const words of [
       ['mdev', 'list'],
       ['list'],
+      ['inventory'],
       ['show', uuid],
       ['check', uuid],
       ['export', 'qemu', uuid],
@@ -143,6 +149,13 @@ describe('the schemas of what the commands print', function () {
       await runs('export', format, '01:00.0', '--machine', 'pc', '--sysfs', sysfs).catch(() =>
         runs('export', format, '01:00.0', '--sysfs', sysfs),
       )
+    const containers = ['00:04.0', '--sysfs', makeHost(BOUND).sysfs, '--root', temporaryDirectory()]
+    assert.ok('specification' in (await runs('cdi', ...containers)))
+    assert.ok('report' in changes('cdi', '--write', ...containers))
+    assert.ok('dropped' in changes('cdi', '--remove', ...containers))
+    await runs('export', 'kubevirt', '01:00.0', '--resource', 'example.com/gpu', '--sysfs', sysfs)
+    const features = temporaryDirectory()
+    assert.ok('changed' in changes('inventory', '--nfd', '--write', features, '--sysfs', sysfs))
     const root = temporaryDirectory()
     for (const path of ['etc/modprobe.d', 'etc/udev/rules.d'])
       mkdirSync(join(root, path), { recursive: true })
