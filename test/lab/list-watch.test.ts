@@ -78,7 +78,7 @@ describe(`vfio list --watch on ${release()}`, function () {
     assert.equal(isPresent(address), false)
     await monitor.execute('device_add', {
       driver: 'nvme',
-      id: 'again',
+      id: 'watched-again',
       bus: 'rp_watched',
       drive: 'disk7',
       serial: 'again',
