@@ -57,15 +57,19 @@ export interface Column {
 const GOOD_NAME = 26
 const SHORT_NAME = 14
 
+/** Words that devices come to have while they are watched, by column. */
+const LATER: Row = ['', '', 'Ethernet', 'vfio-pci', 'bindable', '', 'network', 'function', '']
+
 /**
  * As wide as what is in them; the name takes what is left of the line, and empty columns take nothing.
- * @param others columns of the line that something else takes
+ * @param before columns of the line that something else takes: of lines that come one by one, for which none is left out
  */
-export function layOut(rows: readonly Row[], { keepEmpty = false, others = 0 } = {}): Column[] {
-  const room = width() - others
+export function layOut(rows: readonly Row[], before = 0): Column[] {
+  const room = width() - before
   const isEmpty = (at: number) =>
-    !keepEmpty && (at === WITH || at === USED) && rows.every((row) => row[at] === '')
-  const widths = HEAD.map((head, at) => Math.max(head.length, ...rows.map((row) => row[at]?.length ?? 0)))
+    before === 0 && (at === WITH || at === USED) && rows.every((row) => row[at] === '')
+  const all = before === 0 ? [HEAD, ...rows] : [HEAD, LATER, ...rows]
+  const widths = HEAD.map((_head, at) => Math.max(...all.map((row) => row[at]?.length ?? 0)))
   let columns = [...HEAD.keys()].filter((at) => !isEmpty(at)).map((at) => ({ at, width: widths[at] ?? 0 }))
   const taken = () => columns.reduce((sum, { at, width: one }) => sum + (at === NAME ? 0 : one + 1), 0)
   if (!Number.isFinite(room))
@@ -77,8 +81,8 @@ export function layOut(rows: readonly Row[], { keepEmpty = false, others = 0 } =
       one.at === DRIVER ? { at: one.at, width: Math.max(8, one.width - over) } : one,
     )
   }
-  // What a person can do without when choosing, in this order.
-  for (const at of [DRIVER, RESET, WITH, GROUP])
+  // What a person can do without when choosing, in this order, and what when changes are told.
+  for (const at of before === 0 ? [DRIVER, RESET, WITH, GROUP] : [RESET, WITH, GROUP, DRIVER])
     if (isTooWide(SHORT_NAME)) columns = columns.filter((one) => one.at !== at)
   return columns.map((one) => (one.at === NAME ? { at: one.at, width: Math.max(1, room - taken()) } : one))
 }
@@ -86,7 +90,9 @@ export function layOut(rows: readonly Row[], { keepEmpty = false, others = 0 } =
 /** The group number is right-aligned. */
 export const toLine = (cells: Row, columns: readonly Column[]): string[] =>
   columns.map(({ at, width: room }) => {
-    const cell = cut(cells[at] ?? '', room)
+    const text = cells[at] ?? ''
+    // A line without an end has room for what comes later and is wider.
+    const cell = Number.isFinite(width()) ? cut(text, room) : text
     if (at === GROUP) return cell.padStart(room)
     return at === NAME ? cell : cell.padEnd(room)
   })

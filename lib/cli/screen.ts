@@ -1,5 +1,5 @@
 import { cut } from '../columns.js'
-import { colour } from './output.js'
+import { colour, width } from './output.js'
 
 const ESCAPE = '\u001b['
 const HOME = `${ESCAPE}H`
@@ -8,6 +8,9 @@ const CLEAR_BELOW = `${ESCAPE}J`
 /** What is longer than a line is cut by the terminal, and not continued. */
 const WRAP_OFF = `${ESCAPE}?7l`
 const WRAP_ON = `${ESCAPE}?7h`
+
+/** Of the window: what does not tell has as many as a terminal of old. */
+const rows = () => Math.max(4, process.stdout.rows || 24)
 
 /** Lines that are kept as they are now in the window of a terminal. Each drawing leaves the terminal as it found it. */
 export class Screen {
@@ -26,7 +29,7 @@ export class Screen {
   static open(lines: () => readonly string[]): Screen {
     const screen = new Screen(lines)
     // What is in the window goes up, to where it can be looked at.
-    process.stdout.write('\n'.repeat(Math.max(0, process.stdout.rows - 1)))
+    process.stdout.write('\n'.repeat(rows() - 1))
     process.stdout.on('resize', screen.#onResize)
     process.on('SIGCONT', screen.#onResize)
     return screen
@@ -50,10 +53,10 @@ export class Screen {
 
   /** The last line is the cursor's. */
   #cut(lines: readonly string[]): readonly string[] {
-    const room = Math.max(2, process.stdout.rows - 1)
+    const room = rows() - 1
     if (lines.length <= room) return lines
     const hidden = lines.length - room + 1
     const more = `${hidden} more lines: a higher window shows them, or choose fewer devices`
-    return [...lines.slice(0, room - 1), colour.faint(cut(more, process.stdout.columns))]
+    return [...lines.slice(0, room - 1), colour.faint(cut(more, width()))]
   }
 }

@@ -168,7 +168,7 @@ class Lines implements Teller {
 
   begin(chosen: Survey): void {
     const rows = rowsOf(chosen, this.#style)
-    this.#columns = layOut(rows, { keepEmpty: true, others: WORD_WIDTH + 1 })
+    this.#columns = layOut(rows, WORD_WIDTH + 1)
     print(this.#line('CHANGE', HEAD))
   }
 

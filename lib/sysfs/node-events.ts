@@ -1,6 +1,5 @@
 import { VfioSystemError } from '../errors.js'
 import type { NativeMessages } from '../native/binding.js'
-import { binding } from '../native/load.js'
 import { call } from '../native/translate.js'
 import { decodeName } from './bytes.js'
 import type { DeviceEvent } from './device-events.js'
@@ -27,24 +26,22 @@ const DEVICE_NODE = /^vfio\d{1,10}$/
  * may not open them. What is opened by a node of another directory (of a container's own `/dev`) is not told.
  */
 export class NodeEvents {
-  readonly native: NativeMessages
+  readonly #native: NativeMessages
   readonly #dev: string
   readonly #sysfs: string
   readonly #watched = new Map<number, string>()
   /** Of whom a node was when it was known last: it may be gone from sysfs when it is closed. */
   readonly #members = new Map<string, readonly string[]>()
 
-  /** @throws VfioSystemError where the directories cannot be watched */
-  constructor(dev = '/dev', sysfs = '/sys') {
+  /**
+   * @param native of `openInotify()`
+   * @throws VfioSystemError where the directories cannot be watched
+   */
+  constructor(native: NativeMessages, dev = '/dev', sysfs = '/sys') {
+    this.#native = native
     this.#dev = dev
     this.#sysfs = sysfs
-    this.native = call(() => binding().Messages.openInotify())
-    try {
-      this.#follow(dev)
-    } catch (error) {
-      this.native.closeNow()
-      throw error
-    }
+    this.#follow(dev)
   }
 
   /**
@@ -72,7 +69,7 @@ export class NodeEvents {
     const wanted = isOuter ? CREATED : CREATED | IN_OPEN | IN_CLOSE
     try {
       this.#watched.set(
-        call(() => this.native.addPath(directory, wanted | IN_ONLYDIR)),
+        call(() => this.#native.addPath(directory, wanted | IN_ONLYDIR)),
         directory,
       )
     } catch (error) {

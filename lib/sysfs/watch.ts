@@ -301,13 +301,19 @@ function openLog(): Source {
 }
 
 function openNodes(): Source {
-  const nodes = new NodeEvents()
-  return {
-    topic: 'opens',
-    name: 'opens and closes',
-    native: nodes.native,
-    next: (into) => nodes.native.read(into),
-    events: (message) => nodes.events(message),
+  const native = call(() => binding().Messages.openInotify())
+  try {
+    const nodes = new NodeEvents(native)
+    return {
+      topic: 'opens',
+      name: 'opens and closes',
+      native,
+      next: (into) => native.read(into),
+      events: (message) => nodes.events(message),
+    }
+  } catch (error) {
+    native.closeNow()
+    throw error
   }
 }
 

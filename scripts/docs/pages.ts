@@ -75,7 +75,7 @@ export class Page {
     const empty = (text: string) => text.replaceAll(/[^\n]/g, ' ')
     return this.text
       .replace(FENCED, empty)
-      .replace(/`[^`\n]*`/g, (code) => (code.includes('](') ? empty(code) : code))
+      .replace(/`[^`\n]*`/g, (code) => (/\]\(|\b(?:src|srcset|href)="/.test(code) ? empty(code) : code))
   }
 
   #lineOf(index: number): number {

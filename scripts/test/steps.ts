@@ -69,7 +69,7 @@ export const topologyFile = (name: Topology) => join(ROOT, 'scripts/lab/topologi
 /** Tests of test/lab/ that need other devices than those of the default topology; a new test needs no entry. */
 const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
   disks: ['examples', 'shared'],
-  hotplug: ['failing', 'removal', 'run-removal'],
+  hotplug: ['failing', 'list-watch', 'removal', 'run-removal'],
   arm64: ['once'],
   // A machine whose IOMMU is left off.
   'no-iommu': ['no-iommu', 'unprotected'],

@@ -1,13 +1,18 @@
 """A terminal of its own, in which a shell with job control runs a program; what is typed there comes in on standard input.
 
 Prints what the terminal shows. Each line of standard input is typed: `^C`, `^Z` and `^\\` are keys, `%TEXT` waits until TEXT
-has been shown since the last wait.
+has been shown since the last wait, `!COMMAND` runs a command of a shell beside the terminal, and `=ROWSxCOLUMNS` makes its
+window as large.
 """
 
+import fcntl
 import os
 import pty
 import select
+import struct
+import subprocess
 import sys
+import termios
 
 KEYS = {"^C": b"\x03", "^Z": b"\x1a", "^\\": b"\x1c"}
 
@@ -37,6 +42,11 @@ for line in sys.stdin.read().splitlines():
             if not show():
                 sys.exit(f"it ended before it showed {line[1:]}")
         shown = shown[shown.index(text) + len(text) :]
+    elif line.startswith("!"):
+        subprocess.run(line[1:], shell=True, check=True)
+    elif line.startswith("="):
+        rows, columns = (int(number) for number in line[1:].split("x"))
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     else:
         os.write(terminal, KEYS.get(line, line.encode() + b"\n"))
 while select.select([terminal], [], [])[0] and show():

@@ -78,7 +78,7 @@ describe('a watch', function () {
     assert.equal(status, 0, stderr)
     assert.match(
       stdout,
-      /^false .*cannot be heard here \(the network namespace here belongs to another user namespace than the first\)/,
+      /^false .*cannot be heard here \(the network namespace here belongs to another user namespace than the first: run it on the host/,
     )
   })
 

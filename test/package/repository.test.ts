@@ -94,15 +94,17 @@ describe('the workflows', function () {
     }
   })
 
-  it('let nothing write but the one job that publishes, which runs no code of others', () => {
+  it('let nothing write but the jobs that publish, which run no code of others', () => {
     const writers = jobs().filter(({ workflow, job }) =>
       Object.values({ ...workflow.permissions, ...job.permissions }).includes('write'),
     )
     assert.deepEqual(
       writers.map(({ name }) => name),
-      ['release.yml publish'],
+      ['docs.yml publish', 'release.yml publish'],
     )
-    const [{ job } = { job: undefined }] = writers
+    const [{ job: site } = { job: undefined }, { job } = { job: undefined }] = writers
+    assert.deepEqual(site?.permissions, { pages: 'write', 'id-token': 'write' })
+    assert.deepEqual([site?.needs, site?.steps.some((step) => step.run !== undefined)], ['build', false])
     assert.deepEqual(job?.permissions, { 'id-token': 'write' })
     assert.equal(job?.needs, 'package')
     assert.deepEqual(

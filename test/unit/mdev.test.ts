@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import {
   agreesWithKernel,
   assess,
@@ -27,7 +27,6 @@ import {
   status,
   survey,
   VfioError,
-  VfioSystemError,
 } from 'vfio'
 import {
   type HostDescription,
@@ -40,6 +39,7 @@ import {
 import { Tree } from '../fixtures/tree.js'
 import { UsedHost } from '../fixtures/uses.js'
 import { journalOf } from './assign-hosts.js'
+import { kernelOf } from './mdev-kernel.js'
 import { present, ROOT, see } from './support.js'
 
 const ONE = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
@@ -523,39 +523,6 @@ describe('mediated devices', () => {
   })
 
   describe('are made and removed', () => {
-    /** What the kernel does with the files of a tree. */
-    function kernelOf(trees: HostTrees, refuse: (name: string) => number | 'hang' | null = () => null) {
-      const tree = new Tree(join(trees.sysfs, '..'))
-      const writes: string[] = []
-      const inTree = (path: string) => relative(realpathSync(tree.root), realpathSync(path))
-      const kernel = {
-        write(path: string, text: string): Promise<void> {
-          const name = path.slice(path.lastIndexOf('/') + 1)
-          writes.push(`${name}=${text.trim()}`)
-          const errno = refuse(name)
-          if (errno === 'hang') return new Promise(() => {})
-          if (errno !== null) {
-            return Promise.reject(new VfioSystemError({ errno, syscall: 'write', request: name, path }))
-          }
-          if (name === 'create') {
-            const type = inTree(path).replace(/\/create$/, '')
-            const device = `${type.replace(/\/mdev_supported_types\/.*/, '')}/${text.trim()}`
-            tree.file(`${device}/remove`, '')
-            tree.linkTo(`${device}/driver`, 'sys/bus/mdev/drivers/mtty')
-            tree.linkTo(`${device}/iommu_group`, 'sys/kernel/iommu_groups/77')
-            tree.linkTo(`${device}/mdev_type`, type)
-            tree.linkTo(`sys/bus/mdev/devices/${text.trim()}`, device)
-          } else if (name === 'remove') {
-            const device = realpathSync(path.replace(/\/remove$/, ''))
-            rmSync(path.replace(/\/remove$/, ''))
-            rmSync(device, { recursive: true })
-          }
-          return Promise.resolve()
-        },
-        isOpen: () => false,
-      }
-      return { writes, kernel, options: Object.assign({ journal: journalOf(trees) }, { kernel }) }
-    }
     const look = (trees: HostTrees) => new Host(trees).snapshot()
     const leftIn = (trees: HostTrees) => (existsSync(journalOf(trees)) ? readdirSync(journalOf(trees)) : [])
 
