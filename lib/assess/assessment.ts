@@ -10,7 +10,7 @@ import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { onceFor } from './once.js'
 import { isDenylisted } from './quirks.js'
-import { assessReset, type ResetCapability } from './reset.js'
+import { assessReset, isHotOnceBound, type ResetCapability } from './reset.js'
 import { iommuIn, isBridge } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
@@ -34,6 +34,8 @@ export interface Assessment {
   /** `null` where the device is in no group (yet). */
   readonly viability: Viability | null
   readonly reset: ResetCapability
+  /** Where that would be another once all of its group that can be is bound to VFIO. */
+  readonly resetOnceBound?: 'hot'
   /** What on this host would lose the device, or one of `toBind`. It takes no part in the verdict. */
   readonly uses: readonly HostUse[]
   /** What the kernel itself answered, where it was asked. */
@@ -101,7 +103,12 @@ function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
 /** An assessment without the uses. */
 type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
 
-function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
+function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
+  const once =
+    judged.verdict === 'bindable' &&
+    judged.reset.scope === 'none' &&
+    isHotOnceBound(seen, seen.device(judged.address))
+  const bare = once ? { ...judged, resetOnceBound: 'hot' as const } : judged
   const affected = new Set([bare.address, ...bare.toBind])
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
   // Uses take no part in the verdict, but a reason must not advise to take what the host runs on.

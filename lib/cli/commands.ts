@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { bind } from './bind.js'
+import { cdi } from './cdi.js'
 import { check } from './check.js'
 import { completeFor } from './complete.js'
 import { completion } from './completion.js'
@@ -7,6 +8,7 @@ import { doctor } from './doctor.js'
 import { exportTo } from './export.js'
 import { grant } from './grant.js'
 import { help } from './help.js'
+import { inventory } from './inventory.js'
 import { list } from './list.js'
 import { mdev } from './mdev.js'
 import type { Declare } from './options.js'
@@ -21,13 +23,14 @@ import { run } from './run.js'
 import { schema } from './schema.js'
 import { show } from './show.js'
 import { status } from './status.js'
+import { topology } from './topology.js'
 import { vfs } from './vfs.js'
 
 /** In the order of the help. */
 const COMMANDS: readonly Declare[] = [
-  ...[list, show, check, reset, rescan],
+  ...[list, topology, show, check, inventory, reset, rescan],
   ...[run, bind, release, status, recover],
-  ...[grant, revoke, exportTo, persist, vfs, mdev],
+  ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
   ...[doctor, schema, completion, help],
 ]
 

@@ -1,13 +1,13 @@
 /**
- * What the addon exports. Every method is one system call: it answers, throws an Error with `errno`, `syscall`, `request`
+ * What the addon exports. Every method is one system call, save those that are of one thread together: it answers, throws an Error with `errno`, `syscall`, `request`
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
   readonly Container: { open(path: string): NativeContainer } & Given<NativeContainer>
   readonly Group: { open(path: string): NativeGroup } & Given<NativeGroup>
   readonly Device: {
-    /** `/dev/vfio/devices/vfioN`, off the main thread. Before it is bound to an iommufd, the kernel answers nothing else. */
-    openCdev(path: string): Promise<NativeDevice>
+    /** `/dev/vfio/devices/vfioN`, of which nothing is opened before it is bound: the kernel answers nothing else until then. */
+    openCdev(path: string): NativeDevice
   } & Given<NativeDevice>
   readonly Iommufd: { open(path: string): NativeIommufd } & Given<NativeIommufd>
   readonly DmaBuf: abstract new () => NativeDmaBuf
@@ -65,6 +65,8 @@ export interface Binding {
     openUevents(groups: number, space: number): NativeMessages
     /** The kernel's log, from its end on (`/dev/kmsg`). */
     openLog(path: string): NativeMessages
+    /** What happens to files (`inotify(7)`), those of `addPath()`. */
+    openInotify(): NativeMessages
   }
   /** The inode of the user namespace that this process's network namespace belongs to (`NS_GET_USERNS`). */
   networkOwner(): number
@@ -295,6 +297,13 @@ export interface NativeDevice extends NativeFile {
   hotReset(groups: readonly NativeGroup[]): Promise<void>
   /** `VFIO_DEVICE_BIND_IOMMUFD`: the number of the device there. A token has 16 bytes. */
   bindIommufd(iommufd: NativeIommufd, token: Uint8Array | null): Promise<number>
+  /** Both in one go: what {@link bindIommufd} takes, and behind it what {@link attach} does. */
+  bindAndAttach(
+    iommufd: NativeIommufd,
+    token: Uint8Array | null,
+    pt: number,
+    pasid: number | null,
+  ): Promise<number>
   /** `VFIO_DEVICE_ATTACH_IOMMUFD_PT` to an address space or page table: the page table, which the kernel may have made. */
   attach(pt: number, pasid: number | null): Promise<number>
   /** `VFIO_DEVICE_DETACH_IOMMUFD_PT`. */
@@ -413,12 +422,14 @@ export interface NativeEventFd extends NativeFile {
   read(): number
 }
 
-/** Messages of the kernel, one for each call: its length in bytes, 0 where none waits, or a negated errno. */
+/** Messages of the kernel, one for each call (of inotify as many as fit): their length in bytes, 0 where none waits, or a negated errno. */
 export interface NativeMessages extends NativeHandle {
   /** From a socket: four words of 32 bits, which are port, groups, pid and uid of the sender, and then the message. */
   receive(into: Uint8Array): number
   /** From a file. */
   read(into: Uint8Array): number
+  /** `inotify_add_watch(2)`: `events` are its `IN_…`; the number by which it tells of the path. */
+  addPath(path: string, events: number): number
 }
 
 /** Tells when one of many eventfds was signalled, or a message waits, until `end()`. */

@@ -87,6 +87,8 @@ export interface PciDevice {
   readonly answers: boolean | null
   /** `power_state` as the kernel last set it: `D0`, `D3hot`, `D3cold`, …; `null` where it is not published or not looked at. */
   readonly powerState: string | null
+  /** The root complex that it hangs on, as sysfs names its bus: `pci0000:00`. `null` where sysfs has no path to tell by, and in brief. */
+  readonly rootBus: string | null
   /** The function of another domain whose driver makes the root bus of this one (Intel VMD), `null` for a bus of the platform. */
   readonly madeBy: string | null
 }
@@ -251,6 +253,7 @@ export function readDevices(
       vgpuType: vfio?.vgpuType ?? null,
       answers: space.answers,
       powerState: draft.powerState,
+      rootBus: draft.place?.rootBus ?? null,
       madeBy: makers ? (makers.get(address) ?? null) : (draft.place?.madeBy ?? null),
     })
   })
@@ -280,6 +283,7 @@ class Space {
 interface Place {
   /** `undefined` where the path is none to tell by. */
   readonly parent: string | null | undefined
+  readonly rootBus: string | null
   readonly madeBy: string | null
 }
 
@@ -382,7 +386,11 @@ function placeReader(): (path: string | null) => Place | undefined {
     const directory = path.slice(0, Math.max(0, path.lastIndexOf('/')))
     const made = known.get(directory)
     if (made !== undefined) return made
-    const place = { parent: parentFromPath(directory), madeBy: makerOn(directory) }
+    const place = {
+      parent: parentFromPath(directory),
+      rootBus: directory.split('/').find((part) => ROOT_BUS.test(part)) ?? null,
+      madeBy: makerOn(directory),
+    }
     known.set(directory, place)
     return place
   }
