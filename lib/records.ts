@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import {
   closeSync,
   constants,
@@ -133,6 +132,7 @@ export class Directory {
   async write(name: string, content: FileContent): Promise<void> {
     this.sweep(name)
     // Its end keeps it out of what is read by suffix, and tells a sweep what a crash left.
+    const { randomBytes } = process.getBuiltinModule('node:crypto')
     const draft = `.${randomBytes(6).toString('hex')}${draftEnd(name)}`
     try {
       const file = openSync(this.#at(draft), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)

@@ -2,7 +2,7 @@
 // command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
 // commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
-import { renameSync, rmSync } from 'node:fs'
+import { readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
@@ -36,17 +36,37 @@ const common = {
   target: 'node20.19',
   packages: 'external',
   logLevel: 'warning',
+  // A third less to read and to parse, with every name as it is.
+  minifyWhitespace: true,
+  lineLimit: 160,
 }
 await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/index.js` })
+// The command line on top of it, and the commands that only look with no more of it than they take.
 await build({
   ...common,
-  entryPoints: ['lib/cli/main.ts'],
-  outfile: `${OUT}/cli/main.js`,
-  external: [LIBRARY],
+  entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
+  outdir: `${OUT}/cli`,
+  external: [LIBRARY, './looks.js', './all.js'],
+})
+await build({
+  ...common,
+  entryPoints: ['lib/cli/looks.ts'],
+  outdir: `${OUT}/cli`,
+  plugins: [addonFrom('../../')],
 })
 await writeManual(common, OUT, `${OUT}/man`)
 rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
 renameSync(join(ROOT, OUT), join(ROOT, 'dist'))
+
+/** Where the library looks for its addon is said from dist/: elsewhere there is another way to it. */
+function addonFrom(root) {
+  const setup = ({ onLoad }) =>
+    onLoad({ filter: /\/lib\/native\/load\.ts$/ }, ({ path }) => ({
+      contents: readFileSync(path, 'utf8').replaceAll("require('../", `require('${root}`),
+      loader: 'ts',
+    }))
+  return { name: 'addon', setup }
+}
 
 /** What users see of a tree of declarations, in one file: without what is internal, and without what only that needs. */
 function rollUp(entry, output) {

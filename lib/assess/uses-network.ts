@@ -1,4 +1,3 @@
-import { BlockList } from 'node:net'
 import type { UseFacts } from '../sysfs/use.js'
 import type { NetworkInterface, Route } from '../sysfs/use-network.js'
 import type { Finding } from './host-use.js'
@@ -140,7 +139,7 @@ function wayTo(address: string, routes: readonly Route[]): string | null {
 function leadsTo({ destination, length, family }: Route, address: string): boolean {
   // A block list refuses a prefix of no bits, which everything matches.
   if (length === 0) return true
-  const list = new BlockList()
+  const list = new (process.getBuiltinModule('node:net').BlockList)()
   list.addSubnet(destination, length, family)
   return list.check(address, family)
 }

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { VfioError, VfioSystemError } from '../errors.js'
@@ -40,7 +39,10 @@ const NAMES = 2 ** 50
 function byteOf(subject: LockSubject): number {
   if (typeof subject === 'number') return subject
   const parts = splitAddress(subject)
-  if (parts === null) return NAMES + createHash('sha256').update(subject).digest().readUIntBE(0, 6)
+  if (parts === null) {
+    const { createHash } = process.getBuiltinModule('node:crypto')
+    return NAMES + createHash('sha256').update(subject).digest().readUIntBE(0, 6)
+  }
   const { domain, bus, device, function: fn } = parts
   return DEVICES + ((domain * 256 + bus) * 32 + device) * 8 + fn
 }

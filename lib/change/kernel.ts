@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { resetDevice } from '../actions/reset.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
@@ -89,7 +88,7 @@ class RunningKernel implements KernelAccess {
   load(modprobe: string, module: string): Promise<void> {
     return new Promise((resolve, reject) => {
       // In a session of its own: Ctrl-C is for this program to answer.
-      const child = spawn(modprobe, ['--', module], {
+      const child = process.getBuiltinModule('node:child_process').spawn(modprobe, ['--', module], {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: {},
         detached: true,

@@ -1,22 +1,4 @@
-import { VfioError } from '../index.js'
-import { program } from './commands.js'
-import { complain, fail } from './failure.js'
+/** They are built with no more of the library than they take: people wait for them, and all of it takes as long to load. */
+const LOOKS: ReadonlySet<string | undefined> = new Set(['list', 'show', 'doctor'])
 
-// A reader that goes away early (`vfio list | head`) has seen what it wanted; output that is lost otherwise is a failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE')
-    complain(new VfioError('ERR_VFIO_BAD_FILE', `standard output: ${error.message}`))
-})
-// Without standard error the command goes on, and its exit status tells how it ended.
-process.stderr.on('error', () => {})
-
-// The name by which the journal, ps and error messages of others know this program.
-process.title = 'vfio'
-
-try {
-  const vfio = program()
-  if (process.argv.length <= 2) vfio.outputHelp()
-  else await vfio.parseAsync()
-} catch (error) {
-  fail(error)
-}
+await (LOOKS.has(process.argv[2]) ? import('./looks.js') : import('./all.js'))

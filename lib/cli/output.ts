@@ -9,7 +9,12 @@ Object.defineProperty(BigInt.prototype, 'toJSON', {
 })
 
 /** JSON as every command prints it: what the library returned, a bigint as `0x…`, and nothing that steers a terminal. */
-export const toJson = (value: unknown) => `${printable(JSON.stringify(value))}\n`
+export function toJson(value: unknown): string {
+  const text = JSON.stringify(value)
+  // JSON has escaped all of ASCII that is not printable, but for DEL.
+  const isPlain = Buffer.byteLength(text) === text.length && !text.includes('\u007f')
+  return `${isPlain ? text : printable(text)}\n`
+}
 
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
 export function print(text: string): void {

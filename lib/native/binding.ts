@@ -146,7 +146,7 @@ export interface Binding {
    * {@link readTree} has them: `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
    * third of these.
    */
-  readWaiting(paths: readonly string[], patience: number): Spans
+  readWaiting(paths: readonly string[], patience: number): () => Spans
   /**
    * `getpwnam_r(3)`, of digits `getpwuid_r`, and `getgrouplist(3)`, off the main thread: a name may come from a server. `null`
    * where there is no such user.
@@ -163,7 +163,7 @@ export interface Binding {
   /** `tcsetattr(3)`, also from the background. */
   setTerminalModes(descriptor: number, modes: ArrayBuffer): void
   /**
-   * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
+   * Begins to read, and answers what waits for the end of it, once: the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
    * as many bytes as its entry in `limits`. A link `.` is the directory's own name, as a link. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
    * `c1:3`, and nothing for what is no device. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
@@ -177,7 +177,7 @@ export interface Binding {
     links: readonly string[],
     lists: readonly string[],
     nodes: readonly string[],
-  ): Spans
+  ): () => Spans
 }
 
 /** Many entries: their bytes, and for each of them where it starts and its length. */

@@ -3,7 +3,7 @@ import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } fro
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { type Batch, readBatch, readWaiting } from './tree.js'
+import { type Batch, beginWaiting, readBatch } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -158,12 +158,19 @@ export function isVfioDriver(driver: string | null): boolean {
 /** A host has a handful of drivers, and thousands of devices that are asked about. */
 const vfioDrivers = new Map<string, boolean>()
 
-/** Reads every function below `bus/pci` of a sysfs tree, ordered by address. */
-export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
+/** What every function below `bus/pci` says of itself. */
+export interface Functions {
+  /** In their order, one for each row of what was read. */
+  readonly addresses: readonly string[]
+  readonly main: Batch
+}
+
+/** Reads every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
+export function readFunctions(sysfs: string, names: readonly string[], brief: boolean): Functions {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
   // In brief the bridges' bus numbers say as much as the paths.
-  const main = context.brief
+  const main = brief
     ? readBatch(root, addresses, {
         files: BRIEF_FILES,
         links: LINKS,
@@ -171,11 +178,21 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
         limits: { config: HEADER },
       })
     : readBatch(root, addresses, { files: FILES, links: [...LINKS, PATH], lists: LISTS })
+  return { addresses, main }
+}
+
+/** The devices that these functions are, ordered by address. */
+export function readDevices(
+  sysfs: string,
+  { addresses, main }: Functions,
+  context: DeviceContext,
+): PciDevice[] {
+  const root = `${sysfs}/bus/pci/devices`
+  const read = context.overrides === null ? beginOverrides(root, addresses) : null
   const slots = readSlots(sysfs)
   const gone = findGone(root, main, addresses)
   const start = draftReader(main)
   const drafts = addresses.flatMap((address, row) => (gone.has(address) ? [] : start(row, address)))
-  const overrides = context.overrides ?? readOverrides(root, drafts)
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const { address, space } of drafts) {
@@ -192,6 +209,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
   const isSilent = ({ space }: Draft) => space.answers === false
   const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
   const identityOf = identify(context)
+  const overrides = context.overrides ?? read?.()
   return drafts.map((draft) => {
     const { address, space } = draft
     const { header, capabilities } = space
@@ -214,7 +232,7 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       revision: draft.revision,
       names: identity.names,
       driver: draft.driver,
-      driverOverride: overrides.get(address) ?? null,
+      driverOverride: overrides?.get(address) ?? null,
       modules: identity.modules,
       variantDrivers: identity.variants,
       modalias: draft.modalias,
@@ -403,9 +421,12 @@ function identify(context: DeviceContext): (draft: Draft) => Identity {
 }
 
 /** The overrides of devices: the kernel tells none while a driver lets the device go, which may take for ever. */
-function readOverrides(root: string, drafts: readonly Draft[]): ReadonlyMap<string, string | null> {
-  const texts = readWaiting(drafts.map(({ address }) => `${root}/${address}/driver_override`))
-  return new Map(drafts.map(({ address }, index) => [address, overrideOf(texts[index] ?? '')]))
+function beginOverrides(root: string, addresses: readonly string[]): () => Map<string, string | null> {
+  const read = beginWaiting(addresses.map((address) => `${root}/${address}/driver_override`))
+  return () => {
+    const texts = read()
+    return new Map(addresses.map((address, index) => [address, overrideOf(texts[index] ?? '')]))
+  }
 }
 
 /** What `driver_override` says: some kernels write `(null)` for none. */

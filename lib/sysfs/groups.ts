@@ -1,7 +1,7 @@
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { MediatedDevice } from './mediated.js'
-import { readBatch } from './tree.js'
+import { type Batch, beginBatch, readBatch, type Wanted } from './tree.js'
 
 /** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
 export interface ReservedRegion {
@@ -33,21 +33,37 @@ const NONE: readonly never[] = Object.freeze([])
 /** The name that VFIO gives to a group without an IOMMU, those of mediated devices too; no other group has one (`vfio_noiommu_group_alloc`). */
 export const NO_IOMMU_GROUP = 'vfio-noiommu'
 
-interface GroupOptions {
-  /** Only what verdicts need: see `SnapshotOptions`. */
+/** A reading of groups that goes on beside. */
+export interface BegunGroups {
   readonly brief: boolean
-  /** Groups without any of the devices too. */
-  readonly empty: boolean
-  readonly mediated: readonly MediatedDevice[]
+  readonly listed: readonly number[]
+  readonly read: () => Batch
 }
 
-/** Reads the groups of a sysfs tree, ordered by number; members come from both ends of the links. */
+/**
+ * Begins to read the groups that there are.
+ * @param brief only what verdicts need: see `SnapshotOptions`
+ * @param all groups without any of the devices too
+ */
+export function beginGroups(sysfs: string, brief: boolean, all: boolean): BegunGroups {
+  const listed = all ? listNumbers(rootOf(sysfs)) : []
+  return { brief, listed, read: beginBatch(rootOf(sysfs), listed.map(String), wanted(brief)) }
+}
+
+const rootOf = (sysfs: string) => `${sysfs}/kernel/iommu_groups`
+
+const wanted = (brief: boolean): Wanted => ({
+  files: brief ? FILES : [...FILES, 'name'],
+  lists: ['devices'],
+})
+
+/** The groups of a sysfs tree, ordered by number; members come from both ends of the links. */
 export function readGroups(
   sysfs: string,
+  { brief, listed, read }: BegunGroups,
   devices: readonly PciDevice[],
-  { brief, empty, mediated }: GroupOptions,
+  mediated: readonly MediatedDevice[],
 ): IommuGroup[] {
-  const root = `${sysfs}/kernel/iommu_groups`
   const members = new Map<number, string[]>()
   for (const device of devices) {
     if (device.group === null) continue
@@ -55,37 +71,41 @@ export function readGroups(
     if (known) known.push(device.address)
     else members.set(device.group, [device.address])
   }
-  const listed = empty ? listNumbers(root) : []
   const emulated = new Set(mediated.flatMap(({ group }) => group ?? []))
-  const numbers = [...new Set([...listed, ...members.keys(), ...emulated])].sort((a, b) => a - b)
-  const batch = readBatch(root, numbers.map(String), {
-    files: brief ? FILES : [...FILES, 'name'],
-    lists: ['devices'],
-  })
-  // Where no IOMMU speaks for a group it has no regions: only such a one can be of the no-IOMMU mode, on or off by now.
-  const bare = brief ? numbers.filter((_group, row) => !batch.text(row, 'reserved_regions')) : numbers
-  const names = brief ? readBatch(root, bare.map(String), { files: ['name'] }) : batch
-  const named = new Set(bare.filter((_group, row) => names.text(row, 'name') === NO_IOMMU_GROUP))
-  const regionsIn = batch.ofText('reserved_regions', (text) => parseReservedRegions(text ?? ''))
-  return numbers.map((group, row) => {
-    const seen = members.get(group) ?? []
-    const list = batch.names(row, 'devices')
-    return Object.freeze({
-      group,
-      type: batch.text(row, 'type'),
-      noIommu: !emulated.has(group) && named.has(group),
-      ...(emulated.has(group) && { emulated: true as const }),
-      members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
-      others:
-        list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
-      reservedRegions: regionsIn(row),
+  const known = new Set(listed)
+  const others = [...new Set([...members.keys(), ...emulated])].filter((group) => !known.has(group))
+  const root = rootOf(sysfs)
+  const groupsIn = (numbers: readonly number[], batch: Batch) => {
+    // Where no IOMMU speaks for a group it has no regions: only such a one can be of the no-IOMMU mode, on or off by now.
+    const bare = brief ? numbers.filter((_group, row) => !batch.text(row, 'reserved_regions')) : numbers
+    const names = brief ? readBatch(root, bare.map(String), { files: ['name'] }) : batch
+    const named = new Set(bare.filter((_group, row) => names.text(row, 'name') === NO_IOMMU_GROUP))
+    const regionsIn = batch.ofText('reserved_regions', (text) => parseReservedRegions(text ?? ''))
+    return numbers.map((group, row) => {
+      const seen = members.get(group) ?? []
+      const list = batch.names(row, 'devices')
+      return Object.freeze({
+        group,
+        type: batch.text(row, 'type'),
+        noIommu: !emulated.has(group) && named.has(group),
+        ...(emulated.has(group) && { emulated: true as const }),
+        members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
+        others:
+          list.length === 1 && list[0] === seen[0]
+            ? NONE
+            : readOthers(`${root}/${group}/devices`, list, seen),
+        reservedRegions: regionsIn(row),
+      })
     })
-  })
+  }
+  const groups = groupsIn(listed, read())
+  if (others.length > 0) groups.push(...groupsIn(others, readBatch(root, others.map(String), wanted(brief))))
+  return groups.sort((a, b) => a.group - b.group)
 }
 
 function listNumbers(root: string): number[] {
   const names = readBatch(root, ['.'], { lists: ['.'] }).names(0, '.')
-  return names.filter((name) => /^\d{1,9}$/.test(name)).map(Number)
+  return [...new Set(names.filter((name) => /^\d{1,9}$/.test(name)).map(Number))]
 }
 
 /** A function that the group names and `bus/pci` did not show is one of them, unless it is gone. */

@@ -1,10 +1,10 @@
 import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandName, isAddress, isUuid } from './address.js'
-import { readDevices, type SlotRule } from './devices.js'
+import { readDevices, readFunctions, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, exists, listNames, readText } from './files.js'
-import { readGroups } from './groups.js'
+import { beginGroups, readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readMediated } from './mediated.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -136,7 +136,10 @@ export class Host {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
       const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
       const platform = this.#lookAtPlatform()
-      const devices = readDevices(this.paths.sysfs, names, {
+      const functions = readFunctions(this.paths.sysfs, names, brief)
+      // They are read while those are taken apart here.
+      const begun = beginGroups(this.paths.sysfs, brief, some === null)
+      const devices = readDevices(this.paths.sysfs, functions, {
         aliases,
         names: deviceNames,
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
@@ -150,11 +153,7 @@ export class Host {
         concerns:
           some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
       })
-      const groups = readGroups(this.paths.sysfs, devices, {
-        brief,
-        empty: some === null,
-        mediated: mediated.devices,
-      })
+      const groups = readGroups(this.paths.sysfs, begun, devices, mediated.devices)
       return {
         devices,
         groups,

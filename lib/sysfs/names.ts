@@ -26,6 +26,9 @@ const NEWLINE = 0x0a
 const TAB = 0x09
 const HASH = 0x23
 
+/** What classes take at the end of the file is less, in bytes. */
+const CLASSES_SIZE = 0x10000
+
 /** A part of the file: a head line and the lines behind it that are indented further. */
 interface Block {
   readonly start: number
@@ -42,6 +45,7 @@ export class PciNames {
   readonly #devices = new Map<number, Block | null>()
   readonly #classes = new Map<number, string | null>()
   readonly #answers = new Map<string, DeviceNames>()
+  #classStart: number | undefined
 
   /** @param path the file; without it the places where distributions put it are tried */
   static read(path?: string): PciNames {
@@ -107,12 +111,22 @@ export class PciNames {
     return device && this.#find(`\t\t${hex(ids.subsystemVendor, 4)} ${hex(ids.subsystemDevice, 4)}  `, device)
   }
 
+  /** Classes stand behind all vendors, which it takes long to search. */
+  #baseClass(id: number): Block | null {
+    const head = `C ${hex(id, 2)}  `
+    const { length } = this.#file
+    this.#classStart ??= this.#file.indexOf('\nC ', Math.max(0, length - CLASSES_SIZE), 'latin1')
+    const found = this.#classStart < 0 ? null : this.#find(head, { start: this.#classStart, end: length })
+    // Where somebody's file has them elsewhere they are found all the same.
+    return found ?? this.#find(head)
+  }
+
   /** @param code base class, subclass and programming interface, 24 bits: the subclass names it */
   #className(code: number): string | null {
     const key = code >>> 8
     const known = this.#classes.get(key)
     if (known !== undefined) return known
-    const base = this.#find(`C ${hex(key >>> 8, 2)}  `)
+    const base = this.#baseClass(key >>> 8)
     const subclass = base && this.#find(`\t${hex(key & 0xff, 2)}  `, base)
     const name = this.#name(subclass, 5) ?? this.#name(base, 6)
     this.#classes.set(key, name)

@@ -58,7 +58,14 @@ class Spans {
  * What the addon's `readTree` does, with the calls of `node:fs`: on every platform, and not as quick. Here an entry is
  * found by its whole path.
  */
-export const readTree: Binding['readTree'] = (root, directories, files, limits, links, lists, nodes) => {
+export const readTree: Binding['readTree'] =
+  (...wanted) =>
+  () =>
+    readAll(...wanted)
+
+function readAll(
+  ...[root, directories, files, limits, links, lists, nodes]: Parameters<Binding['readTree']>
+) {
   const batch = new Spans()
   const scratch = Buffer.allocUnsafe(Math.max(0, ...limits))
   const rows = directories.map((directory) => (name: string) => join(root, directory, name))
@@ -153,7 +160,7 @@ function isOn(path: string | Buffer, magic: number): boolean {
 }
 
 /** What the addon's `readWaiting` does: what is no attribute of the kernel's is read at once, all else by a process beside. */
-export const readWaiting: Binding['readWaiting'] = (paths, patience) => {
+export const readWaiting: Binding['readWaiting'] = (paths, patience) => () => {
   const scratch = Buffer.allocUnsafe(LARGEST)
   const answers = paths.map((path) => {
     const at = join(path)

@@ -152,34 +152,41 @@ export interface Wanted {
  * Reads the same files and links of many directories in one call: thousands of functions with a dozen
  * attributes each are too many for one JavaScript call apiece. What fails is as in {@link lookFailed}.
  */
-export function readBatch(root: string, directories: readonly string[], wanted: Wanted): Batch {
+export const readBatch = (root: string, directories: readonly string[], wanted: Wanted): Batch =>
+  beginBatch(root, directories, wanted)()
+
+/** The same, read by threads beside until the answer is called, once, which waits for them. */
+export function beginBatch(root: string, directories: readonly string[], wanted: Wanted): () => Batch {
   const { files = [], links = [], lists = [], nodes = [] } = wanted
   const names = [...files, ...links, ...lists, ...nodes]
   const columns = new Map(names.map((name, index) => [name, index]))
   const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
-  const { data, spans } = reader().readTree(root, directories, files, limits, links, lists, nodes)
+  const read = reader().readTree(root, directories, files, limits, links, lists, nodes)
   const callOf = (column: number): LookingCall => {
     if (column < files.length) return 'read'
     if (column < files.length + links.length) return 'readlink'
     return column < files.length + links.length + lists.length ? 'getdents' : 'stat'
   }
-  const judged = new Set(wanted.judged)
-  // The errno of nearly all that is not there.
-  const absent = -constants.errno.ENOENT
-  for (let at = 0; at < spans.length; at += 2) {
-    const start = spans[at] ?? 0
-    if (start >= 0 || start === absent) continue
-    const column = (at / 2) % names.length
-    const name = names[column] ?? ''
-    if (judged.has(name) && !isShortage(-start)) continue
-    const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
-    lookFailed(
-      callOf(column),
-      -start,
-      `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
-    )
+  return () => {
+    const { data, spans } = read()
+    const judged = new Set(wanted.judged)
+    // The errno of nearly all that is not there.
+    const absent = -constants.errno.ENOENT
+    for (let at = 0; at < spans.length; at += 2) {
+      const start = spans[at] ?? 0
+      if (start >= 0 || start === absent) continue
+      const column = (at / 2) % names.length
+      const name = names[column] ?? ''
+      if (judged.has(name) && !isShortage(-start)) continue
+      const directory = directories[Math.floor(at / 2 / names.length)] ?? ''
+      lookFailed(
+        callOf(column),
+        -start,
+        `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
+      )
+    }
+    return new Batch(data, spans, columns)
   }
-  return new Batch(data, spans, columns)
 }
 
 /** How long the kernel may take for one such file, in milliseconds. */
@@ -187,18 +194,21 @@ const PATIENCE = 2000
 
 /**
  * The texts of files that wait for as long as a change of their device takes, in order; `null` where there is none.
- * This process waits a few seconds at most: what has not answered by then counts as a look that failed.
+ * Whoever calls the answer waits a few seconds at most: what has not answered by then counts as a look that failed.
  */
-export function readWaiting(paths: readonly string[]): (string | null)[] {
-  if (paths.length === 0) return []
+export function beginWaiting(paths: readonly string[]): () => (string | null)[] {
+  if (paths.length === 0) return () => []
   const given = paths.map((path) => (isAbsolute(path) ? path : resolve(path)))
-  const { data, spans } = reader().readWaiting(given, PATIENCE)
-  const batch = new Batch(data, spans, ONE)
-  return paths.map((path, row) => {
-    const errno = batch.errno(row, TEXT)
-    if (errno !== 0) lookFailed('read', errno, path)
-    return batch.text(row, TEXT)
-  })
+  const read = reader().readWaiting(given, PATIENCE)
+  return () => {
+    const { data, spans } = read()
+    const batch = new Batch(data, spans, ONE)
+    return paths.map((path, row) => {
+      const errno = batch.errno(row, TEXT)
+      if (errno !== 0) lookFailed('read', errno, path)
+      return batch.text(row, TEXT)
+    })
+  }
 }
 
 const TEXT = 'text'

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/types.h>
 
+#include <functional>
 #include <vector>
 
 namespace vfio {
@@ -111,5 +112,8 @@ class Batch {
   // Indices of `kept_` by hash, -1 for none; its size is a power of two.
   std::vector<int32_t> table_;
 };
+
+/** The function that waits for some work in a thread beside, and answers what it brought as { data, spans }; once. */
+Napi::Function Beside(Napi::Env env, std::function<Batch()> work);
 
 }  // namespace vfio

@@ -11,13 +11,17 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "host/batch.h"
 #include "util/arguments.h"
+#include "util/failure.h"
 
 namespace vfio {
 
@@ -237,7 +241,48 @@ Batch TakeAll(const TreeRequest& request) {
   return all;
 }
 
+/** Some work in a thread of its own, until whoever wants what it brings waits for it. */
+class Reading {
+ public:
+  explicit Reading(std::function<Batch()> work)
+      : work_(std::move(work)), thread_([this] {
+          try {
+            batch_ = work_();
+          } catch (...) {
+            failure_ = std::current_exception();
+          }
+        }) {}
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+  ~Reading() {
+    if (thread_.joinable()) thread_.join();
+  }
+
+  const Batch& Wait() {
+    if (thread_.joinable()) thread_.join();
+    if (failure_) std::rethrow_exception(failure_);
+    return batch_;
+  }
+
+ private:
+  std::function<Batch()> work_;
+  Batch batch_;
+  std::exception_ptr failure_;
+  std::thread thread_;
+};
+
 }  // namespace
+
+Napi::Function Beside(Napi::Env env, std::function<Batch()> work) {
+  auto reading = std::make_shared<Reading>(std::move(work));
+  return Napi::Function::New(env, [reading](const Napi::CallbackInfo& info) -> Napi::Value {
+    try {
+      return reading->Wait().ToObject(info.Env());
+    } catch (const SystemFailure&) {
+      throw ToError(info.Env());
+    }
+  });
+}
 
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
@@ -248,9 +293,13 @@ Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   if (request.limits.size() != request.files.size()) {
     BadArgument(env, "expected a limit for each file");
   }
-  Batch batch = TakeAll(request);
-
-  return batch.ToObject(env);
+  // Few are read by who waits for them, sooner than a thread would start.
+  if (request.directories.size() < kRowsWorthAThread) {
+    return Napi::Function::New(env, [request](const Napi::CallbackInfo& asked) -> Napi::Value {
+      return TakeAll(request).ToObject(asked.Env());
+    });
+  }
+  return Beside(env, [request] { return TakeAll(request); });
 }
 
 }  // namespace vfio

@@ -300,18 +300,16 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::vector<std::string> paths = Strings(info[0]);
   const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
-  Batch batch;
-  try {
+  return Beside(env, [paths, patience] {
+    Batch batch;
     // The one that was not answered is left out, and those behind it are read by another process.
     int losses = 0;
     for (size_t at = 0; at < paths.size(); at++, losses++) {
       if (losses < kMostLosses) at = TakeAnswers(paths, at, patience, batch);
       if (at < paths.size()) batch.Fail(ETIMEDOUT);
     }
-  } catch (const SystemFailure&) {
-    throw ToError(env);
-  }
-  return batch.ToObject(env);
+    return batch;
+  });
 }
 
 Napi::Value AskWriter(const Napi::CallbackInfo& info) {

@@ -40,7 +40,7 @@ function said(
   limit: number,
 ): Readonly<Record<string, string | number>> {
   const limits = files.map(() => limit)
-  const { data, spans } = readTree(root, directories, files, limits, links, lists, nodes)
+  const { data, spans } = readTree(root, directories, files, limits, links, lists, nodes)()
   const kinds = Object.entries({ files, links, lists, nodes }).flatMap(([kind, names]) =>
     names.map((name) => ({ kind, name })),
   )
@@ -265,7 +265,7 @@ describe('what may wait for ever, with the addon and without', function () {
   /** Far more than a busy machine needs for a file that answers, in milliseconds. */
   const PATIENCE = 4000
   const answers = (reader: Pick<Binding, 'readWaiting'>, paths: readonly string[], patience: number) => {
-    const { data, spans } = reader.readWaiting(paths, patience)
+    const { data, spans } = reader.readWaiting(paths, patience)()
     assert.equal(spans.length, 2 * paths.length)
     return paths.map((_path, row) => {
       const [start = 0, length = 0] = spans.subarray(2 * row)
@@ -302,7 +302,7 @@ describe('what may wait for ever, with the addon and without', function () {
   it('leaves no process behind that does not wait', async () => {
     const root = temporaryDirectory()
     execFileSync('mkfifo', [`${root}/fifo`])
-    plain.readWaiting([`${root}/fifo`], 100)
+    plain.readWaiting([`${root}/fifo`], 100)()
     const readers = () =>
       readdirSync('/proc').filter((pid) => {
         try {

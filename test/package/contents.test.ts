@@ -22,11 +22,13 @@ const files = () =>
     .filter(({ entry }) => !entry.isDirectory())
     .map(({ path }) => path.slice(contents().length + 1))
 
+const CLI = ['all', 'looks', 'main'].map((name) => `dist/cli/${name}.js`)
+
 describe('the tarball', function () {
   this.timeout(PATIENCE)
 
   it('has what its users need', () => {
-    const needed = ['bin/vfio.js', 'dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', PREBUILD]
+    const needed = ['bin/vfio.js', 'dist/index.js', 'dist/index.d.ts', ...CLI, PREBUILD]
     for (const file of [...needed, 'README.md', 'LICENSE', 'CHANGELOG.md', 'SECURITY.md']) {
       assert(files().includes(file), `${file} is missing`)
     }
@@ -44,7 +46,7 @@ describe('the tarball', function () {
         .sort(),
       [
         'bin/vfio.js',
-        'dist/cli/main.js',
+        ...CLI,
         'dist/index.d.ts',
         'dist/index.js',
         ...['schemas', 'man'].flatMap((directory) =>
@@ -79,7 +81,7 @@ describe('the tarball', function () {
       readFileSync(join(contents(), 'package.json'), 'utf8'),
     ) as typeof manifest
     const wanted = new Set<string>()
-    for (const file of ['dist/index.js', 'dist/cli/main.js']) {
+    for (const file of ['dist/index.js', ...CLI]) {
       const text = readFileSync(join(contents(), file), 'utf8')
       for (const [, name = ''] of text.matchAll(/^(?:import|export) .*? from "([^"]+)"/gms)) wanted.add(name)
     }

@@ -69,6 +69,14 @@ describe('floors', () => {
     assert.deepEqual(unknown, [])
   })
 
+  it('import nothing of Node that takes long to load', () => {
+    const slow = /^import (?!type ).* from 'node:(?:child_process|crypto|http|https|net|tls|worker_threads)'/m
+    assert.deepEqual(
+      files.filter((file) => slow.test(readFileSync(join(LIB, file), 'utf8'))),
+      [],
+    )
+  })
+
   it('import only what stands before them', () => {
     const wrong = imports
       .filter((one) => !isAllowed(one))

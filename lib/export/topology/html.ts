@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto'
 import { type Glimpse, glimpsesOf } from './glance.js'
 import { escaped } from './markup.js'
 import type { HostTopology } from './model.js'
@@ -9,7 +8,8 @@ import { STYLE } from './page/style.js'
 import { treeHtml } from './page/tree.js'
 import { summaryOf } from './summary.js'
 
-const hashOf = (text: string) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+const hashOf = (text: string) =>
+  `'sha256-${process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest('base64')}'`
 
 /** Nothing is loaded, and only this script and this style do anything. */
 const policy = () =>

@@ -1,0 +1,4 @@
+import { program } from './commands.js'
+import { start } from './start.js'
+
+await start(program)
