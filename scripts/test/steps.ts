@@ -73,6 +73,8 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
+/** Tests of what only the soak installs. */
+const OF_SOAK: readonly string[] = ['containers']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'crash', 'run', 'run-kills', 'clients', 'agreement']
 
@@ -103,7 +105,7 @@ const SAME_EVERYWHERE: readonly string[] = [
 const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
 
 const ORDINARY = testsOf('lab').filter(
-  (name) => ![LAST, OF_BUILT, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
+  (name) => ![LAST, OF_BUILT, OF_SOAK, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
 )
 
 /** What everything runs on. */
@@ -310,6 +312,9 @@ const soakSteps: readonly Step[] = [
   // Debian builds no kernel with the no-IOMMU mode.
   labStep('soak:lab:iommufd:no-iommu', inGuest('iommufd', 'no-iommu', ['unprotected'])),
   ...otherSoakSteps,
+  ...[newest, 'iommufd'].map((kernel) =>
+    labStep(`soak:lab:${kernel}:containers`, inGuest(kernel, 'default', OF_SOAK)),
+  ),
   labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
   ...[
