@@ -86,8 +86,8 @@ const LAB = [
 const SOAK = [
   // A program of DPDK that drives a network card, and all of DPDK with it.
   { debian: 'dpdk-dev', program: 'dpdk-testpmd', dnf: 'dpdk', pacman: 'dpdk' },
-  // What starts containers, by itself and for the kubelet; crun where a kernel of the lab cannot filter device nodes.
-  ...['podman', 'containerd', 'runc', 'crun'].map((name) => ({
+  // What starts containers; crun where a kernel of the lab cannot filter device nodes.
+  ...['podman', 'runc', 'crun'].map((name) => ({
     debian: name,
     program: name,
     dnf: name,

@@ -44,6 +44,8 @@ export interface Suite {
   readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
+  /** With a containerd that knows CDI among its programs: fetched where none is installed. */
+  readonly containerd?: true
   /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
   readonly guest?: { readonly host?: string; readonly kernel: string; readonly topology: Topology }
 }
@@ -313,7 +315,7 @@ const soakSteps: readonly Step[] = [
   labStep('soak:lab:iommufd:no-iommu', inGuest('iommufd', 'no-iommu', ['unprotected'])),
   ...otherSoakSteps,
   ...[newest, 'iommufd'].map((kernel) =>
-    labStep(`soak:lab:${kernel}:containers`, inGuest(kernel, 'default', OF_SOAK)),
+    labStep(`soak:lab:${kernel}:containers`, { ...inGuest(kernel, 'default', OF_SOAK), containerd: true }),
   ),
   labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
@@ -74,6 +74,12 @@ export class Containerd {
   private constructor(child: ChildProcess, session: ClientHttp2Session) {
     this.#process = child
     this.#session = session
+  }
+
+  /** Those before 1.7 start containers without the devices that are named. */
+  static get knowsCdi(): boolean {
+    const { stdout } = spawnSync('containerd', ['config', 'default'], { encoding: 'utf8' })
+    return stdout?.includes('enable_cdi') ?? false
   }
 
   static async start(directory: string): Promise<Containerd> {
@@ -191,14 +197,14 @@ async function saying(child: ChildProcess, wanted: string): Promise<void> {
 /** An image of one layer, with a program that waits: what a sandbox is made of, and containers too. */
 function makeImage(directory: string): string {
   const root = makeRoot(join(directory, 'image/root'))
-  copyFileSync(busybox(), join(root, 'pause'))
+  copyFileSync(busybox(), join(root, 'busybox'))
   const layer = join(directory, 'image/layer.tar')
   execFileSync('tar', ['-C', root, '-cf', layer, '.'])
   const digest = createHash('sha256').update(readFileSync(layer)).digest('hex')
   const config = {
     architecture: 'amd64',
     os: 'linux',
-    config: { Entrypoint: ['/pause', 'sleep', '100000'] },
+    config: { Entrypoint: ['/busybox', 'sleep', '100000'] },
     rootfs: { type: 'layers', diff_ids: [`sha256:${digest}`] },
   }
   const write = (name: string, value: unknown) =>
