@@ -11,6 +11,7 @@ import { EXAMPLES } from './examples.js'
 import { exportTo } from './export.js'
 import { grant } from './grant.js'
 import { help } from './help.js'
+import { inventory } from './inventory.js'
 import { list } from './list.js'
 import { mdev } from './mdev.js'
 import type { Declare } from './options.js'
@@ -25,11 +26,12 @@ import { run } from './run.js'
 import { schema } from './schema.js'
 import { show } from './show.js'
 import { status } from './status.js'
+import { topology } from './topology.js'
 import { vfs } from './vfs.js'
 
 /** In the order of the help. */
 const COMMANDS: readonly Declare[] = [
-  ...[list, show, check, reset, rescan],
+  ...[list, topology, show, check, inventory, reset, rescan],
   ...[run, bind, release, status, recover],
   ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
   ...[doctor, schema, completion, help],
