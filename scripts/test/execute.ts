@@ -6,6 +6,7 @@ import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { PassThrough } from 'node:stream'
 import { buildEnvironment } from '../headers.mjs'
+import { containerdWithCdi } from '../lab/containerd.js'
 import { runnerFor } from '../lab/cross.js'
 import { messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
@@ -101,13 +102,15 @@ async function runSuite(
     ...[String(suite.testSeconds), suite.files?.join(',') ?? ''],
     ...(grep === undefined ? [] : [grep]),
   ]
+  const containerd = suite.containerd && (await containerdWithCdi((line) => collected.note(line)))
+  const programs = [...(node === undefined ? [] : [dirname(node)]), ...(containerd ? [containerd] : [])]
   const environment = {
     ...sanitizer(suite),
+    ...(programs.length > 0 && { PATH: pathWith(programs.join(delimiter)) }),
     ...kubeletPlaces(),
     ...(suite.shipped && { VFIO_ADDON: join(ROOT, `prebuilds/linux-${process.arch}/vfio.glibc.node`) }),
     ...(suite.full && { VFIO_TEST_SIZE: 'full' }),
     ...(node !== undefined && {
-      PATH: pathWith(dirname(node)),
       // A suite starts the same programs hundreds of times, and in a guest reading them takes longest.
       NODE_COMPILE_CACHE: join(ROOT, 'build/compile-cache'),
     }),

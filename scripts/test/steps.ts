@@ -45,6 +45,8 @@ export interface Suite {
   readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
+  /** With a containerd that knows CDI among its programs: fetched where none is installed. */
+  readonly containerd?: true
   /** Built into the cache before: minutes of a processor. */
   readonly kubelet?: Kubelet
   /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
@@ -76,6 +78,8 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
+/** Tests of what only the soak installs. */
+const OF_SOAK: readonly string[] = ['containers']
 /** Tests of what is built from the source of Kubernetes. */
 const OF_KUBELET: readonly string[] = ['kubelet']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
@@ -108,7 +112,8 @@ const SAME_EVERYWHERE: readonly string[] = [
 const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
 
 const ORDINARY = testsOf('lab').filter(
-  (name) => ![LAST, OF_BUILT, OF_KUBELET, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
+  (name) =>
+    ![LAST, OF_BUILT, OF_SOAK, OF_KUBELET, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
 )
 
 /** What everything runs on. */
@@ -321,6 +326,9 @@ const soakSteps: readonly Step[] = [
   // Debian builds no kernel with the no-IOMMU mode.
   labStep('soak:lab:iommufd:no-iommu', inGuest('iommufd', 'no-iommu', ['unprotected'])),
   ...otherSoakSteps,
+  ...[newest, 'iommufd'].map((kernel) =>
+    labStep(`soak:lab:${kernel}:containers`, { ...inGuest(kernel, 'default', OF_SOAK), containerd: true }),
+  ),
   labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
   labStep('soak:kubelet', { ...inGuest(newest, 'hotplug', OF_KUBELET), kubelet: 'kubelet' }),

@@ -210,6 +210,19 @@ describe('CDI', () => {
     assert.match(exported(['62:10.0']).notes.join(), /token/)
   })
 
+  it('opens by its own node what a kernel without groups for it has', () => {
+    const parent = { name: 'mtty', types: [{ id: 'mtty-1', available: 1 }] }
+    const devices = [{ uuid: UUID, type: 'mtty-1', driver: 'vfio-mtty', vfioDevice: 'vfio2' }]
+    const nodes = { iommu: 0o600, 'vfio/vfio': 0o600, 'vfio/devices/vfio2': 0o600 }
+    const ungrouped = see({ mdev: [{ ...parent, devices }], nodes })
+    const made = exportCdi(ungrouped, [UUID], { backend: 'iommufd' })
+    assert.deepEqual(
+      made.devices.map(({ group, addresses, nodes }) => [group, addresses, nodes]),
+      [[null, [UUID], ['/dev/vfio/devices/vfio2']]],
+    )
+    assert.throws(() => exportCdi(ungrouped, [UUID]), isCode('ERR_VFIO_NO_GROUP', /--iommufd/))
+  })
+
   it('refuses what could not be opened, with what comes first', () => {
     const refuses = (address: string, code: string, words: RegExp) =>
       assert.throws(() => exportCdi(seen, ['00:04.0', address]), isCode(code, words), address)
