@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
 import type { NativeHandle } from '../native/binding.js'
-import { call, callSite, translate } from '../native/translate.js'
+import { type CallSite, call, callSite, translate } from '../native/translate.js'
 import { SerialQueue } from '../queue.js'
 
 /** What must be let go before an object can close: the devices of a group, the groups of a container. */
@@ -45,14 +45,14 @@ export class Handle<N extends NativeHandle> implements Dependent {
 
   /**
    * A long call, queued behind the others of this object. `work` should refer to the object that the program holds, so that
-   * it is not collected while its call waits.
+   * it is not collected while its call waits. `caller` is the function that the program called, or where it did.
    */
   async run<T>(
     work: () => Promise<T>,
     options: { signal?: AbortSignal | undefined; subject?: string; discard?: (value: T) => void },
-    caller: (...args: never[]) => unknown,
+    caller: ((...args: never[]) => unknown) | CallSite,
   ): Promise<T> {
-    const site = callSite(caller)
+    const site = typeof caller === 'function' ? callSite(caller) : caller
     if (this.closed) throw this.closedError()
     try {
       return await keepAlive(this.#queue.run(work, options.signal, options.discard))

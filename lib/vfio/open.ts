@@ -1,18 +1,19 @@
 import { assess } from '../assess/assessment.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { keepAlive } from '../native/alive.js'
+import { type CallSite, callSite } from '../native/translate.js'
 import { readUuid } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { Host, NONE } from '../sysfs/host.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
-import { noNode, openOnto, VfioDevice } from './device/device.js'
+import { noNode, openOnto, type VfioDevice } from './device/device.js'
 import { type GroupParts, type HandedDevice, handOver, type IommufdParts, takeOver } from './hand-over.js'
 import type { VfioObject } from './handle.js'
 import { type Ioas, Iommufd } from './iommu/iommufd.js'
 import type { DmaSpace } from './iommu/space.js'
-import { type ExtensionName, VfioContainer, VfioGroup } from './iommu/type1.js'
+import { openInGroup, VfioContainer, VfioGroup } from './iommu/type1.js'
 
 /** What a device is opened and its memory is mapped with: its own node and an iommufd, or its group and a container. */
 export type Backend = 'iommufd' | 'group'
@@ -82,10 +83,15 @@ export function openDevice(address: string, options: With<'group'>): Promise<Ope
 export function openDevice(address: string, options: With<'iommufd'>): Promise<OpenedByIommufd>
 export function openDevice(address: string, options?: OpenOptions): Promise<OpenedDevice>
 export async function openDevice(address: string, options: OpenOptions = {}): Promise<OpenedDevice> {
-  const parts = await openParts([address], options)
+  const parts = await openParts([address], options, callSite(openDevice))
   const device = parts.devices[0] as VfioDevice
-  if (parts.backend === 'iommufd') return whole({ ...parts, device })
-  return whole({ ...parts, device, group: parts.groups[0] as VfioGroup })
+  // Spelled out: what is copied from another object is looked up by name each time.
+  if (parts.backend === 'iommufd') {
+    const { backend, iommufd, ioas } = parts
+    return whole({ backend, device, iommufd, ioas })
+  }
+  const { backend, container, groups } = parts
+  return whole({ backend, device, container, group: groups[0] as VfioGroup })
 }
 
 /**
@@ -98,7 +104,7 @@ export async function openDevices(
 ): Promise<OpenedDevices> {
   if (!Array.isArray(addresses) || addresses.length === 0)
     throw badArgument(`addresses must be an array with at least one, not ${show(addresses)}`)
-  return together(await openParts(addresses, options))
+  return together(await openParts(addresses, options, callSite(openDevices)))
 }
 
 /** Several devices with what they were opened with. */
@@ -136,25 +142,26 @@ const objectsOf = (parts: Parts): readonly VfioObject[] =>
 /** The node does not exist, or this user or container may not open it. */
 const CLOSED_TO_US: ReadonlySet<string> = new Set(['ENOENT', 'EACCES', 'EPERM', 'ENODEV', 'ENXIO'])
 
-async function openParts(addresses: readonly string[], options: OpenOptions): Promise<Parts> {
+/** `site` is where the program asked for it: taken once, because that takes long. */
+async function openParts(addresses: readonly string[], options: OpenOptions, site: CallSite): Promise<Parts> {
   const { seen = new Host().look({ around: [...addresses], overrides: NONE }), backend = 'auto' } =
     checkOptions(options)
   const devices = addresses.map((address) => chosen(seen, address))
   const twice = devices.find(({ name }, i) => devices.findIndex((device) => device.name === name) !== i)
   if (twice) throw badArgument(`${twice.name} is named twice`)
   for (const device of devices) checkGroup(seen, device, backend)
-  if (backend === 'group') return byGroup(seen, devices, options)
-  if (backend === 'iommufd') return byIommufd(devices, options)
+  if (backend === 'group') return byGroup(seen, devices, options, site)
+  if (backend === 'iommufd') return byIommufd(devices, options, site)
   if (backend !== 'auto')
     throw badArgument(`options.backend must be 'auto', 'iommufd' or 'group', not ${show(backend)}`)
-  if (devices.some(({ group }) => group === null)) return byIommufd(devices, options)
+  if (devices.some(({ group }) => group === null)) return byIommufd(devices, options, site)
   // Those without an IOMMU have groups on all kernels that have the mode.
   const mayBeBoth = devices.every(
     ({ vfioDevice, group }) => vfioDevice !== null && group !== null && !seen.group(group).noIommu,
   )
-  if (!mayBeBoth) return byGroup(seen, devices, options)
+  if (!mayBeBoth) return byGroup(seen, devices, options, site)
   try {
-    return await byIommufd(devices, options)
+    return await byIommufd(devices, options, site)
   } catch (error) {
     if (!(error instanceof VfioSystemError)) throw error
     const isClosedToUs = error.syscall === 'open' && CLOSED_TO_US.has(error.code)
@@ -162,7 +169,7 @@ async function openParts(addresses: readonly string[], options: OpenOptions): Pr
     // Before Linux 6.18 a token goes by the group alone.
     const takesNoToken = options.vfToken !== undefined && isRefused('EINVAL')
     if (!isClosedToUs && !takesNoToken && !(isRefused('EPERM') && acceptsForGroupsAlone(seen))) throw error
-    return byGroup(seen, devices, options)
+    return byGroup(seen, devices, options, site)
   }
 }
 
@@ -209,7 +216,12 @@ function checkGroup(
   )
 }
 
-async function byGroup(seen: Snapshot, devices: readonly Openable[], options: OpenOptions): Promise<ByGroup> {
+async function byGroup(
+  seen: Snapshot,
+  devices: readonly Openable[],
+  options: OpenOptions,
+  site: CallSite,
+): Promise<ByGroup> {
   const container = VfioContainer.open()
   const groups = new Map<number, VfioGroup>()
   try {
@@ -222,9 +234,11 @@ async function byGroup(seen: Snapshot, devices: readonly Openable[], options: Op
       options.onGroup?.(opened)
       opened.setContainer(container)
     }
-    container.setIommu(noIommu ? 'noiommu' : bestIommu(container))
+    setBestIommu(container, noIommu)
     const opened = await Promise.all(
-      devices.map(({ name, group }) => (groups.get(group ?? -1) as VfioGroup).openDevice(name, options)),
+      devices.map(({ name, group }) =>
+        openInGroup(groups.get(group ?? -1) as VfioGroup, name, options, site),
+      ),
     )
     return { backend: 'group', devices: opened, container, groups: [...groups.values()] }
   } catch (error) {
@@ -234,21 +248,22 @@ async function byGroup(seen: Snapshot, devices: readonly Openable[], options: Op
   }
 }
 
-async function byIommufd(devices: readonly Openable[], options: OpenOptions): Promise<ByIommufd> {
+async function byIommufd(
+  devices: readonly Openable[],
+  options: OpenOptions,
+  site: CallSite,
+): Promise<ByIommufd> {
   const iommufd = Iommufd.open()
+  const { vfToken, signal } = options
+  const open = (onto: Ioas | null, device: Openable) =>
+    openOnto(onto, device.name, { iommufd, path: nodePath(device), vfToken, signal }, site)
   try {
     const ioas = iommufd.allocateIoas()
-    const [only, ...others] = devices
-    if (only && others.length === 0) {
-      const device = await openOnto(ioas, only.name, { ...options, iommufd, path: nodePath(only) })
-      return { backend: 'iommufd', devices: [device], iommufd, ioas }
-    }
+    const [only] = devices
+    if (only && devices.length === 1)
+      return { backend: 'iommufd', devices: [await open(ioas, only)], iommufd, ioas }
     // None is attached before all are bound, which resets them: meanwhile the kernel attaches nothing of their groups.
-    const opened = await Promise.all(
-      devices.map((device) =>
-        VfioDevice.openCdev(device.name, { ...options, iommufd, path: nodePath(device) }),
-      ),
-    )
+    const opened = await Promise.all(devices.map((device) => open(null, device)))
     for (const device of opened) await device.attach(ioas, options)
     return { backend: 'iommufd', devices: opened, iommufd, ioas }
   } catch (error) {
@@ -309,19 +324,14 @@ const partsOf = (parts: GroupParts | IommufdParts): readonly VfioObject[] =>
 
 function whole(parts: GroupParts | IommufdParts): OpenedDevice {
   const close = () => keepAlive(releaseAll(partsOf(parts)))
-  const more = {
-    dma: spaceOf(parts),
-    close,
-    handOver: () => keepAlive(handOver(parts)),
-    [Symbol.asyncDispose]: close,
-  }
-  // Spelled out, because TypeScript loses the union in a spread.
+  const leave = () => keepAlive(handOver(parts))
+  const dma = spaceOf(parts)
   if (parts.backend === 'group') {
     const { backend, device, container, group } = parts
-    return { backend, device, container, group, ...more }
+    return { backend, device, container, group, dma, close, handOver: leave, [Symbol.asyncDispose]: close }
   }
   const { backend, device, iommufd, ioas } = parts
-  return { backend, device, iommufd, ioas, ...more }
+  return { backend, device, iommufd, ioas, dma, close, handOver: leave, [Symbol.asyncDispose]: close }
 }
 
 /** One after the other, each of them whatever became of those before. */
@@ -338,8 +348,14 @@ export function openGroup(group: number, noIommu: boolean): VfioGroup {
   return VfioGroup.open(noIommu ? { path: `/dev/vfio/noiommu-${group}` } : group)
 }
 
-function bestIommu(container: VfioContainer): ExtensionName & ('type1v2' | 'type1') {
-  return container.checkExtension('type1v2') ? 'type1v2' : 'type1'
+function setBestIommu(container: VfioContainer, noIommu: boolean): void {
+  try {
+    container.setIommu(noIommu ? 'noiommu' : 'type1v2')
+  } catch (error) {
+    // The one before it, which kernels have that have not this.
+    if (noIommu || container.checkExtension('type1v2') || !container.checkExtension('type1')) throw error
+    container.setIommu('type1')
+  }
 }
 
 /** Is a device bound to VFIO on the host that was seen? */

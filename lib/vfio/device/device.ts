@@ -4,7 +4,7 @@ import { keepAlive } from '../../native/alive.js'
 import { scratch } from '../../native/answer.js'
 import type { NativeDevice, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { call, translate } from '../../native/translate.js'
+import { type CallSite, call, callSite, translate } from '../../native/translate.js'
 import { directoryOf, parseName } from '../../sysfs/address.js'
 import { listNames } from '../../sysfs/files.js'
 import {
@@ -394,7 +394,7 @@ export class VfioDevice extends VfioObject {
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 async function openByNode(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
-  return await openOnto(null, address, options, openByNode)
+  return await openOnto(null, address, options, callSite(openByNode))
 }
 
 /** Opens a device by its own node, and attaches it to an address space of the iommufd, unless that is `null`, in the same go. */
@@ -402,7 +402,7 @@ export function openOnto(
   ioas: Ioas | null,
   address: string,
   options: OpenCdevOptions,
-  caller: (...args: never[]) => unknown = openOnto,
+  site: CallSite,
 ): Promise<VfioDevice> {
   const name = parseName(address)
   const { iommufd, signal } = checkOptions(options)
@@ -417,7 +417,7 @@ export function openOnto(
   } catch (error) {
     throw translate(error, undefined, name)
   }
-  return bindTo({ iommufd, ioas }, native, name, token, signal, caller)
+  return bindTo({ iommufd, ioas }, native, name, token, signal, site)
 }
 
 function checkIommufd(iommufd: unknown): asserts iommufd is Iommufd {
@@ -434,7 +434,7 @@ async function bindTo(
   name: string,
   token: Uint8Array | null,
   signal: AbortSignal | undefined,
-  caller: (...args: never[]) => unknown,
+  site: CallSite,
 ): Promise<VfioDevice> {
   const owner = iommufd.handle
   const handle = new DeviceHandle(native, `device ${name}`, owner)
@@ -446,7 +446,7 @@ async function bindTo(
       owner.lend(work)
       return work
     }
-    const devid = await handle.run(bind, { signal, subject: name }, caller)
+    const devid = await handle.run(bind, { signal, subject: name }, site)
     const device = new VfioDevice(handle, name, iommufd, devid)
     if (ioas) device.keep(ioas)
     return device
@@ -501,7 +501,7 @@ async function openByDescriptor(fd: number, options: FromDescriptorOptions): Pro
     const isBound = isOfGroup || answers(native)
     if (iommufd !== undefined && !isBound) {
       if (devid === null)
-        return await bindTo({ iommufd, ioas: null }, native, name, token, signal, openByDescriptor)
+        return await bindTo({ iommufd, ioas: null }, native, name, token, signal, callSite(openByDescriptor))
       throw badArgument(`${name} is bound to no iommufd yet: leave options.devid out, and it is bound here`)
     }
     if (iommufd !== undefined && devid === null)

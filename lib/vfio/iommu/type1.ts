@@ -3,7 +3,7 @@ import type { SystemFailure } from '../../errors.js'
 import { answerIn, scratch } from '../../native/answer.js'
 import type { NativeContainer, NativeDevice, NativeGroup } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { call, translate } from '../../native/translate.js'
+import { type CallSite, call, callSite, translate } from '../../native/translate.js'
 import { parseName } from '../../sysfs/address.js'
 import {
   badArgument,
@@ -158,23 +158,32 @@ export class VfioContainer extends VfioObject {
    * @throws VfioSystemError `EINVAL` before `setIommu()`; `ENODEV` where iommufd provides the container and it has no group.
    */
   iommuInfo(): IommuInfo {
-    const answer = answerIn(this.ask((native) => native.iommuInfo(scratch)))
-    const flags = answer.u32(4)
-    const capabilities = flags & FLAG_CAPABILITIES ? iommuCapabilities(answer, answer.u32(16)) : []
-    const named = <N extends IommuCapability['name']>(name: N) =>
-      capabilities.find((entry): entry is Extract<IommuCapability, { name: N }> => entry.name === name)
-    const migration = named('migration')
+    const { pageSizes, capabilities } = this.asked()
+    const migration = named(capabilities, 'migration')
     return {
-      pageSizes: flags & FLAG_PAGE_SIZES ? bitsOf(answer.u64(8)) : [],
-      iovaRanges: named('iova-ranges')?.ranges ?? null,
-      dmaAvailable: named('dma-available')?.available ?? null,
+      pageSizes: bitsOf(pageSizes),
+      iovaRanges: named(capabilities, 'iova-ranges')?.ranges ?? null,
+      dmaAvailable: named(capabilities, 'dma-available')?.available ?? null,
       migration: migration
         ? { pageSizes: bitsOf(migration.pageSizes), maxDirtyBitmapSize: migration.maxDirtyBitmapSize }
         : null,
       capabilities,
     }
   }
+
+  /** @internal The same as the kernel gave it: `pageSizes` has a bit for each, and is 0 where it does not say. */
+  asked(): { readonly pageSizes: bigint; readonly capabilities: readonly IommuCapability[] } {
+    const answer = answerIn(this.ask((native) => native.iommuInfo(scratch)))
+    const flags = answer.u32(4)
+    return {
+      pageSizes: flags & FLAG_PAGE_SIZES ? answer.u64(8) : 0n,
+      capabilities: flags & FLAG_CAPABILITIES ? iommuCapabilities(answer, answer.u32(16)) : [],
+    }
+  }
 }
+
+const named = <N extends IommuCapability['name']>(capabilities: readonly IommuCapability[], name: N) =>
+  capabilities.find((entry): entry is Extract<IommuCapability, { name: N }> => entry.name === name)
 
 /** An open container with what it maps, apart from the object that the program holds. */
 export class ContainerHandle extends Handle<NativeContainer> {
@@ -213,15 +222,20 @@ function type1(container: VfioContainer): SpaceBackend {
     unmapAll: () =>
       container.checkExtension('unmap-all') ? () => handle.raw.unmapDma(0n, 0n, UNMAP_ALL) : null,
     askLimits() {
-      const info = container.iommuInfo()
+      const { pageSizes, capabilities } = container.asked()
+      const available = named(capabilities, 'dma-available')?.available
       // type1 logs writes since it tells of the other; and iommufd has no limit to tell of.
-      handle.byIommufd = info.migration === null && info.dmaAvailable === 2 ** 32 - 1
-      return limitsIn(info)
+      handle.byIommufd = available === 2 ** 32 - 1 && named(capabilities, 'migration') === undefined
+      return {
+        ranges: named(capabilities, 'iova-ranges')?.ranges ?? null,
+        page: pageSizes === 0n ? null : pageSizes & -pageSizes,
+      }
     },
     explainLimits() {
       const info = container.iommuInfo()
       return {
-        ...limitsIn(info),
+        ranges: info.iovaRanges,
+        page: info.pageSizes[0] ?? null,
         choosing: 'setIommu()',
         full: `the container takes no more mappings (${info.dmaAvailable ?? 0} left): unmap some, map larger pieces, or raise vfio_iommu_type1.dma_entry_limit before it is opened`,
         locked: 'VmLck',
@@ -236,11 +250,6 @@ function type1(container: VfioContainer): SpaceBackend {
   }
 }
 
-const limitsIn = ({ iovaRanges, pageSizes }: IommuInfo) => ({
-  ranges: iovaRanges,
-  page: pageSizes[0] ?? null,
-})
-
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 const openedContainer = (native: NativeContainer, path: string) =>
   new VfioContainer(new ContainerHandle(native, `container ${path}`, null))
@@ -249,9 +258,11 @@ const openedContainer = (native: NativeContainer, path: string) =>
 export const acceptedContainer = (native: NativeContainer, name: string) =>
   new VfioContainer(new ContainerHandle(native, name, null))
 
-/** The powers of two in a bitmap. */
+/** The powers of two in a bitmap, smallest first. */
 function bitsOf(bitmap: bigint): bigint[] {
-  return Array.from({ length: 64 }, (_, bit) => 1n << BigInt(bit)).filter((size) => bitmap & size)
+  const sizes: bigint[] = []
+  for (let rest = bitmap; rest !== 0n; rest &= rest - 1n) sizes.push(rest & -rest)
+  return sizes
 }
 
 /** `struct vfio_group_status`. */
@@ -378,29 +389,41 @@ export class VfioGroup extends VfioObject {
    * `EPERM` where iommufd provides the container and the group is not viable.
    */
   async openDevice(address: string, options: OpenDeviceOptions = {}): Promise<VfioDevice> {
-    const name = parseName(address)
-    const { signal, vfToken } = checkOptions(options)
-    if (vfToken !== undefined) checkVfToken(vfToken, 'options.vfToken')
-    const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
-    const group = this.handle
-    const handle = await group.run(
-      async () => {
-        const device = new DeviceHandle(
-          await this.handle.native.openDevice(request, name),
-          `device ${name}`,
-          group,
-        )
-        // Closed meanwhile, so that nobody else would close it.
-        if (group.closed) void device.release()
-        return device
-      },
-      { signal, subject: name, discard: (device) => void device.release() },
-      this.openDevice,
-    )
-    // Where iommufd provides the container each device reserves addresses of its own.
-    if (this.container?.handle.byIommufd) this.container.learnLimits()
-    return new VfioDevice(handle, name, this)
+    return openInGroup(this, address, options, callSite(this.openDevice))
   }
+}
+
+/** The same where the program asked for it by another call. */
+export async function openInGroup(
+  group: VfioGroup,
+  address: string,
+  options: OpenDeviceOptions,
+  site: CallSite,
+): Promise<VfioDevice> {
+  const name = parseName(address)
+  const { signal, vfToken } = checkOptions(options)
+  if (vfToken !== undefined) checkVfToken(vfToken, 'options.vfToken')
+  const request = vfToken === undefined ? name : `${name} vf_token=${vfToken}`
+  const parent = group.handle
+  const handle = await parent.run(
+    async () => {
+      const device = new DeviceHandle(
+        // By the object that the program holds, which is not collected meanwhile.
+        await group.handle.native.openDevice(request, name),
+        `device ${name}`,
+        parent,
+      )
+      // Closed meanwhile, so that nobody else would close it.
+      if (parent.closed) void device.release()
+      return device
+    },
+    { signal, subject: name, discard: (device) => void device.release() },
+    site,
+  )
+  const { container } = group
+  // Where iommufd provides the container each device reserves addresses of its own.
+  if (container?.handle.byIommufd) container.learnLimits()
+  return new VfioDevice(handle, name, group)
 }
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
