@@ -82,8 +82,13 @@ const LAB = [
     pacman: 'qemu-system-x86',
   },
 ]
-/** What the soak alone has: a program of DPDK that drives a network card, and all of DPDK with it. */
-const SOAK = [{ debian: 'dpdk-dev', program: 'dpdk-testpmd', dnf: 'dpdk', pacman: 'dpdk' }]
+/** What the soak alone has. */
+const SOAK = [
+  // A program of DPDK that drives a network card, and all of DPDK with it.
+  { debian: 'dpdk-dev', program: 'dpdk-testpmd', dnf: 'dpdk', pacman: 'dpdk' },
+  // What builds the image of the device plugin, and starts it.
+  ...['buildah', 'podman', 'runc'].map((name) => ({ debian: name, program: name, dnf: name, pacman: name })),
+]
 /** What a kernel is built with, beside all of these. */
 const KERNEL = [
   { debian: 'bc', program: 'bc', dnf: 'bc', pacman: 'bc' },
