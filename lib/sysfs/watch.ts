@@ -23,6 +23,8 @@ export type { DeviceEvent, DeviceEventKind }
 export interface Watch extends Disposable {
   /** What cannot be heard here and why, in a sentence each; it grows where a source breaks, after a `lost`. */
   readonly unseen: readonly string[]
+  /** Is heard what comes and goes, is bound, or fails? Where it is not, whoever needs to know looks from time to time. */
+  readonly hearsDevices: boolean
   readonly closed: boolean
   /** Ends it: nothing is delivered any more. Does nothing when it is closed already. */
   close(): void
@@ -111,6 +113,10 @@ class Listening implements Watch {
 
   get unseen(): readonly string[] {
     return [...this.#unseen]
+  }
+
+  get hearsDevices(): boolean {
+    return !this.#closed && !this.#unseen.some((sentence) => sentence.startsWith(UEVENTS_UNHEARD))
   }
 
   get closed(): boolean {

@@ -98,7 +98,7 @@ export class Node {
       host: new Host(this.trees),
       watch: (listener) => {
         this.#tell = listener
-        return { unseen: [], close: () => {} }
+        return { unseen: [], hearsDevices: true, close: () => {} }
       },
       cdiDirectories: [this.cdi],
       specifications: this.cdi,
