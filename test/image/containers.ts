@@ -1,8 +1,14 @@
-import { spawnSync } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ROOT } from '../kubernetes/manifests.js'
+
+interface Ended {
+  readonly status: number
+  readonly stdout: string
+  readonly stderr: string
+}
 
 /** Programs of containers with a store of their own, which needs neither systemd nor an overlay. */
 export class Containers {
@@ -41,29 +47,27 @@ export class Containers {
     }
   }
 
-  run(
-    program: string,
-    ...args: readonly string[]
-  ): { status: number | null; stdout: string; stderr: string } {
-    const { status, stdout, stderr, error } = spawnSync(program, args, {
-      cwd: ROOT,
-      encoding: 'utf8',
-      env: this.#environment,
-      maxBuffer: 1 << 26,
-    })
-    if (error) throw error
-    return { status, stdout, stderr }
+  /** The caller goes on meanwhile: it may be the kubelet that a container talks to. */
+  run(program: string, ...args: readonly string[]): Promise<Ended> {
+    const options = { cwd: ROOT, env: this.#environment, maxBuffer: 1 << 26 }
+    return new Promise((resolve, reject) =>
+      execFile(program, args, options, (error, stdout, stderr) => {
+        const status = error === null ? 0 : error.code
+        if (typeof status === 'number') resolve({ status, stdout, stderr })
+        else reject(error)
+      }),
+    )
   }
 
   /** The same, and it must succeed. */
-  succeed(program: string, ...args: readonly string[]): string {
-    const { status, stdout, stderr } = this.run(program, ...args)
+  async succeed(program: string, ...args: readonly string[]): Promise<string> {
+    const { status, stdout, stderr } = await this.run(program, ...args)
     if (status !== 0) throw new Error(`${program} ${args.join(' ')}: ${status}\n${stdout}${stderr}`)
     return stdout
   }
 
-  remove(): void {
-    this.run('podman', 'rm', '--all', '--force', '--time', '0')
+  async remove(): Promise<void> {
+    await this.run('podman', 'rm', '--all', '--force', '--time', '0')
     rmSync(this.directory, { recursive: true, force: true })
   }
 }
