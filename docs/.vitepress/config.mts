@@ -57,6 +57,7 @@ export default defineConfig({
           page('An NVMe disk', 'guides/nvme'),
           page('Virtual functions', 'guides/virtual-functions'),
           page('A command that has devices', 'guides/run'),
+          page('Containers', 'guides/containers'),
           page('Mediated devices', 'guides/mediated'),
           page('In a cluster', 'guides/kubernetes'),
           page('Bound at every boot', 'guides/boot'),

@@ -27,9 +27,7 @@ export interface Options {
   /** Left out: the host that it runs on. */
   readonly host?: Host
   /** Left out: the kernel's own messages. */
-  readonly watch?: (
-    listener: (event: DeviceEvent) => void,
-  ) => Pick<Watch, 'unseen' | 'hearsDevices' | 'close'>
+  readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'hears' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
   /** Where Kata's specifications are written; left out: `/var/run/cdi`. */
@@ -57,7 +55,7 @@ export class Plugin {
   readonly #specifications: Specifications
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
-  #watch: Pick<Watch, 'hearsDevices' | 'close'> | null = null
+  #watch: Pick<Watch, 'hears' | 'close'> | null = null
   #gathering: NodeJS.Timeout | null = null
   #nextLook: NodeJS.Timeout | null = null
   #trouble: string | null = null
@@ -106,7 +104,8 @@ export class Plugin {
     const heard = watch((event) => this.#heard(event))
     this.#watch = heard
     for (const sentence of heard.unseen) this.#log(sentence)
-    if (!heard.hearsDevices) this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
+    if (!heard.hears.has('devices'))
+      this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
     this.#removeStale()
     this.#look()
     this.#watchFiles()
@@ -223,7 +222,7 @@ export class Plugin {
       this.#offer = withoutSight(former, trouble)
     }
     for (const sentence of differences(former, this.#offer)) this.#log(sentence)
-    const isAnxious = this.#trouble !== null || this.#watch?.hearsDevices === false
+    const isAnxious = this.#trouble !== null || this.#watch?.hears.has('devices') === false
     this.#nextLook = setTimeout(() => this.#lookSoon(), isAnxious ? ANXIOUS_LOOK_MS : LOOK_MS).unref()
   }
 

@@ -1,11 +1,14 @@
 import type {
   Assessment,
   Assignment,
+  CdiExport,
+  CdiReport,
   CloudHypervisorExport,
   CreatedMdev,
   Diagnosis,
   FeaturesReport,
   Grant,
+  HostTopology,
   Inventory,
   IommuGroup,
   JournalStatus,
@@ -28,13 +31,21 @@ import type {
   ResetMethodReport,
   ResetReport,
   Revocation,
+  RunEvent,
   Survey,
+  SurveyChange,
   SurveyedMediated,
   VfsReport,
 } from '../index.js'
 import type { Failure } from './failure.js'
 
 export type { Failure }
+
+/** A line of `vfio list --watch --json`: first what there is, then each change of it; `lost`: messages were, so that it was looked anew. */
+export type ListEvent =
+  | { readonly event: 'list'; readonly list: Survey }
+  | { readonly event: 'lost'; readonly what: string }
+  | SurveyChange
 
 /** Everything about one device. */
 export interface Shown {
@@ -74,12 +85,20 @@ export interface Persisted {
   readonly report: PersistReport
 }
 
+/** Devices for containers, and what became of their file. */
+export interface CdiWritten {
+  readonly exported: CdiExport
+  readonly report: CdiReport
+}
+
 /** Labels of a node, and the file that they were written to. */
 export type WrittenFeatures = NodeFeatures & FeaturesReport
 
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
-  list: Survey
+  /** With `--watch` an event in each line. */
+  list: Survey | ListEvent
+  topology: HostTopology
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
@@ -87,6 +106,8 @@ export interface Answers {
   inventory: Inventory | NodeFeatures | WrittenFeatures
   reset: ResetReport | ResetMethodReport
   rescan: RescanReport
+  /** With `--json-events`, an event in each line. */
+  run: RunEvent
   /** With `--dry-run` the plan. */
   bind: Bound | Plan
   release: ReleaseReport
@@ -95,6 +116,8 @@ export interface Answers {
   grant: Granted
   revoke: Revocation
   export: QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport
+  /** With `--write` also what became of the file, with `--remove` that alone. */
+  cdi: CdiExport | CdiWritten | CdiReport
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
   persist: PersistPlan | Persisted | PersistReport | PersistCheck
   vfs: VfsReport

@@ -1,18 +1,20 @@
 import { Option } from 'commander'
+import { cut } from '../columns.js'
 import {
   classWord,
   exportInventory,
   exportNodeFeatures,
+  harmsOf,
   type Inventory,
   type InventoryDevice,
   isOfMachine,
+  shortName,
   VfioError,
   writeNodeFeatures,
 } from '../index.js'
-import { harms, mediatedLines } from './list.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, cut, print, table, toJson, width, wrap } from './output.js'
-import { shortName } from './words.js'
+import { answer, colour, print, table, toJson, width, wrap } from './output.js'
+import { mediatedLines } from './overview.js'
 
 interface InventoryOptions extends Common {
   readonly nfd?: boolean
@@ -113,7 +115,7 @@ function models(devices: readonly InventoryDevice[]): string[] {
   const rows = [...kinds.values()].map((same) => {
     const [first] = same as [InventoryDevice, ...InventoryDevice[]]
     const count = (fits: (device: InventoryDevice) => boolean) => String(same.filter(fits).length)
-    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && harms(device).length > 0
+    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && harmsOf(device).length > 0
     const nodes = [...new Set(same.flatMap(({ numaNode }) => numaNode ?? []))].sort((a, b) => a - b)
     return [
       String(same.length),
@@ -124,7 +126,7 @@ function models(devices: readonly InventoryDevice[]): string[] {
       nodes.join(',') || '-',
       classWord(first.class),
       first.ids,
-      shortName({ ...first, ...numbersOf(first) }),
+      shortName(first),
     ]
   })
   // The last column takes what is left of the line.
@@ -138,7 +140,3 @@ function models(devices: readonly InventoryDevice[]): string[] {
   return lines.map((line, row) => (row === 0 ? colour.strong(line) : line))
 }
 
-const numbersOf = ({ ids }: InventoryDevice) => {
-  const [vendor = 0, device = 0] = ids.split(':').map((part) => Number.parseInt(part, 16))
-  return { vendor, device }
-}

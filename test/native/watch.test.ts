@@ -25,7 +25,7 @@ const LOG = `
     code = error.code === 'ENOENT' ? 'there is no' : error.code
   }
   const deaf = watch.unseen.some((line) => line.startsWith('what the kernel tells of devices'))
-  console.log(JSON.stringify({ said, code, deaf, hears: watch.hearsDevices }))
+  console.log(JSON.stringify({ said, code, deaf, hears: watch.hears.has('devices') }))
   watch.close()`
 
 function checkLog({ status, stdout, stderr }: { status: number | null; stdout: string; stderr: string }) {
@@ -72,7 +72,7 @@ describe('a watch', function () {
     if (run('watch.close()', ...apart.slice(0, 1), '--user').status !== 0)
       skip(this, 'no user namespace may be made here')
     const { status, stdout, stderr } = run(
-      'console.log(watch.hearsDevices, watch.unseen[0]); watch.close()',
+      "console.log(watch.hears.has('devices'), watch.unseen[0]); watch.close()",
       ...apart,
     )
     assert.equal(status, 0, stderr)
