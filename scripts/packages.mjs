@@ -88,8 +88,8 @@ const LAB = [
 const SOAK = [
   // A program of DPDK that drives a network card, and all of DPDK with it.
   { debian: 'dpdk-dev', program: 'dpdk-testpmd', dnf: 'dpdk', pacman: 'dpdk' },
-  // What starts containers; crun where a kernel of the lab cannot filter device nodes.
-  ...['podman', 'runc', 'crun'].map((name) => ({
+  // What builds the image of the device plugin, and starts containers; crun where a kernel of the lab cannot filter device nodes.
+  ...['buildah', 'podman', 'runc', 'crun'].map((name) => ({
     debian: name,
     program: name,
     dnf: name,

@@ -14,6 +14,7 @@ interface PluginCommand {
   readonly config: string
   readonly kubeletDir: string
   readonly port?: number
+  readonly featuresDir?: string
   readonly dryRun?: boolean
   readonly json?: boolean
 }
@@ -37,6 +38,7 @@ const program = new Command('vfio-device-plugin')
       throw new InvalidArgumentError('a port is a number up to 65535')
     }),
   )
+  .option('--features-dir <dir>', 'label the node: where Node Feature Discovery looks for feature files')
   .option('--dry-run', 'print what would be offered, and end')
   .addOption(json())
   .action(run(act))

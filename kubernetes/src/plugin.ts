@@ -14,6 +14,7 @@ import { CDI_DIRECTORIES, readClaims } from './claims.js'
 import type { Config, Resource } from './config.js'
 import { WatchedDirectory } from './directory.js'
 import { Endpoint, Refusal, socketPath } from './endpoint.js'
+import { Labels } from './labels.js'
 import type { Log } from './log.js'
 import type { Health } from './metrics.js'
 import { type Knowledge, type Offer, type OfferedDevice, type OfferedResource, offer } from './offer.js'
@@ -30,6 +31,8 @@ export interface Options {
   readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'hears' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
+  /** Where Node Feature Discovery looks for labels of the node; left out: it gets none. */
+  readonly featuresDirectory?: string | undefined
   /** Where Kata's specifications are written; left out: `/var/run/cdi`. */
   readonly specifications?: string
 }
@@ -53,6 +56,7 @@ export class Plugin {
   readonly #watched: WatchedDirectory[] = []
   readonly #claimDirectories: readonly string[]
   readonly #specifications: Specifications
+  readonly #labels: Labels | null
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
   #watch: Pick<Watch, 'unseen' | 'hears' | 'close'> | null = null
@@ -75,6 +79,8 @@ export class Plugin {
     this.#options = options
     this.#host = options.host ?? new Host()
     this.#log = options.log
+    const { featuresDirectory } = options
+    this.#labels = featuresDirectory === undefined ? null : new Labels(featuresDirectory, options.log)
     this.#directory = join(options.kubeletDirectory, 'device-plugins')
     this.#specifications = new Specifications(options.specifications ?? SPECIFICATIONS)
     this.#claimDirectories = options.cdiDirectories ?? CDI_DIRECTORIES
@@ -137,6 +143,7 @@ export class Plugin {
     for (const watched of this.#watched) watched.close()
     await this.#turn
     await Promise.all([...this.#endpoints.values()].map((endpoint) => endpoint.close()))
+    await this.#labels?.remove()
     this.#ended?.(null)
   }
 
@@ -225,6 +232,7 @@ export class Plugin {
     try {
       const seen = this.#host.snapshot()
       this.#offer = this.#specified(seen, offer(seen, this.#config, this.#knowledge()))
+      this.#labels?.tell(seen, this.#offer)
       if (this.#trouble !== null) this.#log('the host can be looked at again')
       this.#trouble = null
     } catch (error) {

@@ -9,16 +9,22 @@ export interface ServeOptions {
   readonly config: string
   readonly kubeletDir: string
   readonly port?: number
+  readonly featuresDir?: string
 }
 
 /** Serves until SIGTERM or SIGINT comes. */
 export async function serve(
-  { config: file, kubeletDir, port }: ServeOptions,
+  { config: file, kubeletDir, port, featuresDir }: ServeOptions,
   config: Config,
   log: Log,
   more: Partial<Options> = {},
 ): Promise<number> {
-  const plugin = new Plugin(config, { kubeletDirectory: kubeletDir, log, ...more })
+  const plugin = new Plugin(config, {
+    kubeletDirectory: kubeletDir,
+    featuresDirectory: featuresDir,
+    log,
+    ...more,
+  })
   const metrics = port === undefined ? null : new MetricsServer(() => plugin.health())
   const stop = () => void plugin.stop()
   const readAnew = () => void reread(plugin, file, log)

@@ -347,6 +347,8 @@ const soakSteps: readonly Step[] = [
       work: { ...onHost('native'), files: ['fuzz', 'irq-model'] },
     }) as Step & { work: Suite },
   ),
+  // The container image of the device plugin: built, and started as its pod says.
+  hostStep('soak:image', { ...onHost('image'), testSeconds: 1800, totalSeconds: 3600 }),
   ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
   ...kernels.flatMap((kernel) =>
     (

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFileSync, realpathSync, writeFileSync } from 'node:fs'
+import { join, relative } from 'node:path'
 import { exportInventory, Host } from 'vfio'
 import { parse } from 'yaml'
 import { parseConfig } from '../../kubernetes/src/config.js'
@@ -88,7 +88,22 @@ const pluginIn = (pod: PodSpec): Container => {
 
 const CONSUMERS = ['kubevirt', 'kata'] as const
 const overlay = (name: string) => join(DEPLOY, 'kustomize/overlays', name)
+const FEATURES = '/etc/kubernetes/node-feature-discovery/features.d'
 const exampleOf = (consumer: string) => parse(readFileSync(join(overlay(consumer), 'config.yaml'), 'utf8'))
+
+/** An overlay with further components, as somebody's own kustomization. */
+function withComponents(name: string, ...components: readonly string[]): string {
+  const directory = temporaryDirectory()
+  const to = (path: string) => relative(realpathSync(directory), join(DEPLOY, 'kustomize', path))
+  writeFileSync(
+    join(directory, 'kustomization.yaml'),
+    JSON.stringify({
+      resources: [to(`overlays/${name}`)],
+      components: components.map((component) => to(`components/${component}`)),
+    }),
+  )
+  return directory
+}
 
 /** With these values the chart is rendered. */
 const VALUES: Readonly<Record<string, object>> = {
@@ -100,6 +115,7 @@ const VALUES: Readonly<Record<string, object>> = {
     image: { repository: 'registry.example.com/vfio-device-plugin', tag: 'v1', pullPolicy: 'Always' },
     imagePullSecrets: [{ name: 'pull' }],
     iommufd: true,
+    nodeLabels: true,
     kubeletDir: '/var/snap/kubelet',
     staticCdi: false,
     port: 8080,
@@ -131,6 +147,7 @@ describe('the deployment', function () {
   before(function () {
     if (!hasTools) return skip(this, 'helm and kubectl are there for x86-64 alone')
     for (const consumer of CONSUMERS) rendered.set(`overlay ${consumer}`, kustomized(overlay(consumer)))
+    rendered.set('overlay kata with everything else', kustomized(withComponents('kata', 'iommufd', 'nfd')))
     for (const [name, values] of Object.entries(VALUES)) rendered.set(`chart ${name}`, charted(values))
   })
   after(removeDirectories)
@@ -200,7 +217,11 @@ describe('the deployment', function () {
           .filter(({ readOnly }) => !readOnly)
           .map(({ mountPath }) => mountPath)
           .sort(),
-        ['/var/lib/kubelet/device-plugins', ...(isKata ? ['/var/run/cdi'] : [])],
+        [
+          ...(name.endsWith('everything else') ? [FEATURES] : []),
+          '/var/lib/kubelet/device-plugins',
+          ...(isKata ? ['/var/run/cdi'] : []),
+        ],
         name,
       )
       assert.equal(pod.automountServiceAccountToken, false)
@@ -243,7 +264,7 @@ describe('the deployment', function () {
       const spec = daemonSet(manifests)
       const plugin = pluginIn(spec.template.spec)
       const port = plugin.ports?.[0]
-      assert.equal(plugin.args.at(-1), String(port?.containerPort))
+      assert.equal(plugin.args[plugin.args.indexOf('--port') + 1], String(port?.containerPort))
       for (const probe of ['startupProbe', 'livenessProbe', 'readinessProbe'] as const)
         assert.deepEqual(plugin[probe]?.httpGet, { path: '/healthz', port: port?.name })
       for (const [label, value] of Object.entries(spec.selector.matchLabels))
@@ -300,7 +321,10 @@ describe('the deployment', function () {
       const plugin = pluginIn(pod)
       assert.equal(plugin.image, 'registry.example.com/vfio-device-plugin:v1')
       const paths = pod.volumes.flatMap(({ hostPath }) => hostPath?.path ?? [])
-      assert.ok(paths.includes('/var/snap/kubelet/device-plugins') && paths.includes('/dev/iommu'))
+      for (const path of ['/var/snap/kubelet/device-plugins', '/dev/iommu', FEATURES])
+        assert.ok(paths.includes(path), path)
+      const own = podOf(all('overlay kata with everything else')).volumes
+      assert.ok(own.some(({ hostPath }) => hostPath?.path === '/dev/iommu'))
       assert.ok(!paths.includes('/etc/cdi'))
       const text = JSON.stringify(one(manifests, 'DaemonSet'))
       for (const word of ['container_device_plugin_t', '"pull"', 'feature.node', 'example.com/a', '"team"'])
