@@ -117,11 +117,21 @@ export {
   assessGroup,
   type KernelAnswer,
 } from './assess/assessment.js'
+export { changesBetween, type SurveyChange } from './assess/changes.js'
 export { type Choice, choose } from './assess/choose.js'
 export { type Check, type Diagnosis, diagnose, whatIsMissing } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'
+export {
+  harmsOf,
+  isFree,
+  isInfrastructure,
+  kindWord,
+  resetWord,
+  useWord,
+  verdictWord,
+} from './assess/overview.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export {
   type Survey,
@@ -184,6 +194,7 @@ export type {
   UnfinishedStep,
   UnfinishedVfs,
 } from './change/unfinished.js'
+export { type FeaturesReport, writeNodeFeatures } from './features/write.js'
 export {
   type Grant,
   type GrantOptions,
@@ -240,6 +251,7 @@ export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
 
 // --- text for others (HAND ON)
 
+export { type CdiReport, type RemoveCdiOptions, removeCdi, writeCdi } from './cdi/write.js'
 export {
   type CdiDevice,
   type CdiEdits,
@@ -257,9 +269,40 @@ export {
 } from './export/cloud-hypervisor.js'
 export { grantRule, type RuleOwner } from './export/grant-rule.js'
 export { parseZpci, type ZpciIds } from './export/guest.js'
+export {
+  type DeviceAttributes,
+  exportInventory,
+  type Inventory,
+  type InventoryDevice,
+  type InventoryGroup,
+  type InventoryHost,
+} from './export/inventory.js'
+export {
+  exportKubevirt,
+  type KubevirtExport,
+  type KubevirtOptions,
+  type PciHostDevice,
+} from './export/kubevirt.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
+export { exportNodeFeatures, type NodeFeatures, type NodeFeaturesOptions } from './export/node-features.js'
 export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
 export { parseSize } from './export/size.js'
+export {
+  describeTopology,
+  type HostTopology,
+  type TopologyDevice,
+  type TopologyGlance,
+  type TopologyKind,
+  type TopologyReset,
+} from './export/topology/model.js'
+export type { SvgOptions } from './export/topology/svg.js'
+export type { Paint, TextOptions } from './export/topology/text.js'
+export {
+  exportTopology,
+  type TopologyExport,
+  type TopologyFormat,
+  type TopologyOptions,
+} from './export/topology.js'
 
 // --- a command that has devices while it runs (LAUNCH)
 
@@ -283,6 +326,7 @@ export type { HostLimits } from './sysfs/limits.js'
 export type { MdevParent, MdevType, MediatedDevice } from './sysfs/mediated.js'
 export type { DeviceNames } from './sysfs/names.js'
 export type { Architecture, Hypervisor, PlatformFacts } from './sysfs/platform.js'
+export { shortAddress, shortName } from './sysfs/short-names.js'
 export type { Snapshot } from './sysfs/snapshot.js'
 export type { Unseen } from './sysfs/unseen.js'
 export type { UseFacts } from './sysfs/use.js'
@@ -296,4 +340,11 @@ export type { Placed } from './sysfs/use-paths.js'
 export type { MountView, OpenFile, Process, ProcessFacts } from './sysfs/use-processes.js'
 export type { Share } from './sysfs/use-shares.js'
 export type { LoadedModule } from './sysfs/vfio-modules.js'
-export { type DeviceEvent, type DeviceEventKind, type Watch, watchDevices } from './sysfs/watch.js'
+export {
+  type DeviceEvent,
+  type DeviceEventKind,
+  type Watch,
+  type WatchOptions,
+  type WatchTopic,
+  watchDevices,
+} from './sysfs/watch.js'

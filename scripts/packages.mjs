@@ -37,6 +37,8 @@ const LAB = [
   // Shells that complete the words of the command line.
   { debian: 'zsh', program: 'zsh', dnf: 'zsh', pacman: 'zsh' },
   { debian: 'fish', program: 'fish', dnf: 'fish', pacman: 'fish' },
+  // What the page of a host is tried in.
+  { debian: 'chromium', program: 'chromium', dnf: 'chromium', pacman: 'chromium' },
   // libvirt's own schema for the XML that is exported, and what checks it.
   { debian: 'libxml2-utils', program: 'xmllint', dnf: 'libxml2', pacman: 'libxml2' },
   {

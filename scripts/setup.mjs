@@ -79,7 +79,7 @@ const STEPS = [
     make: (log) => fetchNodes(log),
   },
   {
-    name: () => 'fetching package managers, runtimes and bundlers',
+    name: () => 'fetching package managers, runtimes, bundlers, helm and kubectl',
     stale: () => forPackage && !hasTools(),
     make: (log) => fetchTools(log),
   },

@@ -1,4 +1,4 @@
-import { type AssignOptions, assign, Host, type Plan, planAssignment, type Snapshot } from 'vfio'
+import { type AssignOptions, assess, assign, Host, type Plan, planAssignment, type Snapshot } from 'vfio'
 import { type Config, type Resource, readConfig } from './config.js'
 import { toStandardError } from './log.js'
 import { type ChosenGroup, chosenGroups, conflictIn } from './offer.js'
@@ -45,33 +45,57 @@ function outcome(steps: Plan['steps'], { dryRun }: BindOptions): string {
   return dryRun ? 'would be bound to VFIO' : 'bound to VFIO'
 }
 
-/** Binds every group that is selected, or says why not. */
+/**
+ * Binds every group that is selected, or says why not.
+ * @param options what it is carried out with; `dryRun`: nothing is
+ */
 export async function bindGroups(
   host: Host,
   config: Config,
-  { dryRun, journal }: Pick<BindOptions, 'dryRun' | 'journal'>,
+  options: AssignOptions & { readonly dryRun?: boolean | undefined },
 ): Promise<BoundGroup[]> {
   const bound: BoundGroup[] = []
-  const first = host.snapshot()
-  for (const chosen of chosenGroups(first, config)) {
+  let seen = host.snapshot()
+  for (const chosen of chosenGroups(seen, config)) {
     const { group, functions, selected } = chosen
-    const named = {
+    const { steps, reason } = await bindGroup(seen, chosen, options)
+    bound.push({
       resources: [...selected.keys()].map(({ name }) => name),
       group,
       functions: functions.map(({ address }) => address),
-    }
-    const refusal = whyNot(chosen)
-    if (refusal !== null) {
-      bound.push({ ...named, steps: [], reason: refusal })
-      continue
-    }
-    // Anew, because binding the one before may have changed what there is.
-    const plan = planFor(bound.length === 0 ? first : host.snapshot(), chosen)
-    const blocker = plan.blockers[0]?.reason ?? null
-    if (blocker !== null || dryRun) bound.push({ ...named, steps: plan.steps, reason: blocker })
-    else bound.push({ ...named, steps: plan.steps, reason: await carryOut(plan, { journal }) })
+      steps,
+      reason,
+    })
+    // Binding one group may change what others depend on.
+    if (steps.length > 0) seen = host.snapshot()
   }
   return bound
+}
+
+async function bindGroup(
+  seen: Snapshot,
+  chosen: ChosenGroup,
+  options: AssignOptions & { readonly dryRun?: boolean | undefined },
+): Promise<Pick<BoundGroup, 'steps' | 'reason'>> {
+  const refusal = whyNot(chosen)
+  if (refusal !== null) return { steps: [], reason: refusal }
+  const addresses = chosen.functions.map(({ address }) => address).filter((address) => seen.has(address))
+  // Without a reset: VFIO resets what it opens, and a container may have some of them.
+  const plan = planAssignment(seen, addresses, { group: true, reset: 'none' })
+  if (plan.toBind.length === 0) {
+    // What is open already is so by who was given it.
+    const { verdict, reason } = assess(seen, addresses[0] ?? '')
+    return { steps: [], reason: verdict === 'ready' ? null : reason }
+  }
+  const [blocker] = plan.blockers
+  if (blocker !== undefined) return { steps: [], reason: blocker.reason }
+  if (options.dryRun === true) return { steps: plan.steps, reason: null }
+  try {
+    await assign(plan, options)
+    return { steps: plan.steps, reason: null }
+  } catch (error) {
+    return { steps: [], reason: (error as Error).message }
+  }
 }
 
 function whyNot(chosen: ChosenGroup): string | null {
@@ -88,20 +112,3 @@ function whyNot(chosen: ChosenGroup): string | null {
 /** Would it be selected with another driver than it has? */
 const fitsBound = ({ select }: Resource, device: Parameters<typeof fits>[0]) =>
   device.vfioRegistered || select.some((selector) => fits({ ...device, driver: 'vfio-pci' }, selector))
-
-/** Without a reset: the kernel resets what VFIO opens, and after a crash of the plugin a container may have it. */
-const planFor = (seen: Snapshot, { functions }: ChosenGroup): Plan =>
-  planAssignment(
-    seen,
-    functions.map(({ address }) => address),
-    { group: true, reset: 'none' },
-  )
-
-async function carryOut(plan: Plan, options: AssignOptions): Promise<string | null> {
-  try {
-    await assign(plan, options)
-    return null
-  } catch (error) {
-    return error instanceof Error ? error.message : String(error)
-  }
-}

@@ -32,7 +32,7 @@ export class WatchedDirectory {
   /** Is it still the one that is watched? */
   #look(): void {
     if (this.#isClosed) return
-    const inode = statSync(this.#path, { bigint: true, throwIfNoEntry: false })?.ino ?? null
+    const inode = inodeOf(this.#path)
     if (inode === this.#inode) return
     this.#inside?.close()
     this.#inode = inode
@@ -44,6 +44,14 @@ export class WatchedDirectory {
             if (!this.#isClosed) this.#changed()
           })
     this.#changed()
+  }
+}
+
+function inodeOf(path: string): bigint | null {
+  try {
+    return statSync(path, { bigint: true }).ino
+  } catch {
+    return null
   }
 }
 

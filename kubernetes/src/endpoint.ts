@@ -39,7 +39,7 @@ export class Refusal extends Error {}
 /** What fits into `sun_path` beside its NUL. */
 const PATH_LIMIT = 107
 /** The kubelet dials back at once. */
-const SILENCE_MS = 10_000
+const SILENCE_MS = 5_000
 /** How long what was written last may take to arrive. */
 const CLOSING_MS = 2_000
 const FIRST_RETRY_MS = 1_000
@@ -216,6 +216,7 @@ export class Endpoint {
 
   #listen(stream: Stream): void {
     if (this.#silence !== null) clearTimeout(this.#silence)
+    if (!this.listened) this.#log('the kubelet listens')
     this.#streams.add(stream)
     const gone = () => {
       if (!this.#streams.delete(stream) || this.#isClosed || this.listened) return

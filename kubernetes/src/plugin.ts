@@ -27,7 +27,7 @@ export interface Options {
   /** Left out: the host that it runs on. */
   readonly host?: Host
   /** Left out: the kernel's own messages. */
-  readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'close'>
+  readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'hears' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
   /** Where Kata's specifications are written; left out: `/var/run/cdi`. */
@@ -55,7 +55,7 @@ export class Plugin {
   readonly #specifications: Specifications
   #config: Config
   #offer: Offer = { resources: [], refused: [] }
-  #watch: Pick<Watch, 'unseen' | 'close'> | null = null
+  #watch: Pick<Watch, 'hears' | 'close'> | null = null
   #gathering: NodeJS.Timeout | null = null
   #nextLook: NodeJS.Timeout | null = null
   #trouble: string | null = null
@@ -64,7 +64,7 @@ export class Plugin {
   /** The kubelet's socket; `null` where there is none, `''` before the first look. */
   #kubelet: string | null = ''
   #isStopping = false
-  #ended: ((error: VfioError | null) => void) | null = null
+  #ended: ((error: unknown) => void) | null = null
   /** Ends when it is stopped; fails where another one has taken its place. */
   readonly ended: Promise<void>
 
@@ -101,9 +101,11 @@ export class Plugin {
     mkdirSync(this.#directory, { recursive: true })
     // Listens before it looks, so that it misses nothing.
     const watch = this.#options.watch ?? ((listener) => watchDevices('all', listener))
-    this.#watch = watch((event) => this.#heard(event))
-    for (const sentence of this.#watch.unseen)
-      this.#log(`${sentence}: it looks every ${ANXIOUS_LOOK_MS / 1000} s`)
+    const heard = watch((event) => this.#heard(event))
+    this.#watch = heard
+    for (const sentence of heard.unseen) this.#log(sentence)
+    if (!heard.hears.has('devices'))
+      this.#log(`it looks at the host every ${ANXIOUS_LOOK_MS / 1000} s instead`)
     this.#removeStale()
     this.#look()
     this.#watchFiles()
@@ -137,6 +139,11 @@ export class Plugin {
     await this.#turn
     await Promise.all([...this.#endpoints.values()].map((endpoint) => endpoint.close()))
     this.#ended?.(null)
+  }
+
+  /** Ends it with what keeps it from going on. */
+  fail(error: unknown): void {
+    this.#ended?.(error)
   }
 
   health(): Health {
@@ -215,7 +222,7 @@ export class Plugin {
       this.#offer = withoutSight(former, trouble)
     }
     for (const sentence of differences(former, this.#offer)) this.#log(sentence)
-    const isAnxious = this.#trouble !== null || (this.#watch?.unseen.length ?? 0) > 0
+    const isAnxious = this.#trouble !== null || this.#watch?.hears.has('devices') === false
     this.#nextLook = setTimeout(() => this.#lookSoon(), isAnxious ? ANXIOUS_LOOK_MS : LOOK_MS).unref()
   }
 
@@ -285,7 +292,7 @@ export class Plugin {
   /** After anything in the kubelet's directory. */
   #settleSoon(): void {
     this.#inTurn(() => this.#settle()).catch((error: Error) => {
-      if (error instanceof VfioError && error.code === 'ERR_VFIO_IN_USE') this.#ended?.(error)
+      if (error instanceof VfioError && error.code === 'ERR_VFIO_IN_USE') this.fail(error)
       else this.#log(error.message)
     })
   }

@@ -36,11 +36,18 @@ export async function serve(
 }
 
 async function reread(plugin: Plugin, file: string, log: Log): Promise<void> {
+  let config: Config
   try {
-    await plugin.reconfigure(readConfig(file))
-    log('the configuration was read anew')
+    config = readConfig(file)
   } catch (error) {
     for (const line of (error as Error).message.split('\n')) log(line)
     log('the configuration stays what it was')
+    return
+  }
+  try {
+    await plugin.reconfigure(config)
+    log('the configuration was read anew')
+  } catch (error) {
+    plugin.fail(error)
   }
 }

@@ -1,5 +1,6 @@
 import { VfioError } from '../errors.js'
 import { classWord } from '../sysfs/class-names.js'
+import { isFree } from './overview.js'
 import type { Survey, SurveyedDevice, SurveyedMediated } from './survey.js'
 
 /** Which devices of an overview are wanted. All that is given has to fit. */
@@ -63,10 +64,6 @@ function textOf(device: SurveyedDevice): string {
 
 const textOfMediated = ({ uuid, type, parent, driver }: SurveyedMediated): string =>
   [uuid, type, parent, driver].join('\n').toLowerCase()
-
-/** Nobody would miss it, or what has to come along; what is not known to be free is not. */
-const isFree = ({ verdict, uses }: SurveyedDevice) =>
-  verdict !== 'blocked' && uses !== undefined && !uses.some(({ severity }) => severity === 'blocks')
 
 function classFilter(wanted: string): (code: number) => boolean {
   const word = wanted.toLowerCase()

@@ -1,3 +1,4 @@
+import { cut, wrapTo } from '../columns.js'
 import { printable } from '../text.js'
 
 // A replacer would be called for every value of a large host; this is called for the bigints alone.
@@ -17,8 +18,12 @@ export function print(text: string): void {
 
 /** Prints what the library returned, as JSON or as a person reads it. */
 export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
-  print(isJson ? toJson(value) : inLocale(render(harmless(value))))
+  print(isJson ? toJson(value) : readable(value, render))
 }
+
+/** A value as a person reads it, whatever is in it. */
+export const readable = <T>(value: T, render: (value: T) => string): string =>
+  inLocale(render(harmless(value)))
 
 /** One line on standard error, for the person. */
 export function note(text: string): void {
@@ -31,9 +36,12 @@ const LOCALE = process.env.LC_ALL || process.env.LC_CTYPE || process.env.LANG ||
 /** What our own signs are in a locale without them, each as wide as it was. */
 const ASCII: Readonly<Record<string, string>> = { '✓': '+', '✗': 'x', '…': '~', '–': '-', '→': '>', '’': "'" }
 
+/** Can the locale show more than ASCII? */
+export const showsUnicode = /utf-?8/i.test(LOCALE)
+
 /** What the locale cannot show is replaced, character by character. */
-function inLocale(text: string): string {
-  if (/utf-?8/i.test(LOCALE)) return text
+export function inLocale(text: string): string {
+  if (showsUnicode) return text
   return text.replace(/[^\0-\u007f]/gu, (sign) => ASCII[sign] ?? '?')
 }
 
@@ -69,11 +77,6 @@ export function width(): number {
   return Math.max(40, process.stdout.columns || 80)
 }
 
-/** Cuts a text to a number of columns. */
-export function cut(text: string, columns: number): string {
-  return text.length <= columns ? text : `${text.slice(0, Math.max(0, columns - 1))}…`
-}
-
 /** Rows in columns, each as wide as its widest text; `right` says which are aligned to the right. */
 export function table(rows: readonly (readonly string[])[], right: readonly boolean[] = []): string[] {
   const widths = (rows[0] ?? []).map((_cell, column) =>
@@ -93,18 +96,4 @@ export function table(rows: readonly (readonly string[])[], right: readonly bool
 }
 
 /** Breaks a text into lines of the terminal's width; lines behind the first start at the same indent. */
-export function wrap(text: string, indent: number, first = ' '.repeat(indent)): string {
-  const room = width() - indent
-  const lines: string[] = []
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line !== '' && line.length + 1 + word.length > room) {
-      lines.push(line)
-      line = word
-    } else {
-      line = line === '' ? word : `${line} ${word}`
-    }
-  }
-  lines.push(line)
-  return `${first}${lines.join(`\n${' '.repeat(indent)}`)}`
-}
+export const wrap = (text: string, indent: number, first?: string) => wrapTo(width(), text, indent, first)

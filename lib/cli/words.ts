@@ -1,4 +1,12 @@
-import type { Assessment, BadRecord, PciDevice } from '../index.js'
+import {
+  type Assessment,
+  type BadRecord,
+  classWord,
+  type PciDevice,
+  shortAddress,
+  shortName,
+} from '../index.js'
+import { printable } from '../text.js'
 import { colour } from './output.js'
 
 const hex4 = (value: number) => value.toString(16).padStart(4, '0')
@@ -17,29 +25,19 @@ export function deviceName(device: Pick<PciDevice, 'names' | 'class'>): string {
   return [names.vendor, names.class ?? `class ${classCode(device)}`].filter(Boolean).join(' ')
 }
 
-/** What vendors add to their names and nobody says. */
-const LEGAL_FORM =
-  /,?\s+(?:Corporation|Corp|Incorporated|Inc|Co|Company|Ltd|Limited|LLC|L\.L\.C|GmbH|AG|SA|S\.A|BV|B\.V|Plc|Pte|KK|K\.K|Oy|AB|A\/S)\b\.?/gi
+/** A sentence with short addresses, for people. What may be typed stays as it is: paths, and what is written into them. */
+export const shortly = (sentence: string) =>
+  sentence.replace(/(?<=^|[ (])(?<!echo )0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?![\w/]))/g, '')
 
-/** A vendor's name without its legal form and what stands in brackets: `Intel`, `NVIDIA`, `Red Hat`. */
-export const shortVendor = (name: string) =>
-  name
-    .replace(/\s*[[(].*$/, '')
-    .replace(LEGAL_FORM, '')
-    .replace(/[\s,.]+$/, '')
+/** The first line about a device, as `list` names it too. */
+export const headOf = (device: Pick<PciDevice, 'address' | 'names' | 'class' | 'ids'>) =>
+  `${shortAddress(device.address)} ${classWord(device.class)}: ${printable(shortName(device))}`
 
-/** What a person looks for in a list: the device's own name first, then whose it is. */
-export function shortName(device: Pick<PciDevice, 'names' | 'class' | 'vendor' | 'device'>): string {
-  const { names } = device
-  const vendor = names.vendor === null ? '' : shortVendor(names.vendor)
-  if (names.device === null) return [vendor, ids(device)].filter(Boolean).join(' ')
-  // Where there is a name for people it stands in brackets behind that of the chip.
-  const own = /\[(.+)\]\s*$/.exec(names.device)?.[1] ?? names.device
-  return vendor === '' || own.toLowerCase().startsWith(vendor.toLowerCase()) ? own : `${own}, ${vendor}`
+/** How many have to come along. */
+export function along({ toBind, address }: Pick<Assessment, 'toBind' | 'address'>): string {
+  const others = toBind.filter((member) => member !== address).length
+  return others === 0 ? '' : `+${others}`
 }
-
-/** An address as lspci prints it: without the domain where that is the first. */
-export const shortAddress = (address: string) => address.replace(/^0000:/, '')
 
 const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked: colour.bad }
 

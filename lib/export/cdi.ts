@@ -75,8 +75,9 @@ export interface CdiExport {
  * give them to containers: one device for each group, with all of it, in one file of one kind.
  * @param addresses PCI addresses, or UUIDs of mediated devices; the first of a group names it
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_NO_DEVICE`; `ERR_VFIO_BAD_ARGUMENT` for a kind, a consumer or a
- * backend that is none, for no address, and for bridges; `ERR_VFIO_NOT_BOUND` for what is not bound yet, and `ERR_VFIO_NOT_VIABLE` for what
- * cannot be given away, or not to this consumer; `ERR_VFIO_BAD_NODE` where a node is missing; `ERR_VFIO_NO_GROUP` where there is no group to open it by
+ * backend that is none, for no address, and for bridges; `ERR_VFIO_NOT_VIABLE` for what cannot be given away, or not to this
+ * consumer; `ERR_VFIO_BAD_NODE` for what is not bound yet, and where a node is missing; `ERR_VFIO_INCOMPLETE_GROUP` where others
+ * of its group are not bound; `ERR_VFIO_NO_GROUP` where there is no group to open it by
  */
 export function exportCdi(seen: Snapshot, addresses: readonly string[], options: CdiOptions = {}): CdiExport {
   const consumer = consumerOf(options.consumer)
@@ -220,11 +221,12 @@ function checkSet(seen: Snapshot, { named, devices, group }: DeviceSet, consumer
     const reason = [...new Set(unbound.map(({ reason }) => reason))].join('; ')
     // Where the host would not survive it, the reason says so, and no command is offered.
     const isVital = unbound.some(({ uses }) => uses.some((use) => use.vital))
-    const toBind = [...new Set(unbound.flatMap((one) => one.toBind))].join(' ')
-    const option = unbound.some(({ noIommu }) => noIommu) ? ' --noiommu' : ''
+    const option = unbound.some(({ noIommu }) => noIommu) ? ['--noiommu'] : []
+    const toBind = [...new Set(unbound.flatMap((one) => one.toBind)), ...option].join(' ')
+    const isBound = named.every(isWithVfio)
     throw new VfioError(
-      'ERR_VFIO_NOT_BOUND',
-      isVital ? reason : `${reason}: run "vfio bind ${toBind}${option}" first`,
+      isBound ? 'ERR_VFIO_INCOMPLETE_GROUP' : 'ERR_VFIO_BAD_NODE',
+      isVital ? reason : `${reason}: run "vfio bind ${toBind}" first`,
     )
   }
   if (consumer !== 'kata') return

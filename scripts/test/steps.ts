@@ -178,7 +178,7 @@ const hostSteps: readonly Step[] = [
       command: ['tsc', '-p', `${name}/tsconfig.json`, '--noEmit', '--pretty', 'false'],
     }),
   ),
-  ...['unit', 'cases', 'lifecycle', 'kubernetes', 'docs', 'package'].map((name) =>
+  ...['unit', 'cases', 'lifecycle', 'kubernetes', 'docs', 'browser', 'package'].map((name) =>
     hostStep(name, onHost(name)),
   ),
   // With a sanitizer it runs on the Node that is installed.

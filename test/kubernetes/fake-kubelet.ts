@@ -37,6 +37,8 @@ export class FakeKubelet {
   readonly #known = new Map<string, Known>()
   readonly #events = new EventEmitter()
   #server: Server | null = null
+  /** `path`: as one up to 1.25, the path of a socket is the authority of each call to it. */
+  authority: 'localhost' | 'path' = 'localhost'
   /** What it answers instead of registering. */
   refusal: string | null = null
 
@@ -70,7 +72,7 @@ export class FakeKubelet {
     this.#server = server
   }
 
-  /** As if killed: its socket stays where `leaving` says so. */
+  /** Ends, and takes its socket away. */
   stop(): void {
     for (const { stream, client } of this.#known.values()) {
       stream.cancel()
@@ -155,7 +157,9 @@ export class FakeKubelet {
     const former = this.#known.get(resource)
     const path = join(this.directory, endpoint)
     if (!existsSync(path)) throw new Error(`${resource} registered ${endpoint}, which is not there`)
-    const client = new (services().DevicePlugin)(`unix:${path}`, credentials.createInsecure())
+    const client = new (services().DevicePlugin)(`unix:${path}`, credentials.createInsecure(), {
+      'grpc.default_authority': this.authority === 'path' ? path : 'localhost',
+    })
     const calls = client as unknown as Record<string, CallableFunction>
     calls.GetDevicePluginOptions?.({}, (error: ServiceError | null, answer: PluginOptions) => {
       if (error === null) this.options.set(resource, answer)

@@ -98,7 +98,7 @@ export class Node {
       host: new Host(this.trees),
       watch: (listener) => {
         this.#tell = listener
-        return { unseen: [], close: () => {} }
+        return { unseen: [], hears: new Set(['devices'] as const), close: () => {} }
       },
       cdiDirectories: [this.cdi],
       specifications: this.cdi,

@@ -213,10 +213,10 @@ describe('CDI', () => {
   it('refuses what could not be opened, with what comes first', () => {
     const refuses = (address: string, code: string, words: RegExp) =>
       assert.throws(() => exportCdi(seen, ['00:04.0', address]), isCode(code, words), address)
-    refuses('00:03.0', 'ERR_VFIO_NOT_BOUND', /run "vfio bind 0000:00:03\.0" first/)
-    refuses('61:00.0', 'ERR_VFIO_NOT_BOUND', /run "vfio bind 0000:61:00\.1" first/)
+    refuses('00:03.0', 'ERR_VFIO_BAD_NODE', /run "vfio bind 0000:00:03\.0" first/)
+    refuses('61:00.0', 'ERR_VFIO_INCOMPLETE_GROUP', /run "vfio bind 0000:61:00\.1" first/)
     // Its group is given away, and it cannot be opened all the same.
-    refuses('59:00.2', 'ERR_VFIO_NOT_BOUND', /run "vfio bind 0000:59:00\.2" first/)
+    refuses('59:00.2', 'ERR_VFIO_BAD_NODE', /run "vfio bind 0000:59:00\.2" first/)
     refuses('00:01.0', 'ERR_VFIO_BAD_ARGUMENT', /bridge/)
     refuses('00:07.0', 'ERR_VFIO_NO_DEVICE', /no PCI device/)
     refuses('nonsense', 'ERR_VFIO_BAD_ADDRESS', /not a PCI address/)
@@ -247,7 +247,7 @@ describe('CDI', () => {
     refuses(without('iommu'), 'iommufd', /\/dev\/iommu is not there/, { consumer: 'kata', kind: 'a.b/cd' })
     assert.throws(
       () => exportCdi(seen, ['61:00.0', '62:00.0'], { backend: 'iommufd' }),
-      isCode('ERR_VFIO_NOT_BOUND'),
+      isCode('ERR_VFIO_INCOMPLETE_GROUP'),
     )
     assert.throws(
       () => exportCdi(seen, ['62:00.0'], { backend: 'iommufd' }),

@@ -1,0 +1,189 @@
+import { assess } from '../../assess/assessment.js'
+import { harmsOf, isFree, isInfrastructure } from '../../assess/overview.js'
+import {
+  type Survey,
+  type SurveyedDevice,
+  type SurveyedGroup,
+  type SurveyedMediated,
+  survey,
+} from '../../assess/survey.js'
+import { isBridge, Topology } from '../../assess/topology.js'
+import type { HostUse } from '../../assess/uses.js'
+import { compareAddresses } from '../../sysfs/address.js'
+import type { PciDevice } from '../../sysfs/devices.js'
+import type { HostFacts } from '../../sysfs/facts.js'
+import type { Snapshot } from '../../sysfs/snapshot.js'
+
+/** What a function is in the tree. A `bridge` is one that is no PCI Express port. */
+export type TopologyKind =
+  | 'root-port'
+  | 'upstream-port'
+  | 'downstream-port'
+  | 'bridge'
+  | 'function'
+  | 'virtual-function'
+
+/** A PCI function with its place and its verdict. */
+export interface TopologyDevice extends SurveyedDevice {
+  readonly kind: TopologyKind
+  /**
+   * What it hangs on: the bridge above it; of a virtual function its physical function, and on a bus that a driver makes (Intel
+   * VMD) the function of that driver. `null` on a root bus, or where that was not seen.
+   */
+  readonly below: string | null
+  readonly numaNode: number | null
+  /** A bridge or a part of the machine, which nobody gives away. */
+  readonly infrastructure: boolean
+  /** A sentence for each member of its group that blocks it, with the cure. */
+  readonly blockers: readonly string[]
+  /** How it can be reset, or why not: of itself, and together with others. */
+  readonly resets: readonly string[]
+}
+
+/** Functions that can be reset only all at once. */
+export interface TopologyReset {
+  /** The slot that it goes through, or the bridge whose bus that is; `null` where neither was seen. */
+  readonly through: string | null
+  readonly members: readonly string[]
+  /** Those of them that no other reset is left for. */
+  readonly dependents: readonly string[]
+  /** Is there such a reset now, will there be once all of it is bound to VFIO, or not even then? */
+  readonly possible: 'now' | 'once bound' | 'no'
+}
+
+/** What a person looks for first: addresses, and of mediated devices UUIDs. */
+export interface TopologyGlance {
+  /** Can be given away, and nobody would miss it or what has to come along. */
+  readonly free: readonly string[]
+  /** Could be given away, but what the host does with it could not all be seen. */
+  readonly unsure: readonly string[]
+  /** Could be given away, and the host would lose something. */
+  readonly inUse: readonly string[]
+  readonly blocked: readonly string[]
+  /** Groups of which several have to be given away, all or none. */
+  readonly together: readonly { readonly group: number; readonly members: readonly string[] }[]
+  /** What the host would lose. */
+  readonly lost: readonly HostUse[]
+}
+
+/** A host as a tree, judged. */
+export interface HostTopology {
+  readonly host: {
+    readonly kernel: string
+    /** Is an IOMMU on? `null`: not known. */
+    readonly iommu: boolean | null
+    readonly noIommuMode: boolean | null
+  }
+  readonly glance: TopologyGlance
+  readonly groups: readonly SurveyedGroup[]
+  /** By address. */
+  readonly devices: readonly TopologyDevice[]
+  /** Only where there are any. */
+  readonly mediated?: readonly SurveyedMediated[]
+  readonly resets: readonly TopologyReset[]
+}
+
+/** A whole host as a tree: where each function hangs, what can be given away, what only together, what the host would lose. */
+export function describeTopology(seen: Snapshot): HostTopology {
+  const { devices, groups, mediated, host } = survey(seen)
+  const placed = devices.map((device) => placeOf(seen, device))
+  return {
+    host: { kernel: host.kernel, iommu: iommuOf(host), noIommuMode: host.noIommuMode },
+    glance: glanceOf(placed, mediated),
+    groups,
+    devices: placed,
+    ...(mediated && { mediated }),
+    resets: resetsOf(seen, placed),
+  }
+}
+
+const iommuOf = ({ iommu }: HostFacts) => (iommu.present || iommu.known ? iommu.present : null)
+
+function placeOf(seen: Snapshot, surveyed: SurveyedDevice): TopologyDevice {
+  const device = seen.device(surveyed.address)
+  const { reason, viability, reset } = assess(seen, device.address)
+  const resets = [reset.function.reason, reset.hot.reason]
+  return {
+    ...surveyed,
+    // With what the host would not survive, which an overview leaves out.
+    reason,
+    kind: kindOf(device),
+    below: belowWhat(seen, device),
+    numaNode: device.numaNode,
+    infrastructure: isInfrastructure(surveyed),
+    blockers: (viability?.members ?? []).filter(({ blocks }) => blocks).map((member) => member.reason),
+    // What could not be judged has one reason for both.
+    resets: [...new Set(resets)],
+  }
+}
+
+const PORTS: ReadonlySet<string> = new Set(['root-port', 'upstream-port', 'downstream-port'])
+
+function kindOf(device: PciDevice): TopologyKind {
+  const { sriov, capabilities } = device
+  if (sriov?.role === 'vf') return 'virtual-function'
+  if (!isBridge(device)) return 'function'
+  const type = capabilities.pcie?.type ?? ''
+  return PORTS.has(type) ? (type as TopologyKind) : 'bridge'
+}
+
+function belowWhat(seen: Snapshot, { address, sriov, parent, madeBy }: PciDevice): string | null {
+  const above = sriov?.role === 'vf' ? [sriov.pf, parent, madeBy] : [parent, madeBy]
+  return above.find((name) => name !== null && name !== address && seen.has(name)) ?? null
+}
+
+function glanceOf(devices: readonly TopologyDevice[], mediated: Survey['mediated'] = []): TopologyGlance {
+  const own = devices.filter(({ infrastructure }) => !infrastructure)
+  const addresses = (of: readonly TopologyDevice[]) => of.map(({ address }) => address)
+  const could = own.filter(({ verdict }) => verdict !== 'blocked')
+  const groups = new Map<number, string[]>()
+  for (const { group, address, toBind } of could) {
+    // With what has to come along, and what has come already.
+    if (group !== null) groups.set(group, [...(groups.get(group) ?? []), address, ...toBind])
+  }
+  const together = [...groups]
+    .map(([group, members]) => ({ group, members: [...new Set(members)].sort(compareAddresses) }))
+    .sort((one, other) => one.group - other.group)
+  const harms = own.filter(({ verdict }) => verdict !== 'blocked').flatMap(harmsOf)
+  return {
+    // Whether one of those is open is asked of it alone.
+    free: addresses(could.filter(isFree)),
+    unsure: [
+      ...addresses(could.filter((device) => !isFree(device) && harmsOf(device).length === 0)),
+      ...mediated.filter(({ verdict }) => verdict !== 'blocked').map(({ uuid }) => uuid),
+    ],
+    inUse: addresses(could.filter((device) => harmsOf(device).length > 0)),
+    blocked: [
+      ...addresses(own.filter(({ verdict }) => verdict === 'blocked')),
+      ...mediated.filter(({ verdict }) => verdict === 'blocked').map(({ uuid }) => uuid),
+    ],
+    together: together.filter(({ members }) => members.length > 1),
+    lost: [...new Map(harms.map((use) => [`${use.address} ${use.what}`, use])).values()],
+  }
+}
+
+/** What a reset of the bus or slot reaches, where that is the only one that some function has. */
+function resetsOf(seen: Snapshot, devices: readonly TopologyDevice[]): TopologyReset[] {
+  const reached = new Map<string, TopologyDevice[]>()
+  for (const device of devices) {
+    const { affected } = assess(seen, device.address).reset.hot
+    if (device.infrastructure || device.resetScope === 'function' || affected.length < 2) continue
+    const key = affected.map(({ address }) => address).join(' ')
+    reached.set(key, [...(reached.get(key) ?? []), device])
+  }
+  return [...reached].map(([key, dependents]) => ({
+    through: throughOf(seen, dependents[0]?.address ?? ''),
+    members: key.split(' '),
+    dependents: dependents.map(({ address }) => address),
+    possible: dependents.some(({ resetScope }) => resetScope === 'hot')
+      ? 'now'
+      : dependents.some(({ resetOnceBound }) => resetOnceBound)
+        ? 'once bound'
+        : 'no',
+  }))
+}
+
+function throughOf(seen: Snapshot, address: string): string | null {
+  const device = seen.device(address)
+  return Topology.of(seen).bridgeOf(device)?.address ?? device.slot?.name ?? null
+}

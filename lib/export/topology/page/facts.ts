@@ -1,0 +1,99 @@
+import { verdictWord } from '../../../assess/overview.js'
+import { shortAddress } from '../../../sysfs/short-names.js'
+import { printable } from '../../../text.js'
+import type { HostTopology, TopologyDevice } from '../model.js'
+
+/** What the page tells of one device, in the order in which it does. */
+export interface Facts {
+  readonly heading: string
+  readonly about: string
+  readonly word: string
+  /** Part of the machine: its verdict goes without saying. */
+  readonly part: boolean
+  readonly reason: string
+  /** What takes it, where that does no harm. */
+  readonly command: string | null
+  /** What each is called, sentences about it, and other devices that it is about. */
+  readonly facts: readonly (readonly [
+    name: string,
+    sentences: readonly string[],
+    members: readonly string[],
+  ])[]
+}
+
+/** Those of every device, by address or UUID. */
+export function factsOf(topology: HostTopology): Record<string, Facts> {
+  const groups = new Map(topology.groups.map(({ group, members }) => [group, members]))
+  const sets = new Map<string, string[]>()
+  for (const { members } of topology.resets)
+    for (const member of members) sets.set(member, [...new Set([...(sets.get(member) ?? []), ...members])])
+  const entries = topology.devices.map((device) => {
+    const { address, group } = device
+    const others = (all: readonly string[] = []) => all.filter((member) => member !== address)
+    const members = others(group === null ? [] : groups.get(group))
+    return [address, factsOfDevice(device, members, others(sets.get(address)))] as const
+  })
+  const mediated = (topology.mediated ?? []).map((device): [string, Facts] => [
+    device.uuid,
+    {
+      heading: device.uuid,
+      about: `mediated device${device.type === null ? '' : ` of type ${printable(device.type)}`}`,
+      word: device.verdict,
+      part: false,
+      reason: printable(device.reason),
+      command: null,
+      facts: [
+        ['Driver', [printable(device.driver ?? 'none')], []],
+        ['Group', [device.group === null ? 'none' : String(device.group)], []],
+      ],
+    },
+  ])
+  return Object.fromEntries([...entries, ...mediated])
+}
+
+function factsOfDevice(
+  device: TopologyDevice,
+  inGroup: readonly string[],
+  inReset: readonly string[],
+): Facts {
+  const { address, names, ids, group, numaNode, blockers, infrastructure, resets, uses } = device
+  const full = [names.vendor, names.device].filter(Boolean).join(' ')
+  const facts: Facts['facts'] = [
+    ['Driver', [device.driver ?? 'none'], []],
+    [
+      'Group',
+      [group === null ? 'none' : `${group}${inGroup.length > 0 ? ', shared with' : ', alone'}`],
+      inGroup,
+    ],
+    ...(blockers.length > 0 && !infrastructure ? [['In the way', blockers, []] as const] : []),
+    ...usesOf(uses, infrastructure),
+    ...(infrastructure ? [] : [['Reset', resets, []] as const]),
+    ...(inReset.length > 0 ? [['Resets together with', [], inReset] as const] : []),
+    ...(numaNode === null ? [] : [['NUMA node', [String(numaNode)], []] as const]),
+  ]
+  return {
+    heading: shortAddress(address),
+    about: printable([names.class, full, ids].filter(Boolean).join(' · ')),
+    word: verdictWord(device),
+    part: infrastructure,
+    reason: printable(device.reason),
+    command: commandFor(device),
+    facts: facts.map(([name, sentences, members]) => [name, sentences.map(printable), members]),
+  }
+}
+
+function usesOf(uses: TopologyDevice['uses'], infrastructure: boolean): Facts['facts'] {
+  if (infrastructure) return []
+  if (uses === undefined) return [['In use', ['what the host does with it was not looked at'], []]]
+  const sentences = uses.map(({ address, what }) => `${shortAddress(address)}: ${what}`)
+  return [['In use', sentences.length > 0 ? sentences : ['nothing on this host uses it'], []]]
+}
+
+/** Only what does no harm is offered. */
+function commandFor(device: TopologyDevice): string | null {
+  if (device.infrastructure || verdictWord(device) === 'in use') return null
+  if (device.verdict === 'ready') return `vfio export qemu ${shortAddress(device.address)}`
+  if (device.verdict !== 'bindable') return null
+  const along = device.toBind.filter((member) => member !== device.address)
+  return `vfio bind ${[device.address, ...along].map(shortAddress).join(' ')}`
+}
