@@ -13,7 +13,7 @@ export interface BuilderOptions {
   readonly directory?: string
   /** So that what else the machine does comes first. */
   readonly nice: number
-  /** For each command, so that a hang ends. */
+  /** For all that is run with it, so that a hang ends. */
   readonly minutes: number
   readonly signal?: AbortSignal | undefined
 }

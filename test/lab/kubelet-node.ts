@@ -143,8 +143,11 @@ const KUBELET_CONFIG = {
   // A guest is small, and so is its disk, which is memory.
   evictionHard: { 'memory.available': '1Mi' },
   enforceNodeAllocatable: [],
-  fileCheckFrequency: '1s',
-  syncFrequency: '1s',
+  // A guest is slow: what nobody waits for is seldom done.
+  syncFrequency: '10m',
+  fileCheckFrequency: '10m',
+  nodeStatusUpdateFrequency: '10m',
+  volumeStatsAggPeriod: '10m',
   enableControllerAttachDetach: false,
   makeIPTablesUtilChains: false,
 }
@@ -205,7 +208,10 @@ export class Node implements AsyncDisposable {
     const daemon = new Daemon(
       [
         this.#program,
-        ...['--config', '/run/lab-kubelet.json', '--hostname-override', 'lab', '--v', '3'],
+        ...['--config', '/run/lab-kubelet.json', '--hostname-override', 'lab', '--v', '2'],
+        // Events of pods have no other place to go to.
+        ...['--vmodule', 'event=3'],
+        ...['--housekeeping-interval', '10m'],
         ...['--container-runtime', 'remote'],
         ...['--container-runtime-endpoint', 'unix:///run/containerd/containerd.sock'],
       ],
