@@ -58,6 +58,7 @@ export default defineConfig({
           page('Virtual functions', 'guides/virtual-functions'),
           page('A command that has devices', 'guides/run'),
           page('Mediated devices', 'guides/mediated'),
+          page('A picture of a host', 'guides/topology'),
           page('Bound at every boot', 'guides/boot'),
           page('Without root', 'guides/users'),
           page('From what you do by hand', 'guides/by-hand'),

@@ -103,6 +103,7 @@ describe('the schemas of what the commands print', function () {
     const { sysfs } = makeHost({ devices: describeLargeHost(24) })
     const host = new Host({ sysfs }).snapshot()
     await runs('list', '--sysfs', sysfs)
+    await runs('topology', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
     for (const { address, group } of host.devices) {
       await runs('show', address, '--sysfs', sysfs)
@@ -111,6 +112,7 @@ describe('the schemas of what the commands print', function () {
       if (group !== null) await runs('check', `group:${group}`, '--sysfs', sysfs)
     }
     await runs('list')
+    await runs('topology')
     await runs('doctor')
     const uuid = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
     const type = { id: 'mtty-1', available: 23, deviceApi: 'vfio-pci', name: 'Single port serial' }
@@ -119,6 +121,7 @@ describe('the schemas of what the commands print', function () {
     for (const words of [
       ['mdev', 'list'],
       ['list'],
+      ['topology'],
       ['show', uuid],
       ['check', uuid],
       ['export', 'qemu', uuid],
@@ -127,6 +130,7 @@ describe('the schemas of what the commands print', function () {
     for (const { host: described } of CASES) {
       const trees = makeHost(described).sysfs
       await runs('list', '--sysfs', trees)
+      await runs('topology', '--sysfs', trees)
       for (const { address } of described.devices ?? []) await runs('show', address, '--sysfs', trees)
     }
   })

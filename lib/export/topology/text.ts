@@ -1,5 +1,6 @@
 import { cut, wrapTo } from '../../columns.js'
 import { shortAddress } from '../../sysfs/short-names.js'
+import { inAscii } from '../../text.js'
 import { countOf, foldRoots, withoutInfrastructure } from './fold.js'
 import { fewOf, type Glimpse, glimpsesOf } from './glance.js'
 import { type Bracket, bracketsOf } from './lanes.js'
@@ -73,7 +74,8 @@ export function topologyText(topology: HostTopology, options: TextOptions = {}):
   if (glimpses.length > 0) lines.push('')
   for (const glimpse of glimpses) lines.push(...glimpseLines(glimpse, room, signs, paint))
   for (const note of notesOf(topology)) lines.push('', wrapTo(room, note, 0))
-  return `${lines.join('\n')}\n`
+  const text = `${lines.join('\n')}\n`
+  return unicode ? text : inAscii(text)
 }
 
 const sizeOf = (roots: readonly Root[]) => roots.reduce((sum, { children }) => sum + countOf(children), 0)
