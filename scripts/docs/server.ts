@@ -177,7 +177,7 @@ export function seeServer(): Snapshot {
     socket.part(0x09a2)
     socket.part(0x0998)
     for (let at = 0; at < 3; at++) cards.push(socket.nic(63))
-    for (let at = 0; at < 10; at++) disks.push(socket.alone(DISK))
+    for (let at = 0; at < 20; at++) disks.push(socket.alone(DISK))
     socket.graphics(socket === sockets[0])
   }
   const [first, second] = sockets
@@ -185,7 +185,7 @@ export function seeServer(): Snapshot {
   const display = { vendor: 0x102b, device: 0x0536, class: 0x030000, driver: 'mgag200', bootVga: true }
   first.alone({ ...display, capabilities: [{ kind: 'pm' }] })
   const devices = () => sockets.flatMap((socket) => socket.devices)
-  while (devices().length < 500) second.part(0x0998)
+  second.part(0x0998)
   const host = new UsedHost({
     kernel: '6.12.48+deb13-amd64',
     devices: devices(),
