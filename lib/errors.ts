@@ -64,6 +64,8 @@ export type VfioErrorCode =
   | 'ERR_VFIO_MEMORY_DISABLED'
   /** Array buffers over memory of a device are not possible in this runtime. */
   | 'ERR_VFIO_NO_EXTERNAL_MEMORY'
+  /** What happens to devices cannot be heard here. */
+  | 'ERR_VFIO_NO_EVENTS'
   /** What runs the program is not Node, and lacks what this takes. */
   | 'ERR_VFIO_RUNTIME'
   /** The kernel answered with a structure that contradicts itself. */

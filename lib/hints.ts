@@ -720,6 +720,34 @@ export const HINTS: readonly Hint[] = [
   row('process', 'ENOSYS', 'descriptors of processes are there since Linux 5.3'),
 
   row(
+    'uevents',
+    'EAFNOSUPPORT',
+    'a sandbox forbids netlink sockets (RestrictAddressFamilies= of systemd): allow AF_NETLINK',
+  ),
+  row(
+    'uevents',
+    'EPROTONOSUPPORT',
+    'the kernel of this sandbox tells nothing of devices: run it on the host',
+  ),
+  row(
+    'uevents',
+    'EPERM',
+    'a filter of system calls forbids it (a container): allow socket(AF_NETLINK), or run it on the host',
+  ),
+  row('uevents', 'EACCES', 'a security module forbids it (SELinux, AppArmor): its log says which rule'),
+  row(
+    'inotify',
+    'EMFILE',
+    'this user has as many inotify instances as he may, or this process as many files: raise the sysctl fs.inotify.max_user_instances, or `ulimit -n`',
+  ),
+  row(
+    'inotify',
+    'ENOSPC',
+    'this user watches as many files as he may: raise the sysctl fs.inotify.max_user_watches',
+  ),
+  row('inotify', 'EACCES', 'this user may not list that directory: run as root'),
+
+  row(
     'thread',
     'EAGAIN',
     'its user or control group has as many threads as it may: raise `ulimit -u` or pids.max, or wait until calls that run have ended',

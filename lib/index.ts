@@ -117,12 +117,21 @@ export {
   assessGroup,
   type KernelAnswer,
 } from './assess/assessment.js'
+export { changesBetween, type SurveyChange } from './assess/changes.js'
 export { type Choice, choose } from './assess/choose.js'
 export { type Check, type Diagnosis, diagnose, whatIsMissing } from './assess/doctor.js'
 export { type DriverName, driverOfModule } from './assess/driver-names.js'
 export { type KernelParameters, kernelParameters, type ParameterAdvice } from './assess/kernel-parameters.js'
 export { lockedMemory, type Memlock, type MemlockOptions } from './assess/memlock.js'
-export { harmsOf, isFree, isInfrastructure, resetWord, useWord, verdictWord } from './assess/overview.js'
+export {
+  harmsOf,
+  isFree,
+  isInfrastructure,
+  kindWord,
+  resetWord,
+  useWord,
+  verdictWord,
+} from './assess/overview.js'
 export { type AffectedFunction, assessReset, type ResetCapability } from './assess/reset.js'
 export {
   type Survey,
@@ -185,6 +194,7 @@ export type {
   UnfinishedStep,
   UnfinishedVfs,
 } from './change/unfinished.js'
+export { type FeaturesReport, writeNodeFeatures } from './features/write.js'
 export {
   type Grant,
   type GrantOptions,
@@ -241,6 +251,17 @@ export { setVfs, type VfsOptions, type VfsReport } from './vfs/set.js'
 
 // --- text for others (HAND ON)
 
+export { type CdiReport, type RemoveCdiOptions, removeCdi, writeCdi } from './cdi/write.js'
+export {
+  type CdiDevice,
+  type CdiEdits,
+  type CdiExport,
+  type CdiNode,
+  type CdiOptions,
+  type CdiSpecification,
+  exportCdi,
+} from './export/cdi.js'
+export type { CdiConsumer } from './export/cdi-kind.js'
 export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,
@@ -248,7 +269,22 @@ export {
 } from './export/cloud-hypervisor.js'
 export { grantRule, type RuleOwner } from './export/grant-rule.js'
 export { parseZpci, type ZpciIds } from './export/guest.js'
+export {
+  type DeviceAttributes,
+  exportInventory,
+  type Inventory,
+  type InventoryDevice,
+  type InventoryGroup,
+  type InventoryHost,
+} from './export/inventory.js'
+export {
+  exportKubevirt,
+  type KubevirtExport,
+  type KubevirtOptions,
+  type PciHostDevice,
+} from './export/kubevirt.js'
 export { exportLibvirt, type LibvirtExport, type LibvirtOptions } from './export/libvirt.js'
+export { exportNodeFeatures, type NodeFeatures, type NodeFeaturesOptions } from './export/node-features.js'
 export { exportQemu, type QemuDevice, type QemuExport, type QemuOptions } from './export/qemu.js'
 export { parseSize } from './export/size.js'
 export {
@@ -304,4 +340,11 @@ export type { Placed } from './sysfs/use-paths.js'
 export type { MountView, OpenFile, Process, ProcessFacts } from './sysfs/use-processes.js'
 export type { Share } from './sysfs/use-shares.js'
 export type { LoadedModule } from './sysfs/vfio-modules.js'
-export { type DeviceEvent, type DeviceEventKind, type Watch, watchDevices } from './sysfs/watch.js'
+export {
+  type DeviceEvent,
+  type DeviceEventKind,
+  type Watch,
+  type WatchOptions,
+  type WatchTopic,
+  watchDevices,
+} from './sysfs/watch.js'

@@ -19,6 +19,8 @@ export class SerialQueue {
    * lets `work` end by itself, and gives what it brought to `discard`, for which the next job does not wait.
    */
   run<T>(work: () => Promise<T>, signal?: AbortSignal, discard?: (value: T) => void): Promise<T> {
+    // What nobody can abort, and what waits for nothing, needs no more than this.
+    if (signal === undefined && !this.busy) return this.#runNow(work)
     return new Promise<T>((resolve, reject) => {
       if (signal?.aborted) {
         reject(signal.reason)
@@ -52,9 +54,25 @@ export class SerialQueue {
     })
   }
 
+  #runNow<T>(work: () => Promise<T>): Promise<T> {
+    this.#runs = true
+    let running: Promise<T>
+    try {
+      running = work()
+    } catch (error) {
+      running = Promise.reject(error)
+    }
+    const ended = () => {
+      this.#runs = false
+      this.#next()
+    }
+    this.#running = running.then(ended, ended)
+    return running
+  }
+
   /** Rejects all that has not begun. */
-  cancelWaiting(reason: unknown): void {
-    for (const job of this.#jobs.splice(0)) job.cancel(reason)
+  cancelWaiting(reason: () => unknown): void {
+    for (const job of this.#jobs.splice(0)) job.cancel(reason())
   }
 
   /** When the job that runs now has ended. */

@@ -128,13 +128,14 @@ size_t PutArgument(Napi::Env env, const Command& command, Filled& question, cons
   return 0;
 }
 
-void Fill(Napi::Env env, const Command& command, Filled& question, const napi_value* arguments) {
+/** Takes the arguments from `index` on; returns the index of the next. */
+size_t Fill(Napi::Env env, const Command& command, Filled& question, const napi_value* arguments, size_t index) {
   question.Put(0, uint32_t{command.size});
-  size_t index = 0;
   for (const Member& member : command.members) {
     if (member.kind == Member::kNone) break;
     index += PutArgument(env, command, question, member, arguments, index);
   }
+  return index;
 }
 
 /** `undefined` where there is none. */
@@ -164,17 +165,23 @@ Napi::Value CallCommand(Object& self, const Napi::CallbackInfo& info) {
   napi_value arguments[kMostArguments];
   for (size_t i = 0; i < kMostArguments; i++) arguments[i] = info[i];
   const auto question = std::make_shared<Filled>();
-  Fill(env, command, *question, arguments);
+  const size_t index = Fill(env, command, *question, arguments, 0);
+  std::shared_ptr<Filled> next;
+  if (command.then != nullptr) {
+    next = std::make_shared<Filled>();
+    Fill(env, *command.then, *next, arguments, index);
+  }
   if (command.work == nullptr) {
     Ioctl(*fd, command.request, question->bytes());
     return AnswerOf(env, command, *question);
   }
   return Work::Start(
       env, command.work,
-      [fd = std::move(fd), &command, question] {
+      [fd = std::move(fd), &command, question, next] {
         // Let go of here: the last one of a file may take long to close.
         const std::vector<Resource> held = std::move(question->held);
         Ioctl(*fd, command.request, question->bytes());
+        if (next) Ioctl(*fd, command.then->request, next->bytes());
       },
       [&command, question](Napi::Env env) { return AnswerOf(env, command, *question); });
 }

@@ -64,6 +64,8 @@ struct Command {
   Member members[kMostMembers];
   Member answer;
   const NamedAnswer* answers = nullptr;
+  /** What follows on the same file and thread where this succeeds, with the arguments after these: of another thread it would wait. */
+  const Command* then = nullptr;
 
   /** How many arguments its members take. */
   constexpr size_t arguments() const {
@@ -71,7 +73,7 @@ struct Command {
     for (const Member& member : members) {
       if (member.kind != Member::kNone) count += member.kind == Member::kMemory ? 3 : 1;
     }
-    return count;
+    return count + (then == nullptr ? 0 : then->arguments());
   }
 };
 

@@ -71,19 +71,24 @@ napi_value SignalIrqs(Napi::Env env, const Fd& fd, Arguments arguments, Handles&
   return nullptr;
 }
 
-constexpr Command kBind{
-    {uapi::kBindIommufd, "VFIO_DEVICE_BIND_IOMMUFD"},
-    "vfio:bind",
-    sizeof(uapi::BindIommufd),
-    {VFIO_MEMBER(kIommufd, BindIommufd, iommufd), VFIO_MEMBER(kOptionalToken, BindIommufd, token_uuid_ptr)},
-    VFIO_MEMBER(kU32, BindIommufd, out_devid)};
-
 constexpr Command kAttach{
     {uapi::kAttachIommufdPt, "VFIO_DEVICE_ATTACH_IOMMUFD_PT"},
     "vfio:attach",
     sizeof(uapi::AttachIommufdPt),
     {VFIO_MEMBER(kU32, AttachIommufdPt, pt_id), VFIO_MEMBER(kOptionalU32, AttachIommufdPt, pasid)},
     VFIO_MEMBER(kU32, AttachIommufdPt, pt_id)};
+
+constexpr Command Binding(const Command* then) {
+  return {{uapi::kBindIommufd, "VFIO_DEVICE_BIND_IOMMUFD"},
+          "vfio:bind",
+          sizeof(uapi::BindIommufd),
+          {VFIO_MEMBER(kIommufd, BindIommufd, iommufd), VFIO_MEMBER(kOptionalToken, BindIommufd, token_uuid_ptr)},
+          VFIO_MEMBER(kU32, BindIommufd, out_devid),
+          nullptr,
+          then};
+}
+constexpr Command kBind = Binding(nullptr);
+constexpr Command kBindAndAttach = Binding(&kAttach);
 
 constexpr Command kDetach{{uapi::kDetachIommufdPt, "VFIO_DEVICE_DETACH_IOMMUFD_PT"},
                           "vfio:detach",
@@ -104,6 +109,7 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
                                 DefineStatic<&Device::OpenCdev>("openCdev"),
                                 DefineStatic<&Device::FromDescriptor>("fromDescriptor"),
                                 DefineCommand<kBind>("bindIommufd"),
+                                DefineCommand<kBindAndAttach>("bindAndAttach"),
                                 DefineCommand<kAttach>("attach"),
                                 DefineCommand<kDetach>("detach"),
                                 DefineMethod<&Device::Info>("info"),
@@ -124,9 +130,7 @@ Napi::FunctionReference Device::Define(Napi::Env env) {
 }
 
 Napi::Value Device::OpenCdev(const Napi::CallbackInfo& info) {
-  const std::string path = TextArgument(info, 0, "path");
-  return OpenLater(
-      info.Env(), "vfio:openCdev", [path] { return OpenFile(path, "cdev"); }, Device::Adopt);
+  return Adopt(info.Env(), OpenFile(TextArgument(info, 0, "path"), "cdev"));
 }
 
 Napi::Value Device::Info(const Napi::CallbackInfo& info) {

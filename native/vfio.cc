@@ -20,6 +20,7 @@
 #include "host/tree.cc"
 #include "host/account.cc"
 #include "host/child.cc"
+#include "host/inotify.cc"
 #include "host/lock.cc"
 #include "host/process.cc"
 #include "host/terminal.cc"

@@ -82,15 +82,17 @@ export function osRelease() {
 /**
  * Prepares a private apt state below `directory` that knows the suites named, updates it, and returns the options
  * that make apt-get and apt-cache use it. A suite that ends in `-security` is looked for on the security mirror.
- * `architecture`: that of the packages, as Debian names it; left out: the machine's own.
+ * `architecture`: that of the packages, as Debian names it; left out: the machine's own. `sources`: knows source
+ * packages too.
  */
-export async function privateApt(directory, suites, architecture) {
+export async function privateApt(directory, suites, architecture, sources = false) {
   mkdirSync(join(directory, 'lists', 'partial'), { recursive: true })
   const { archive, security } = await mirrors(directory)
   const signed = existsSync(KEYRING) ? `[signed-by=${KEYRING}] ` : ''
   const lines = suites.flatMap((suite) => {
     const uri = suite.endsWith('-security') ? security : archive
-    return uri === undefined ? [] : [`deb ${signed}${uri} ${suite} main`]
+    const kinds = uri === undefined ? [] : sources ? ['deb', 'deb-src'] : ['deb']
+    return kinds.map((kind) => `${kind} ${signed}${uri} ${suite} main`)
   })
   writeFileSync(join(directory, 'sources.list'), `${lines.join('\n')}\n`)
   const options = [
@@ -122,8 +124,13 @@ export async function downloadPackages(options, names, directory) {
   await apt('apt-get', [...options, '-q', 'download', ...names], directory)
 }
 
+/** Downloads the files of a source package into a directory, unpacking nothing; the newest version that is known. */
+export async function downloadSource(options, name, directory) {
+  await apt('apt-get', [...options, '-q', 'source', '--download-only', name], directory)
+}
+
 /**
- * The same with all that they depend on, as on a machine that has nothing yet; `directory` is made.
+ * Packages with all that they depend on, as on a machine that has nothing yet; `directory` is made.
  */
 export async function downloadWithDependencies(options, names, directory) {
   mkdirSync(join(directory, 'partial'), { recursive: true })

@@ -20,6 +20,9 @@ const bigints = {
   createType: () => new AnnotatedType(new StringType(), { pattern: '^0x[0-9a-f]+$' }, false),
 }
 
+/** Commands whose JSON is another option's, and has an event for what fails. */
+const EVENTS = { run: '--json-events' }
+
 const OLD = '#/definitions/'
 
 /**
@@ -46,10 +49,13 @@ export function writeSchemas(types, tsconfig, out) {
   mkdirSync(out, { recursive: true })
   for (const [command, { description, ...answer }] of Object.entries(answers.properties)) {
     const used = {}
-    const anyOf = [...(answer.anyOf ?? [answer]), failed].map((schema) => moved(schema, definitions, used))
+    const failures = command in EVENTS ? [] : [failed]
+    const anyOf = [...(answer.anyOf ?? [answer]), ...failures].map((schema) =>
+      moved(schema, definitions, used),
+    )
     const schema = {
       $schema: 'https://json-schema.org/draft/2020-12/schema',
-      title: `vfio ${command} --json`,
+      title: `vfio ${command} ${EVENTS[command] ?? '--json'}`,
       ...(description !== undefined && { description }),
       anyOf,
       $defs: Object.fromEntries(Object.entries(used).sort(([a], [b]) => (a < b ? -1 : 1))),

@@ -79,7 +79,7 @@ const STEPS = [
     make: (log) => fetchNodes(log),
   },
   {
-    name: () => 'fetching package managers, runtimes and bundlers',
+    name: () => 'fetching package managers, runtimes, bundlers, helm and kubectl',
     stale: () => forPackage && !hasTools(),
     make: (log) => fetchTools(log),
   },
@@ -101,8 +101,21 @@ const STEPS = [
       stamped('dist', () => compile('node', ['scripts/bundle.mjs', 'scripts/schemas.mjs'], 'dist/index.js')),
   },
   {
+    name: () => 'compiling kubernetes/',
+    stale: () =>
+      isOlder('kubernetes', ['kubernetes/src', 'kubernetes/tsconfig.json', 'lib'], 'kubernetes/dist/main.js'),
+    make: () =>
+      stamped('kubernetes', () => {
+        const args = ['-p', 'kubernetes/tsconfig.json', '--pretty', 'false']
+        const compiled = compile('tsc', args, 'kubernetes/dist/main.js')
+        prune('kubernetes/dist', 'kubernetes/src')
+        return compiled
+      }),
+  },
+  {
     name: () => 'compiling test/',
-    stale: () => isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'tsconfig.json'], 'build/ts'),
+    stale: () =>
+      isOlder('tests', ['test', 'scripts', 'examples', 'lib', 'kubernetes/src', 'tsconfig.json'], 'build/ts'),
     make: () =>
       stamped('tests', () => {
         const compiled = compile('tsc', ['-p', 'test/tsconfig.json', '--pretty', 'false'], 'build/ts')

@@ -1,5 +1,6 @@
 import type { PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { onceFor } from './once.js'
 
 /** The bridges that a function hangs on, the nearest first. @internal */
 export function* bridgesAbove(seen: Snapshot, device: PciDevice): Generator<PciDevice> {
@@ -18,6 +19,8 @@ export function* bridgesAbove(seen: Snapshot, device: PciDevice): Generator<PciD
  * from the time when it did.
  */
 export function whyUnreachable(seen: Snapshot, device: PciDevice): string | null {
+  // Nearly always, and for thousands of devices.
+  if (!isAnySilent(seen, null)) return null
   const { address } = device
   const silent = [device, ...bridgesAbove(seen, device)].filter(({ answers }) => answers === false)
   // The uppermost is the one to be brought back: what is below it cannot answer.
@@ -30,6 +33,10 @@ export function whyUnreachable(seen: Snapshot, device: PciDevice): string | null
       : `${address} cannot be reached: the bridge ${top.address} above it does not answer, its config space reads as all ones${state}`
   return `${what}; ${silenceCure(top)}`
 }
+
+const isAnySilent = onceFor((seen: Snapshot, _all: null): boolean =>
+  seen.devices.some(({ answers }) => answers === false),
+)
 
 /** What is to be brought back on a host, and what comes back with it: the functions below, and virtual functions. */
 export function findSilent(seen: Snapshot): {

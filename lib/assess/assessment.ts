@@ -10,7 +10,7 @@ import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { onceFor } from './once.js'
 import { isDenylisted } from './quirks.js'
-import { assessReset, type ResetCapability } from './reset.js'
+import { assessReset, isHotOnceBound, type ResetCapability } from './reset.js'
 import { iommuIn, isBridge } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses, type HostUse } from './uses.js'
@@ -34,6 +34,8 @@ export interface Assessment {
   /** `null` where the device is in no group (yet). */
   readonly viability: Viability | null
   readonly reset: ResetCapability
+  /** Where that would be another once all of its group that can be is bound to VFIO. */
+  readonly resetOnceBound?: 'hot'
   /** What on this host would lose the device, or one of `toBind`. It takes no part in the verdict. */
   readonly uses: readonly HostUse[]
   /** What the kernel itself answered, where it was asked. */
@@ -82,7 +84,8 @@ export function assess(seen: Snapshot, address: string): Assessment {
 
 const assessmentOf = onceFor((seen: Snapshot, device: PciDevice): Assessment => {
   const viability = device.group === null ? null : assessViability(seen, device.group)
-  return withUses(seen, assessWithin(seen, device, viability))
+  const bare = assessWithin(seen, device, viability)
+  return withUses(seen, { ...bare, reset: assessReset(seen, device.address) })
 })
 
 function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
@@ -97,10 +100,15 @@ function assessMediated(seen: Snapshot, device: MediatedDevice): Assessment {
   }
 }
 
-/** An assessment without the uses, which take too long for a whole host. @internal */
-export type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
+/** An assessment without the uses. */
+type BareAssessment = Omit<Assessment, 'uses' | 'kernel'>
 
-function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
+function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
+  const once =
+    judged.verdict === 'bindable' &&
+    judged.reset.scope === 'none' &&
+    isHotOnceBound(seen, seen.device(judged.address))
+  const bare = once ? { ...judged, resetOnceBound: 'hot' as const } : judged
   const affected = new Set([bare.address, ...bare.toBind])
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
   // Uses take no part in the verdict, but a reason must not advise to take what the host runs on.
@@ -115,12 +123,15 @@ function withUses(seen: Snapshot, bare: BareAssessment): Assessment {
   return { ...bare, reason: bare.reason + warning, uses }
 }
 
-/** The same with the viability of the group given, to judge many devices. @internal */
-export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viability | null): BareAssessment {
+/** The same with the viability of the group given, and without the resets, to judge many devices. @internal */
+export function assessWithin(
+  seen: Snapshot,
+  device: PciDevice,
+  viability: Viability | null,
+): Omit<BareAssessment, 'reset'> {
   const { address, group } = device
-  const reset = assessReset(seen, address)
   const variant = variantFor(seen, device)
-  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability, reset }
+  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability }
   const isUnprotected = seen.group(viability.group).noIommu
   return {
     address,
@@ -129,7 +140,6 @@ export function assessWithin(seen: Snapshot, device: PciDevice, viability: Viabi
     ...(isUnprotected && { noIommu: true as const }),
     ...variant,
     viability,
-    reset,
   }
 }
 

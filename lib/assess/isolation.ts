@@ -3,6 +3,7 @@ import type { Snapshot } from '../sysfs/snapshot.js'
 import { backendOf, mapsByIommufd } from './backends.js'
 import { hypervisorOf } from './hypervisor.js'
 import { remappingSwitchedOff } from './kernel-parameters.js'
+import { onceFor } from './once.js'
 
 /**
  * Whether a device can raise no interrupts but its own. type1 and iommufd refuse a device that can
@@ -20,6 +21,10 @@ export interface Isolation {
 
 /** Judges a host: all of its devices are alike on x86 and s390, and on ARM as far as its interrupts tell. */
 export function assessIsolation(seen: Snapshot): Isolation {
+  return isolationOf(seen, null)
+}
+
+const isolationOf = onceFor((seen: Snapshot, _all: null): Isolation => {
   const { host } = seen
   const backend = backendOf(host)
   const byIommufd = mapsByIommufd(host)
@@ -54,7 +59,7 @@ export function assessIsolation(seen: Snapshot): Isolation {
         cure: `${cureOf(seen)}${accept}`,
       }
   }
-}
+})
 
 function isolatedBy({ platform }: HostFacts): string {
   if (platform.architecture === 's390') return 'interrupts of PCI functions are always isolated on s390'

@@ -53,6 +53,14 @@ export function assessReset(seen: Snapshot, address: string): ResetCapability {
   }
 }
 
+/** The scope alone, for an overview of many: what is not needed for it is not worked out. @internal */
+export function resetScope(seen: Snapshot, device: PciDevice): ResetCapability['scope'] {
+  if (isBridge(device) || seen.unseen.length > 0) return 'none'
+  const topology = Topology.of(seen)
+  if (assessFunctionReset(seen, topology, device).supported) return 'function'
+  return assessHotReset(seen, topology, device).supported ? 'hot' : 'none'
+}
+
 const NONE: readonly never[] = Object.freeze([])
 
 function forBridge(address: string): ResetCapability {

@@ -5,7 +5,7 @@ import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type Assessment, assessWithin } from './assessment.js'
 import { judgeMediated } from './mediated.js'
-import { isHotOnceBound } from './reset.js'
+import { isHotOnceBound, resetScope } from './reset.js'
 import { assessUses, type HostUse } from './uses.js'
 import { assessViability, type Viability } from './viability.js'
 
@@ -70,8 +70,9 @@ export function survey(seen: Snapshot): Survey {
   })
   const devices = seen.devices.map((device) => {
     const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
-    const { verdict, reason, toBind, reset } = assessWithin(seen, device, viability)
-    const onceBound = verdict === 'bindable' && reset.scope === 'none' && isHotOnceBound(seen, device)
+    const { verdict, reason, toBind } = assessWithin(seen, device, viability)
+    const scope = resetScope(seen, device)
+    const onceBound = verdict === 'bindable' && scope === 'none' && isHotOnceBound(seen, device)
     return {
       address: device.address,
       group: device.group,
@@ -89,7 +90,7 @@ export function survey(seen: Snapshot): Survey {
       verdict,
       reason,
       toBind,
-      resetScope: reset.scope,
+      resetScope: scope,
       ...(onceBound && { resetOnceBound: 'hot' as const }),
       ...(seen.use.looked && { uses: usesOf(seen, [device.address, ...toBind]) }),
     }

@@ -2,6 +2,7 @@ import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import type { Finding } from './host-use.js'
+import { onceFor } from './once.js'
 import { several } from './uses-text.js'
 
 const FRAME_BUFFER = 'frame buffer device'
@@ -75,7 +76,7 @@ function memoryUses(seen: Snapshot, device: PciDevice): Finding[] {
     )
   }
   const isDisplay = device.class >>> 16 === 0x03
-  const lost = isDisplay && use.memory.complete !== true ? lostFrameBuffers(seen) : []
+  const lost = isDisplay && use.memory.complete !== true ? lostFrameBuffers(seen, null) : []
   if (lost.length > 0) {
     const cure = use.memory.complete === null ? 'this takes /proc/iomem' : 'root sees it'
     findings.push({
@@ -92,9 +93,10 @@ function memoryUses(seen: Snapshot, device: PciDevice): Finding[] {
 }
 
 /** Frame buffers that the firmware set up where nothing says on which device: not even the boot display is known. */
-const lostFrameBuffers = ({ use, devices }: Snapshot) =>
+const lostFrameBuffers = onceFor(({ use, devices }: Snapshot, _all: null): readonly string[] =>
   devices.some(({ bootVga }) => bootVga)
     ? []
-    : use.display.frameBuffers.filter(({ functions }) => functions.length === 0).map(({ name }) => name)
+    : use.display.frameBuffers.filter(({ functions }) => functions.length === 0).map(({ name }) => name),
+)
 
 const byNumber = (a: string, b: string) => a.length - b.length || (a < b ? -1 : 1)

@@ -138,6 +138,7 @@ class Planner {
     this.#checkGroups(devices)
     this.#warnUnprotected(devices)
     const rebound = devices.filter(({ former, driver }) => former.driver !== driver)
+    this.#warnUnknownVariants(rebound)
     const uses = this.#checkUses(devices)
     for (const driver of new Set(rebound.map((device) => device.driver))) this.#planDriver(driver)
     const ids = this.#options.ids ? this.#planIds(rebound.filter(({ address }) => !isUuid(address))) : []
@@ -198,6 +199,16 @@ class Planner {
         first.address,
         'ERR_VFIO_NOT_VIABLE',
         `${names}: ${risk}; to take it all the same, say so with --noiommu`,
+      )
+  }
+
+  /** Whoever needs a variant driver (for migration, say) would get vfio-pci without a word. */
+  #warnUnknownVariants(rebound: readonly PlannedDevice[]): void {
+    if (!this.#isAutomatic() || this.#options.ids || this.#seen.host.variantsUnknown !== true) return
+    const names = rebound.filter(({ address }) => !isUuid(address)).map(({ address }) => address)
+    if (names.length > 0)
+      this.#warnings.push(
+        `whether a variant driver is made for ${names.join(', ')} is not known, since there is no modules.alias of this kernel to read: vfio-pci is taken (--driver names another)`,
       )
   }
 
@@ -396,9 +407,11 @@ class Planner {
     for (const device of functions) {
       const { driver, former } = device
       if (former.override !== driver) {
+        const only = `lets only ${driver} take this device, and no other device with the same ids`
+        const isVariant = this.#isAutomatic() && driver !== 'vfio-pci'
         this.#planOverride(
           device,
-          `lets only ${driver} take this device, and no other device with the same ids`,
+          isVariant ? `${only}: the variant driver that modules.alias names for it` : only,
         )
       }
       this.#planUnbind(device)

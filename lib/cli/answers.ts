@@ -1,16 +1,22 @@
 import type {
   Assessment,
   Assignment,
+  CdiExport,
+  CdiReport,
   CloudHypervisorExport,
   CreatedMdev,
   Diagnosis,
+  FeaturesReport,
   Grant,
   HostTopology,
+  Inventory,
   IommuGroup,
   JournalStatus,
+  KubevirtExport,
   LibvirtExport,
   MdevType,
   MediatedDevice,
+  NodeFeatures,
   OfferedMdevType,
   PciDevice,
   PersistCheck,
@@ -25,13 +31,21 @@ import type {
   ResetMethodReport,
   ResetReport,
   Revocation,
+  RunEvent,
   Survey,
+  SurveyChange,
   SurveyedMediated,
   VfsReport,
 } from '../index.js'
 import type { Failure } from './failure.js'
 
 export type { Failure }
+
+/** A line of `vfio list --watch --json`: first what there is, then each change of it; `lost`: messages were, so that it was looked anew. */
+export type ListEvent =
+  | { readonly event: 'list'; readonly list: Survey }
+  | { readonly event: 'lost'; readonly what: string }
+  | SurveyChange
 
 /** Everything about one device. */
 export interface Shown {
@@ -71,15 +85,29 @@ export interface Persisted {
   readonly report: PersistReport
 }
 
+/** Devices for containers, and what became of their file. */
+export interface CdiWritten {
+  readonly exported: CdiExport
+  readonly report: CdiReport
+}
+
+/** Labels of a node, and the file that they were written to. */
+export type WrittenFeatures = NodeFeatures & FeaturesReport
+
 /** What each command prints with `--json` where it does not fail: the schemas are made of this. */
 export interface Answers {
-  list: Survey
+  /** With `--watch` an event in each line. */
+  list: Survey | ListEvent
   topology: HostTopology
   show: Shown | ShownMediated
   /** Of a group, and of an address that leaves its function open, one for each device. */
   check: Checked | readonly Checked[]
+  /** With `--nfd` the labels, and with `--write` too what was written. */
+  inventory: Inventory | NodeFeatures | WrittenFeatures
   reset: ResetReport | ResetMethodReport
   rescan: RescanReport
+  /** With `--json-events`, an event in each line. */
+  run: RunEvent
   /** With `--dry-run` the plan. */
   bind: Bound | Plan
   release: ReleaseReport
@@ -87,7 +115,9 @@ export interface Answers {
   recover: RecoveryReport
   grant: Granted
   revoke: Revocation
-  export: QemuExport | LibvirtExport | CloudHypervisorExport
+  export: QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport
+  /** With `--write` also what became of the file, with `--remove` that alone. */
+  cdi: CdiExport | CdiWritten | CdiReport
   /** The plan; with `--write` also what was done of it, with `--remove` that alone; with `--check` what was found. */
   persist: PersistPlan | Persisted | PersistReport | PersistCheck
   vfs: VfsReport

@@ -1,23 +1,29 @@
 import { Option } from 'commander'
+import { cut } from '../columns.js'
 import {
   type Assessment,
   agreesWithKernel,
   askKernel,
   assess,
   assessGroup,
+  harmsOf,
   type KernelAnswer,
+  kindWord,
+  resetWord,
   type Snapshot,
+  shortAddress,
   VfioError,
   VfioSystemError,
+  verdictWord,
 } from '../index.js'
 import { printable } from '../text.js'
 import type { Checked } from './answers.js'
 import { KERNEL_REFUSED, NOT_READY } from './exit.js'
 import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, note, print, toJson, wrap } from './output.js'
+import { answer, colour, note, print, toJson, width, wrap } from './output.js'
 import { next, waiting } from './progress.js'
-import { verdictColour } from './words.js'
+import { along, headOf, shortly, verdictColour } from './words.js'
 
 interface Options extends Common {
   readonly askKernel?: boolean
@@ -62,7 +68,7 @@ async function act(target: string, options: Options): Promise<number> {
   if (options.json && group === undefined && assessments.length === 1) print(toJson(assessments[0]))
   else
     answer(assessments, options.json, (all) =>
-      all.length > 0 ? render(all) : renderNone(seen, target, Number(group)),
+      all.length > 0 ? render(all, seen) : renderNone(seen, target, Number(group)),
     )
   if (refusal) {
     note(`vfio: the kernel refused: ${refusal.message}`)
@@ -103,7 +109,23 @@ async function ask(seen: Snapshot, { address, group }: Assessment): Promise<Kern
   }
 }
 
-const render = (assessments: readonly Assessment[]) => assessments.map(renderOne).join('\n')
+/** What a look knows of devices. */
+type Seen = Pick<Snapshot, 'has' | 'device' | 'mediatedDevice' | 'host'>
+
+const render = (assessments: readonly Assessment[], seen: Seen) =>
+  assessments
+    .map(
+      (assessment) =>
+        `${colour.strong(cut(nameOf(seen, assessment.address), width()))}\n${renderOne(assessment, seen)}`,
+    )
+    .join('\n')
+
+/** As `vfio list` names it. */
+function nameOf(seen: Seen, name: string): string {
+  if (seen.has(name)) return headOf(seen.device(name))
+  const { uuid, type } = seen.mediatedDevice(name)
+  return `${uuid} mdev: ${printable(type ?? 'of no type')}`
+}
 
 function renderNone(seen: Snapshot, target: string, number: number): string {
   const { members, others } = seen.group(number)
@@ -113,50 +135,86 @@ function renderNone(seen: Snapshot, target: string, number: number): string {
   return `${target} has no member that could be assigned: ${what}\n`
 }
 
-/** An assessment as a person reads it. */
-export function renderOne(assessment: Assessment): string {
-  const { address, group, verdict, reason, toBind, variant, viability, reset, uses, kernel } = assessment
-  const lines = [
-    `${colour.strong(address)}  ${group === null ? 'in no group' : `group ${group}`}  ${verdictColour(verdict)(verdict)}`,
-    wrap(reason, 2),
-  ]
-  if (toBind.length > 0) lines.push(wrap(toBind.join(' '), 11, '  to bind  '))
-  if (variant !== undefined && toBind.includes(address))
-    lines.push(wrap(`to ${printable(variant)}, the variant driver for this device`, 11))
+/**
+ * An assessment as a person reads it, in the words of `vfio list`.
+ * @param isBelow other lines about the device, with its group, stand above
+ */
+export function renderOne(assessment: Assessment, seen: Seen, { isBelow = false } = {}): string {
+  const { address, group, reason, toBind, viability, reset, uses, kernel } = assessment
+  const labels = isBelow ? SHOW_LABELS : CHECK_LABELS
+  const lines: string[] = []
+  const line = (label: string, text: string, mark = '') => {
+    const first = `  ${label.padEnd(labels)} ${mark}`
+    lines.push(wrap(text, labels + (mark === '' ? 3 : 5), first))
+  }
+  if (!isBelow) line('group', String(group ?? '-'))
+  line('driver', driverText(assessment, seen))
+  line('verdict', `${verdictText(assessment, seen)}: ${shortly(reason)}`)
+  const others = toBind.filter((member) => member !== address)
+  for (const [index, other] of others.entries()) line(index === 0 ? 'with' : '', withText(seen, other))
   if (viability) {
-    lines.push(`  viable   ${viability.viable ? 'yes' : 'no'}, by the rule ${viability.rule}`)
-    for (const member of viability.members) {
-      lines.push(wrap(member.reason, 13, `           ${member.blocks ? colour.bad('✗') : colour.good('✓')} `))
-    }
+    line('viable', `${viability.viable ? 'yes' : 'no'}, by the rule ${viability.rule}`)
+    for (const member of viability.members)
+      line('', shortly(member.reason), member.blocks ? colour.bad('✗ ') : colour.good('✓ '))
   }
   for (const [index, use] of uses.entries()) {
-    const mark = use.severity === 'blocks' ? colour.bad('✗') : colour.doubtful('!')
     const what = use.address === address ? use.what : `${use.address}: ${use.what}`
-    lines.push(wrap(what, 13, `  ${index === 0 ? 'in use ' : '       '}  ${mark} `))
+    const mark = use.severity === 'blocks' ? colour.bad('✗ ') : colour.doubtful('! ')
+    line(index === 0 ? 'used' : '', `${kindWord(use.kind)}: ${shortly(what)}`, mark)
   }
-  lines.push(wrap(reset.function.reason, 11, '  reset    '))
+  line(
+    'reset',
+    `${resetWord({ resetScope: reset.scope, resetOnceBound: assessment.resetOnceBound })}: ${shortly(reset.function.reason)}`,
+  )
   // What could not be judged has one reason for both.
-  if (reset.hot.reason !== reset.function.reason) lines.push(wrap(reset.hot.reason, 11))
-  if (kernel) lines.push(...renderKernel(kernel, assessment))
+  if (reset.hot.reason !== reset.function.reason) line('', shortly(reset.hot.reason))
+  if (kernel) {
+    for (const [index, text] of kernelTexts(kernel, assessment).entries())
+      line(index === 0 ? 'kernel' : '', text)
+  }
   return `${lines.join('\n')}\n`
 }
 
-function renderKernel(kernel: KernelAnswer, assessment: Assessment): string[] {
+/** How wide the names are at the left: what is to say, and with all that `vfio show` has. */
+const CHECK_LABELS = 8
+const SHOW_LABELS = 12
+
+/** Nobody gives bridges away, so that none is blocked. */
+function verdictText(assessment: Assessment, seen: Seen): string {
+  const { address, verdict, uses } = assessment
+  if (seen.has(address) && verdict === 'blocked' && seen.device(address).headerType !== 'normal') return '-'
+  const isHarmful = verdict !== 'blocked' && harmsOf({ uses }).length > 0
+  const word = (isHarmful ? colour.bad : verdictColour(verdict))(verdictWord(assessment))
+  return [word, along(assessment)].filter(Boolean).join(' ')
+}
+
+/** What drives it, and what would once it is bound. */
+function driverText({ address, toBind, variant }: Assessment, seen: Seen): string {
+  const { driver } = seen.has(address) ? seen.device(address) : seen.mediatedDevice(address)
+  const now = printable(driver ?? '-')
+  if (!toBind.includes(address) || !seen.has(address)) return now
+  if (variant !== undefined)
+    return `${now}, then ${printable(variant)}, the variant driver that modules.alias names for it`
+  const isUnknown = seen.host.variantsUnknown === true
+  return `${now}, then vfio-pci${isUnknown ? ' (variant drivers are not known: no modules.alias can be read)' : ''}`
+}
+
+/** What has to come along. */
+function withText(seen: Seen, name: string): string {
+  if (!seen.has(name)) return printable(name)
+  const device = seen.device(name)
+  return `${headOf(device)} (${printable(device.driver ?? 'no driver')})`
+}
+
+function kernelTexts(kernel: KernelAnswer, assessment: Assessment): readonly string[] {
   const hot =
     typeof kernel.hotReset === 'string'
       ? kernel.hotReset
-      : kernel.hotReset.map(({ address }) => address).join(' ')
+      : kernel.hotReset.map(({ address }) => shortAddress(address)).join(' ')
   return [
-    wrap(
-      `viable: ${kernel.viable ? 'yes' : 'no'}; function reset: ${kernel.functionReset ? 'yes' : 'no'}; hot reset: ${hot}`,
-      11,
-      '  kernel   ',
-    ),
-    wrap(
-      agreesWithKernel(assessment)
-        ? colour.good('prediction and kernel agree')
-        : colour.bad('prediction and kernel differ: the kernel is right, please report this'),
-      11,
-    ),
+    `viable: ${kernel.viable ? 'yes' : 'no'}; function reset: ${kernel.functionReset ? 'yes' : 'no'}; hot reset: ${hot}`,
+    agreesWithKernel(assessment)
+      ? colour.good('prediction and kernel agree')
+      : colour.bad('prediction and kernel differ: the kernel is right, please report this'),
   ]
 }

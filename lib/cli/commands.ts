@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { type Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { didYouMean, nearest } from '../nearest.js'
 import { bind } from './bind.js'
+import { cdi } from './cdi.js'
 import { check } from './check.js'
 import { completeFor } from './complete.js'
 import { completion } from './completion.js'
@@ -10,6 +11,7 @@ import { EXAMPLES } from './examples.js'
 import { exportTo } from './export.js'
 import { grant } from './grant.js'
 import { help } from './help.js'
+import { inventory } from './inventory.js'
 import { list } from './list.js'
 import { mdev } from './mdev.js'
 import type { Declare } from './options.js'
@@ -29,9 +31,9 @@ import { vfs } from './vfs.js'
 
 /** In the order of the help. */
 const COMMANDS: readonly Declare[] = [
-  ...[list, topology, show, check, reset, rescan],
+  ...[list, topology, show, check, inventory, reset, rescan],
   ...[run, bind, release, status, recover],
-  ...[grant, revoke, exportTo, persist, vfs, mdev],
+  ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
   ...[doctor, schema, completion, help],
 ]
 

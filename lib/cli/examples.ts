@@ -10,6 +10,11 @@ export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: stri
     ['vfio check 59:00.0', 'can it be given away, and how is it reset?'],
     ['vfio check group:74', 'the same of each member of a group'],
   ],
+  inventory: [
+    ['vfio inventory', 'how many there are of each kind, and how many can be given away'],
+    ['vfio inventory --json', 'for a database of many hosts'],
+    ['vfio inventory --nfd --write', 'labels for the node of a Kubernetes cluster'],
+  ],
   reset: [
     ['vfio reset 59:00.0', 'resets it through VFIO'],
     ['vfio reset 59:00.0 --method flr', 'by one method of the kernel: flr, af_flr, pm, bus, acpi, …'],
@@ -39,6 +44,12 @@ export const EXAMPLES: Readonly<Record<string, readonly (readonly [command: stri
   export: [
     ['qemu-system-x86_64 … $(vfio export qemu 59:00.0)', 'starts a guest with it'],
     ['vfio export libvirt 59:00.0 > device.xml', 'for virsh attach-device'],
+    ['vfio export kubevirt 59:00.0 --resource example.com/gpu', 'for the configuration of KubeVirt'],
+  ],
+  cdi: [
+    ['vfio cdi 59:00.0 --write', 'then: podman run --device vfio/pci=0000:59:00.0 …'],
+    ['vfio cdi 59:00.0 --kind example.com/gpu --consumer kata', 'prints what Kata takes for a resource'],
+    ['vfio cdi --remove', 'takes away what was written'],
   ],
   persist: [
     ['vfio persist 59:00.0', 'prints what would bind it at boot'],

@@ -3,8 +3,10 @@ import {
   assess,
   type CloudHypervisorExport,
   exportCloudHypervisor,
+  exportKubevirt,
   exportLibvirt,
   exportQemu,
+  type KubevirtExport,
   type LibvirtExport,
   parseSize,
   parseZpci,
@@ -23,10 +25,34 @@ interface ExportOptions extends Common {
   readonly zpci?: string
   readonly machine?: string
   readonly memory?: string
+  readonly resource?: string
 }
 
-const FORMATS = ['qemu', 'libvirt', 'cloud-hypervisor'] as const
+const FORMATS = ['qemu', 'libvirt', 'cloud-hypervisor', 'kubevirt'] as const
 type Format = (typeof FORMATS)[number]
+
+type Choosing = Exclude<keyof ExportOptions, keyof Common>
+
+/** To whom each option means something. libvirt raises the limit on memory of what it starts by itself. */
+const MEANT_FOR: Readonly<Record<Choosing, readonly Format[]>> = {
+  iommufd: ['qemu', 'libvirt', 'cloud-hypervisor'],
+  managed: ['libvirt'],
+  guestAddress: ['qemu', 'libvirt', 'cloud-hypervisor'],
+  zpci: ['qemu', 'libvirt'],
+  machine: ['qemu', 'libvirt'],
+  memory: ['qemu', 'cloud-hypervisor'],
+  resource: ['kubevirt'],
+}
+
+const startGuest = (addresses: readonly string[]) =>
+  `start the guest; afterwards vfio release ${addresses.join(' ')}`
+const NEXT: Readonly<Record<Format, (addresses: readonly string[]) => string>> = {
+  qemu: startGuest,
+  libvirt: startGuest,
+  'cloud-hypervisor': startGuest,
+  kubevirt: () =>
+    'put that into spec.configuration of the resource KubeVirt, and let the device plugin offer them',
+}
 
 /** What hosts of each kind start guests as. */
 const MACHINES: Readonly<Record<string, string>> = { arm64: 'virt', s390x: 's390-ccw-virtio' }
@@ -35,7 +61,9 @@ const MACHINES: Readonly<Record<string, string>> = { arm64: 'virt', s390x: 's390
 export const exportTo: Declare = (vfio) => {
   vfio
     .command('export')
-    .description('devices as the arguments of a hypervisor, or the XML of libvirt')
+    .description(
+      'devices as the arguments of a hypervisor, the XML of libvirt, or the configuration of KubeVirt',
+    )
     .addArgument(new Argument('<format>', 'whom it is for').choices(FORMATS))
     .argument('<address...>', 'PCI addresses, or UUIDs of mediated devices')
     .option('--iommufd', 'open the devices through /dev/iommu')
@@ -46,6 +74,7 @@ export const exportTo: Declare = (vfio) => {
     .option('--zpci <uid[,fid]>', 's390: ids of the first function')
     .addOption(memory())
     .option('--machine <type>', 'machine type of the guest: q35, pc, virt, s390-ccw-virtio')
+    .option('--resource <name>', 'kubevirt: what the device plugin offers them as, like example.com/gpu')
     .addOption(json())
     .addOption(sysfs())
     .action(run(act))
@@ -54,11 +83,9 @@ export const exportTo: Declare = (vfio) => {
 function act(format: Format, addresses: readonly string[], options: ExportOptions): number {
   const seen = look(options, { around: addresses })
   const { iommufd, guestAddress } = options
-  refuse(options.managed !== undefined && format !== 'libvirt', '--managed', format)
-  refuse(options.zpci !== undefined && format === 'cloud-hypervisor', '--zpci', format)
-  refuse(options.machine !== undefined && format === 'cloud-hypervisor', '--machine', format)
-  // libvirt raises the limit of what it starts by itself.
-  refuse(options.memory !== undefined && format === 'libvirt', '--memory', format)
+  for (const [name, formats] of Object.entries(MEANT_FOR)) {
+    if (options[name as Choosing] !== undefined && !formats.includes(format)) refuse(name, format)
+  }
   const zpci = options.zpci === undefined ? undefined : parseZpci(options.zpci)
   const machine = options.machine ?? (zpci ? undefined : MACHINES[process.arch])
   const managed = options.managed === undefined ? undefined : options.managed === 'yes'
@@ -67,6 +94,7 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
     qemu: () => exportQemu(seen, addresses, { iommufd, guestAddress, zpci, machine, memory }),
     libvirt: () => exportLibvirt(seen, addresses, { iommufd, guestAddress, zpci, machine, managed }),
     'cloud-hypervisor': () => exportCloudHypervisor(seen, addresses, { iommufd, guestAddress, memory }),
+    kubevirt: () => exportKubevirt(seen, addresses, { resource: options.resource }),
   }[format]()
   print(options.json ? toJson(exported) : textOf(exported))
   // Apart from the text, which is pasted or piped.
@@ -75,13 +103,13 @@ function act(format: Format, addresses: readonly string[], options: ExportOption
   const names = exported.devices.map(({ address }) => address)
   // Until then the notes say what is to be done.
   if (names.every((name) => assess(seen, name).verdict === 'ready'))
-    next(`start the guest; afterwards vfio release ${addresses.join(' ')}`, options.json)
+    next(NEXT[format](addresses), options.json)
   return 0
 }
 
 /** Arguments are printed in lines for a person, who pastes them, and else in one: `$(vfio export …)` splits it into them. */
 export function textOf(
-  exported: Pick<QemuExport | LibvirtExport | CloudHypervisorExport, 'text'> & {
+  exported: Pick<QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport, 'text'> & {
     arguments?: readonly string[]
   },
   isTerminal = process.stdout.isTTY,
@@ -96,7 +124,7 @@ export function textOf(
   )
 }
 
-function refuse(wrong: boolean, option: string, format: string): void {
-  if (wrong)
-    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${option} means nothing to ${format}: leave it out`)
+function refuse(name: string, format: string): never {
+  const option = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+  throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `${option} means nothing to ${format}: leave it out`)
 }

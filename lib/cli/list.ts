@@ -1,25 +1,10 @@
 import { Option } from 'commander'
-import { cut } from '../columns.js'
-import {
-  choose,
-  classWord,
-  harmsOf,
-  isInfrastructure,
-  resetWord,
-  type Survey,
-  type SurveyedDevice,
-  type SurveyedMediated,
-  shortAddress,
-  shortName,
-  survey,
-  useWord,
-  VfioError,
-  verdictWord,
-} from '../index.js'
+import { choose, type Survey, survey, VfioError } from '../index.js'
 import { NOT_READY } from './exit.js'
-import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, colour, table, width, wrap } from './output.js'
-import { verdictColour } from './words.js'
+import { type Common, type Declare, json, look, lookAgain, run, sysfs } from './options.js'
+import { answer } from './output.js'
+import { render } from './overview.js'
+import { follow } from './watch.js'
 
 interface ListOptions extends Common {
   readonly all?: boolean
@@ -27,6 +12,7 @@ interface ListOptions extends Common {
   readonly driver?: string
   readonly free?: boolean
   readonly group?: string
+  readonly watch?: boolean
 }
 
 /** `vfio list`: what can be given away, what has to come along, what uses it and how it can be reset. */
@@ -40,189 +26,37 @@ export const list: Declare = (vfio) => {
     .option('--free', 'only those that can be given away and that nothing uses')
     .addOption(new Option('--group <number>', 'only those of an IOMMU group, bridges included'))
     .option('--all', 'bridges and parts of the machine too')
+    .addOption(
+      new Option('--watch', 'go on, and tell what comes, goes, is bound, opened or closed').conflicts(
+        'sysfs',
+      ),
+    )
     .addOption(json())
     .addOption(sysfs())
     .action(run(act))
 }
 
-function act(words: readonly string[], options: ListOptions): number {
+function act(words: readonly string[], options: ListOptions): number | Promise<number> {
   const group = options.group === undefined ? undefined : groupNumber(options.group)
+  const { class: ofClass, driver, free } = options
+  const fits = (all: Survey) => choose(all, { words, class: ofClass, driver, free, group })
+  const isFiltered = words.length > 0 || [ofClass, driver, free, group].some((one) => one !== undefined)
+  const style = { showsAll: options.all === true || group !== undefined, isFiltered }
+  if (options.watch)
+    return follow({
+      look: (isFirst) => survey(isFirst ? look(options) : lookAgain()),
+      fits,
+      style,
+      isJson: options.json === true,
+    })
   // A program that wants to know of uses asks for those that are free, or for the device.
   const brief = options.json === true && !options.free
-  const all = survey(look(options, { brief }))
-  const { class: ofClass, driver, free } = options
-  const chosen = choose(all, { words, class: ofClass, driver, free, group })
-  const isFiltered = words.length > 0 || [ofClass, driver, free, group].some((one) => one !== undefined)
-  const showsAll = options.all === true || group !== undefined
-  answer(chosen, options.json, (seen) => render(seen, { showsAll, isFiltered }))
+  const chosen = fits(survey(look(options, { brief })))
+  answer(chosen, options.json, (seen) => render(seen, style))
   return isFiltered && chosen.devices.length + (chosen.mediated?.length ?? 0) === 0 ? NOT_READY : 0
 }
 
 function groupNumber(text: string): number {
   if (/^\d{1,9}$/.test(text)) return Number(text)
   throw new VfioError('ERR_VFIO_BAD_ARGUMENT', `--group takes the number of a group, not "${text}"`)
-}
-
-const HEAD = ['GROUP', 'ADDRESS', 'CLASS', 'DRIVER', 'VERDICT', 'WITH', 'USED', 'RESET', 'DEVICE'] as const
-const [GROUP, , , DRIVER, VERDICT, WITH, USED, RESET, NAME] = HEAD.keys() as Iterable<number> as number[]
-
-type Row = readonly string[]
-
-interface Style {
-  readonly showsAll: boolean
-  readonly isFiltered: boolean
-}
-
-function render(all: Survey, { showsAll, isFiltered }: Style): string {
-  const shown = all.devices.filter((device) => showsAll || !isInfrastructure(device))
-  const hidden = all.devices.length - shown.length
-  const { mediated = [] } = all
-  if (all.devices.length + mediated.length === 0)
-    return isFiltered ? 'No device fits.\n' : 'There are no PCI devices here.\n'
-  if (shown.length + mediated.length === 0)
-    return `Only bridges and parts of the machine ${isFiltered ? 'fit' : 'are here'}: --all shows them.\n`
-  const rows = new Map(shown.map((device) => [device, toRow(device)]))
-  const columns = layOut([...rows.values()])
-  const lines = shown.length > 0 ? [colour.strong(toLine(HEAD, columns).join(' ').trimEnd())] : []
-  const write = (device: SurveyedDevice, group: string) => {
-    const row = rows.get(device)
-    if (row) lines.push(paint(toLine([group, ...row.slice(1)], columns), columns, device))
-  }
-  const inGroup = new Map<number, SurveyedDevice[]>()
-  for (const device of shown) {
-    if (device.group !== null) inGroup.set(device.group, [...(inGroup.get(device.group) ?? []), device])
-  }
-  for (const { group } of all.groups) {
-    const members = inGroup.get(group) ?? []
-    for (const [index, device] of members.entries()) write(device, index === 0 ? String(group) : '')
-    if (all.host.iommu.present) lines.push(...whyBlocked(members))
-  }
-  const alone = shown.filter(({ group }) => group === null)
-  for (const device of alone) write(device, '-')
-  if (all.host.iommu.present) lines.push(...whyBlocked(alone))
-  if (mediated.length > 0) lines.push(...(lines.length > 0 ? [''] : []), ...mediatedLines(mediated))
-  lines.push(...ends(all, hidden))
-  return `${lines.join('\n')}\n`
-}
-
-/** What stands in the way, once for all whom it concerns. */
-function whyBlocked(devices: readonly SurveyedDevice[]): string[] {
-  const blocked = devices.filter((device) => device.verdict === 'blocked' && !isInfrastructure(device))
-  return [...new Set(blocked.map(({ reason }) => reason))].map((reason) => colour.faint(wrap(reason, 6)))
-}
-
-function ends({ host }: Survey, hidden: number): string[] {
-  const lines: string[] = []
-  if (!host.iommu.present) {
-    lines.push(
-      '',
-      wrap(
-        host.noIommuMode
-          ? 'No IOMMU is on, and the no-IOMMU mode is: what is given away reaches all memory of this host ("vfio doctor").'
-          : 'No IOMMU is on, so nothing here can be given away: "vfio doctor" tells what to do.',
-        0,
-      ),
-    )
-  }
-  if (hidden > 0 && process.stdout.isTTY) {
-    const what =
-      hidden === 1 ? '1 bridge or part of the machine is' : `${hidden} bridges and parts of the machine are`
-    lines.push(colour.faint(`${what} not shown: --all shows them`))
-  }
-  return lines
-}
-
-function toRow(device: SurveyedDevice): Row {
-  const isShown = !isInfrastructure(device)
-  return [
-    '',
-    shortAddress(device.address),
-    classWord(device.class),
-    device.driver ?? '-',
-    isShown ? verdictWord(device) : '-',
-    isShown ? along(device) : '',
-    isShown ? useWord(device) : '',
-    isShown ? resetWord(device) : '-',
-    shortName(device),
-  ]
-}
-
-/** How many have to come along. */
-function along({ toBind, address }: SurveyedDevice): string {
-  const others = toBind.filter((member) => member !== address).length
-  return others === 0 ? '' : `+${others}`
-}
-
-interface Column {
-  readonly at: number
-  readonly width: number
-}
-
-/** Columns in which most devices are known by name, and in which one can be told from another. */
-const GOOD_NAME = 26
-const SHORT_NAME = 14
-
-/** As wide as what is in them; the name takes what is left of the line, and empty columns take nothing. */
-function layOut(rows: readonly Row[]): Column[] {
-  const room = width()
-  const isEmpty = (at: number) => (at === WITH || at === USED) && rows.every((row) => row[at] === '')
-  const widths = HEAD.map((head, at) => Math.max(head.length, ...rows.map((row) => row[at]?.length ?? 0)))
-  let columns = [...HEAD.keys()].filter((at) => !isEmpty(at)).map((at) => ({ at, width: widths[at] ?? 0 }))
-  const taken = () => columns.reduce((sum, { at, width: one }) => sum + (at === NAME ? 0 : one + 1), 0)
-  if (!Number.isFinite(room)) return columns
-  const isTooWide = (name: number) => taken() + name > room
-  if (isTooWide(GOOD_NAME)) {
-    const over = taken() + GOOD_NAME - room
-    columns = columns.map((one) =>
-      one.at === DRIVER ? { at: one.at, width: Math.max(8, one.width - over) } : one,
-    )
-  }
-  // What a person can do without when choosing, in this order.
-  for (const at of [DRIVER, RESET, WITH, GROUP])
-    if (isTooWide(SHORT_NAME)) columns = columns.filter((one) => one.at !== at)
-  return columns.map((one) => (one.at === NAME ? { at: one.at, width: Math.max(1, room - taken()) } : one))
-}
-
-/** The group number is right-aligned. */
-const toLine = (cells: Row, columns: readonly Column[]): string[] =>
-  columns.map(({ at, width: room }) => {
-    const cell = cut(cells[at] ?? '', room)
-    if (at === GROUP) return cell.padStart(room)
-    return at === NAME ? cell : cell.padEnd(room)
-  })
-
-function paint(cells: readonly string[], columns: readonly Column[], device: SurveyedDevice): string {
-  if (isInfrastructure(device)) return colour.faint(cells.join(' ').trimEnd())
-  const isHarmful = harmsOf(device).length > 0
-  const of = (at: number, cell: string) => {
-    const text = cell.trimEnd()
-    const rest = cell.slice(text.length)
-    if (at === VERDICT) return (isHarmful ? colour.bad : verdictColour(device.verdict))(text) + rest
-    return at === USED && isHarmful ? colour.bad(text) + rest : cell
-  }
-  return cells
-    .map((cell, index) => of(columns[index]?.at ?? 0, cell))
-    .join(' ')
-    .trimEnd()
-}
-
-const MEDIATED_HEAD = ['GROUP', 'MEDIATED DEVICE', 'VERDICT', 'TYPE', 'PARENT', 'DRIVER'] as const
-
-/** A table of mediated devices, with its head. */
-export function mediatedLines(mediated: readonly SurveyedMediated[]): string[] {
-  const rows = mediated.map(({ group, uuid, verdict, type, parent, driver }) => [
-    group === null ? '-' : String(group),
-    uuid,
-    verdict,
-    type ?? '-',
-    parent ?? '-',
-    driver ?? '-',
-  ])
-  const lines = table([MEDIATED_HEAD, ...rows], [true])
-  return lines.map((line, row) => {
-    const device = mediated[row - 1]
-    if (!device) return colour.strong(line)
-    const at = line.indexOf(` ${device.verdict}`)
-    return `${line.slice(0, at + 1)}${verdictColour(device.verdict)(device.verdict)}${line.slice(at + 1 + device.verdict.length)}`
-  })
 }

@@ -7,9 +7,9 @@ import {
   surveyMediated,
 } from '../index.js'
 import type { ListedMdevs } from './answers.js'
-import { mediatedLines } from './list.js'
 import { type Common, type Declare, deadlineOf, journal, json, look, run, sysfs, timeout } from './options.js'
 import { answer, colour, table, wrap } from './output.js'
+import { mediatedLines } from './overview.js'
 import { stoppable } from './signals.js'
 import { inOneLine } from './words.js'
 

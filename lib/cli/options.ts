@@ -94,6 +94,9 @@ export function look(
   return lookAt(new Host({ sysfs: root }))
 }
 
+/** Looks at this host once more, without saying again what is missing. */
+export const lookAgain = (): Snapshot => new Host().look({ overrides: NOT_READ })
+
 const NOT_READ = new Map<string, null>()
 
 /** Runs a command and keeps its exit status. */

@@ -18,8 +18,12 @@ export function print(text: string): void {
 
 /** Prints what the library returned, as JSON or as a person reads it. */
 export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
-  print(isJson ? toJson(value) : inLocale(render(harmless(value))))
+  print(isJson ? toJson(value) : readable(value, render))
 }
+
+/** A value as a person reads it, whatever is in it. */
+export const readable = <T>(value: T, render: (value: T) => string): string =>
+  inLocale(render(harmless(value)))
 
 /** One line on standard error, for the person. */
 export function note(text: string): void {

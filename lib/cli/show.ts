@@ -1,3 +1,4 @@
+import { cut } from '../columns.js'
 import {
   assess,
   type Bar,
@@ -6,13 +7,14 @@ import {
   type MediatedDevice,
   type PciDevice,
   type Snapshot,
+  shortAddress,
 } from '../index.js'
 import { printable } from '../text.js'
 import type { Shown, ShownMediated } from './answers.js'
 import { renderOne } from './check.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
-import { answer, wrap } from './output.js'
-import { bytes, classCode, deviceName, ids, inOneLine } from './words.js'
+import { answer, colour, width, wrap } from './output.js'
+import { bytes, classCode, deviceName, headOf, ids, inOneLine } from './words.js'
 
 /** `vfio show`: everything that is known of one device, its group and its assessment. */
 export const show: Declare = (vfio) => {
@@ -33,7 +35,7 @@ function act(address: string, options: Common): number {
   const device = named === undefined || others.length > 0 ? seen.device(address) : named
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.address)
-  answer({ device, group, assessment }, options.json, (shown) => render(shown, aroundOf(seen, device)))
+  answer({ device, group, assessment }, options.json, (shown) => render(shown, aroundOf(seen, device), seen))
   return 0
 }
 
@@ -52,23 +54,22 @@ function showMediated(seen: Snapshot, device: MediatedDevice, options: Common): 
   const type = parent?.types.find(({ id }) => id === device.type) ?? null
   const group = device.group === null ? null : seen.group(device.group)
   const assessment = assess(seen, device.uuid)
-  answer({ device, type, group, assessment }, options.json, renderMediated)
+  answer({ device, type, group, assessment }, options.json, (shown) => renderMediated(shown, seen))
   return 0
 }
 
-function renderMediated({ device, type, group, assessment }: ShownMediated): string {
-  const lines: string[] = [type?.name ?? device.type ?? 'a mediated device']
+function renderMediated({ device, type, group, assessment }: ShownMediated, seen: Snapshot): string {
+  const head = `${device.uuid} mdev: ${type?.name ?? device.type ?? 'of no type'}`
+  const lines: string[] = [colour.strong(cut(head, width()))]
   const line = labelled(lines)
-  line('uuid', device.uuid)
   line('type', device.type)
   line('description', type?.description ? inOneLine(type.description) : null)
   line('parent', device.parent)
   line('function', device.function === device.parent ? null : device.function)
   line('driven as', device.deviceApi)
-  line('driver', device.driver ?? 'none')
   line('vfio device', nodeText(device))
-  line('group', group && `${group.group}`)
-  return `${lines.join('\n')}\n\n${renderOne(assessment)}`
+  line('group', group ? `${group.group}` : '-')
+  return `${lines.join('\n')}\n\n${renderOne(assessment, seen, { isBelow: true })}`
 }
 
 const nodeText = ({ vfioDevice }: { readonly vfioDevice: string | null }) =>
@@ -95,21 +96,21 @@ function aroundOf(seen: Snapshot, device: PciDevice): Around {
   }
 }
 
-function render({ device, group, assessment }: Shown, around: Around): string {
-  const lines: string[] = [deviceName(device)]
+function render({ device, group, assessment }: Shown, around: Around, seen: Snapshot): string {
+  const lines: string[] = [colour.strong(cut(headOf(device), width()))]
   const line = labelled(lines)
+  line('name', deviceName(device))
   line('address', device.address)
   line('ids', `${ids(device)}, revision ${device.revision.toString(16).padStart(2, '0')}`)
   line('subsystem', subsystem(device))
   line('class', `${classCode(device)}${device.names.class ? ` ${device.names.class}` : ''}`)
-  line('driver', device.driver ?? 'none')
   line('override', device.driverOverride)
   line('modules', device.modules.join(' '))
   line('variants', around.variants.map(printable).join(' '))
   line('modalias', device.modalias)
   line('header', `${device.headerType}${device.multifunction ? ', multifunction' : ''}`)
-  line('above', around.above.join(' > ') || (device.parent ?? 'a root bus'))
-  line('below', around.below.join(' '))
+  line('above', around.above.map(shortAddress).join(' > ') || (device.parent ?? 'a root bus'))
+  line('below', around.below.map(shortAddress).join(' '))
   line('link', link(device))
   line('slot', device.slot && `${device.slot.name}${device.slot.driver ? ` (${device.slot.driver})` : ''}`)
   line('NUMA node', device.numaNode === null ? null : String(device.numaNode))
@@ -118,19 +119,20 @@ function render({ device, group, assessment }: Shown, around: Around): string {
   line('boot display', device.bootVga ? 'yes' : null)
   line('vfio device', nodeText(device))
   line('answers', device.answers === false ? 'no: its config space reads as all ones' : null)
-  line('made by', device.madeBy && `${device.madeBy}, whose driver makes its bus`)
+  line('made by', device.madeBy && `${shortAddress(device.madeBy)}, whose driver makes its bus`)
   for (const bar of device.bars) line(bar.index === 'rom' ? 'ROM' : `BAR ${bar.index}`, describeBar(bar))
   line('resets', device.resetMethods === null ? null : device.resetMethods.join(' ') || 'none')
   line('capabilities', capabilities(device))
-  if (group) {
+  if (group === null) line('group', '-')
+  else {
     const about = [group.type, group.noIommu ? 'no IOMMU' : null].filter(Boolean).join(', ')
-    line('group', `${group.group}${about ? ` (${about})` : ''}: ${group.members.join(' ')}`)
+    line('group', `${group.group}${about ? ` (${about})` : ''}: ${group.members.map(shortAddress).join(' ')}`)
     for (const { name, driver } of group.others) line('', `${name} (${driver ?? 'no driver'})`)
     for (const { start, end, type } of group.reservedRegions) {
       line('reserved', `0x${start.toString(16)}–0x${end.toString(16)} ${type}`)
     }
   }
-  return `${lines.join('\n')}\n\n${renderOne(assessment)}`
+  return `${lines.join('\n')}\n\n${renderOne(assessment, seen, { isBelow: true })}`
 }
 
 function subsystem(device: PciDevice): string | null {
@@ -154,9 +156,9 @@ function link({ capabilities: { pcie } }: PciDevice): string | null {
 
 function sriov({ sriov: role }: PciDevice): string | null {
   if (role === null) return null
-  if (role.role === 'vf') return `virtual function of ${role.pf}`
+  if (role.role === 'vf') return `virtual function of ${shortAddress(role.pf)}`
   const enabled = `${role.numVfs} of ${role.totalVfs} virtual functions enabled`
-  return role.vfs.length > 0 ? `${enabled}: ${role.vfs.join(' ')}` : enabled
+  return role.vfs.length > 0 ? `${enabled}: ${role.vfs.map(shortAddress).join(' ')}` : enabled
 }
 
 function describeBar(bar: Bar): string {

@@ -46,6 +46,33 @@ export async function stoppable(
   }
 }
 
+/** What goes on until somebody ends it. */
+export interface Ending {
+  /** @param status the exit status */
+  over(status: number): void
+  fail(error: unknown): void
+}
+
+/** Goes on until a signal ends it, which is its ordinary end: the exit status is 128 plus the signal's number. */
+export async function untilStopped(begin: (ending: Ending) => Disposable): Promise<number> {
+  let resolve: (status: number) => void = () => {}
+  let reject: (error: unknown) => void = () => {}
+  const ended = new Promise<number>((done, failed) => {
+    resolve = done
+    reject = failed
+  })
+  const onSignal = (signal: (typeof SIGNALS)[number]) => resolve(statusOfSignal(signal))
+  for (const signal of SIGNALS) process.on(signal, onSignal)
+  let work: Disposable | null = null
+  try {
+    work = begin({ over: resolve, fail: reject })
+    return await ended
+  } finally {
+    work?.[Symbol.dispose]()
+    for (const signal of SIGNALS) process.off(signal, onSignal)
+  }
+}
+
 /** What a command that runs gets of what this program is sent. SIGCONT is the library's, with the terminal. */
 const FORWARDED = [...SIGNALS, 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'] as const
 

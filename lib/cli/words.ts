@@ -1,4 +1,12 @@
-import type { Assessment, BadRecord, PciDevice } from '../index.js'
+import {
+  type Assessment,
+  type BadRecord,
+  classWord,
+  type PciDevice,
+  shortAddress,
+  shortName,
+} from '../index.js'
+import { printable } from '../text.js'
 import { colour } from './output.js'
 
 const hex4 = (value: number) => value.toString(16).padStart(4, '0')
@@ -15,6 +23,20 @@ export function deviceName(device: Pick<PciDevice, 'names' | 'class'>): string {
   const { names } = device
   if (names.device) return `${names.vendor ?? ''} ${names.device}`.trim()
   return [names.vendor, names.class ?? `class ${classCode(device)}`].filter(Boolean).join(' ')
+}
+
+/** A sentence with short addresses, for people. What may be typed stays as it is: paths, and what is written into them. */
+export const shortly = (sentence: string) =>
+  sentence.replace(/(?<=^|[ (])(?<!echo )0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?![\w/]))/g, '')
+
+/** The first line about a device, as `list` names it too. */
+export const headOf = (device: Pick<PciDevice, 'address' | 'names' | 'class' | 'ids'>) =>
+  `${shortAddress(device.address)} ${classWord(device.class)}: ${printable(shortName(device))}`
+
+/** How many have to come along. */
+export function along({ toBind, address }: Pick<Assessment, 'toBind' | 'address'>): string {
+  const others = toBind.filter((member) => member !== address).length
+  return others === 0 ? '' : `+${others}`
 }
 
 const VERDICT_COLOURS = { ready: colour.good, bindable: colour.doubtful, blocked: colour.bad }

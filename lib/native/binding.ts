@@ -1,13 +1,13 @@
 /**
- * What the addon exports. Every method is one system call: it answers, throws an Error with `errno`, `syscall`, `request`
+ * What the addon exports. Every method is one system call, save those that are of one thread together: it answers, throws an Error with `errno`, `syscall`, `request`
  * and `path`, or one with `code` ERR_VFIO_CLOSED, ERR_VFIO_BAD_ARGUMENT or ERR_VFIO_BAD_KERNEL_DATA.
  */
 export interface Binding {
   readonly Container: { open(path: string): NativeContainer } & Given<NativeContainer>
   readonly Group: { open(path: string): NativeGroup } & Given<NativeGroup>
   readonly Device: {
-    /** `/dev/vfio/devices/vfioN`, off the main thread. Before it is bound to an iommufd, the kernel answers nothing else. */
-    openCdev(path: string): Promise<NativeDevice>
+    /** `/dev/vfio/devices/vfioN`, of which nothing is opened before it is bound: the kernel answers nothing else until then. */
+    openCdev(path: string): NativeDevice
   } & Given<NativeDevice>
   readonly Iommufd: { open(path: string): NativeIommufd } & Given<NativeIommufd>
   readonly DmaBuf: abstract new () => NativeDmaBuf
@@ -65,6 +65,8 @@ export interface Binding {
     openUevents(groups: number, space: number): NativeMessages
     /** The kernel's log, from its end on (`/dev/kmsg`). */
     openLog(path: string): NativeMessages
+    /** What happens to files (`inotify(7)`), those of `addPath()`. */
+    openInotify(): NativeMessages
   }
   /** The inode of the user namespace that this process's network namespace belongs to (`NS_GET_USERNS`). */
   networkOwner(): number
@@ -140,11 +142,11 @@ export interface Binding {
   /** Takes the end of such a process, once its socket is closed (`waitpid(2)`). */
   reapWriter(pid: number): void
   /**
-   * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one: a negated
-   * errno for what failed, and `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all
-   * behind the third of these.
+   * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one, as
+   * {@link readTree} has them: `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
+   * third of these.
    */
-  readWaiting(paths: readonly string[], patience: number): readonly (Uint8Array | number)[]
+  readWaiting(paths: readonly string[], patience: number): Spans
   /**
    * `getpwnam_r(3)`, of digits `getpwuid_r`, and `getgrouplist(3)`, off the main thread: a name may come from a server. `null`
    * where there is no such user.
@@ -162,7 +164,7 @@ export interface Binding {
   setTerminalModes(descriptor: number, modes: ArrayBuffer): void
   /**
    * Reads the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
-   * as many bytes as its entry in `limits`. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
+   * as many bytes as its entry in `limits`. A link `.` is the directory's own name, as a link. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
    * `c1:3`, and nothing for what is no device. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
    * `spans` has two numbers for each entry, row by row: where it starts in `data` and its length in bytes; a negative
    * start is a negated errno.
@@ -175,7 +177,13 @@ export interface Binding {
     links: readonly string[],
     lists: readonly string[],
     nodes: readonly string[],
-  ): { readonly data: Uint8Array; readonly spans: Int32Array }
+  ): Spans
+}
+
+/** Many entries: their bytes, and for each of them where it starts and its length. */
+interface Spans {
+  readonly data: Uint8Array
+  readonly spans: Int32Array
 }
 
 /** A class of objects that a descriptor of the caller's makes too: it is duplicated. */
@@ -289,6 +297,13 @@ export interface NativeDevice extends NativeFile {
   hotReset(groups: readonly NativeGroup[]): Promise<void>
   /** `VFIO_DEVICE_BIND_IOMMUFD`: the number of the device there. A token has 16 bytes. */
   bindIommufd(iommufd: NativeIommufd, token: Uint8Array | null): Promise<number>
+  /** Both in one go: what {@link bindIommufd} takes, and behind it what {@link attach} does. */
+  bindAndAttach(
+    iommufd: NativeIommufd,
+    token: Uint8Array | null,
+    pt: number,
+    pasid: number | null,
+  ): Promise<number>
   /** `VFIO_DEVICE_ATTACH_IOMMUFD_PT` to an address space or page table: the page table, which the kernel may have made. */
   attach(pt: number, pasid: number | null): Promise<number>
   /** `VFIO_DEVICE_DETACH_IOMMUFD_PT`. */
@@ -407,12 +422,14 @@ export interface NativeEventFd extends NativeFile {
   read(): number
 }
 
-/** Messages of the kernel, one for each call: its length in bytes, 0 where none waits, or a negated errno. */
+/** Messages of the kernel, one for each call (of inotify as many as fit): their length in bytes, 0 where none waits, or a negated errno. */
 export interface NativeMessages extends NativeHandle {
   /** From a socket: four words of 32 bits, which are port, groups, pid and uid of the sender, and then the message. */
   receive(into: Uint8Array): number
   /** From a file. */
   read(into: Uint8Array): number
+  /** `inotify_add_watch(2)`: `events` are its `IN_…`; the number by which it tells of the path. */
+  addPath(path: string, events: number): number
 }
 
 /** Tells when one of many eventfds was signalled, or a message waits, until `end()`. */

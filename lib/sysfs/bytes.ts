@@ -10,9 +10,11 @@ const REPLACEMENT = '\ufffd'
 const ESCAPE = 0xdc00
 
 export function decode(bytes: Uint8Array, start = 0, end = bytes.length): string {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start)
-  const text = buffer.toString('latin1')
-  return NON_ASCII.test(text) ? decodeUtf8(buffer) : text
+  const buffer = Buffer.isBuffer(bytes)
+    ? bytes
+    : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const text = buffer.toString('latin1', start, end)
+  return NON_ASCII.test(text) ? decodeUtf8(buffer.subarray(start, end)) : text
 }
 
 function decodeUtf8(buffer: Buffer): string {

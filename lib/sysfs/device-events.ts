@@ -1,11 +1,11 @@
-import { isAddress } from './address.js'
+import { isAddress, isUuid } from './address.js'
 import { decode } from './bytes.js'
 
 /**
  * `added`, `removed`: the device itself; `bound`, `unbound`: a driver; `error`, `recovered`, `failed`: what the kernel makes of an
  * error that the device reported (AER), and `corrected` one that did no harm; `release-requested`: somebody unbinds or
- * unplugs it, and waits until it is closed; `changed`: anything else, such as its VFIO node or its virtual functions; `lost`:
- * messages were lost, so anything may have happened.
+ * unplugs it, and waits until it is closed; `opened`, `closed`: the node by which programs have it, or its group; `changed`: anything
+ * else, such as its VFIO node or its virtual functions; `lost`: messages were lost, so anything may have happened.
  */
 export type DeviceEventKind =
   | 'added'
@@ -18,12 +18,14 @@ export type DeviceEventKind =
   | 'recovered'
   | 'failed'
   | 'release-requested'
+  | 'opened'
+  | 'closed'
   | 'lost'
 
 /** What happened to a device. */
 export interface DeviceEvent {
   readonly kind: DeviceEventKind
-  /** In sysfs form; `null` where it may be about any device: an IOMMU, or what was lost. */
+  /** In sysfs form, of a mediated device its UUID; `null` where it may be about any device: an IOMMU, or what was lost. */
   readonly address: string | null
   /** In one sentence, without a full stop. */
   readonly what: string
@@ -58,7 +60,10 @@ export function eventOfUevent(message: Uint8Array): DeviceEvent | GroupEvent | n
   const action = head.slice(0, Math.max(at, 0))
   switch (values.get('SUBSYSTEM')) {
     case 'pci':
-      return ofFunction(action, lastOf(path), values)
+      return isAddress(lastOf(path)) ? ofFunction(action, lastOf(path), values) : null
+    case 'mdev':
+      // Their parents' types have no such names.
+      return isUuid(lastOf(path)) ? ofFunction(action, lastOf(path), values) : null
     case 'vfio-dev':
       return ofNode(action, path)
     case 'vfio':
@@ -75,12 +80,19 @@ function ofFunction(
   address: string,
   values: ReadonlyMap<string, string>,
 ): DeviceEvent | null {
-  if (!isAddress(address)) return null
   switch (action) {
     case 'add':
-      return event('added', address, `${address} is there: it was plugged in, or found by a rescan`)
+      return event(
+        'added',
+        address,
+        `${address} is there: it was ${isUuid(address) ? 'made' : 'plugged in, or found by a rescan'}`,
+      )
     case 'remove':
-      return event('removed', address, `${address} is gone: it was unplugged, or removed`)
+      return event(
+        'removed',
+        address,
+        `${address} is gone: it was ${isUuid(address) ? 'removed' : 'unplugged, or removed'}`,
+      )
     case 'bind':
       return event('bound', address, `${address} is bound to ${values.get('DRIVER') ?? 'a driver'}`)
     case 'unbind':

@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
 import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } from './address.js'
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
-import type { ModuleAliases } from './modules.js'
+import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
 import { type Batch, readBatch, readWaiting } from './tree.js'
 
@@ -87,6 +87,8 @@ export interface PciDevice {
   readonly answers: boolean | null
   /** `power_state` as the kernel last set it: `D0`, `D3hot`, `D3cold`, …; `null` where it is not published or not looked at. */
   readonly powerState: string | null
+  /** The root complex that it hangs on, as sysfs names its bus: `pci0000:00`. `null` where sysfs has no path to tell by, and in brief. */
+  readonly rootBus: string | null
   /** The function of another domain whose driver makes the root bus of this one (Intel VMD), `null` for a bus of the platform. */
   readonly madeBy: string | null
 }
@@ -132,6 +134,9 @@ const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
+/** Where the directory of a function is. */
+const PATH = '.'
+const LISTS = ['vfio-dev']
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
 const NO_CONFIG = new Uint8Array(0)
@@ -157,40 +162,45 @@ const vfioDrivers = new Map<string, boolean>()
 export function readDevices(sysfs: string, names: readonly string[], context: DeviceContext): PciDevice[] {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
+  // In brief the bridges' bus numbers say as much as the paths.
   const main = context.brief
-    ? readBatch(root, addresses, { files: BRIEF_FILES, links: LINKS, limits: { config: HEADER } })
-    : readBatch(root, addresses, { files: FILES, links: LINKS })
+    ? readBatch(root, addresses, {
+        files: BRIEF_FILES,
+        links: LINKS,
+        lists: LISTS,
+        limits: { config: HEADER },
+      })
+    : readBatch(root, addresses, { files: FILES, links: [...LINKS, PATH], lists: LISTS })
   const slots = readSlots(sysfs)
-  // In brief the bridges' bus numbers say as much.
-  const paths = readBatch(`${sysfs}/bus/pci`, ['devices'], { links: context.brief ? [] : addresses })
   const gone = findGone(root, main, addresses)
-  const drafts = addresses.flatMap((address, row) =>
-    gone.has(address) ? [] : startDraft(main, row, address, paths.text(0, address)),
-  )
+  const start = draftReader(main)
+  const drafts = addresses.flatMap((address, row) => (gone.has(address) ? [] : start(row, address)))
   const overrides = context.overrides ?? readOverrides(root, drafts)
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
-  for (const draft of drafts) {
-    if (draft.header?.secondaryBus)
-      bridges.set(childBus(draft.address, draft.header.secondaryBus), draft.address)
+  for (const { address, space } of drafts) {
+    const bus = space.header?.secondaryBus
+    if (bus) bridges.set(childBus(address, bus), address)
   }
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
   const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
   if (context.brief) readDecisiveConfig(root, drafts, publishes)
   const details = readDetails(root, drafts, publishes, context.brief)
-  const registered = readRegistered(root, drafts)
+  const registered = readRegistered(root, main, drafts)
   const makers = context.brief ? readMakers(sysfs, drafts) : null
-  const numbers = busesBelow(drafts)
+  const isSilent = ({ space }: Draft) => space.answers === false
+  const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
+  const identityOf = identify(context)
   return drafts.map((draft) => {
-    const { address, header } = draft
-    const capabilities = readCapabilities(draft.config)
+    const { address, space } = draft
+    const { header, capabilities } = space
+    const identity = identityOf(draft)
+    const parent = draft.place?.parent
     const detail = details.get(draft)
     // A bridge that does not answer has lost its bus number, and what is below it has not.
-    const secondaryBus =
-      header?.secondaryBus ?? (draft.answers === false ? (numbers.get(address) ?? null) : null)
+    const secondaryBus = header?.secondaryBus ?? (isSilent(draft) ? (numbers?.get(address) ?? null) : null)
     const vfio = registered.get(draft)
-    const candidates = context.aliases.candidates(draft.modalias ?? '')
     return Object.freeze({
       address,
       group: draft.group,
@@ -198,25 +208,22 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       device: draft.device,
       subsystemVendor: draft.subsystemVendor,
       subsystemDevice: draft.subsystemDevice,
-      ids: idsOf(draft.vendor, draft.device),
-      subsystemIds:
-        (draft.subsystemVendor | draft.subsystemDevice) === 0
-          ? null
-          : idsOf(draft.subsystemVendor, draft.subsystemDevice),
+      ids: identity.ids,
+      subsystemIds: identity.subsystemIds,
       class: draft.class,
       revision: draft.revision,
-      names: context.names.names(draft),
+      names: identity.names,
       driver: draft.driver,
       driverOverride: overrides.get(address) ?? null,
-      modules: candidates.modules,
-      variantDrivers: candidates.variants,
+      modules: identity.modules,
+      variantDrivers: identity.variants,
       modalias: draft.modalias,
       headerType: header?.headerType ?? 'unknown',
       multifunction: header?.multifunction ?? false,
       numaNode: draft.numaNode,
-      parent: draft.pathParent !== undefined ? draft.pathParent : (bridges.get(busOf(address)) ?? null),
+      parent: parent !== undefined ? parent : (bridges.get(busOf(address)) ?? null),
       secondaryBus,
-      slot: slotCovering(slots, address, context.slotRule),
+      slot: slots.size === 0 ? null : slotCovering(slots, address, context.slotRule),
       sriov: sriovOf(draft, capabilities, detail, present, vfs.get(address)),
       bootVga: detail?.bootVga ?? false,
       resetMethods: draft.resetMethods ?? (publishes ? EMPTY : null),
@@ -226,31 +233,60 @@ export function readDevices(sysfs: string, names: readonly string[], context: De
       vfioRegistered: vfio !== undefined && (vfio.registered || (vfio.vgpuType ?? 0) > 0),
       vfioDevice: vfio?.device ?? null,
       vgpuType: vfio?.vgpuType ?? null,
-      answers: draft.answers,
+      answers: space.answers,
       powerState: draft.powerState,
-      madeBy: makers ? (makers.get(address) ?? null) : draft.madeBy,
+      rootBus: draft.place?.rootBus ?? null,
+      madeBy: makers ? (makers.get(address) ?? null) : (draft.place?.madeBy ?? null),
     })
   })
+}
+
+/** What the bytes of a config space say: worked out once for all functions that have the same. */
+class Space {
+  readonly bytes: Uint8Array
+  readonly answers: boolean | null
+  /** Ones are no header: they would make a function of any kind of it. */
+  readonly header: ConfigHeader | null
+  #capabilities: Capabilities | undefined
+
+  constructor(bytes: Uint8Array | null) {
+    this.bytes = bytes ?? NO_CONFIG
+    this.answers = doesAnswer(this.bytes)
+    this.header = this.answers === false ? null : readHeader(this.bytes)
+  }
+
+  get capabilities(): Capabilities {
+    this.#capabilities ??= Object.freeze(readCapabilities(this.bytes))
+    return this.#capabilities
+  }
+}
+
+/** Where a function hangs, by the path of its directory. */
+interface Place {
+  /** `undefined` where the path is none to tell by. */
+  readonly parent: string | null | undefined
+  readonly rootBus: string | null
+  readonly madeBy: string | null
 }
 
 /** A function while its facts come together. */
 interface Draft {
   readonly address: string
+  /** In the main batch. */
+  readonly row: number
   readonly group: number | null
   readonly driver: string | null
   readonly numaNode: number | null
   readonly pf: string | null
-  /** From the path: `undefined` where sysfs has no path to tell by. */
-  readonly pathParent: string | null | undefined
+  /** `undefined` where sysfs has no path to tell by. */
+  readonly place: Place | undefined
   readonly resetMethods: readonly string[] | null
   readonly bars: readonly Bar[]
-  readonly header: ConfigHeader | null
-  readonly answers: boolean | null
   readonly powerState: string | null
-  readonly madeBy: string | null
-  config: Uint8Array
-  /** `modalias` had all the numbers, as on a live host. */
-  readonly complete: boolean
+  /** As it was read, or read again with more of it. */
+  space: Space
+  /** What `modalias` has, all numbers of it as on a live host; `null` where it has not. */
+  readonly alias: AliasIds | null
   vendor: number
   device: number
   subsystemVendor: number
@@ -264,39 +300,105 @@ interface Draft {
 const MODALIAS =
   /^pci:v([0-9A-F]{8})d([0-9A-F]{8})sv([0-9A-F]{8})sd([0-9A-F]{8})bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})$/
 
-function startDraft(batch: Batch, row: number, address: string, path: string | null): Draft {
-  const modalias = batch.text(row, 'modalias')
-  const ids = MODALIAS.exec(modalias ?? '')
-  const number = (text: string | undefined) => (text === undefined ? null : Number.parseInt(text, 16))
-  const config = batch.bytes(row, 'config') ?? NO_CONFIG
-  const answers = doesAnswer(config)
-  // Ones are no header: they would make a function of any kind of it.
-  const header = answers === false ? null : readHeader(config)
-  const methods = batch.text(row, 'reset_method')
-  const numaNode = integer(batch.text(row, 'numa_node'))
+type AliasIds = Pick<Draft, 'vendor' | 'device' | 'subsystemVendor' | 'subsystemDevice' | 'class'>
+
+function parseModalias(text: string | null): AliasIds | null {
+  const ids = MODALIAS.exec(text ?? '')
+  if (ids === null) return null
+  const number = (digits = '') => Number.parseInt(digits, 16)
   return {
-    address,
-    group: count(batch.linkName(row, 'iommu_group')),
-    driver: batch.linkName(row, 'driver'),
-    numaNode: numaNode === null || numaNode < 0 ? null : numaNode,
-    pf: batch.linkName(row, 'physfn'),
-    pathParent: path === null ? undefined : parentFromPath(path),
-    resetMethods:
-      methods === null ? null : Object.freeze(methods.split(' ').filter((method) => method !== '')),
-    bars: parseBars(batch.text(row, 'resource') ?? ''),
-    header,
-    answers,
-    powerState: batch.text(row, 'power_state'),
-    madeBy: path === null ? null : makerOn(path),
-    config,
-    complete: ids !== null,
-    vendor: number(ids?.[1]) ?? header?.vendor ?? 0,
-    device: number(ids?.[2]) ?? header?.device ?? 0,
-    subsystemVendor: number(ids?.[3]) ?? header?.subsystemVendor ?? 0,
-    subsystemDevice: number(ids?.[4]) ?? header?.subsystemDevice ?? 0,
-    class: number(ids?.slice(5).join('')) ?? header?.class ?? 0,
-    revision: header?.revision ?? 0,
-    modalias,
+    vendor: number(ids[1]),
+    device: number(ids[2]),
+    subsystemVendor: number(ids[3]),
+    subsystemDevice: number(ids[4]),
+    class: number(ids.slice(5).join('')),
+  }
+}
+
+/** How the rows of the main batch become drafts: what many rows have alike is taken apart once. */
+function draftReader(main: Batch): (row: number, address: string) => Draft {
+  const aliasIn = main.ofText('modalias', parseModalias)
+  const spaceIn = main.ofBytes('config', (bytes) => new Space(bytes))
+  const methodsIn = main.ofText('reset_method', (text) =>
+    text === null ? null : Object.freeze(text.split(' ').filter((method) => method !== '')),
+  )
+  const numaNodeIn = main.ofText('numa_node', (text) => {
+    const node = integer(text)
+    return node === null || node < 0 ? null : node
+  })
+  const barsIn = main.ofText('resource', (text) => (text === null ? EMPTY : parseBars(text)))
+  const driverIn = main.ofText('driver', lastOf)
+  const placeOf = placeReader()
+  return (row, address) => {
+    const alias = aliasIn(row)
+    const space = spaceIn(row)
+    const { header } = space
+    const numbers = alias ?? header
+    return {
+      address,
+      row,
+      group: main.linkNumber(row, 'iommu_group'),
+      driver: driverIn(row),
+      numaNode: numaNodeIn(row),
+      pf: main.linkName(row, 'physfn'),
+      place: placeOf(main.text(row, PATH)),
+      resetMethods: methodsIn(row),
+      bars: barsIn(row),
+      powerState: main.text(row, 'power_state'),
+      space,
+      alias,
+      vendor: numbers?.vendor ?? 0,
+      device: numbers?.device ?? 0,
+      subsystemVendor: numbers?.subsystemVendor ?? 0,
+      subsystemDevice: numbers?.subsystemDevice ?? 0,
+      class: numbers?.class ?? 0,
+      revision: header?.revision ?? 0,
+      modalias: main.text(row, 'modalias'),
+    }
+  }
+}
+
+const lastOf = (target: string | null) => (target === null ? null : target.slice(target.lastIndexOf('/') + 1))
+
+/** Where functions hang, worked out once for all of one directory. */
+function placeReader(): (path: string | null) => Place | undefined {
+  const known = new Map<string, Place>()
+  return (path) => {
+    if (path === null) return undefined
+    const directory = path.slice(0, Math.max(0, path.lastIndexOf('/')))
+    const made = known.get(directory)
+    if (made !== undefined) return made
+    const place = {
+      parent: parentFromPath(directory),
+      rootBus: directory.split('/').find((part) => ROOT_BUS.test(part)) ?? null,
+      madeBy: makerOn(directory),
+    }
+    known.set(directory, place)
+    return place
+  }
+}
+
+type Identity = Pick<PciDevice, 'ids' | 'subsystemIds' | 'names'> & ModuleCandidates
+
+/** What ids are called and who drives them: looked up once for all functions of one `modalias`. */
+function identify(context: DeviceContext): (draft: Draft) => Identity {
+  const known = new Map<AliasIds, Identity>()
+  const lookUp = (draft: Draft): Identity => ({
+    ids: idsOf(draft.vendor, draft.device),
+    subsystemIds:
+      (draft.subsystemVendor | draft.subsystemDevice) === 0
+        ? null
+        : idsOf(draft.subsystemVendor, draft.subsystemDevice),
+    names: context.names.names(draft),
+    ...context.aliases.candidates(draft.modalias ?? ''),
+  })
+  return (draft) => {
+    const { alias } = draft
+    // What lacks a header takes its numbers from files of its own.
+    if (alias === null || draft.space.header === null) return lookUp(draft)
+    const made = known.get(alias) ?? lookUp(draft)
+    known.set(alias, made)
+    return made
   }
 }
 
@@ -332,9 +434,9 @@ function readMakers(sysfs: string, drafts: readonly Draft[]): ReadonlyMap<string
 /** The bus that the functions below a bridge are on, by the paths of these. */
 function busesBelow(drafts: readonly Draft[]): ReadonlyMap<string, number> {
   const buses = new Map<string, number>()
-  for (const { address, pathParent } of drafts) {
+  for (const { address, place } of drafts) {
     const bus = splitAddress(address)?.bus
-    if (typeof pathParent === 'string' && bus !== undefined) buses.set(pathParent, bus)
+    if (typeof place?.parent === 'string' && bus !== undefined) buses.set(place.parent, bus)
   }
   return buses
 }
@@ -351,6 +453,7 @@ function findGone(root: string, main: Batch, addresses: readonly string[]): Set<
   const isGone = (batch: Batch, row: number, files: readonly string[]) =>
     files.every((name) => GONE.has(batch.errno(row, name)))
   const bare = addresses.filter((_address, row) => isGone(main, row, ALWAYS))
+  if (bare.length === 0) return new Set()
   const ids = readBatch(root, bare, { files: ID_FILES })
   return new Set(bare.filter((_address, row) => isGone(ids, row, ID_FILES)))
 }
@@ -369,9 +472,8 @@ function count(text: string | null): number | null {
 }
 
 /** The directory above a function's own is its bridge, or the root bus (`pci0000:00`). */
-function parentFromPath(path: string): string | null | undefined {
-  const parts = path.split('/')
-  const above = parts[parts.length - 2] ?? ''
+function parentFromPath(directory: string): string | null | undefined {
+  const above = directory.slice(directory.lastIndexOf('/') + 1)
   if (isAddress(above)) return above
   return above.startsWith('pci') ? null : undefined
 }
@@ -399,7 +501,7 @@ function parseBars(text: string): readonly Bar[] {
     if (end < 0) break
     at = end + 1
   }
-  return bars
+  return Object.freeze(bars)
 }
 
 type Span = Pick<Bar, 'address' | 'size'>
@@ -434,7 +536,7 @@ function parseBar(index: number, span: Span | null, flags: number): Bar | null {
 
 /** Trees without `modalias` still have the files of their own for each number. */
 function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
-  const rest = drafts.filter((draft) => !draft.complete || draft.header === null)
+  const rest = drafts.filter((draft) => draft.alias === null || draft.space.header === null)
   if (rest.length === 0) return
   const batch = readBatch(
     root,
@@ -455,14 +557,16 @@ function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
 /** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */
 function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesResetMethods: boolean): void {
   const some = drafts.filter(
-    (draft) => draft.answers !== false && (!publishesResetMethods || draft.header?.headerType !== 'normal'),
+    ({ space }) =>
+      space.answers !== false && (!publishesResetMethods || space.header?.headerType !== 'normal'),
   )
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
     { files: ['config'] },
   )
-  for (const [row, draft] of some.entries()) draft.config = batch.bytes(row, 'config') ?? draft.config
+  const spaceIn = batch.ofBytes('config', (bytes) => (bytes === null ? null : new Space(bytes)))
+  for (const [row, draft] of some.entries()) draft.space = spaceIn(row) ?? draft.space
 }
 
 interface Detail {
@@ -516,32 +620,45 @@ interface Registered {
 }
 
 /** What drivers have made known of the functions that they gave to VFIO; a function without a driver is given to nobody. */
-function readRegistered(root: string, drafts: readonly Draft[]): Map<Draft, Registered> {
+function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Map<Draft, Registered> {
   const some = drafts.filter(({ driver }) => driver !== null && driver !== 'pcieport')
-  const lists = readBatch(
-    root,
-    some.map(({ address }) => address),
-    { lists: ['vfio-dev'], files: ['nvidia/current_vgpu_type'] },
+  const names = new Map(
+    some.flatMap((draft) => {
+      const [name] = main.names(draft.row, 'vfio-dev')
+      return name === undefined ? [] : [[draft, name] as const]
+    }),
   )
-  const names = some.map((_draft, row) => lists.names(row, 'vfio-dev')[0] ?? null)
-  const made = names.flatMap((name, row) => (name === null ? [] : [`${some[row]?.address}/vfio-dev/${name}`]))
+  const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
+  // The file is one of NVIDIA's driver, which drives no others.
+  const ofNvidia = some.filter(({ vendor }) => vendor === NVIDIA || vendor === 0)
+  const types = readBatch(
+    root,
+    ofNvidia.map(({ address }) => address),
+    { files: [VGPU_TYPE] },
+  )
+  const vgpuTypes = new Map(ofNvidia.map((draft, row) => [draft, count(types.text(row, VGPU_TYPE))]))
+  const told = [...names.keys(), ...ofNvidia]
   return new Map(
-    some.map((draft, row) => {
-      const name = names[row] ?? null
+    told.map((draft) => {
+      const name = names.get(draft) ?? null
       const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
-      const vgpuType = count(lists.text(row, 'nvidia/current_vgpu_type'))
+      const vgpuType = vgpuTypes.get(draft) ?? null
       return [draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]
     }),
   )
 }
 
+const NVIDIA = 0x10de
+const VGPU_TYPE = 'nvidia/current_vgpu_type'
+
 /** Without the privilege to read the extended list, the files have to tell. */
 function mayHaveVfs(draft: Draft): boolean {
-  if (draft.pf !== null || (draft.header && draft.header.headerType !== 'normal')) return false
-  if (draft.config.length <= 256) return draft.config.length < 256
-  return readCapabilities(draft.config).extended.some((entry) => entry.id === SRIOV_ID)
+  const { bytes, header, capabilities } = draft.space
+  if (draft.pf !== null || (header && header.headerType !== 'normal')) return false
+  if (bytes.length <= 256) return bytes.length < 256
+  return capabilities.extended.some((entry) => entry.id === SRIOV_ID)
 }
 
 function groupVfs(drafts: readonly Draft[]): Map<string, string[]> {

@@ -77,6 +77,8 @@ export interface HostFacts {
   readonly memlock: { readonly soft: number | null; readonly hard: number | null } | null
   /** Only for the running host, read without the native addon: why there is none, and what to do. */
   readonly addon?: { readonly reason: string; readonly cure: string }
+  /** Only where `modules.alias` could not be read: whether a device has a variant driver is not known, and `variantDrivers` may lack it. */
+  readonly variantsUnknown?: true
   /** Only where it is so: this kernel shows no PCI bus at all. */
   readonly pciBus?: false
   /** Which of the drivers, modules, limits and nodes here could not be looked at. */

@@ -1,6 +1,5 @@
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
-import { readText } from './files.js'
 import type { MediatedDevice } from './mediated.js'
 import { readBatch } from './tree.js'
 
@@ -64,26 +63,22 @@ export function readGroups(
     lists: ['devices'],
   })
   // Where no IOMMU speaks for a group it has no regions: only such a one can be of the no-IOMMU mode, on or off by now.
-  const isNamed = (group: number, row: number) => {
-    if (!brief) return batch.text(row, 'name') === NO_IOMMU_GROUP
-    return !batch.text(row, 'reserved_regions') && readText(`${root}/${group}/name`) === NO_IOMMU_GROUP
-  }
-  const regions = new Map<string, readonly ReservedRegion[]>()
+  const bare = brief ? numbers.filter((_group, row) => !batch.text(row, 'reserved_regions')) : numbers
+  const names = brief ? readBatch(root, bare.map(String), { files: ['name'] }) : batch
+  const named = new Set(bare.filter((_group, row) => names.text(row, 'name') === NO_IOMMU_GROUP))
+  const regionsIn = batch.ofText('reserved_regions', (text) => parseReservedRegions(text ?? ''))
   return numbers.map((group, row) => {
-    const text = batch.text(row, 'reserved_regions') ?? ''
-    const reservedRegions = regions.get(text) ?? parseReservedRegions(text)
-    regions.set(text, reservedRegions)
     const seen = members.get(group) ?? []
     const list = batch.names(row, 'devices')
     return Object.freeze({
       group,
       type: batch.text(row, 'type'),
-      noIommu: !emulated.has(group) && isNamed(group, row),
+      noIommu: !emulated.has(group) && named.has(group),
       ...(emulated.has(group) && { emulated: true as const }),
-      members: seen.sort(compareAddresses),
+      members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
       others:
         list.length === 1 && list[0] === seen[0] ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
-      reservedRegions,
+      reservedRegions: regionsIn(row),
     })
   })
 }

@@ -169,7 +169,8 @@ export class Host {
       ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial, mediated: mediated.devices })
       : undefined
     const notSeen = [...this.#unseen, ...unseen]
-    const snapshot = new Snapshot(facts, groups, devices, use, isPartial, notSeen, mediated)
+    const known = aliases.isComplete ? facts : Object.freeze({ ...facts, variantsUnknown: true as const })
+    const snapshot = new Snapshot(known, groups, devices, use, isPartial, notSeen, mediated)
     // What was asked for and is not there is near something that is.
     const isMissed = isPartial && wanted?.some((name) => isAddress(name) && !snapshot.has(name))
     return isMissed ? snapshot.knowing(all()) : snapshot

@@ -99,6 +99,8 @@ export class ModuleAliases {
   readonly #pci = new AliasIndex()
   readonly #vfio = new AliasIndex()
   readonly #answers = new Map<string, ModuleCandidates>()
+  /** Whether depmod's list was there and could be read: without it no candidate proves nothing. */
+  readonly isComplete: boolean
 
   /** What was read last, by the files as they were then: they are large, and every look at a host wants them. */
   static #last: { readonly key: string; readonly aliases: ModuleAliases } | undefined
@@ -108,20 +110,21 @@ export class ModuleAliases {
     const names = ['modules.alias', 'modules.builtin.modinfo']
     const key = stateOfAll(directory, names)
     if (key !== null && ModuleAliases.#last?.key === key) return ModuleAliases.#last.aliases
-    const [aliases = '', builtinInfo = ''] = names.map((name) => readText(below(directory, name)) ?? '')
-    const read = new ModuleAliases(aliases, builtinInfo)
+    const [aliases, builtinInfo] = names.map((name) => readText(below(directory, name)))
+    const read = new ModuleAliases(aliases ?? null, builtinInfo)
     if (key !== null) ModuleAliases.#last = { key, aliases: read }
     return read
   }
 
-  constructor(aliases: string, builtinInfo = '') {
-    for (const line of aliases.split('\n')) {
+  constructor(aliases: string | null, builtinInfo: string | null = null) {
+    this.isComplete = aliases !== null
+    for (const line of (aliases ?? '').split('\n')) {
       if (line.startsWith('alias pci:') || line.startsWith('alias vfio_pci:')) {
         const [, alias = '', module = ''] = line.split(' ')
         this.#add(alias, module)
       }
     }
-    for (const entry of builtinInfo.split('\0')) {
+    for (const entry of (builtinInfo ?? '').split('\0')) {
       const at = entry.indexOf('.alias=')
       if (at > 0) this.#add(entry.slice(at + 7), entry.slice(0, at))
     }

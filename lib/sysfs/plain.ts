@@ -67,7 +67,8 @@ export const readTree: Binding['readTree'] = (root, directories, files, limits, 
   for (const [row, at] of rows.entries()) {
     for (const [column, name] of files.entries())
       batch.add(readFile(at(name), scratch.subarray(0, limits[column])))
-    for (const name of links) batch.add(readLink(at(name)))
+    for (const name of links)
+      batch.add(readLink(name === '.' ? join(root, directories[row] ?? '') : at(name)))
     for (const name of lists) batch.add(readList(at(name)))
     for (const [column, name] of nodes.entries())
       batch.add((isLive ? found[row * nodes.length + column] : undefined) ?? readNode(at(name)))
@@ -160,7 +161,9 @@ export const readWaiting: Binding['readWaiting'] = (paths, patience) => {
   })
   const rest = paths.flatMap((path, index) => (answers[index] === null ? [pathOf(path)] : []))
   const asked = askBeside('read', rest, patience).values()
-  return answers.map((answer) => answer ?? asked.next().value ?? -system.errno.ETIMEDOUT)
+  const batch = new Spans()
+  for (const answer of answers) batch.add(answer ?? asked.next().value ?? -system.errno.ETIMEDOUT)
+  return batch.done()
 }
 
 /** As much of a file as may be waited for is read, in bytes. */

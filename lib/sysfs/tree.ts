@@ -1,16 +1,20 @@
 import { constants } from 'node:os'
-import { resolve } from 'node:path'
+import { isAbsolute, resolve } from 'node:path'
 import type { Binding } from '../native/binding.js'
 import { bindingIfThere } from '../native/load.js'
 import { decode } from './bytes.js'
 import * as plain from './plain.js'
 import { isShortage, type LookingCall, lookFailed } from './unseen.js'
 
-/** What one batch of reads brought: for each directory each file's bytes or link's target. */
+/**
+ * What one batch of reads brought: for each directory each file's bytes or link's target. Entries of equal bytes start at
+ * the same place where the addon has read them, and what is made of one of them is made once.
+ */
 export class Batch {
   readonly #data: Buffer
   readonly #spans: Int32Array
   readonly #columns: ReadonlyMap<string, number>
+  readonly #texts = new Map<number, string>()
 
   constructor(data: Uint8Array, spans: Int32Array, columns: ReadonlyMap<string, number>) {
     this.#data = Buffer.from(data.buffer, data.byteOffset, data.byteLength)
@@ -24,14 +28,26 @@ export class Batch {
     return column === undefined ? this.#spans.length : 2 * (row * this.#columns.size + column)
   }
 
+  /** Where a span ends, without white space at its end. */
+  #end(start: number, at: number): number {
+    let end = start + (this.#spans[at + 1] ?? 0)
+    while (end > start && (this.#data[end - 1] ?? 0) <= 0x20) end--
+    return end
+  }
+
   /** The text without white space at its end, or `null` where it could not be read. */
   text(row: number, name: string): string | null {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
-    let end = start + (this.#spans[at + 1] ?? 0)
     if (start < 0) return null
-    while (end > start && (this.#data[end - 1] ?? 0) <= 0x20) end--
-    return decode(this.#data, start, end)
+    // What is empty starts where something else does.
+    const end = this.#end(start, at)
+    if (end === start) return ''
+    const known = this.#texts.get(start)
+    if (known !== undefined) return known
+    const text = decode(this.#data, start, end)
+    this.#texts.set(start, text)
+    return text
   }
 
   bytes(row: number, name: string): Uint8Array | null {
@@ -40,22 +56,67 @@ export class Batch {
     return start < 0 ? null : this.#data.subarray(start, start + (this.#spans[at + 1] ?? 0))
   }
 
+  /** Reads a column by a function of its texts, which is called once for equal ones. */
+  ofText<T>(name: string, read: (text: string | null) => T): (row: number) => T {
+    const known = new Map<string | null, T>()
+    return (row) => {
+      const text = this.text(row, name)
+      const made = known.get(text)
+      if (made !== undefined) return made
+      const first = read(text)
+      known.set(text, first)
+      return first
+    }
+  }
+
+  /** The same of its bytes. */
+  ofBytes<T>(name: string, read: (bytes: Uint8Array | null) => T): (row: number) => T {
+    const known = new Map<number, T>()
+    return (row) => {
+      const at = this.#at(row, name)
+      const start = this.#spans[at] ?? -1
+      // What is empty starts where something else does.
+      const key = start < 0 ? -1 : this.#spans[at + 1] === 0 ? -2 : start
+      const made = known.get(key)
+      if (made !== undefined) return made
+      const first = read(this.bytes(row, name))
+      known.set(key, first)
+      return first
+    }
+  }
+
   /** The names of a list, in order, whatever that of its file system is; empty where it could not be read. */
   names(row: number, name: string): string[] {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
     const length = this.#spans[at + 1] ?? 0
-    return start < 0 || length === 0
-      ? []
-      : decode(this.#data, start, start + length - 1)
-          .split('\0')
-          .sort()
+    if (start < 0 || length === 0) return []
+    const text = decode(this.#data, start, start + length - 1)
+    return text.includes('\0') ? text.split('\0').sort() : [text]
   }
 
   /** The last component of a link's target: how sysfs names a driver, a group, a function. */
   linkName(row: number, name: string): string | null {
     const target = this.text(row, name)
     return target === null ? null : target.slice(target.lastIndexOf('/') + 1)
+  }
+
+  /** The last component of a link's target where that is a number of at most nine digits, else `null`. */
+  linkNumber(row: number, name: string): number | null {
+    const at = this.#at(row, name)
+    const start = this.#spans[at] ?? -1
+    if (start < 0) return null
+    const end = this.#end(start, at)
+    let from = end
+    while (from > start && this.#data[from - 1] !== SLASH) from--
+    if (from === end || end - from > 9) return null
+    let number = 0
+    for (let index = from; index < end; index++) {
+      const digit = (this.#data[index] ?? 0) - ZERO
+      if (digit < 0 || digit > 9) return null
+      number = number * 10 + digit
+    }
+    return number
   }
 
   /** The errno of a failed read, 0 where it succeeded. */
@@ -65,6 +126,9 @@ export class Batch {
   }
 }
 
+const SLASH = 0x2f
+const ZERO = 0x30
+
 /** The addon makes looking quick; without it the calls of `node:fs` give the same answers. */
 const reader = (): Pick<Binding, 'readTree' | 'readWaiting'> => bindingIfThere() ?? plain
 
@@ -73,6 +137,7 @@ const PAGE = 4096
 
 export interface Wanted {
   readonly files?: readonly string[]
+  /** `.` for where the directory itself leads, if it is a link. */
   readonly links?: readonly string[]
   readonly lists?: readonly string[]
   /** Names of which the number of the device behind them is wanted, as `c1:3` or `b259:0`; empty for no device. */
@@ -99,10 +164,11 @@ export function readBatch(root: string, directories: readonly string[], wanted: 
     return column < files.length + links.length + lists.length ? 'getdents' : 'stat'
   }
   const judged = new Set(wanted.judged)
+  // The errno of nearly all that is not there.
+  const absent = -constants.errno.ENOENT
   for (let at = 0; at < spans.length; at += 2) {
     const start = spans[at] ?? 0
-    // The errno of nearly all that is not there.
-    if (start >= 0 || start === -constants.errno.ENOENT) continue
+    if (start >= 0 || start === absent) continue
     const column = (at / 2) % names.length
     const name = names[column] ?? ''
     if (judged.has(name) && !isShortage(-start)) continue
@@ -125,12 +191,15 @@ const PATIENCE = 2000
  */
 export function readWaiting(paths: readonly string[]): (string | null)[] {
   if (paths.length === 0) return []
-  const given = paths.map((path) => resolve(path))
-  return reader()
-    .readWaiting(given, PATIENCE)
-    .map((answer, index) => {
-      if (typeof answer !== 'number') return decode(answer).trimEnd()
-      lookFailed('read', -answer, paths[index] ?? '')
-      return null
-    })
+  const given = paths.map((path) => (isAbsolute(path) ? path : resolve(path)))
+  const { data, spans } = reader().readWaiting(given, PATIENCE)
+  const batch = new Batch(data, spans, ONE)
+  return paths.map((path, row) => {
+    const errno = batch.errno(row, TEXT)
+    if (errno !== 0) lookFailed('read', errno, path)
+    return batch.text(row, TEXT)
+  })
 }
+
+const TEXT = 'text'
+const ONE = new Map([[TEXT, 0]])

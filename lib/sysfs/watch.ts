@@ -15,14 +15,25 @@ import {
   type GroupEvent,
 } from './device-events.js'
 import { listNames } from './files.js'
+import { NodeEvents } from './node-events.js'
 import { leavingOut } from './unseen.js'
 
 export type { DeviceEvent, DeviceEventKind }
+
+/** What is listened to: the kernel's messages about devices, its log, and opens and closes of VFIO's nodes. */
+export type WatchTopic = 'devices' | 'log' | 'opens'
+
+export interface WatchOptions {
+  /** Tell of `opened` and `closed` too; that takes an inotify instance. */
+  readonly opens?: boolean | undefined
+}
 
 /** Listening to devices, from when `watchDevices()` returned it until it is closed. */
 export interface Watch extends Disposable {
   /** What cannot be heard here and why, in a sentence each; it grows where a source breaks, after a `lost`. */
   readonly unseen: readonly string[]
+  /** What can be heard here of what was asked for; it shrinks where a source breaks, after a `lost`. */
+  readonly hears: ReadonlySet<WatchTopic>
   readonly closed: boolean
   /** Ends it: nothing is delivered any more. Does nothing when it is closed already. */
   close(): void
@@ -34,7 +45,7 @@ export interface Watch extends Disposable {
 
 /**
  * Listens to what happens to devices of this host: the kernel's own messages about them (uevents), and its log where it may be
- * read (`/dev/kmsg`). It listens when it returns, so that a look at the host after that misses nothing. Listeners run in the
+ * read (`/dev/kmsg`); with `opens` also who opens and closes VFIO's nodes in `/dev/vfio`. It listens when it returns, so that a look at the host after that misses nothing. Listeners run in the
  * async context of this call; what one throws becomes an `uncaughtException`. After a `lost` event, look anew.
  * @param addresses those to tell of, in any form, or `'all'`
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_BAD_ARGUMENT`; `ERR_VFIO_RUNTIME` in Bun and Deno
@@ -42,6 +53,7 @@ export interface Watch extends Disposable {
 export function watchDevices(
   addresses: readonly string[] | 'all',
   listener: (event: DeviceEvent) => void,
+  { opens = false }: WatchOptions = {},
 ): Watch {
   if (addresses !== 'all' && !Array.isArray(addresses))
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', "addresses must be an array, or 'all'")
@@ -49,7 +61,7 @@ export function watchDevices(
     throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'listener must be a function')
   const wanted = addresses === 'all' ? null : new Set(addresses.map(parseAddress))
   checkPolls('events of devices', 'look at the host from time to time')
-  return new Listening(wanted, listener)
+  return new Listening(wanted, listener, opens)
 }
 
 /** The kernel's group of senders; udev passes messages on in another. */
@@ -73,10 +85,9 @@ const { ENOBUFS, EPIPE, EMSGSIZE, EINVAL } = constants.errno
 const LOSSES: ReadonlySet<number> = new Set([ENOBUFS, EPIPE, EMSGSIZE, EINVAL])
 
 interface Source {
+  readonly topic: WatchTopic
   readonly name: string
   readonly native: NativeMessages
-  /** What it cannot tell when it breaks. */
-  readonly silence: string
   next(into: Uint8Array): number
   events(message: Uint8Array): readonly DeviceEvent[]
 }
@@ -87,21 +98,23 @@ class Listening implements Watch {
   // Else it would run in the context of nobody.
   readonly #context = new AsyncResource('VfioWatch')
   readonly #unseen: string[] = []
+  readonly #hears = new Set<WatchTopic>()
   readonly #sources = new Map<number, Source>()
   readonly #message = new Uint8Array(LARGEST)
   readonly #poll: NativePoll
   readonly #batch: Uint32Array
   #closed = false
 
-  constructor(wanted: ReadonlySet<string> | null, listener: (event: DeviceEvent) => void) {
+  constructor(wanted: ReadonlySet<string> | null, listener: (event: DeviceEvent) => void, opens: boolean) {
     this.#wanted = wanted
     this.#listener = listener
     this.#poll = call(() => binding().Poll.open((count) => this.#deliver(count)))
     this.#batch = new Uint32Array(this.#poll.batch)
     try {
-      this.#begin(UEVENTS_UNHEARD, openUevents)
+      this.#begin('devices', openUevents)
       this.#noteNamespace()
-      this.#begin(LOG_UNHEARD, openLog)
+      this.#begin('log', openLog)
+      if (opens) this.#begin('opens', openNodes)
       call(() => this.#poll.start())
     } catch (error) {
       this.close()
@@ -111,6 +124,10 @@ class Listening implements Watch {
 
   get unseen(): readonly string[] {
     return [...this.#unseen]
+  }
+
+  get hears(): ReadonlySet<WatchTopic> {
+    return new Set(this.#hears)
   }
 
   get closed(): boolean {
@@ -124,6 +141,7 @@ class Listening implements Watch {
     this.#poll.closeNow()
     for (const { native } of this.#sources.values()) native.closeNow()
     this.#sources.clear()
+    this.#hears.clear()
     this.#context.emitDestroy()
   }
 
@@ -141,25 +159,31 @@ class Listening implements Watch {
     return this
   }
 
-  #begin(silence: string, open: () => Source): void {
+  #begin(topic: WatchTopic, open: () => Source): void {
     let source: Source
     try {
       source = open()
     } catch (error) {
       if (!(error instanceof VfioSystemError) && !(error instanceof NoLog)) throw error
-      const why = error instanceof NoLog ? error.message : `${error.path}: ${error.code}`
-      this.#unseen.push(`${silence} (${why})`)
+      this.#silent(topic, error instanceof NoLog ? error.message : whyUnheard(error))
       return
     }
     const key = this.#sources.size
     this.#sources.set(key, source)
+    this.#hears.add(topic)
     call(() => this.#poll.addMessages(source.native, key))
+  }
+
+  #silent(topic: WatchTopic, why: string): void {
+    this.#hears.delete(topic)
+    this.#unseen.push(`${SILENCES[topic]} (${why})`)
   }
 
   /** The kernel tells those networks alone whose owner is the first user namespace. */
   #noteNamespace(): void {
-    if (this.#sources.size === 0) return
-    let why = 'the network namespace here belongs to another user namespace than the first'
+    if (!this.#hears.has('devices')) return
+    let why =
+      'the network namespace here belongs to another user namespace than the first: run it on the host, or in its network'
     try {
       if (call(() => binding().networkOwner()) === FIRST_USER_NAMESPACE) return
     } catch (error) {
@@ -167,7 +191,7 @@ class Listening implements Watch {
       // Whom it belongs to may be asked from that namespace and those above alone: from the first always.
       why = `whom the network namespace here belongs to is not known: ${error.code}`
     }
-    this.#unseen.push(`${UEVENTS_UNHEARD} (${why})`)
+    this.#silent('devices', why)
   }
 
   #deliver(count: number): void {
@@ -187,21 +211,41 @@ class Listening implements Watch {
         this.#failed(key, source, -length)
         continue
       }
-      for (const event of source.events(this.#message.slice(0, length))) this.#tell(event)
+      this.#tellAll(key, source, this.#message.slice(0, length))
     }
   }
 
-  #failed(key: number, source: Source, errno: number): void {
-    if (!LOSSES.has(errno)) {
-      this.#sources.delete(key)
-      this.#poll.removeMessages(source.native)
-      source.native.closeNow()
-      this.#unseen.push(`${source.silence} (${source.name}: ${errnoName(errno)})`)
+  #tellAll(key: number, source: Source, message: Uint8Array): void {
+    let events: readonly DeviceEvent[]
+    try {
+      events = source.events(message)
+    } catch (error) {
+      if (!(error instanceof VfioSystemError)) throw error
+      this.#end(key, source, whyUnheard(error))
+      this.#lost(source, error.code)
+      return
     }
+    for (const event of events) this.#tell(event)
+  }
+
+  #end(key: number, source: Source, why: string): void {
+    this.#sources.delete(key)
+    this.#poll.removeMessages(source.native)
+    source.native.closeNow()
+    this.#silent(source.topic, why)
+  }
+
+  #failed(key: number, source: Source, errno: number): void {
+    const code = errnoName(errno)
+    if (!LOSSES.has(errno)) this.#end(key, source, `${source.name}: ${code}`)
+    this.#lost(source, code)
+  }
+
+  #lost(source: Source, code: string): void {
     this.#tell({
       kind: 'lost',
       address: null,
-      what: `messages of ${source.name} were lost (${errnoName(errno)}): look at the host anew`,
+      what: `messages of ${source.name} were lost (${code}): look at the host anew`,
     })
   }
 
@@ -218,17 +262,21 @@ class Listening implements Watch {
   }
 }
 
-const UEVENTS_UNHEARD =
-  'what the kernel tells of devices that come, go, are bound or fail cannot be heard here'
-const LOG_UNHEARD =
-  'the log of the kernel cannot be read here, so that it is not heard when somebody wants a device back or a corrected error comes'
+const SILENCES: Readonly<Record<WatchTopic, string>> = {
+  devices: 'what the kernel tells of devices that come, go, are bound or fail cannot be heard here',
+  log: 'the log of the kernel cannot be read here, so that it is not heard when somebody wants a device back or a corrected error comes',
+  opens: 'it cannot be heard here when somebody opens or closes a device',
+}
+
+const whyUnheard = ({ path, code, hint }: VfioSystemError) =>
+  `${path}: ${code}${hint === null ? '' : `, ${hint}`}`
 
 function openUevents(): Source {
   const native = call(() => binding().Messages.openUevents(KERNEL_GROUP, WAITING_BYTES))
   return {
+    topic: 'devices',
     name: 'the kernel about devices',
     native,
-    silence: UEVENTS_UNHEARD,
     next: (into) => native.receive(into),
     events: (message) => (isOfKernel(message) ? spread(eventOfUevent(message.subarray(SENDER_BYTES))) : []),
   }
@@ -244,11 +292,22 @@ function openLog(): Source {
     throw new NoLog(`${LOG} is something else here`)
   const native = call(() => binding().Messages.openLog(LOG))
   return {
+    topic: 'log',
     name: 'the log of the kernel',
     native,
-    silence: LOG_UNHEARD,
     next: (into) => native.read(into),
     events: eventsOfRecord,
+  }
+}
+
+function openNodes(): Source {
+  const nodes = new NodeEvents()
+  return {
+    topic: 'opens',
+    name: 'opens and closes',
+    native: nodes.native,
+    next: (into) => nodes.native.read(into),
+    events: (message) => nodes.events(message),
   }
 }
 

@@ -17,8 +17,9 @@ export interface Dependent {
 export class Handle<N extends NativeHandle> implements Dependent {
   readonly dependents = new Set<Dependent>()
   readonly #queue = new SerialQueue()
-  readonly #borrowed = new Set<Promise<unknown>>()
-  readonly #closeListeners = new Set<() => void>()
+  // Most have none of either.
+  #borrowed: Set<Promise<unknown>> | null = null
+  #closeListeners: Set<() => void> | null = null
   #closing: Promise<void> | null = null
 
   constructor(
@@ -65,8 +66,9 @@ export class Handle<N extends NativeHandle> implements Dependent {
 
   /** Another object's running work uses this descriptor: close waits for it. */
   lend(work: Promise<unknown>): void {
-    this.#borrowed.add(work)
-    const back = () => this.#borrowed.delete(work)
+    this.#borrowed ??= new Set()
+    const borrowed = this.#borrowed.add(work)
+    const back = () => borrowed.delete(work)
     work.then(back, back)
   }
 
@@ -93,13 +95,13 @@ export class Handle<N extends NativeHandle> implements Dependent {
 
   /** Does a call run or wait, here or on something else that uses this descriptor? */
   get inUse(): boolean {
-    return this.busy || this.#borrowed.size > 0
+    return this.busy || (this.#borrowed?.size ?? 0) > 0
   }
 
   /** When those have ended. @throws VfioError `ERR_VFIO_CLOSED` where it was closed meanwhile */
   async settled(): Promise<void> {
     await this.#queue.run(async () => {})
-    await Promise.allSettled(this.#borrowed)
+    if (this.#borrowed) await Promise.allSettled(this.#borrowed)
   }
 
   /** Closed from now on, and its descriptor left to whoever takes it from `raw`. Nothing uses it, nothing depends on it. */
@@ -114,7 +116,7 @@ export class Handle<N extends NativeHandle> implements Dependent {
     if (this.#closing) return
     this.#closing = Promise.resolve()
     this.#beginClosing()
-    this.#queue.cancelWaiting(this.closedError())
+    this.#queue.cancelWaiting(() => this.closedError())
     for (const dependent of this.dependents) dependent.releaseNow()
     this.beforeClose()
     this.raw.closeNow()
@@ -124,13 +126,14 @@ export class Handle<N extends NativeHandle> implements Dependent {
 
   /** Calls back as soon as it is closed, while calls may still run; until what this returns is called. */
   onceClosed(callback: () => void): () => void {
-    this.#closeListeners.add(callback)
-    return () => void this.#closeListeners.delete(callback)
+    this.#closeListeners ??= new Set()
+    const listeners = this.#closeListeners.add(callback)
+    return () => void listeners.delete(callback)
   }
 
   #beginClosing(): void {
     this.onClosing()
-    for (const callback of this.#closeListeners) callback()
+    for (const callback of this.#closeListeners ?? []) callback()
   }
 
   /** What an object does at once when it is closed, while calls may still run. */
@@ -151,11 +154,11 @@ export class Handle<N extends NativeHandle> implements Dependent {
   protected afterClose(): void {}
 
   async #close(): Promise<void> {
-    this.#queue.cancelWaiting(this.closedError())
+    this.#queue.cancelWaiting(() => this.closedError())
     // First what runs here: it may be the opening of one more dependent.
     await this.idle()
     await Promise.all(Array.from(this.dependents, (dependent) => dependent.release()))
-    await Promise.allSettled(this.#borrowed)
+    if (this.#borrowed) await Promise.allSettled(this.#borrowed)
     this.beforeClose()
     await this.closeRaw()
     this.afterClose()

@@ -7,7 +7,7 @@ import { Host, NONE } from '../sysfs/host.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { badArgument, checkOptions, show } from './arguments.js'
-import { noNode, VfioDevice } from './device/device.js'
+import { noNode, openOnto, VfioDevice } from './device/device.js'
 import { type GroupParts, type HandedDevice, handOver, type IommufdParts, takeOver } from './hand-over.js'
 import type { VfioObject } from './handle.js'
 import { type Ioas, Iommufd } from './iommu/iommufd.js'
@@ -238,6 +238,12 @@ async function byIommufd(devices: readonly Openable[], options: OpenOptions): Pr
   const iommufd = Iommufd.open()
   try {
     const ioas = iommufd.allocateIoas()
+    const [only, ...others] = devices
+    if (only && others.length === 0) {
+      const device = await openOnto(ioas, only.name, { ...options, iommufd, path: nodePath(only) })
+      return { backend: 'iommufd', devices: [device], iommufd, ioas }
+    }
+    // None is attached before all are bound, which resets them: meanwhile the kernel attaches nothing of their groups.
     const opened = await Promise.all(
       devices.map((device) =>
         VfioDevice.openCdev(device.name, { ...options, iommufd, path: nodePath(device) }),

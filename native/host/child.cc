@@ -81,7 +81,7 @@ void CloseFrom(int first) {
 }
 
 // Lines are `start-end rw-s …`.
-void UnmapShared() {
+void UnmapShared(const void* kept) {
   for (bool again = true; again;) {
     again = false;
     const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
@@ -95,7 +95,8 @@ void UnmapShared() {
       for (ssize_t i = 0; i < length; i++) {
         const char c = chunk[i];
         if (c == '\n') {
-          if (is_shared && munmap(reinterpret_cast<void*>(numbers[0]), numbers[1] - numbers[0]) == 0)
+          if (is_shared && numbers[0] != reinterpret_cast<uintptr_t>(kept) &&
+              munmap(reinterpret_cast<void*>(numbers[0]), numbers[1] - numbers[0]) == 0)
             again = true;
           numbers[0] = numbers[1] = 0;
           field = 0;

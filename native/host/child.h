@@ -30,8 +30,8 @@ void UnblockSignals();
 /** ps shows a name and what it does in place of the program that it was made from. */
 void ShowAs(const CommandLine& line, const char* title, const char* what);
 void CloseFrom(int first);
-/** A mapping of a device holds it open; what does not need any lets all shared ones go. */
-void UnmapShared();
+/** A mapping of a device holds it open; what does not need any lets all shared ones go, but for the one at `kept`. */
+void UnmapShared(const void* kept = nullptr);
 bool ReadAll(int socket, void* into, size_t size);
 bool WriteAll(int socket, const void* from, size_t size);
 

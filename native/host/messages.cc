@@ -34,6 +34,8 @@ Napi::FunctionReference Messages::Define(Napi::Env env) {
   return DefineFdClass(env, {
                                 DefineStatic<&Messages::OpenUevents>("openUevents"),
                                 DefineStatic<&Messages::OpenLog>("openLog"),
+                                DefineStatic<&Messages::OpenInotify>("openInotify"),
+                                DefineMethod<&Messages::AddPath>("addPath"),
                                 DefineMethod<&Messages::Receive>("receive"),
                                 DefineMethod<&Messages::Read>("read"),
                             });

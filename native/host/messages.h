@@ -4,7 +4,7 @@
 
 namespace vfio {
 
-/** A file that gives messages of the kernel, one at a time: its events of devices, or its log. */
+/** A file that gives messages of the kernel: its events of devices, its log, or what happens to files (inotify.cc). */
 class Messages : public FdObject<Messages> {
  public:
   static constexpr const char* kName = "Messages";
@@ -16,6 +16,8 @@ class Messages : public FdObject<Messages> {
  private:
   static Napi::Value OpenUevents(const Napi::CallbackInfo& info);
   static Napi::Value OpenLog(const Napi::CallbackInfo& info);
+  static Napi::Value OpenInotify(const Napi::CallbackInfo& info);
+  Napi::Value AddPath(const Napi::CallbackInfo& info);
   Napi::Value Receive(const Napi::CallbackInfo& info);
   Napi::Value Read(const Napi::CallbackInfo& info);
 };

@@ -4,19 +4,24 @@
 #include <limits.h>
 #include <signal.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <string>
 #include <vector>
 
+#include "host/batch.h"
 #include "host/child.h"
 #include "host/tree.h"
 #include "util/arguments.h"
@@ -103,75 +108,129 @@ int32_t Perform(const Question& question) {
   return answer;
 }
 
-/** Reads one file after the other, with the answer on each: a word as of Perform(), and the bytes. */
-[[noreturn]] void ReadEach(int pipe, const std::vector<std::string>& paths, size_t from) {
+int64_t Milliseconds() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<int64_t>(now.tv_sec) * 1000 + now.tv_nsec / 1000000;
+}
+
+/**
+ * Where a process leaves what it reads for the one that waits, in memory that both have: a message for each file would
+ * take longer than the file.
+ */
+class Board {
+ public:
+  Board(const std::vector<std::string>& paths, size_t from) : paths_(paths), from_(from) {
+    const size_t count = paths.size() - from;
+    size_ = sizeof(Head) + count * (sizeof(Answer) + kLargestText);
+    // Only what is written to takes memory.
+    void* memory =
+        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw SystemFailure(errno, "mmap", "look", paths[from]);
+    head_ = new (memory) Head{};
+    head_->since.store(Milliseconds(), std::memory_order_relaxed);
+    answers_ = reinterpret_cast<Answer*>(head_ + 1);
+    texts_ = reinterpret_cast<uint8_t*>(answers_ + count);
+  }
+  Board(const Board&) = delete;
+  Board& operator=(const Board&) = delete;
+  ~Board() { munmap(head_, size_); }
+
+  const void* memory() const { return head_; }
+  /** How many of the files, from the first one of this process on. */
+  size_t answered() const { return head_->answered.load(std::memory_order_acquire); }
+  /** When the last answer came, or the process was started. */
+  int64_t since() const { return head_->since.load(std::memory_order_relaxed); }
+
+  /** What the process runs. Whoever waits for it ends it, so it may wait. */
+  void ReadEach() {
+    size_t used = 0;
+    for (size_t at = 0; from_ + at < paths_.size(); at++) {
+      const int file = open(paths_[from_ + at].c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+      const ssize_t length = file < 0 ? -1 : read(file, texts_ + used, kLargestText);
+      answers_[at] = {length < 0 ? -errno : static_cast<int32_t>(length), used};
+      if (length > 0) used += static_cast<size_t>(length);
+      if (file >= 0) close(file);
+      head_->since.store(Milliseconds(), std::memory_order_relaxed);
+      head_->answered.store(at + 1, std::memory_order_release);
+    }
+  }
+
+  void Take(size_t count, Batch& batch) const {
+    for (size_t at = 0; at < count; at++) {
+      const Answer& answer = answers_[at];
+      if (answer.length < 0) {
+        batch.Fail(-answer.length);
+      } else {
+        batch.Add(texts_ + answer.start, static_cast<size_t>(answer.length));
+      }
+    }
+  }
+
+ private:
+  struct Head {
+    std::atomic<size_t> answered{0};
+    std::atomic<int64_t> since{0};
+  };
+  /** A negated errno, or the number of bytes read, and where they are. */
+  struct Answer {
+    int32_t length;
+    size_t start;
+  };
+
+  const std::vector<std::string>& paths_;
+  const size_t from_;
+  size_t size_;
+  Head* head_;
+  Answer* answers_;
+  uint8_t* texts_;
+};
+
+[[noreturn]] void RunReader(int pipe, Board& board) {
   ForgetSignals({SIGPIPE});
   UnblockSignals();
   setsid();
   if (chdir("/") != 0) _exit(1);
   prctl(PR_SET_NAME, "vfio-read");
+  // Its end tells that this process has ended.
   if (pipe != 0 && dup2(pipe, 0) != 0) _exit(1);
   CloseFrom(1);
-  UnmapShared();
-  for (size_t at = from; at < paths.size(); at++) {
-    int32_t answer = 0;
-    // Whoever waits for it ends this process, so it may wait.
-    const int file = open(paths[at].c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    ssize_t length = file < 0 ? -1 : read(file, text_of_request, sizeof text_of_request);
-    answer = length < 0 ? -errno : static_cast<int32_t>(length);
-    if (file >= 0) close(file);
-    if (!WriteAll(0, &answer, sizeof answer)) break;
-    if (answer > 0 && !WriteAll(0, text_of_request, static_cast<size_t>(answer))) break;
-  }
+  UnmapShared(board.memory());
+  board.ReadEach();
   _exit(0);
 }
+
 /** What one process answers, until it has not answered for a while; tells how far it came. */
-size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patience,
-                   std::vector<std::string>& texts, std::vector<int32_t>& answers) {
+size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patience, Batch& batch) {
+  Board board(paths, from);
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw SystemFailure(errno, "pipe2", "look", paths[from]);
   const pid_t pid = Fork();
-  if (pid == 0) ReadEach(ends[1], paths, from);
+  if (pid == 0) RunReader(ends[1], board);
   const int error = errno;
   close(ends[1]);
   if (pid < 0) {
     close(ends[0]);
     throw SystemFailure(error, "fork", "look", paths[from]);
   }
-  std::string got;
-  size_t at = from;
-  bool ended = false;
-  while (at < paths.size() && !ended) {
+  for (bool ended = false; !ended;) {
+    const int64_t left = board.since() + patience - Milliseconds();
+    if (left <= 0) break;
     pollfd wait{ends[0], POLLIN, 0};
-    const int ready = poll(&wait, 1, patience);
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready <= 0) break;
-    char chunk[1 << 16];
-    const ssize_t length = read(ends[0], chunk, sizeof chunk);
-    ended = length <= 0;
-    if (length > 0) got.append(chunk, static_cast<size_t>(length));
-    size_t taken = 0;
-    while (at < paths.size() && got.size() - taken >= sizeof(int32_t)) {
-      int32_t answer;
-      memcpy(&answer, got.data() + taken, sizeof answer);
-      const size_t size = sizeof answer + (answer > 0 ? static_cast<size_t>(answer) : 0);
-      if (got.size() - taken < size) break;
-      answers[at] = answer;
-      if (answer > 0) texts[at].assign(got, taken + sizeof answer, static_cast<size_t>(answer));
-      taken += size;
-      at++;
-    }
-    got.erase(0, taken);
+    const int ready = poll(&wait, 1, static_cast<int>(left));
+    ended = ready > 0 || (ready < 0 && errno != EINTR);
   }
   close(ends[0]);
   kill(pid, SIGKILL);
+  const size_t count = board.answered();
+  board.Take(count, batch);
   // One that waits in the kernel ends only with its answer.
-  if (at == paths.size()) {
+  if (from + count == paths.size()) {
     Reap(AsPointer(pid));
   } else {
     StartThread(Reap, AsPointer(pid));
   }
-  return at;
+  return from + count;
 }
 
 [[noreturn]] void Serve(int socket, const CommandLine& line) {
@@ -241,27 +300,18 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const std::vector<std::string> paths = Strings(info[0]);
   const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
-  std::vector<std::string> texts(paths.size());
-  std::vector<int32_t> answers(paths.size(), -ETIMEDOUT);
+  Batch batch;
   try {
     // The one that was not answered is left out, and those behind it are read by another process.
     int losses = 0;
-    for (size_t at = 0; at < paths.size() && losses < kMostLosses; at++, losses++)
-      at = TakeAnswers(paths, at, patience, texts, answers);
+    for (size_t at = 0; at < paths.size(); at++, losses++) {
+      if (losses < kMostLosses) at = TakeAnswers(paths, at, patience, batch);
+      if (at < paths.size()) batch.Fail(ETIMEDOUT);
+    }
   } catch (const SystemFailure&) {
     throw ToError(env);
   }
-  Napi::Array result = Napi::Array::New(env, paths.size());
-  for (uint32_t i = 0; i < paths.size(); i++) {
-    if (answers[i] < 0) {
-      result.Set(i, Napi::Number::New(env, answers[i]));
-      continue;
-    }
-    Napi::Uint8Array text = Napi::Uint8Array::New(env, texts[i].size());
-    memcpy(text.Data(), texts[i].data(), texts[i].size());
-    result.Set(i, text);
-  }
-  return result;
+  return batch.ToObject(env);
 }
 
 Napi::Value AskWriter(const Napi::CallbackInfo& info) {

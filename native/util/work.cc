@@ -1,10 +1,15 @@
 #include "util/work.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <string>
 #include <utility>
@@ -22,11 +27,82 @@ constexpr uint64_t kGrace = 1000;
 // Enough for the services that know names of accounts, and little where all memory is locked.
 constexpr size_t kStack = 1 << 20;
 
+// How long a thread waits for more to do, in seconds, and how many do: beginning one takes longer than most calls.
+constexpr time_t kIdle = 5;
+constexpr size_t kMostIdle = 4;
+
 using Lock = std::lock_guard<std::mutex>;
+using Body = void* (*)(void*);
+
+/** A thread that waits for what it is to do next; on its own stack. */
+struct Idle {
+  Body body = nullptr;
+  void* data = nullptr;
+  uint32_t given = 0;
+};
+
+// Of all environments, and never destroyed: a process ends while threads wait.
+std::mutex idle_mutex;
+Idle* idle[kMostIdle];
+size_t idle_count = 0;
+
+bool IsGiven(const Idle& self) {
+  return __atomic_load_n(&self.given, __ATOMIC_ACQUIRE) != 0;
+}
+
+/** The next thing to do; false where nothing came, or enough others wait. */
+bool Await(Idle& self) {
+  self.given = 0;
+  {
+    const Lock lock(idle_mutex);
+    if (idle_count == kMostIdle) return false;
+    idle[idle_count++] = &self;
+  }
+  const timespec time{kIdle, 0};
+  while (!IsGiven(self)) {
+    // Not a condition variable, whose clock that stands still no older C library has.
+    if (::syscall(SYS_futex, &self.given, FUTEX_WAIT_PRIVATE, 0, &time, nullptr, 0) == 0 || errno != ETIMEDOUT)
+      continue;
+    const Lock lock(idle_mutex);
+    Idle** const end = idle + idle_count;
+    Idle** const place = std::find(idle, end, &self);
+    // Given something at the last moment.
+    if (place == end) continue;
+    std::copy(place + 1, end, place);
+    idle_count--;
+    return false;
+  }
+  return true;
+}
+
+/** Gives it to a thread that waits, if one does. */
+bool GiveToIdle(Body body, void* data) {
+  const Lock lock(idle_mutex);
+  if (idle_count == 0) return false;
+  // The last one, whose stack is still at hand.
+  Idle& one = *idle[--idle_count];
+  one.body = body;
+  one.data = data;
+  __atomic_store_n(&one.given, 1, __ATOMIC_RELEASE);
+  // It may have seen that already: then nobody waits at this address.
+  ::syscall(SYS_futex, &one.given, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  return true;
+}
+
+void* RunAll(void* first) {
+  Idle self = *std::unique_ptr<Idle>(static_cast<Idle*>(first));
+  do {
+    self.body(self.data);
+    ::prctl(PR_SET_NAME, "vfio-idle");
+  } while (Await(self));
+  return nullptr;
+}
 
 }  // namespace
 
-int StartThread(void* (*body)(void*), void* data) {
+int StartThread(Body body, void* data) {
+  if (GiveToIdle(body, data)) return 0;
+  std::unique_ptr<Idle> first(new Idle{body, data});
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
@@ -37,9 +113,10 @@ int StartThread(void* (*body)(void*), void* data) {
   for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
   pthread_sigmask(SIG_SETMASK, &blocked, &former);
   pthread_t thread;
-  const int failed = pthread_create(&thread, &attributes, body, data);
+  const int failed = pthread_create(&thread, &attributes, RunAll, first.get());
   pthread_sigmask(SIG_SETMASK, &former, nullptr);
   pthread_attr_destroy(&attributes);
+  if (failed == 0) first.release();
   return failed;
 }
 

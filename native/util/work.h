@@ -12,8 +12,8 @@
 namespace vfio {
 
 /**
- * One long system call on a thread of its own. Those of libuv's pool are few, files and names need them, and
- * the end of a process waits for them. What it captures stays alive until it has ended.
+ * One long system call on a thread of its own, or several that belong together. Those of libuv's pool are few, files and
+ * names need them, and the end of a process waits for them. What it captures stays alive until it has ended.
  */
 class Work {
  public:
@@ -83,7 +83,7 @@ class Calls : public std::enable_shared_from_this<Calls> {
 /** Those of an environment. */
 Calls& CallsOf(Napi::Env env);
 
-/** Begins a thread that nobody waits for: 0, or an errno. */
+/** Lets a thread do something that nobody waits for, one that waits or a new one: 0, or an errno. */
 int StartThread(void* (*body)(void*), void* data);
 
 }  // namespace vfio

@@ -22,7 +22,7 @@ const ROOMS = [
   {
     name: 'change',
     title: 'Change',
-    rooms: ['assign', 'change', 'grant', 'launch', 'mdev', 'persist', 'records', 'vfs'],
+    rooms: ['assign', 'cdi', 'change', 'grant', 'launch', 'mdev', 'persist', 'features', 'records', 'vfs'],
     about: 'What changes the host: plans that are pure, and what carries them out, with a journal.',
   },
   {

@@ -1,8 +1,6 @@
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { once } from 'node:events'
 import {
-  appendFileSync,
   closeSync,
   copyFileSync,
   existsSync,
@@ -15,10 +13,10 @@ import {
 } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { canInstall, howToInstall, installPackages, missingForKernels } from '../packages.mjs'
+import { type Builder, builder } from './builder.js'
 import { cacheDirectory, exclusively, made } from './cache.js'
 import { LabError, messageOf } from './errors.js'
 import { findProgram } from './programs.js'
@@ -58,7 +56,6 @@ export interface Built {
 const LIMIT_MINUTES = 150
 /** So that what else the machine does comes first. */
 const NICE = 5
-const KEPT_LINES = 30
 
 const configFile = (name: string) => fileURLToPath(new URL(`configs/${name}.config`, import.meta.url))
 
@@ -167,9 +164,9 @@ interface Build {
 async function build({ name, recipe, source, directory, signal, tell }: Build): Promise<void> {
   const objects = cacheDirectory('builds', source.version)
   const log = join(cacheDirectory('builds'), `${source.version}.log`)
-  const make = maker(log, signal)
-  const kbuild: Make = (args, line) =>
-    make(['-C', source.directory, `O=${objects}`, 'ARCH=x86', ...args], line)
+  const make = builder({ log, environment: environment(), nice: NICE, minutes: LIMIT_MINUTES, signal })
+  const kbuild: Builder = (args, line) =>
+    make(['make', '-C', source.directory, `O=${objects}`, 'ARCH=x86', ...args], line)
   let files = 0
   const count = (line: string) => {
     const [, what] = MADE.exec(line) ?? []
@@ -192,7 +189,7 @@ async function build({ name, recipe, source, directory, signal, tell }: Build): 
     const sources = join(source.directory, 'tools/testing/selftests', each)
     const output = cacheDirectory('builds', `${source.version}-selftests`, each)
     const headers = `-isystem ${objects}/usr/include`
-    await make(['-C', sources, PARALLEL, `OUTPUT=${output}`, `KHDR_INCLUDES=${headers}`])
+    await make(['make', '-C', sources, PARALLEL, `OUTPUT=${output}`, `KHDR_INCLUDES=${headers}`])
     copyPrograms([output, join(sources, 'scripts')], join(directory, 'lib/modules', release, 'selftests'))
   }
   await run(findProgram('depmod', 'kmod'), ['-b', directory, release])
@@ -223,15 +220,18 @@ function copyPrograms(from: readonly string[], to: string): void {
   }
 }
 
-type Make = (args: readonly string[], line?: (line: string) => void) => Promise<void>
-
 /** `  CC      drivers/pci/probe.o` */
 const MADE = /^ {2}[A-Z]\S* +(\S+)$/
 
 const PARALLEL = `-j${availableParallelism()}`
 
 /** The smallest kernel there is, and what is asked for; an option that the source does not know is an error. */
-async function configure(config: string, source: KernelSource, objects: string, kbuild: Make): Promise<void> {
+async function configure(
+  config: string,
+  source: KernelSource,
+  objects: string,
+  kbuild: Builder,
+): Promise<void> {
   const wanted = join(objects, 'wanted.config')
   writeFileSync(wanted, config)
   await kbuild(['tinyconfig'])
@@ -261,46 +261,3 @@ const environment = () => ({
   KBUILD_BUILD_USER: 'vfio',
   KBUILD_BUILD_HOST: 'lab',
 })
-
-/** Make does not hand the end of a signal down to the makes below it, so all of its group gets it: also when we end, however we end. */
-const STOPPABLE = `
-  trap 'trap "" TERM; kill -TERM 0; wait; exit 143' TERM
-  nice -n ${NICE} make "$@" &
-  wait $!`
-
-function maker(log: string, signal: AbortSignal | undefined): Make {
-  const setpriv = findProgram('setpriv', 'util-linux')
-  const limit = AbortSignal.timeout(LIMIT_MINUTES * 60 * 1000)
-  writeFileSync(log, '')
-  return async (args, take = () => {}) => {
-    const last: string[] = []
-    const child = spawn(setpriv, ['--pdeathsig', 'TERM', 'sh', '-c', STOPPABLE, 'sh', ...args], {
-      env: environment(),
-      stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true,
-    })
-    const stop = () => child.kill('SIGTERM')
-    const signals = [limit, ...(signal === undefined ? [] : [signal])]
-    for (const each of signals) each.addEventListener('abort', stop)
-    try {
-      for (const input of [child.stdout, child.stderr]) {
-        createInterface({ input }).on('line', (line) => {
-          appendFileSync(log, `${line}\n`)
-          last.push(line)
-          if (last.length > KEPT_LINES) last.shift()
-          take(line)
-        })
-      }
-      const [status, by] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
-      signal?.throwIfAborted()
-      if (limit.aborted) throw new Error(`make did not end within ${LIMIT_MINUTES} minutes`)
-      if (status !== 0) {
-        throw new Error(
-          `make ${args.join(' ')} ended with ${by ?? `status ${status}`}; its whole output is in ${log}, its last lines are:\n${last.join('\n')}`,
-        )
-      }
-    } finally {
-      for (const each of signals) each.removeEventListener('abort', stop)
-    }
-  }
-}

@@ -34,7 +34,7 @@ const isTool = (file: string) => /^scripts\/(bench|compare)\/|^scripts\/demo/.te
 /** What no test runs; Biome reads it, and the package carries some of it. */
 const isText = (file: string) =>
   file.endsWith('.md') || file === 'LICENSE' || file.startsWith('.github/') || file.startsWith('docs/')
-const isCode = (file: string) => /^(lib|test|examples|scripts\/docs)\/.*\.ts$/.test(file)
+const isCode = (file: string) => /^(lib|kubernetes\/src|test|examples|scripts\/docs)\/.*\.ts$/.test(file)
 
 /**
  * The steps that can see that these files changed, those in a guest with the tests alone that can: all of them where

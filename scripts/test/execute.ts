@@ -10,6 +10,7 @@ import { runnerFor } from '../lab/cross.js'
 import { messageOf } from '../lab/errors.js'
 import { runInGuest } from '../lab/guest.js'
 import { findHost, isNative } from '../lab/hosts.js'
+import { buildKubelet, builtKubelet, kubelets, NotToBeHad } from '../lab/kubernetes.js'
 import { nodeProgram } from '../nodes.mjs'
 import { readRecord } from './records.js'
 import { type Command, compiled, emptiness, ROOT, type Step, type Suite, topologyFile } from './steps.js'
@@ -59,6 +60,7 @@ export async function execute(
       ? await runCommand(step.name, step.work, progress)
       : await runSuite(step.name, step.work, grep, progress)
   } catch (error) {
+    if (error instanceof NotToBeHad) return leftOut(step, messageOf(error))
     return crashed(step.name, messageOf(error))
   }
 }
@@ -93,6 +95,7 @@ async function runSuite(
   }
   const node = cached && forAll(cached)
   const collected = new Collector(progress)
+  if (suite.kubelet !== undefined) await buildKubelet(suite.kubelet, (line) => collected.note(line))
   const command = [
     ...[node ?? 'node', runnerOf(suite), compiled(suite)],
     ...[String(suite.testSeconds), suite.files?.join(',') ?? ''],
@@ -100,6 +103,7 @@ async function runSuite(
   ]
   const environment = {
     ...sanitizer(suite),
+    ...kubeletPlaces(),
     ...(suite.shipped && { VFIO_ADDON: join(ROOT, `prebuilds/linux-${process.arch}/vfio.glibc.node`) }),
     ...(suite.full && { VFIO_TEST_SIZE: 'full' }),
     ...(node !== undefined && {
@@ -249,6 +253,15 @@ async function runInLab(
   await Promise.all(readers.map((reader) => once(reader, 'close')))
   return result
 }
+
+/** Where tests find the kubelets that the cache has: they do not look for themselves. */
+const kubeletPlaces = (): Record<string, string> =>
+  Object.fromEntries(
+    kubelets.flatMap((name) => {
+      const directory = builtKubelet(name)
+      return directory === undefined ? [] : [[`VFIO_${name.toUpperCase().replace('-', '_')}`, directory]]
+    }),
+  )
 
 const REPORT = '/tmp/vfio-sanitizer'
 

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { builtKernels } from '../lab/build.js'
 import { findHost } from '../lab/hosts.js'
 import { awaitsBuild } from '../lab/kernels.js'
+import type { Kubelet } from '../lab/kubernetes.js'
 import { nodeLines } from '../nodes.mjs'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
@@ -44,6 +45,8 @@ export interface Suite {
   readonly shipped?: boolean
   /** A line of Node's releases other than the one that runs. */
   readonly node?: string
+  /** Built into the cache before: minutes of a processor. */
+  readonly kubelet?: Kubelet
   /** `host`: one of scripts/lab/hosts.ts; left out: the default. */
   readonly guest?: { readonly host?: string; readonly kernel: string; readonly topology: Topology }
 }
@@ -73,6 +76,8 @@ const ELSEWHERE: Partial<Record<Topology, readonly string[]>> = {
 }
 /** Tests of what only the kernels of scripts/lab/build.ts have. */
 const OF_BUILT: readonly string[] = ['iommufd-objects', 'mdev', 'selftests']
+/** Tests of what is built from the source of Kubernetes. */
+const OF_KUBELET: readonly string[] = ['kubelet']
 /** They leave drivers loaded and devices moved, so they come last in their guest. */
 const LAST: readonly string[] = ['assign', 'crash', 'run', 'run-kills', 'clients', 'agreement']
 
@@ -103,7 +108,7 @@ const SAME_EVERYWHERE: readonly string[] = [
 const SANITIZED: readonly string[] = ['dma', 'irqs', 'vfio-objects']
 
 const ORDINARY = testsOf('lab').filter(
-  (name) => ![LAST, OF_BUILT, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
+  (name) => ![LAST, OF_BUILT, OF_KUBELET, ...Object.values(ELSEWHERE)].some((names) => names.includes(name)),
 )
 
 /** What everything runs on. */
@@ -168,8 +173,14 @@ const hostSteps: readonly Step[] = [
       ...['tsc', '-p', 'tsconfig.json', '--noEmit', '--emitDeclarationOnly', 'false', '--pretty', 'false'],
     ],
   }),
-  hostStep('types:test', { command: ['tsc', '-p', 'test/tsconfig.json', '--noEmit', '--pretty', 'false'] }),
-  ...['unit', 'cases', 'lifecycle', 'docs', 'browser', 'package'].map((name) => hostStep(name, onHost(name))),
+  ...['test', 'kubernetes'].map((name) =>
+    hostStep(`types:${name}`, {
+      command: ['tsc', '-p', `${name}/tsconfig.json`, '--noEmit', '--pretty', 'false'],
+    }),
+  ),
+  ...['unit', 'cases', 'lifecycle', 'kubernetes', 'docs', 'browser', 'package'].map((name) =>
+    hostStep(name, onHost(name)),
+  ),
   // With a sanitizer it runs on the Node that is installed.
   hostStep('native', { ...onHost('native'), ...newestNode }),
   {
@@ -312,6 +323,8 @@ const soakSteps: readonly Step[] = [
   ...otherSoakSteps,
   labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
+  labStep('soak:kubelet', { ...inGuest(newest, 'hotplug', OF_KUBELET), kubelet: 'kubelet' }),
+  hostStep('soak:go-kubelet', { ...onHost('kubernetes'), files: ['go-kubelet'], kubelet: 'go-kubelet' }),
   ...[
     ...[oldest, ...between].map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),
     ...kernels.slice(0, -1).map(examplesOn),

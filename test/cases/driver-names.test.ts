@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { renameSync } from 'node:fs'
+import { mkdirSync, renameSync, unlinkSync } from 'node:fs'
 import { assess, assign, Host, planAssignment, planPersistence } from 'vfio'
 import { renderOne } from '../../lib/cli/check.js'
 import { type HostDescription, makeHost, READY_MODULES, removeDirectories } from '../fixtures/host.js'
@@ -30,6 +30,11 @@ const hostWith = (module: string): HostDescription => ({
 })
 
 type Registered = readonly [module: string, driver: string] | null
+
+function makeDirectory(path: string): void {
+  unlinkSync(path)
+  mkdirSync(path)
+}
 
 function see(module: string, registered: Registered = null) {
   const trees = makeHost(hostWith(module))
@@ -172,9 +177,36 @@ describe('driver names', () => {
     const { aliases: _, ...host } = hostWith('xe_vfio_pci')
     assert.ok(!Object.hasOwn(assess(new Host(makeHost(host)).snapshot(), VF), 'variant'))
     assert.match(
-      renderOne(assess(see('xe_vfio_pci'), VF)),
-      /to bind {2}0000:03:00\.1\n +to xe-vfio-pci, the variant driver for this device/,
+      renderOne(assess(see('xe_vfio_pci'), VF), see('xe_vfio_pci')),
+      /^ {2}driver {3}-, then xe-vfio-pci, the variant driver that modules\.alias names for it$/m,
     )
+  })
+
+  it('are named in the plan, and where no list of them can be read that is said in place of "there is none"', () => {
+    const why = (seen: ReturnType<typeof see>, driver = 'auto') => {
+      const { steps, warnings } = planAssignment(seen, [VF], { driver, reset: 'none' })
+      return [
+        steps.find(({ path }) => path.endsWith('/driver_override'))?.why ?? '',
+        warnings.join(),
+      ] as const
+    }
+    const [named, warned] = why(see('xe_vfio_pci'))
+    assert.match(named, /xe-vfio-pci .*: the variant driver that modules\.alias names for it$/)
+    assert.equal(warned, '')
+    for (const lose of [unlinkSync, makeDirectory]) {
+      const trees = makeHost(hostWith('xe_vfio_pci'))
+      lose(`${trees.modules}/modules.alias`)
+      const seen = new Host(trees).snapshot()
+      const [plain, warning] = why(seen)
+      assert.match(plain, /^lets only vfio-pci take this device, and no other device with the same ids$/)
+      assert.match(
+        warning,
+        /^whether a variant driver is made for 0000:03:00\.1 is not known, .*modules\.alias/,
+      )
+      assert.match(renderOne(assess(seen, VF), seen), /then vfio-pci \(variant drivers are not known/)
+      // Who names one has decided.
+      assert.equal(why(seen, 'vfio-pci')[1], '')
+    }
   })
 
   it('may be given by the name of the module', () => {

@@ -156,6 +156,16 @@ function whyWrong(line: string): string | null {
     : `vfio ${name} takes ${choices.join(', ')}`
 }
 
+const optionsOf = (text: string): readonly string[] => text.match(/--[\w-]+/g) ?? []
+
+/** The options of the device plugin, or of its command. */
+function pluginOptions(line: string): readonly string[] {
+  const [, word = ''] = line.split(' ')
+  const program = join(ROOT, 'kubernetes/bin/vfio-device-plugin.js')
+  const args = [program, ...(word.startsWith('-') ? [] : [word]), '--help']
+  return optionsOf(spawnSync(process.execPath, args, { encoding: 'utf8' }).stdout)
+}
+
 describe('commands on the pages', function () {
   this.timeout(120_000)
   const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: object }
@@ -178,7 +188,10 @@ describe('commands on the pages', function () {
     let read = 0
     for (const { at, command } of lines) {
       for (const part of command.split(' && ')) {
-        if (/^vfio\b/.test(part)) {
+        if (/^vfio-device-plugin /.test(part)) {
+          const unknown = optionsOf(part).filter((option) => !pluginOptions(part).includes(option))
+          wrong.push(...unknown.map((option) => `${at}: ${part}: it takes no ${option}`))
+        } else if (/^vfio(?= |$)/.test(part)) {
           read++
           const why = whyWrong(part)
           if (why !== null) wrong.push(`${at}: ${part}: ${why}`)

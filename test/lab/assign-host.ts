@@ -59,6 +59,8 @@ export class Program {
   readonly #child = spawn(process.execPath, [PROGRAM], { stdio: ['pipe', 'pipe', 'inherit'] })
   readonly #lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
   readonly ended = once(this.#child, 'close')
+  /** Its end alone: what it has started may live on, with its standard output. */
+  readonly exited = once(this.#child, 'exit')
 
   get pid(): number {
     return this.#child.pid ?? 0

@@ -5,11 +5,11 @@ import { setTimeout } from 'node:timers/promises'
 import { recover, status } from 'vfio'
 import { sized } from '../fixtures/size.js'
 import { hostState, named, Program, place } from './assign-host.js'
-import { asBefore, disk, HOLDS } from './run-host.js'
+import { asBefore, disk, HOLDS, opened } from './run-host.js'
 
 const ROUNDS = sized(3, 50)
-/** How long a run may go on before something is killed, in milliseconds: from its first change to a machine that has the device. */
-const LONGEST = 8000
+/** How long after a machine has the device something may still be killed, as a part of the time until it had it. */
+const AFTERWARDS = 0.3
 
 /** What is killed: the run, its command, or the run and its guard, so that nobody is left. */
 const VICTIMS = ['run', 'command', 'run and guard'] as const
@@ -24,10 +24,22 @@ describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
     const [address = ''] = plan.addresses
     const before = hostState()
     let program = new Program()
+    let next = new Program()
+    // How long it takes here, so that every moment of it comes up.
+    const started = performance.now()
+    await program.give({ do: 'launch', plan, command: HOLDS })
+    await opened(address)
+    const longest = (performance.now() - started) * (1 + AFTERWARDS)
+    const first = await leaderOf(address)
+    assert(first !== null)
+    process.kill(first, 'SIGKILL')
+    await program.ended
+    await asBefore(before)
     for (let round = 0; round < ROUNDS; round++) {
-      const next = new Program()
+      program = next
+      next = new Program()
       const victim = VICTIMS[round % VICTIMS.length] ?? 'run'
-      const after = Math.floor(Math.random() * LONGEST)
+      const after = Math.floor(Math.random() * longest)
       const what = `round ${round}: ${victim} after ${after} ms`
       await program.give({ do: 'launch', plan, command: HOLDS })
       await setTimeout(after)
@@ -41,7 +53,8 @@ describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
         const guards = victim === 'run and guard' ? named('vfio-guard') : []
         process.kill(program.pid, 'SIGKILL')
         for (const pid of guards) kill(Number(pid))
-        await program.ended
+        // Its command has its standard output, and goes on where nobody is left to end it.
+        await program.exited
       }
       // Nobody is left to give it back: whoever comes next does.
       if (victim === 'run and guard') await recover({ kill: true, patience: 60_000 })
@@ -51,9 +64,8 @@ describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
       }
       while (named('vfio-guard').length > 0) await setTimeout(50)
       assert.deepEqual(hostState(), before, what)
-      program = next
     }
-    await program.end()
+    await next.end()
   })
 })
 

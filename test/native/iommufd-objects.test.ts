@@ -222,6 +222,13 @@ describe('openDevice()', function () {
       ...(unsafe && { unsafe }),
     })),
     {
+      title: 'leaves nothing open where a device that is bound cannot be attached',
+      backend: 'none',
+      vfioDevice: 'vfio0',
+      answers: [{ call: 'attachPt', returns: -98 }],
+      fails: 'EADDRINUSE',
+    },
+    {
       title: 'hides no lack of descriptors behind the group',
       backend: 'none',
       vfioDevice: 'vfio0',
@@ -263,6 +270,46 @@ describe('openDevice()', function () {
           assert.deepEqual([containers, groups, devices, iommufds].flat(), [])
         },
         { input: { trees, backend, fails, vfToken }, machine: { linux } },
+      )
+    })
+  }
+})
+
+describe('openDevice() that is aborted', function () {
+  this.timeout(60_000)
+  after(removeDirectories)
+
+  for (const call of ['bindIommufd', 'attachPt'] as const) {
+    it(`rejects at once, and closes all of it when ${call} has ended`, async () => {
+      const trees = makeHost({
+        devices: [{ address: '0000:01:00.0', driver: 'vfio-pci', group: 1, vfioDevice: 'vfio0' }],
+      })
+      await withFake(
+        [
+          { call, returns: 'model', when: 'gate' },
+          { call: 'close', when: 'gate' },
+        ],
+        async ({ vfio, input, failure, logged, letGo, state, log }) => {
+          const warnings: unknown[] = []
+          process.on('warning', (warning) => warnings.push(warning))
+          const seen = new vfio.Host(input.trees).snapshot()
+          const controller = new AbortController()
+          const opening = failure(
+            vfio.openDevice('01:00.0', { seen, backend: 'iommufd', signal: controller.signal }),
+          )
+          await logged(`begin ${input.request} /dev/vfio/devices/vfio0`)
+          controller.abort()
+          assert.equal((await opening).name, 'AbortError')
+          assert(!log().includes('close /dev/iommu'))
+          letGo()
+          // The address space ends before the device does.
+          await logged('end 128 /dev/iommu')
+          letGo()
+          await logged('close /dev/iommu')
+          assert.deepEqual([state().model.devices, state().model.iommufds].flat(), [])
+          assert.deepEqual(warnings, [])
+        },
+        { input: { trees, request: call === 'attachPt' ? 19 : 18 }, machine: { linux: '7.3' } },
       )
     })
   }

@@ -252,7 +252,7 @@ describe('an iommufd', () => {
         [],
         async ({ addon, failure, input }) => {
           const iommufd = addon.Iommufd.open('/dev/iommu')
-          const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+          const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
           const devid = await device.bindIommufd(iommufd, null)
           const ioas = iommufd.allocateIoas()
           assert((await iommufd.allocateHwpt(devid, ioas, 0, 0, null, 0)) > 0)
@@ -291,7 +291,7 @@ describe('the errors of an iommufd', () => {
       const map = (iova: bigint, flags = all, pages = 1, to = ioas) =>
         addon.iommufdMap(iommufd.id, to, memory.id, 0, pages * PAGE, iova, flags)
       map(0x10000n, all, 2)
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
       const devid = await device.bindIommufd(iommufd, null)
       // With pages mapped where the window of interrupts is.
       const beside = iommufd.allocateIoas()
@@ -302,12 +302,12 @@ describe('the errors of an iommufd', () => {
       const hwpt = await device.attach(ioas, null)
       const tracking = await iommufd.allocateHwpt(devid, ioas, 2, 0, null, 0)
       const other = addon.Iommufd.open('/dev/iommu')
-      const mate = await addon.Device.openCdev('/dev/vfio/devices/vfio1')
-      const again = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
-      const vf = await addon.Device.openCdev('/dev/vfio/devices/vfio7')
+      const mate = addon.Device.openCdev('/dev/vfio/devices/vfio1')
+      const again = addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const vf = addon.Device.openCdev('/dev/vfio/devices/vfio7')
       const token = new Uint8Array(16).fill(1)
       const group = addon.Group.open('/dev/vfio/3')
-      const ofGroup = await addon.Device.openCdev('/dev/vfio/devices/vfio4')
+      const ofGroup = addon.Device.openCdev('/dev/vfio/devices/vfio4')
 
       const cases: [string, string, () => unknown][] = [
         ['ENOENT', 'IOMMU_DESTROY', () => iommufd.destroy(NOWHERE)],
@@ -375,6 +375,7 @@ describe('the errors of an iommufd', () => {
         ['EINVAL', 'IOMMU_IOAS_NOIOMMU_GET_PA', () => iommufd.noiommuPa(ioas, 0x10000n, 0n)],
         // Devices.
         ['EINVAL', 'VFIO_DEVICE_BIND_IOMMUFD', () => device.bindIommufd(iommufd, null)],
+        ['EINVAL', 'VFIO_DEVICE_BIND_IOMMUFD', () => device.bindAndAttach(iommufd, null, ioas, null)],
         ['EINVAL', 'VFIO_DEVICE_BIND_IOMMUFD', () => again.bindIommufd(other, null)],
         ['EPERM', 'VFIO_DEVICE_BIND_IOMMUFD', () => mate.bindIommufd(other, null)],
         ['EACCES', 'VFIO_DEVICE_BIND_IOMMUFD', () => vf.bindIommufd(other, null)],
@@ -423,7 +424,7 @@ describe('the errors of an iommufd', () => {
             ((await failure(call)) as { errno?: number }).errno ?? 'no errno'
           if (isOld) {
             assert.equal(await errno(() => addon.Iommufd.open('/dev/iommu')), 2)
-            assert.equal(await errno(addon.Device.openCdev('/dev/vfio/devices/vfio0') as never), 2)
+            assert.equal(await errno(() => addon.Device.openCdev('/dev/vfio/devices/vfio0')), 2)
             return
           }
           const iommufd = addon.Iommufd.open('/dev/iommu')
@@ -440,7 +441,7 @@ describe('the errors of an iommufd', () => {
   it('are told before the kernel is asked where an argument makes no sense', () =>
     over([], async ({ addon, failure, log }) => {
       const iommufd = addon.Iommufd.open('/dev/iommu')
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
       const file = addon.MemoryFile.create(8192, 0)
       const memory = file.map(0, 8192, 0)
       const untyped = (value: unknown) => value as never
@@ -498,7 +499,7 @@ describe('a device by its own node', () => {
   it('is bound, attached to an address space or a page table, moved and let go', () =>
     overModel({ linux: '7.3' }, async ({ addon, state, log }) => {
       const iommufd = addon.Iommufd.open('/dev/iommu')
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
       assert.deepEqual(
         state().model.devices.map(({ name, devid }) => [name, devid]),
         [['vfio0', 0]],
@@ -544,7 +545,7 @@ describe('a device by its own node', () => {
   it('gives a token where it is a virtual function', () =>
     overModel({ linux: '7.3' }, async ({ addon }) => {
       const iommufd = addon.Iommufd.open('/dev/iommu')
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio7')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio7')
       // It is read before the call returns.
       const token = Uint8Array.from({ length: 16 }, (_, at) => at + 1)
       const bound = device.bindIommufd(iommufd, token)
@@ -557,7 +558,7 @@ describe('a device by its own node', () => {
       const iommufd = addon.Iommufd.open('/dev/iommu')
       const [device, slot] = await Promise.all(
         [0, 2].map(async (number) => {
-          const opened = await addon.Device.openCdev(`/dev/vfio/devices/vfio${number}`)
+          const opened = addon.Device.openCdev(`/dev/vfio/devices/vfio${number}`)
           return { opened, devid: number === 0 ? await opened.bindIommufd(iommufd, null) : 0 }
         }),
       )
@@ -574,7 +575,7 @@ describe('a device by its own node', () => {
   it('tells which pages it has written to', () =>
     overModel({ linux: '6.12' }, async ({ addon }) => {
       const iommufd = addon.Iommufd.open('/dev/iommu')
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
       const devid = await device.bindIommufd(iommufd, null)
       const ioas = iommufd.allocateIoas()
       const hwpt = await iommufd.allocateHwpt(devid, ioas, 2, 0, null, 0)
@@ -596,7 +597,7 @@ describe('a device by its own node', () => {
   it('shares its BAR as a dma-buf', () =>
     over([{ call: 'dmaBuf', returns: 'fd' }], async ({ addon, log }) => {
       const { fstatSync } = await import('node:fs')
-      const device = await addon.Device.openCdev('/dev/vfio/devices/vfio0')
+      const device = addon.Device.openCdev('/dev/vfio/devices/vfio0')
       const shared = await device.dmaBuf(2, 2, new BigUint64Array([0n, 0x1000n, 0x4000n, 0x2000n]))
       assert(fstatSync(shared.number()).isFile())
       const sent = log().find((line) => line.startsWith('sent 17.11')) ?? ''

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { skip } from '../fixtures/skip.js'
-import { OPENS, withFake } from './fake.js'
+import { type FakeAnswer, OPENS, withFake } from './fake.js'
 
 describe('an open object', () => {
   it('refuses every call once it is closed, and closes once', async () => {
@@ -296,23 +296,70 @@ describe('a long call', () => {
 
   it('says so where no thread is to be had, and what is closed then closes all the same', async function () {
     if (process.getuid?.() !== 0) skip(this, 'only root may take threads from another user')
-    await withFake([OPENS], async ({ openGroup, failure, vfio }) => {
-      const { openSync, readFileSync } = await import('node:fs')
+    const answers: FakeAnswer[] = [OPENS, { call: 'reset', when: 'gate' }]
+    await withFake(answers, async ({ openGroup, vfio }) => {
+      const { openSync, readFileSync, writeSync } = await import('node:fs')
       const { execFileSync } = await import('node:child_process')
       const { group } = openGroup()
-      const device = await group.openDevice('0000:01:00.0')
+      // Four threads at most wait for something to do.
+      const devices = await Promise.all([0, 1, 2, 3, 4, 5].map((n) => group.openDevice(`0000:01:00.${n}`)))
       const log = openSync(`${process.env.FAKE_VFIO}.log`, 'r')
+      const gate = openSync(`${process.env.FAKE_VFIO}.gate`, 'r+')
       execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
       // The limit is not for root; nobody else has this id.
       process.setuid?.(65_533)
-      const error = await failure(device.reset())
-      assert(error instanceof vfio.VfioSystemError)
-      assert.match(
-        error.message,
-        /^pthread_create on a thread for vfio:reset failed with EAGAIN: .*ulimit -u.*pids\.max/,
-      )
+      const refused = new Map<(typeof devices)[number], unknown>()
+      const resets = devices.map((device) => device.reset().catch((error) => refused.set(device, error)))
+      // All of them have a thread by now, or will never have one.
+      await new Promise(setImmediate)
+      assert(refused.size >= 2, `${refused.size}`)
+      for (const [device, error] of refused) {
+        assert(error instanceof vfio.VfioSystemError)
+        assert.match(
+          error.message,
+          /^pthread_create on a thread for vfio:reset failed with EAGAIN: .*ulimit -u.*pids\.max/,
+        )
+        await device.close()
+        assert(readFileSync(log, 'utf8').includes(`close ${device.address}\n`))
+      }
+      writeSync(gate, 'x'.repeat(devices.length))
+      await Promise.all(resets)
       await group.close()
-      assert.match(readFileSync(log, 'utf8'), /\nclose 0000:01:00\.0\n(.*\n)*close \/dev\/vfio\/1\n/)
+    })
+  })
+
+  it('takes a thread that waits for something to do, and leaves four at most', async () => {
+    await withFake([OPENS, { call: 'reset', when: 'gate' }], async ({ openGroup, logged, letGo }) => {
+      const { readdirSync, readFileSync } = await import('node:fs')
+      const idle = () =>
+        readdirSync('/proc/self/task').filter((id) => {
+          try {
+            return readFileSync(`/proc/self/task/${id}/comm`, 'utf8') === 'vfio-idle\n'
+          } catch {
+            return false
+          }
+        })
+      const untilIdle = async (count: number) => {
+        while (idle().length !== count) await new Promise(setImmediate)
+      }
+      const { group } = openGroup()
+      const device = await group.openDevice('0000:01:00.0')
+      await untilIdle(1)
+      const [first] = idle()
+      const reset = device.reset()
+      await logged('begin 11 0000:01:00.0')
+      assert.deepEqual(idle(), [])
+      letGo()
+      await reset
+      await untilIdle(1)
+      assert.deepEqual(idle(), [first])
+      const more = await Promise.all([1, 2, 3, 4, 5, 6].map((n) => group.openDevice(`0000:01:00.${n}`)))
+      const resets = more.map((device) => device.reset())
+      for (const { address } of more) await logged(`begin 11 ${address}`)
+      letGo(more.length)
+      await Promise.all(resets)
+      await untilIdle(4)
+      await group.close()
     })
   })
 

@@ -264,10 +264,14 @@ describe('what may wait for ever, with the addon and without', function () {
 
   /** Far more than a busy machine needs for a file that answers, in milliseconds. */
   const PATIENCE = 4000
-  const answers = (reader: Pick<Binding, 'readWaiting'>, paths: readonly string[], patience: number) =>
-    reader
-      .readWaiting(paths, patience)
-      .map((answer) => (typeof answer === 'number' ? answer : Buffer.from(answer).toString('latin1')))
+  const answers = (reader: Pick<Binding, 'readWaiting'>, paths: readonly string[], patience: number) => {
+    const { data, spans } = reader.readWaiting(paths, patience)
+    assert.equal(spans.length, 2 * paths.length)
+    return paths.map((_path, row) => {
+      const [start = 0, length = 0] = spans.subarray(2 * row)
+      return start < 0 ? start : Buffer.from(data.subarray(start, start + length)).toString('latin1')
+    })
+  }
 
   it('is given up after a while, and what is behind it read all the same, up to the third', () => {
     const root = temporaryDirectory()

@@ -24,12 +24,20 @@ const LOG = `
   } catch (error) {
     code = error.code === 'ENOENT' ? 'there is no' : error.code
   }
-  console.log(JSON.stringify({ said, code }))
+  const deaf = watch.unseen.some((line) => line.startsWith('what the kernel tells of devices'))
+  console.log(JSON.stringify({ said, code, deaf, hears: watch.hears.has('devices') }))
   watch.close()`
 
 function checkLog({ status, stdout, stderr }: { status: number | null; stdout: string; stderr: string }) {
   assert.equal(status, 0, stderr)
-  const { said, code } = JSON.parse(stdout) as { said: string[]; code: string | null }
+  const { said, code, deaf, hears } = JSON.parse(stdout) as {
+    said: string[]
+    code: string | null
+    deaf: boolean
+    hears: boolean
+  }
+  // Whoever cannot read the log hears of devices all the same.
+  assert.equal(hears, !deaf, stdout)
   assert.equal(said.length, code === null ? 0 : 1, stdout)
   if (code !== null) assert.ok(said[0]?.includes(code), stdout)
 }
@@ -63,11 +71,14 @@ describe('a watch', function () {
     const apart = ['unshare', '--user', '--map-root-user', '--net']
     if (run('watch.close()', ...apart.slice(0, 1), '--user').status !== 0)
       skip(this, 'no user namespace may be made here')
-    const { status, stdout, stderr } = run('console.log(watch.unseen[0]); watch.close()', ...apart)
+    const { status, stdout, stderr } = run(
+      "console.log(watch.hears.has('devices'), watch.unseen[0]); watch.close()",
+      ...apart,
+    )
     assert.equal(status, 0, stderr)
     assert.match(
       stdout,
-      /cannot be heard here \(the network namespace here belongs to another user namespace than the first\)/,
+      /^false .*cannot be heard here \(the network namespace here belongs to another user namespace than the first\)/,
     )
   })
 

@@ -107,7 +107,9 @@ describe('the workflows', function () {
     assert.equal(job?.needs, 'package')
     assert.deepEqual(
       job?.steps.flatMap((step) => step.run ?? []),
-      ['npm publish --provenance --access public ./vfio-*.tgz'],
+      [
+        'for package in ./vfio-[0-9]*.tgz ./vfio-device-plugin-*.tgz; do npm publish --provenance --access public "$package"; done',
+      ],
     )
   })
 
@@ -116,20 +118,24 @@ describe('the workflows', function () {
     const scripts = steps.flatMap((step) => step.run ?? [])
     const at = (script: string) => scripts.indexOf(script)
     assert(at('.ci/run') >= 0)
-    assert(at('.ci/run') < at('npm pack'))
+    for (const pack of ['npm pack', 'npm pack --workspace vfio-device-plugin'])
+      assert(at('.ci/run') < at(pack), pack)
   })
 
   it('publish a package that names the repository, and the version of the tag', () => {
     const steps = yaml<Workflow>(`${WORKFLOWS}/release.yml`).jobs.package?.steps ?? []
     const script = (name: string) => steps.find((step) => step.name === name)?.run ?? assert.fail(name)
     const directory = scratchDirectory('released')
-    cpSync(join(ROOT, 'package.json'), join(directory, 'package.json'))
+    for (const path of ['package.json', 'kubernetes/package.json'])
+      cpSync(join(ROOT, path), join(directory, path), { recursive: true })
     const repository = { GITHUB_SERVER_URL: 'https://github.com', GITHUB_REPOSITORY: 'someone/vfio' }
     succeed(directory, ['sh', '-ec', script('Where it comes from')], repository)
-    const made = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')) as Record<string, unknown>
+    const made = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')) as Record<string, object>
     assert.deepEqual(made.repository, { type: 'git', url: 'git+https://github.com/someone/vfio.git' })
     assert.deepEqual(made.bugs, { url: 'https://github.com/someone/vfio/issues' })
     assert.equal(made.homepage, 'https://github.com/someone/vfio#readme')
+    const plugin = JSON.parse(readFileSync(join(directory, 'kubernetes/package.json'), 'utf8'))
+    assert.deepEqual(plugin.repository, { ...made.repository, directory: 'kubernetes' })
     const tagged = (tag: string) =>
       run(directory, ['sh', '-ec', script('The tag is the version')], { GITHUB_REF_NAME: tag }).status
     assert.equal(tagged(`v${manifest.version}`), 0)

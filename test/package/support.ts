@@ -117,7 +117,7 @@ export function contents(): string {
 /** The path of something that test/package/tools/ pins. */
 export function tool(path: string): string {
   fetchTools('inherit')
-  return join(toolsDirectory(), 'node_modules', path)
+  return join(toolsDirectory('package'), 'node_modules', path)
 }
 
 /** A module that test/package/tools/ pins, of a type that is not known here. */

@@ -341,7 +341,7 @@ describe('the command line', function () {
         /subsystem +1458:403b/,
         /class +0300/,
         /driver +nouveau/,
-        /above +0000:00:01\.0\n/,
+        /above +00:01\.0\n/,
         /link +16 GT\/s x4\n/,
         /IOMMU +intel-iommu\n/,
         /NUMA node +0/,
@@ -352,13 +352,13 @@ describe('the command line', function () {
         /ROM +memory at 0xf7000000, 512 KiB/,
         /resets +bus/,
         /capabilities +PM, PCIe, MSI/,
-        /group +13 .*0000:00:01\.0/,
+        /group +13 .*: 00:01\.0/,
         /reserved +0xfee00000–0xfeefffff msi/,
         /bindable/,
       ]) {
         assert.match(stdout, part)
       }
-      assert.match(run('show', '00:01.0').stdout, /above +a root bus\n +below +0000:01:00\.0 0000:01:00\.1\n/)
+      assert.match(run('show', '00:01.0').stdout, /above +a root bus\n +below +01:00\.0 01:00\.1\n/)
       const nvme = run('show', '02:00.0').stdout
       assertReadable(nvme)
       assert.match(nvme, /slot +0-1 \(pciehp\)/)
@@ -393,7 +393,10 @@ describe('the command line', function () {
 
     it('has the shape that others build on', () => {
       const { viability, reset, ...rest } = json('check', '01:00.0').value as Assessment
-      assert.deepEqual(Object.keys(rest).sort(), ['address', 'group', 'reason', 'toBind', 'uses', 'verdict'])
+      assert.deepEqual(Object.keys(rest).sort(), [
+        ...['address', 'group', 'reason', 'resetOnceBound', 'toBind', 'uses', 'verdict'],
+      ])
+      assert.equal(rest.resetOnceBound, 'hot')
       assert.deepEqual(rest.toBind, ['0000:01:00.0', '0000:01:00.1'])
       const { members = [], ...viabilityRest } = viability ?? {}
       assert.deepEqual(viabilityRest, { group: 13, viable: false, rule: 'dma-ownership' })
@@ -456,11 +459,21 @@ describe('the command line', function () {
         assertReadable(ran.stdout)
       }
       const { stdout } = run('check', '01:00.0')
-      assert.match(stdout, /^0000:01:00\.0 {2}group 13 {2}bindable$/m)
-      assert.match(stdout, /to bind +0000:01:00\.0 0000:01:00\.1/)
-      assert.match(stdout, /viable +no, by the rule dma-ownership/)
-      assert.match(stdout, /✗ 0000:01:00\.1 is bound to snd_hda_intel/)
-      assert.match(stdout, /✓ 0000:00:01\.0 is bound to pcieport/)
+      assert.match(
+        stdout,
+        /^01:00\.0 VGA: GeForce RTX 3090, NVIDIA\n {2}group +13\n {2}driver +nouveau, then vfio-pci/,
+      )
+      assert.match(stdout, /variant\s+drivers are not known: no modules\.alias can be read/)
+      assert.match(stdout, /^ {2}verdict +bindable \+1: 01:00\.0 can be given away/m)
+      assert.match(
+        stdout,
+        /^ {2}with +01:00\.1 Audio: GA102 High Definition Audio Controller, NVIDIA\s+\(snd_hda_intel\)/m,
+      )
+      assert.match(stdout, /^ {2}viable +no, by the rule dma-ownership$/m)
+      assert.match(stdout, /✗ 01:00\.1 is bound to snd_hda_intel/)
+      assert.match(stdout, /✓ 00:01\.0 is bound to pcieport/)
+      assert.match(stdout, /^ {2}used +! display: /m)
+      assert.match(stdout, /^ {2}reset +hot\*: /m)
     })
   })
 

@@ -34,7 +34,7 @@ describe('completion', function () {
       [['nope', ''], []],
       [
         ['export', ''],
-        ['qemu', 'libvirt', 'cloud-hypervisor'],
+        ['qemu', 'libvirt', 'cloud-hypervisor', 'kubevirt'],
       ],
       [
         ['export', 'qemu', ''],
@@ -121,7 +121,7 @@ describe('completion', function () {
           line,
         )
       assert.equal(typed('vfio exp'), 'export\n')
-      assert.equal(typed('vfio export '), 'qemu\nlibvirt\ncloud-hypervisor\n')
+      assert.equal(typed('vfio export '), 'qemu\nlibvirt\ncloud-hypervisor\nkubevirt\n')
       assert.equal(typed('vfio check '), '01:00.0\n01:00.1\n')
       assert.equal(typed('vfio check 01:0'), '00.0\n00.1\n')
     })

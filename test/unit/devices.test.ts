@@ -112,6 +112,7 @@ describe('a device', function () {
         vgpuType: null,
         answers: true,
         powerState: 'D0',
+        rootBus: 'pci0000:00',
         madeBy: null,
       },
     )

@@ -13,8 +13,9 @@ const FLOORS: Readonly<Record<string, readonly string[]>> = {
   JUDGE: ['assess'],
   OPEN: ['vfio'],
   actions: ['actions'],
-  CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist'],
+  CHANGE: ['change', 'grant', 'vfs', 'mdev', 'assign', 'persist', 'features'],
   'HAND ON': ['export'],
+  'FILES OF OTHERS': ['cdi'],
   LAUNCH: ['launch'],
   outside: ['index.ts', 'cli'],
 }
@@ -26,7 +27,8 @@ const APART: Readonly<Record<string, readonly string[]>> = {
   OPEN: ['records'],
   CHANGE: ['OPEN'],
   'HAND ON': ['records', 'OPEN', 'actions', 'CHANGE'],
-  LAUNCH: ['records', 'OPEN', 'actions'],
+  'FILES OF OTHERS': ['OPEN', 'actions'],
+  LAUNCH: ['records', 'OPEN', 'actions', 'FILES OF OTHERS'],
 }
 
 const ROOMS = Object.values(FLOORS).flat()

@@ -8,7 +8,10 @@ import {
   grant,
   grantRule,
   Host,
+  type LaunchOptions,
+  launch,
   type ResetReport,
+  type RunEvent,
   recover,
   rescanDevice,
   resetByMethod,
@@ -47,6 +50,8 @@ const isFailure = (value: unknown) =>
 
 /** A kernel that takes every write. */
 const TAKES_ALL = { write: async () => {}, isOpen: () => false }
+
+const BOUND = { devices: [{ address: '0000:00:04.0', driver: 'vfio-pci', group: 7 }] }
 
 const commands = program().commands.filter(printsJson)
 
@@ -94,7 +99,10 @@ describe('the schemas of what the commands print', function () {
       const { $schema, title } = schemaOf(name)
       assert.deepEqual(
         [$schema, title],
-        ['https://json-schema.org/draft/2020-12/schema', `vfio ${name} --json`],
+        [
+          'https://json-schema.org/draft/2020-12/schema',
+          `vfio ${name} ${name === 'run' ? '--json-events' : '--json'}`,
+        ],
       )
     }
   })
@@ -104,6 +112,8 @@ describe('the schemas of what the commands print', function () {
     const host = new Host({ sysfs }).snapshot()
     await runs('list', '--sysfs', sysfs)
     await runs('topology', '--sysfs', sysfs)
+    await runs('inventory', '--sysfs', sysfs)
+    await runs('inventory', '--nfd', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
     for (const { address, group } of host.devices) {
       await runs('show', address, '--sysfs', sysfs)
@@ -113,6 +123,7 @@ describe('the schemas of what the commands print', function () {
     }
     await runs('list')
     await runs('topology')
+    await runs('inventory')
     await runs('doctor')
     const uuid = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
     const type = { id: 'mtty-1', available: 23, deviceApi: 'vfio-pci', name: 'Single port serial' }
@@ -122,6 +133,7 @@ describe('the schemas of what the commands print', function () {
       ['mdev', 'list'],
       ['list'],
       ['topology'],
+      ['inventory'],
       ['show', uuid],
       ['check', uuid],
       ['export', 'qemu', uuid],
@@ -141,6 +153,13 @@ describe('the schemas of what the commands print', function () {
       await runs('export', format, '01:00.0', '--machine', 'pc', '--sysfs', sysfs).catch(() =>
         runs('export', format, '01:00.0', '--sysfs', sysfs),
       )
+    const containers = ['00:04.0', '--sysfs', makeHost(BOUND).sysfs, '--root', temporaryDirectory()]
+    assert.ok('specification' in (await runs('cdi', ...containers)))
+    assert.ok('report' in changes('cdi', '--write', ...containers))
+    assert.ok('dropped' in changes('cdi', '--remove', ...containers))
+    await runs('export', 'kubevirt', '01:00.0', '--resource', 'example.com/gpu', '--sysfs', sysfs)
+    const features = temporaryDirectory()
+    assert.ok('changed' in changes('inventory', '--nfd', '--write', features, '--sysfs', sysfs))
     const root = temporaryDirectory()
     for (const path of ['etc/modprobe.d', 'etc/udev/rules.d'])
       mkdirSync(join(root, path), { recursive: true })
@@ -207,9 +226,31 @@ describe('the schemas of what the commands print', function () {
     assertFits('revoke', toJson(await revoke('00:04.0', options)))
   })
 
+  it('hold for what happens to a command with devices', async function () {
+    if (process.getuid?.() !== 0) return skip(this, 'only root may run a command with devices')
+    const { trees, plan } = prepare({ host: SINGLE, addresses: ['01:00.0'], options: { reset: 'none' } })
+    const events: RunEvent[] = []
+    const options: LaunchOptions = {
+      command: ['true'],
+      journal: journalOf(trees),
+      stdio: ['ignore', 'ignore', 'ignore'],
+      onEvent: (event) => events.push(event),
+    }
+    const run = await launch(plan, Object.assign(options, { kernel: new SimulatedKernel(trees) }))
+    await run.released
+    const told = events.filter(({ event }) => event !== 'device').map(({ event }) => event)
+    assert.deepEqual(told, ['bound', 'started', 'ended', 'released'])
+    const others: RunEvent[] = [
+      { event: 'device', kind: 'release-requested', address: '0000:01:00.0', what: 'x' },
+      { event: 'failed', message: 'x' },
+    ]
+    for (const event of [...events, ...others]) assertFits('run', toJson(event))
+  })
+
   it('hold for failures, and for nothing else', async () => {
     for (const name of commands.map((command) => command.name())) {
-      assertFits(name, (await vfio([name, '--nope', '--json'])).stdout)
+      // Its events have one for that.
+      if (name !== 'run') assertFits(name, (await vfio([name, '--nope', '--json'])).stdout)
       const validate = present(validators.get(name))
       for (const wrong of [null, {}, { error: {} }, { error: { code: 1, message: '' } }, 'x'])
         assert.ok(!validate(wrong), `${name}: ${JSON.stringify(wrong)}`)

@@ -59,6 +59,14 @@ describe('a terminal', function () {
     topology: [[], ['--all'], ['--svg'], ['--html'], ['--dot'], ['--json']],
     show: [['01:00.0'], ['01:00.0', '--json'], ['01:00.1']],
     check: [['01:00.0'], ['group:5'], ['group:5', '--json']],
+    inventory: [
+      [],
+      ['--json'],
+      ['--nfd'],
+      ['--nfd', '--json'],
+      ['--nfd', '--write', `/nowhere/${EVIL}`],
+      ['--write', EVIL],
+    ],
     doctor: [[], ['--json']],
     bind: [
       ['01:00.0', '--dry-run'],
@@ -79,6 +87,16 @@ describe('a terminal', function () {
       ['qemu', '01:00.1', '--zpci', EVIL],
       ['libvirt', '01:00.1', '--guest-address', EVIL, '--json'],
       ['qemu', '01:00.1', '--memory', EVIL],
+      ['kubevirt', '01:00.0', '--resource', EVIL],
+      ['kubevirt', '01:00.0', '--resource', 'example.com/gpu'],
+    ],
+    cdi: [
+      ['01:00.0'],
+      ['01:00.1', '--json'],
+      ['01:00.0', '--kind', EVIL],
+      ['01:00.0', '--consumer', EVIL],
+      [EVIL, '--remove', '--root', `/nowhere/${EVIL}`],
+      ['--remove', '--kind', EVIL, '--root', `/nowhere/${EVIL}`],
     ],
     reset: [[EVIL], [EVIL, '--method', EVIL], ['ff:1f.7', '--method', EVIL]],
     rescan: [[EVIL], ['ff:1f.7', '--force', EVIL]],
@@ -104,7 +122,7 @@ describe('a terminal', function () {
     status: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
     help: [[EVIL], ['list']],
   }
-  const TAKES_A_TREE = ['list', 'show', 'check', 'doctor', 'bind', 'persist', 'export']
+  const TAKES_A_TREE = ['list', 'show', 'check', 'inventory', 'doctor', 'bind', 'persist', 'export', 'cdi']
 
   it('is not steered by any command, whatever names say', () => {
     const commands = [...vfio('help').stdout.matchAll(/^ {2}([a-z]+) (?=[ [])/gm)].map(([, name]) => name)

@@ -2,9 +2,9 @@ import { constants } from 'node:os'
 import { type SystemFailure, VfioError, VfioSystemError } from '../../errors.js'
 import { keepAlive } from '../../native/alive.js'
 import { scratch } from '../../native/answer.js'
-import type { NativeDevice } from '../../native/binding.js'
+import type { NativeDevice, NativeIommufd } from '../../native/binding.js'
 import { binding } from '../../native/load.js'
-import { call, callSite, translate } from '../../native/translate.js'
+import { call, translate } from '../../native/translate.js'
 import { directoryOf, parseName } from '../../sysfs/address.js'
 import { listNames } from '../../sysfs/files.js'
 import {
@@ -215,6 +215,11 @@ export class VfioDevice extends VfioObject {
   /** @internal Another thread has attached it. */
   isOn(ioas: Ioas): void {
     wasAttached(this.handle, this.devid ?? 0, ioas.handle)
+    this.keep(ioas)
+  }
+
+  /** @internal It is attached there, so that both stay open together. */
+  keep(ioas: Ioas): void {
     this.#tables.set(null, ioas)
   }
 
@@ -389,21 +394,30 @@ export class VfioDevice extends VfioObject {
 
 // Outside of the class, which keeps its name in the bundle only if it does not name itself.
 async function openByNode(address: string, options: OpenCdevOptions): Promise<VfioDevice> {
+  return await openOnto(null, address, options, openByNode)
+}
+
+/** Opens a device by its own node, and attaches it to an address space of the iommufd, unless that is `null`, in the same go. */
+export function openOnto(
+  ioas: Ioas | null,
+  address: string,
+  options: OpenCdevOptions,
+  caller: (...args: never[]) => unknown = openOnto,
+): Promise<VfioDevice> {
   const name = parseName(address)
   const { iommufd, signal } = checkOptions(options)
   checkIommufd(iommufd)
   const token = tokenIn(options)
   const path = options.path === undefined ? nodeOf(name) : checkPath(options.path)
   signal?.throwIfAborted()
-  const owner = iommufd.handle
-  if (owner.closed) throw owner.closedError()
-  const site = callSite(openByNode)
-  const opening = binding().Device.openCdev(path)
-  owner.lend(opening)
-  const native = await keepAlive(opening).catch((error: unknown) => {
-    throw translate(error, site, name)
-  })
-  return await bindTo(iommufd, native, name, token, signal, openByNode)
+  if (iommufd.handle.closed) throw iommufd.handle.closedError()
+  let native: NativeDevice
+  try {
+    native = binding().Device.openCdev(path)
+  } catch (error) {
+    throw translate(error, undefined, name)
+  }
+  return bindTo({ iommufd, ioas }, native, name, token, signal, caller)
 }
 
 function checkIommufd(iommufd: unknown): asserts iommufd is Iommufd {
@@ -413,9 +427,9 @@ function checkIommufd(iommufd: unknown): asserts iommufd is Iommufd {
 const tokenIn = ({ vfToken }: { vfToken?: string | undefined }) =>
   vfToken === undefined ? null : uuidBytes(checkVfToken(vfToken, 'options.vfToken'))
 
-/** Binds an open device to an iommufd; where that fails, it is closed. */
+/** Binds an open device to an iommufd, and attaches it to an address space of it where one is given; where that fails, it is closed. */
 async function bindTo(
-  iommufd: Iommufd,
+  { iommufd, ioas }: { iommufd: Iommufd; ioas: Ioas | null },
   native: NativeDevice,
   name: string,
   token: Uint8Array | null,
@@ -426,17 +440,38 @@ async function bindTo(
   const handle = new DeviceHandle(native, `device ${name}`, owner)
   try {
     const bind = () => {
-      const work = native.bindIommufd(owner.native, token)
+      const work = ioas
+        ? bindOnto(handle, owner.native, token, ioas)
+        : native.bindIommufd(owner.native, token)
       owner.lend(work)
       return work
     }
     const devid = await handle.run(bind, { signal, subject: name }, caller)
-    return new VfioDevice(handle, name, iommufd, devid)
+    const device = new VfioDevice(handle, name, iommufd, devid)
+    if (ioas) device.keep(ioas)
+    return device
   } catch (error) {
     const closing = handle.release()
     if (!signal?.aborted) await keepAlive(closing)
     throw error
   }
+}
+
+function bindOnto(
+  handle: DeviceHandle,
+  iommufd: NativeIommufd,
+  token: Uint8Array | null,
+  { handle: target }: Ioas,
+): Promise<number> {
+  const work = (async () => {
+    const devid = await handle.native.bindAndAttach(iommufd, token, target.native.id, null)
+    // One that was aborted closes, and with it all that it would be attached to.
+    if (!handle.closed && !target.closed) wasAttached(handle, devid, target)
+    return devid
+  })()
+  // Which is not destroyed before this has ended.
+  target.lend(work)
+  return work
 }
 
 async function openByDescriptor(fd: number, options: FromDescriptorOptions): Promise<VfioDevice> {
@@ -465,7 +500,8 @@ async function openByDescriptor(fd: number, options: FromDescriptorOptions): Pro
   try {
     const isBound = isOfGroup || answers(native)
     if (iommufd !== undefined && !isBound) {
-      if (devid === null) return await bindTo(iommufd, native, name, token, signal, openByDescriptor)
+      if (devid === null)
+        return await bindTo({ iommufd, ioas: null }, native, name, token, signal, openByDescriptor)
       throw badArgument(`${name} is bound to no iommufd yet: leave options.devid out, and it is bound here`)
     }
     if (iommufd !== undefined && devid === null)

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <errno.h>
+#include <napi.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <vector>
+
+namespace vfio {
+
+// Bytes of all entries one behind the other, and for each entry where it starts and how long it is. Equal ones are kept
+// once: thousands of functions say the same of themselves, and whoever reads knows it by where they start.
+class Batch {
+ public:
+  Batch() : table_(1024, -1) {}
+
+  void Fail(int error) {
+    spans.push_back(-error);
+    spans.push_back(0);
+  }
+
+  void Add(const uint8_t* bytes, size_t length) {
+    spans.push_back(Keep(bytes, length));
+    spans.push_back(static_cast<int32_t>(length));
+  }
+
+  // Keeps what `read(into, limit)` brings.
+  template <typename Read>
+  void Take(uint32_t limit, Read read) {
+    if (scratch_.size() < limit) scratch_.resize(limit);
+    ssize_t length = read(scratch_.data(), limit);
+    if (length < 0) return Fail(errno);
+    Add(scratch_.data(), static_cast<size_t>(length));
+  }
+
+  void Append(const Batch& other) {
+    int32_t shift = static_cast<int32_t>(data.size());
+    for (size_t i = 0; i < other.spans.size(); i += 2) {
+      int32_t start = other.spans[i];
+      spans.push_back(start < 0 ? start : start + shift);
+      spans.push_back(other.spans[i + 1]);
+    }
+    data.insert(data.end(), other.data.begin(), other.data.end());
+  }
+
+  // { data, spans }, copied once into memory that JavaScript owns: external buffers are forbidden in some runtimes.
+  Napi::Object ToObject(Napi::Env env) const {
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, data.size());
+    if (!data.empty()) memcpy(bytes.Data(), data.data(), data.size());
+    Napi::Int32Array numbers = Napi::Int32Array::New(env, spans.size());
+    if (!spans.empty()) memcpy(numbers.Data(), spans.data(), spans.size() * sizeof(int32_t));
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("data", bytes);
+    result.Set("spans", numbers);
+    return result;
+  }
+
+  std::vector<uint8_t> data;
+  std::vector<int32_t> spans;
+
+ private:
+  struct Kept {
+    uint64_t hash;
+    int32_t start;
+    size_t length;
+  };
+
+  static uint64_t Hash(const uint8_t* bytes, size_t length) {
+    uint64_t hash = length;
+    for (size_t at = 0; at < length; at += sizeof hash) {
+      uint64_t word = 0;
+      memcpy(&word, bytes + at, length - at < sizeof word ? length - at : sizeof word);
+      hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+      hash ^= hash >> 32;
+    }
+    return hash;
+  }
+
+  // Where these bytes are, once they are there.
+  int32_t Keep(const uint8_t* bytes, size_t length) {
+    if (2 * kept_.size() >= table_.size()) Grow();
+    const uint64_t hash = Hash(bytes, length);
+    const size_t mask = table_.size() - 1;
+    size_t at = hash & mask;
+    for (; table_[at] >= 0; at = (at + 1) & mask) {
+      const Kept& known = kept_[static_cast<size_t>(table_[at])];
+      if (known.hash == hash && known.length == length &&
+          (length == 0 || memcmp(data.data() + known.start, bytes, length) == 0))
+        return known.start;
+    }
+    table_[at] = static_cast<int32_t>(kept_.size());
+    kept_.push_back({hash, static_cast<int32_t>(data.size()), length});
+    data.insert(data.end(), bytes, bytes + length);
+    return kept_.back().start;
+  }
+
+  void Grow() {
+    table_.assign(2 * table_.size(), -1);
+    const size_t mask = table_.size() - 1;
+    for (size_t index = 0; index < kept_.size(); index++) {
+      size_t at = kept_[index].hash & mask;
+      while (table_[at] >= 0) at = (at + 1) & mask;
+      table_[at] = static_cast<int32_t>(index);
+    }
+  }
+
+  std::vector<uint8_t> scratch_;
+  std::vector<Kept> kept_;
+  // Indices of `kept_` by hash, -1 for none; its size is a power of two.
+  std::vector<int32_t> table_;
+};
+
+}  // namespace vfio
