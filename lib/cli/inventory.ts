@@ -139,4 +139,3 @@ function models(devices: readonly InventoryDevice[]): string[] {
   const lines = front.map((line, row) => cut(`${line.padEnd(ahead)} ${whole[row]?.at(-1) ?? ''}`, width()))
   return lines.map((line, row) => (row === 0 ? colour.strong(line) : line))
 }
-
