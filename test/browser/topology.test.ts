@@ -205,7 +205,13 @@ describe('the page of a host, in a browser', function () {
     await page.click(row('0000:01:00.0'))
     const pdf = await page.print()
     assert.equal(pdf.subarray(0, 5).toString(), '%PDF-')
+    // As wide as paper, where lines break.
+    await page.resize({ width: 760, height: 1000 })
     await page.send('Emulation.setEmulatedMedia', { media: 'print' })
+    const height = await page.evaluate<number>(
+      `document.querySelector('${row('0000:02:00.0')}').offsetHeight`,
+    )
+    assert(height < 80, `a line is ${height} pixels high`)
     assert.equal(await page.evaluate(`document.querySelector('#tools').checkVisibility()`), false)
     assert.equal(
       await page.evaluate(`document.querySelector('${item('0000:01:00.0')}').checkVisibility()`),
