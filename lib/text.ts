@@ -15,3 +15,17 @@ export const printable = (text: string): string =>
       (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
     ).join(''),
   )
+
+/** What signs are in a locale without them, each as wide as it was. */
+const ASCII: Readonly<Record<string, string>> = {
+  '✓': '+',
+  '✗': 'x',
+  '×': 'x',
+  '…': '~',
+  '–': '-',
+  '→': '>',
+  '’': "'",
+}
+
+/** The same in ASCII, character by character: what has no likeness there is a question mark. */
+export const inAscii = (text: string): string => text.replace(/[^\0-\u007f]/gu, (sign) => ASCII[sign] ?? '?')

@@ -59,6 +59,7 @@ export default defineConfig({
           page('A command that has devices', 'guides/run'),
           page('Containers', 'guides/containers'),
           page('Mediated devices', 'guides/mediated'),
+          page('A picture of a host', 'guides/topology'),
           page('In a cluster', 'guides/kubernetes'),
           page('Bound at every boot', 'guides/boot'),
           page('Without root', 'guides/users'),

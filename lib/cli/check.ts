@@ -12,6 +12,7 @@ import {
   resetWord,
   type Snapshot,
   shortAddress,
+  shortly,
   VfioError,
   VfioSystemError,
   verdictWord,
@@ -23,7 +24,7 @@ import { failedBy } from './failure.js'
 import { type Common, type Declare, json, look, run, sysfs } from './options.js'
 import { answer, colour, note, print, toJson, width, wrap } from './output.js'
 import { next, waiting } from './progress.js'
-import { along, headOf, shortly, verdictColour } from './words.js'
+import { along, headOf, verdictColour } from './words.js'
 
 interface Options extends Common {
   readonly askKernel?: boolean

@@ -1,5 +1,5 @@
 import { cut, wrapTo } from '../columns.js'
-import { printable } from '../text.js'
+import { inAscii, printable } from '../text.js'
 
 // A replacer would be called for every value of a large host; this is called for the bigints alone.
 Object.defineProperty(BigInt.prototype, 'toJSON', {
@@ -38,17 +38,11 @@ export function note(text: string): void {
 /** The first of these that says something decides, as in setlocale(3). */
 const LOCALE = process.env.LC_ALL || process.env.LC_CTYPE || process.env.LANG || 'C'
 
-/** What our own signs are in a locale without them, each as wide as it was. */
-const ASCII: Readonly<Record<string, string>> = { '✓': '+', '✗': 'x', '…': '~', '–': '-', '→': '>', '’': "'" }
-
 /** Can the locale show more than ASCII? */
 export const showsUnicode = /utf-?8/i.test(LOCALE)
 
 /** What the locale cannot show is replaced, character by character. */
-export function inLocale(text: string): string {
-  if (showsUnicode) return text
-  return text.replace(/[^\0-\u007f]/gu, (sign) => ASCII[sign] ?? '?')
-}
+export const inLocale = (text: string) => (showsUnicode ? text : inAscii(text))
 
 /** An argument may have line breaks in it; a message about it is one line all the same. */
 export const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')

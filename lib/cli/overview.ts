@@ -8,12 +8,13 @@ import {
   type SurveyedDevice,
   type SurveyedMediated,
   shortAddress,
+  shortly,
   shortName,
   useWord,
   verdictWord,
 } from '../index.js'
 import { colour, table, width, wrap } from './output.js'
-import { along, shortly, verdictColour } from './words.js'
+import { along, verdictColour } from './words.js'
 
 /** The columns of an overview. */
 export const HEAD = [

@@ -5,6 +5,7 @@ import {
   type Survey,
   type SurveyChange,
   shortAddress,
+  shortly,
   VfioError,
   type Watch,
   watchDevices,
@@ -14,7 +15,6 @@ import { note, print, readable, toJson, wrap } from './output.js'
 import { type Column, HEAD, layOut, type Row, render, type Style, toLine, toRow } from './overview.js'
 import { Screen } from './screen.js'
 import { type Ending, untilStopped } from './signals.js'
-import { shortly } from './words.js'
 
 /** What `vfio list --watch` follows. */
 export interface Following {

@@ -25,10 +25,6 @@ export function deviceName(device: Pick<PciDevice, 'names' | 'class'>): string {
   return [names.vendor, names.class ?? `class ${classCode(device)}`].filter(Boolean).join(' ')
 }
 
-/** A sentence with short addresses, for people. What may be typed stays as it is: paths, and what is written into them. */
-export const shortly = (sentence: string) =>
-  sentence.replace(/(?<=^|[ (])(?<!echo )0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?![\w/]))/g, '')
-
 /** The first line about a device, as `list` names it too. */
 export const headOf = (device: Pick<PciDevice, 'address' | 'names' | 'class' | 'ids'>) =>
   `${shortAddress(device.address)} ${classWord(device.class)}: ${printable(shortName(device))}`

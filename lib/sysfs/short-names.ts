@@ -22,3 +22,7 @@ export function shortName({ names, ids }: Pick<PciDevice, 'names' | 'ids'>): str
 
 /** An address as lspci prints it: without the domain where that is the first. */
 export const shortAddress = (address: string) => address.replace(/^0000:/, '')
+
+/** A sentence with short addresses, for people. What may be typed stays as it is: paths, and what is written into them. */
+export const shortly = (sentence: string) =>
+  sentence.replace(/(?<=^|[ (])(?<!echo )0000:(?=[0-9a-f]{2}:[01][0-9a-f]\.[0-7](?![\w/]))/g, '')

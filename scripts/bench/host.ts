@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { SCRATCH } from '../../test/fixtures/host.js'
 import { describeLargeHost, writeLargeHost } from '../../test/fixtures/large-host.js'
-import { alternate, type Result, result, timeProgram } from './measure.js'
+import { alternate, type Pair, type Result, result, timeProgram } from './measure.js'
 
 const ROUNDS = 11
 
@@ -33,6 +33,7 @@ export function benchHost(addon: string): Result[] {
       ])
     const planned = alternate(ROUNDS, dryRun, lspci)
     const snapshot = alternate(ROUNDS, inProcess, lspci)
+    const topology = benchTopology(tree)
     const empty = () => timeProgram(process.execPath, ['-e', '0'])
     const imports = alternate(3 * ROUNDS, () => timeProgram(process.execPath, ['-e', "import 'vfio'"]), empty)
     const few = alternate(
@@ -48,11 +49,25 @@ export function benchHost(addon: string): Result[] {
       result('a second snapshot and all verdicts of 4,096 functions : lspci -Dnnk', snapshot, 'ms', 0.45),
       result('vfio list of 128 functions : node -e 0', few, 'ms', 1.5),
       result(`node -e "import 'vfio'" : node -e 0`, imports, 'ms', 1.12),
+      result('what vfio topology of 500 functions takes more than vfio list : 50 ms', topology, 'ms', 1),
       result('stripped addon : 200 kB', size, 'B', 1),
     ]
   } finally {
     rmSync(tree, { recursive: true })
   }
+}
+
+/** How much longer the drawing takes than the list, against what it may. */
+function benchTopology(tree: string): Pair[] {
+  const { sysfs } = writeLargeHost(join(tree, 'drawn'), 500)
+  const time = (command: string) =>
+    timeProgram(process.execPath, ['dist/cli/main.js', command, '--sysfs', sysfs])
+  const pairs = alternate(
+    ROUNDS,
+    () => time('topology'),
+    () => time('list'),
+  )
+  return pairs.map(({ ours, peer }) => ({ ours: Math.max(0, ours - peer), peer: 50 }))
 }
 
 /** Without what only a debugger reads. */

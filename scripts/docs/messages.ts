@@ -20,7 +20,7 @@ const DECLARING = /(^|\.)(description|option|argument|Option|Argument|createOpti
 
 /** What these have is the table of errnos, with a page of its own, and text for programs. */
 const APART =
-  /^(hints|native\/binding|persist\/(lines|initramfs|made-from|boot-system|read)|export\/(qemu|libvirt|cloud-hypervisor|grant-rule))\.ts$/
+  /^(hints|native\/binding|persist\/(lines|initramfs|made-from|boot-system|read)|export\/(qemu|libvirt|cloud-hypervisor|grant-rule|topology\/.*))\.ts$/
 
 /** Every message in the sources, in their order. */
 export function collectMessages(): Message[] {

@@ -6,11 +6,12 @@ import { HINTS, type Hint } from '../../lib/hints.js'
 import { apiPages } from './api.js'
 import { collectMessages, type Message } from './messages.js'
 import { allPages, entriesOf, fill, Page, PROMPT } from './pages.js'
+import { pictures } from './pictures.js'
 import { ROOT } from './root.js'
 import { Session } from './session.js'
 import type { SystemName } from './systems.js'
 
-/** Every page as it should be, and those that are made as a whole. */
+/** Every page as it should be, those that are made as a whole, and the pictures that the program draws. */
 export function upToDate(session: Session): Page[] {
   const messages = collectMessages()
   const written = allPages().filter(({ path }) => !isMade(path))
@@ -24,6 +25,7 @@ export function upToDate(session: Session): Page[] {
       return new Page(path, withJson(withSessions(filled, session), session))
     }),
     ...apiPages(),
+    ...pictures(),
   ]
 }
 

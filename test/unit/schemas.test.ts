@@ -111,6 +111,7 @@ describe('the schemas of what the commands print', function () {
     const { sysfs } = makeHost({ devices: describeLargeHost(24) })
     const host = new Host({ sysfs }).snapshot()
     await runs('list', '--sysfs', sysfs)
+    await runs('topology', '--sysfs', sysfs)
     await runs('inventory', '--sysfs', sysfs)
     await runs('inventory', '--nfd', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
@@ -121,6 +122,7 @@ describe('the schemas of what the commands print', function () {
       if (group !== null) await runs('check', `group:${group}`, '--sysfs', sysfs)
     }
     await runs('list')
+    await runs('topology')
     await runs('inventory')
     await runs('doctor')
     const uuid = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001'
@@ -130,6 +132,7 @@ describe('the schemas of what the commands print', function () {
     for (const words of [
       ['mdev', 'list'],
       ['list'],
+      ['topology'],
       ['inventory'],
       ['show', uuid],
       ['check', uuid],
@@ -139,6 +142,7 @@ describe('the schemas of what the commands print', function () {
     for (const { host: described } of CASES) {
       const trees = makeHost(described).sysfs
       await runs('list', '--sysfs', trees)
+      await runs('topology', '--sysfs', trees)
       for (const { address } of described.devices ?? []) await runs('show', address, '--sysfs', trees)
     }
   })

@@ -22,8 +22,8 @@ export function topologyDot(topology: HostTopology): string {
   const roots = foldRoots(treeOf(topology))
   const out: string[] = [
     'digraph topology {',
-    `  label=${quoted(`PCI topology, Linux ${topology.host.kernel}`)}; labelloc=t; rankdir=LR; fontname="sans-serif";`,
-    '  node [shape=box, style="filled,rounded", fillcolor="#ffffff", fontname="sans-serif", fontsize=10];',
+    `  label=${quoted(`PCI topology, Linux ${topology.host.kernel}`)}; labelloc=t; rankdir=LR; fontname="Helvetica";`,
+    '  node [shape=box, style="filled,rounded", fillcolor="#ffffff", fontname="Helvetica", fontsize=10];',
     '  edge [arrowhead=none, color="#818b98"];',
   ]
   const nodes = new Map<string, string[]>()

@@ -1,4 +1,4 @@
-import { shortAddress } from '../../sysfs/short-names.js'
+import { shortAddress, shortly } from '../../sysfs/short-names.js'
 import { printable } from '../../text.js'
 import type { HostTopology, TopologyReset } from './model.js'
 
@@ -57,7 +57,7 @@ export function glimpsesOf(topology: HostTopology): Glimpse[] {
     .filter(({ entries }) => entries.length > 0)
     .map(({ entries, ...rest }) => ({
       ...rest,
-      entries: entries.map(({ ids, text }) => ({ ids, text: printable(text) })),
+      entries: entries.map(({ ids, text }) => ({ ids, text: printable(shortly(text)) })),
     }))
 }
 

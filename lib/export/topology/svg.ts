@@ -1,5 +1,5 @@
 import { cut, wrapTo } from '../../columns.js'
-import { printable } from '../../text.js'
+import { shortly } from '../../sysfs/short-names.js'
 import { foldRoots, withoutInfrastructure } from './fold.js'
 import { fewOf, glimpsesOf } from './glance.js'
 import { type Bracket, bracketsOf } from './lanes.js'
@@ -252,7 +252,7 @@ function drawRow(row: Row, at: number, places: Places, reasons: ReadonlyMap<stri
 }
 
 function titleOf({ place, item }: Row, reasons: ReadonlyMap<string, string>): string {
-  const said = printable(reasons.get(item?.id ?? '') ?? '')
+  const said = shortly(reasons.get(item?.id ?? '') ?? '')
   const count = place?.items.length ?? 1
   return count > 1 ? `${count} alike, the first: ${said}` : said
 }

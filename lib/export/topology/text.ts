@@ -1,5 +1,6 @@
 import { cut, wrapTo } from '../../columns.js'
 import { shortAddress } from '../../sysfs/short-names.js'
+import { inAscii } from '../../text.js'
 import { countOf, foldRoots, withoutInfrastructure } from './fold.js'
 import { fewOf, type Glimpse, glimpsesOf } from './glance.js'
 import { type Bracket, bracketsOf } from './lanes.js'
@@ -73,7 +74,8 @@ export function topologyText(topology: HostTopology, options: TextOptions = {}):
   if (glimpses.length > 0) lines.push('')
   for (const glimpse of glimpses) lines.push(...glimpseLines(glimpse, room, signs, paint))
   for (const note of notesOf(topology)) lines.push('', wrapTo(room, note, 0))
-  return `${lines.join('\n')}\n`
+  const text = `${lines.join('\n')}\n`
+  return unicode ? text : inAscii(text)
 }
 
 const sizeOf = (roots: readonly Root[]) => roots.reduce((sum, { children }) => sum + countOf(children), 0)
@@ -110,11 +112,11 @@ function drawRows(rows: readonly Row[], room: number, signs: Signs, paint: Paint
   const numas = new Set(rows.flatMap(({ item }) => (item === null ? [] : [item.numa])))
   const groupWidth = Math.max(...rows.map(({ group }) => group.length))
   const resetWidth = Math.max(...rows.map(({ item }) => item?.reset.length ?? 0))
-  const all: Column[] = [
+  const all = (isShort: boolean): Column[] => [
     column(
       'device',
       'DEVICE',
-      rows.map((row) => treeText(row, signs, room < NARROW)),
+      rows.map((row) => treeText(row, signs, room < NARROW, isShort)),
     ),
     column(
       'driver',
@@ -150,10 +152,14 @@ function drawRows(rows: readonly Row[], room: number, signs: Signs, paint: Paint
       own((_, { name }) => name),
     ),
   ]
-  const columns = layOut(
-    all.filter(({ name, cells }) => name === 'device' || cells.some((cell) => cell !== '')),
-    room,
-  )
+  const lay = (isShort: boolean) =>
+    layOut(
+      all(isShort).filter(({ name, cells }) => name === 'device' || cells.some((cell) => cell !== '')),
+      room,
+    )
+  // The last address of those that are alike is what can be done without first.
+  const long = lay(false)
+  const columns = isCrowded(long) ? lay(true) : long
   const head = columns.map(({ head, width }) => cut(head, width).padEnd(width)).join(' ')
   return [
     paint.strong(head.trimEnd()),
@@ -165,6 +171,11 @@ function drawRows(rows: readonly Row[], room: number, signs: Signs, paint: Paint
     ),
   ]
 }
+
+/** Is something cut or left out that says what a device is? */
+const isCrowded = (columns: readonly Column[]) =>
+  columns.every(({ name }) => name !== 'driver') ||
+  columns.some(({ name, width, cells }) => name === 'device' && cells.some((cell) => cell.length > width))
 
 const column = (name: ColumnName, head: string, cells: readonly string[]): Column => ({
   name,
@@ -217,14 +228,19 @@ const VERDICTS: Readonly<Record<Item['word'], (paint: Paint) => (text: string) =
 
 // --- lines
 
-function treeText({ follows, address, what, item, place }: Row, signs: Signs, isNarrow: boolean): string {
+function treeText(
+  { follows, address, what, item, place }: Row,
+  signs: Signs,
+  isNarrow: boolean,
+  isShort: boolean,
+): string {
   if (item === null || place === null) return address
   const { branch, last, line } = signs
   const step = isNarrow ? 2 : 3
   const above = follows.slice(0, -1).map((more) => (more ? line : '').padEnd(step))
   const own = (follows.at(-1) ? branch : last).slice(0, step - 1).padEnd(step)
   const count = place.items.length
-  const which = isNarrow && count > 1 ? `${count} × ${shortAddress(item.id)}…` : address
+  const which = isShort && count > 1 ? `${count} × ${shortAddress(item.id)}` : address
   return `${above.join('')}${own}${which} ${what}`
 }
 

@@ -114,7 +114,7 @@ function itemOf(device: TopologyDevice, sets: ReadonlyMap<string, number[]>): It
 const itemOfMediated = ({ uuid, type, driver, verdict, group }: SurveyedMediated): Item => ({
   id: uuid,
   kind: 'mediated',
-  what: 'mediated',
+  what: 'mdev',
   ids: type ?? '',
   name: printable(type ?? ''),
   driver: printable(driver ?? '-'),

@@ -1,5 +1,5 @@
 import { verdictWord } from '../../../assess/overview.js'
-import { shortAddress } from '../../../sysfs/short-names.js'
+import { shortAddress, shortly } from '../../../sysfs/short-names.js'
 import { printable } from '../../../text.js'
 import type { HostTopology, TopologyDevice } from '../model.js'
 
@@ -40,7 +40,7 @@ export function factsOf(topology: HostTopology): Record<string, Facts> {
       about: `mediated device${device.type === null ? '' : ` of type ${printable(device.type)}`}`,
       word: device.verdict,
       part: false,
-      reason: printable(device.reason),
+      reason: said(device.reason),
       command: null,
       facts: [
         ['Driver', [printable(device.driver ?? 'none')], []],
@@ -56,7 +56,7 @@ function factsOfDevice(
   inGroup: readonly string[],
   inReset: readonly string[],
 ): Facts {
-  const { address, names, ids, group, numaNode, blockers, infrastructure, resets, uses } = device
+  const { address, names, ids, group, numaNode, blockers, infrastructure, resets } = device
   const full = [names.vendor, names.device].filter(Boolean).join(' ')
   const facts: Facts['facts'] = [
     ['Driver', [device.driver ?? 'none'], []],
@@ -66,7 +66,7 @@ function factsOfDevice(
       inGroup,
     ],
     ...(blockers.length > 0 && !infrastructure ? [['In the way', blockers, []] as const] : []),
-    ...usesOf(uses, infrastructure),
+    ...usesOf(device),
     ...(infrastructure ? [] : [['Reset', resets, []] as const]),
     ...(inReset.length > 0 ? [['Resets together with', [], inReset] as const] : []),
     ...(numaNode === null ? [] : [['NUMA node', [String(numaNode)], []] as const]),
@@ -76,17 +76,23 @@ function factsOfDevice(
     about: printable([names.class, full, ids].filter(Boolean).join(' · ')),
     word: verdictWord(device),
     part: infrastructure,
-    reason: printable(device.reason),
+    reason: said(device.reason),
     command: commandFor(device),
-    facts: facts.map(([name, sentences, members]) => [name, sentences.map(printable), members]),
+    facts: facts.map(([name, sentences, members]) => [name, sentences.map(said), members]),
   }
 }
 
-function usesOf(uses: TopologyDevice['uses'], infrastructure: boolean): Facts['facts'] {
+/** As check says it. */
+const said = (sentence: string) => printable(shortly(sentence))
+
+function usesOf({ address: own, uses, infrastructure }: TopologyDevice): Facts['facts'] {
   if (infrastructure) return []
-  if (uses === undefined) return [['In use', ['what the host does with it was not looked at'], []]]
-  const sentences = uses.map(({ address, what }) => `${shortAddress(address)}: ${what}`)
-  return [['In use', sentences.length > 0 ? sentences : ['nothing on this host uses it'], []]]
+  if (uses === undefined) return [['Used', ['what the host does with it was not looked at'], []]]
+  const sentences = uses.map(
+    ({ address, kind, what }) =>
+      `${kind === 'vfio' ? 'open' : kind}: ${address === own ? '' : `${shortAddress(address)}: `}${what}`,
+  )
+  return [['Used', sentences.length > 0 ? sentences : ['nothing on this host uses it'], []]]
 }
 
 /** Only what does no harm is offered. */

@@ -50,7 +50,7 @@ html.js [aria-expanded=false]+ul{display:none}
 .twist{flex:0 0 .8rem;line-height:1;text-align:center;color:var(--muted);transition:transform .1s}
 [aria-expanded] .twist{cursor:pointer}
 [aria-expanded] .twist::before{content:"▸"}
-html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded] .twist{transform:rotate(90deg)}
+html.js [aria-expanded=true] .twist,html:not(.js) [aria-expanded] .twist{transform:rotate(90deg)}
 .first{flex:1 1 0;min-width:0;display:flex;gap:0 .5rem;align-items:baseline}
 .first>*{flex:none}
 .first .name{flex:0 1 auto;min-width:0;color:var(--muted);overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
@@ -58,7 +58,7 @@ html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded] .twist{tr
 .bus>.row .first{font-weight:600}
 .cells{flex:none;display:flex;gap:.1rem .5rem;align-items:center}
 .cell{font-size:.86rem;color:var(--muted);overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
-.cell.driver{width:6.2rem}.cell.verdict{width:4.9rem}.cell.use{width:4.6rem;color:var(--bad)}.cell.group{width:7rem}.cell.reset{width:5.2rem}.cell.numa{width:3.8rem}
+.cell.driver{width:6.2rem}.cell.verdict{width:4.9rem}.cell.use{width:4.6rem;color:var(--bad)}.cell.group{width:8.2rem}.cell.reset{width:5.2rem}.cell.numa{width:3.8rem}
 .label{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .pill,.chip{display:inline-block;border-radius:1rem;padding:.02rem .5rem;font-size:.83rem;white-space:nowrap}
 .chip{border:1px solid transparent}
@@ -80,5 +80,5 @@ html.js [aria-expanded=true]>.row .twist,html:not(.js) [aria-expanded] .twist{tr
 @media (max-width:48rem){main{grid-template-columns:minmax(0,1fr)}.glance{grid-template-columns:repeat(auto-fit,minmax(min(100%,8.4rem),1fr))}.glance details[open]{grid-column:1/-1}.glance ul{max-height:9rem}ul[role=group]{margin-left:.3rem;padding-left:.4rem}html.open{scroll-padding-bottom:48vh}html.open body{padding-bottom:48vh}html.js #details{display:none}html.js.open #details{display:block;position:fixed;inset:auto 0 0 0;max-height:46vh;border-radius:12px 12px 0 0;box-shadow:0 -4px 18px #0005;z-index:2}#close{display:block}.row{min-height:2.75rem}}
 @media (prefers-reduced-motion:reduce){*{transition:none!important}}
 @media (forced-colors:active){.pill,.chip{border:1px solid CanvasText}[aria-selected=true]{outline:2px solid Highlight}}
-@media print{body{padding:0;font-size:10pt}.tools,.legend,#close,.twist,.skip{display:none!important}main{display:block}#details{position:static;max-height:none;margin-top:1rem;break-inside:avoid}html.open #details{position:static!important;max-height:none!important;box-shadow:none!important}.row{break-inside:avoid;min-height:0}.glance ul{max-height:none}.pill,.chip{border:1px solid currentColor}}
+@media print{body{padding:0;font-size:10pt}.tools,.legend,#close{display:none!important}.twist{visibility:hidden}main{display:block}#details{position:static;max-height:none;margin-top:1rem;break-inside:avoid}html.open #details{position:static!important;max-height:none!important;box-shadow:none!important}.row{break-inside:avoid;min-height:0}.glance ul{max-height:none}.pill,.chip{border:1px solid currentColor}}
 `.trim()
