@@ -137,6 +137,8 @@ const LINKS = ['driver', 'iommu_group', 'physfn']
 /** Where the directory of a function is. */
 const PATH = '.'
 const LISTS = ['vfio-dev']
+/** What NVIDIA's driver has made of a virtual function. */
+const VGPU_TYPE = 'nvidia/current_vgpu_type'
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
 const NO_CONFIG = new Uint8Array(0)
@@ -172,12 +174,16 @@ export function readFunctions(sysfs: string, names: readonly string[], brief: bo
   // In brief the bridges' bus numbers say as much as the paths.
   const main = brief
     ? readBatch(root, addresses, {
-        files: BRIEF_FILES,
+        files: [...BRIEF_FILES, VGPU_TYPE],
         links: LINKS,
         lists: LISTS,
         limits: { config: HEADER },
       })
-    : readBatch(root, addresses, { files: FILES, links: [...LINKS, PATH], lists: LISTS })
+    : readBatch(root, addresses, {
+        files: [...FILES, VGPU_TYPE],
+        links: [...LINKS, PATH],
+        lists: LISTS,
+      })
   return { addresses, main }
 }
 
@@ -652,27 +658,16 @@ function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Ma
   const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
-  // The file is one of NVIDIA's driver, which drives no others.
-  const ofNvidia = some.filter(({ vendor }) => vendor === NVIDIA || vendor === 0)
-  const types = readBatch(
-    root,
-    ofNvidia.map(({ address }) => address),
-    { files: [VGPU_TYPE] },
-  )
-  const vgpuTypes = new Map(ofNvidia.map((draft, row) => [draft, count(types.text(row, VGPU_TYPE))]))
-  const told = [...names.keys(), ...ofNvidia]
   return new Map(
-    told.map((draft) => {
+    some.flatMap((draft) => {
       const name = names.get(draft) ?? null
+      const vgpuType = count(main.text(draft.row, VGPU_TYPE))
+      if (name === null && vgpuType === null) return []
       const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
-      const vgpuType = vgpuTypes.get(draft) ?? null
-      return [draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]
+      return [[draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]]
     }),
   )
 }
-
-const NVIDIA = 0x10de
-const VGPU_TYPE = 'nvidia/current_vgpu_type'
 
 /** Without the privilege to read the extended list, the files have to tell. */
 function mayHaveVfs(draft: Draft): boolean {
