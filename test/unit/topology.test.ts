@@ -271,7 +271,10 @@ describe('the drawing for a terminal', function () {
       .filter((line) => /[├└]─/.test(line))
       .reduce((sum, line) => sum + Number(/(\d+) × /.exec(line)?.[1] ?? 1), 0)
     assert.equal(counted, 500)
-    assert.match(tree, /└─ 63 × 03:00\.1 … 03:07\.7 Ethernet .* 8–70 /)
+    assert.match(tree, /└─ 63 × 03:00\.1 Ethernet +ixgbevf +bindable +8–70 /)
+    // Where there is room the last of them is named too.
+    const wide = exportTopology(large, { columns: 200 }).text
+    assert.match(wide, /└─ 63 × 03:00\.1 … 03:07\.7 Ethernet +ixgbevf +bindable +8–70 /)
   })
 
   it('leaves bridges and parts of the machine out that nothing hangs on, counts them, and shows them with all', () => {
