@@ -55,7 +55,7 @@ class Watching implements AsyncDisposable {
 const isOpen = ({ device }: Line) => device?.uses.some(({ kind }) => kind === 'vfio')
 
 describe(`vfio list --watch on ${release()}`, function () {
-  this.timeout(120_000)
+  this.timeout(300_000)
 
   it('tells of a device that is bound, opened, closed, released and unplugged', async () => {
     await using monitor = await Monitor.open()

@@ -115,6 +115,7 @@ describe('the schemas of what the commands print', function () {
     await runs('inventory', '--sysfs', sysfs)
     await runs('inventory', '--nfd', '--sysfs', sysfs)
     await runs('doctor', '--sysfs', sysfs)
+    await runs('topology', '--sysfs', sysfs)
     for (const { address, group } of host.devices) {
       await runs('show', address, '--sysfs', sysfs)
       await runs('check', address, '--sysfs', sysfs)

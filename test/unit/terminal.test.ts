@@ -59,6 +59,7 @@ describe('a terminal', function () {
     topology: [[], ['--all'], ['--svg'], ['--html'], ['--dot'], ['--json']],
     show: [['01:00.0'], ['01:00.0', '--json'], ['01:00.1']],
     check: [['01:00.0'], ['group:5'], ['group:5', '--json']],
+    topology: [[], ['--all'], ['--json'], ['--svg'], ['--html'], ['--dot']],
     inventory: [
       [],
       ['--json'],
@@ -122,7 +123,18 @@ describe('a terminal', function () {
     status: [['--journal', `/nowhere/${EVIL}`], [EVIL]],
     help: [[EVIL], ['list']],
   }
-  const TAKES_A_TREE = ['list', 'show', 'check', 'inventory', 'doctor', 'bind', 'persist', 'export', 'cdi']
+  const TAKES_A_TREE = [
+    'list',
+    'show',
+    'check',
+    'topology',
+    'inventory',
+    'doctor',
+    'bind',
+    'persist',
+    'export',
+    'cdi',
+  ]
 
   it('is not steered by any command, whatever names say', () => {
     const commands = [...vfio('help').stdout.matchAll(/^ {2}([a-z]+) (?=[ [])/gm)].map(([, name]) => name)
