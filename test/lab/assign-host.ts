@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs'
+import { lstatSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -22,12 +22,22 @@ export function hostState(): Record<string, string> {
     state[address] = `${driverOf(address)} ${override}`
   }
   for (const directory of ['/dev/vfio', '/dev/vfio/devices', '/run/vfio']) {
-    for (const name of existsSync(directory) ? ['.', ...readdirSync(directory)] : []) {
-      const { uid, gid, mode } = lstatSync(join(directory, name))
-      state[join(directory, name)] = `${uid}:${gid} ${mode.toString(8)}`
+    for (const name of ['.', ...namesIn(directory)]) {
+      // It may go while this looks.
+      const entry = lstatSync(join(directory, name), { throwIfNoEntry: false })
+      if (entry) state[join(directory, name)] = `${entry.uid}:${entry.gid} ${entry.mode.toString(8)}`
     }
   }
   return state
+}
+
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
 }
 
 const movable = (seen: Snapshot): PciDevice[] =>

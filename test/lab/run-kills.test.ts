@@ -16,22 +16,27 @@ const VICTIMS = ['run', 'command', 'run and guard'] as const
 
 describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
   this.timeout(3_600_000)
+  let program: Program | null = null
+  let next: Program | null = null
   before(() => place('host'))
-  after(() => place('none'))
+  after(async () => {
+    for (const left of [program, next]) await left?.end()
+    place('none')
+  })
 
   it(`loses nothing, in ${ROUNDS} rounds`, async () => {
     const plan = disk()
     const [address = ''] = plan.addresses
     const before = hostState()
-    let program = new Program()
-    let next = new Program()
+    program = new Program()
+    next = new Program()
     // How long it takes here, so that every moment of it comes up.
     const started = performance.now()
     await program.give({ do: 'launch', plan, command: HOLDS })
+    let first: number | null = null
+    while (first === null) first = await leaderOf(address)
     await opened(address)
     const longest = (performance.now() - started) * (1 + AFTERWARDS)
-    const first = await leaderOf(address)
-    assert(first !== null)
     process.kill(first, 'SIGKILL')
     await program.ended
     await asBefore(before)
@@ -65,7 +70,6 @@ describe(`a run that is killed at any time on ${kernelRelease()}`, function () {
       while (named('vfio-guard').length > 0) await setTimeout(50)
       assert.deepEqual(hostState(), before, what)
     }
-    await next.end()
   })
 })
 
