@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmdirSync } from 'node:fs'
 import { release as kernelRelease } from 'node:os'
 import { createInterface } from 'node:readline'
 import { Host } from 'vfio'
@@ -38,6 +38,7 @@ describe(`containers on ${kernelRelease()} that are given devices by name`, func
     if (!existsSync('/sys/fs/cgroup/cgroup.controllers'))
       execFileSync('mount', ['-t', 'cgroup2', 'none', '/sys/fs/cgroup'])
     directory = mkdtempSync('/run/containers-')
+    execFileSync('mount', ['-t', 'tmpfs', 'containers', directory])
     podman = new Podman(directory)
     const { status, stderr } = vfio('bind', found[0], '--group')
     assert.equal(status, 0, stderr)
@@ -48,7 +49,9 @@ describe(`containers on ${kernelRelease()} that are given devices by name`, func
     vfio('cdi', '--remove')
     const { status, stderr } = vfio('release', ...members)
     assert.equal(status, 0, stderr)
-    rmSync(directory, { recursive: true, force: true })
+    // With what was mounted below it for containers.
+    execFileSync('umount', ['--recursive', directory])
+    rmdirSync(directory)
     place('none')
   })
 
