@@ -56,7 +56,6 @@ describe('a terminal', function () {
   /** What each command is tried with: on the tree where it takes one, else on what was typed or stands in a record. */
   const TRIED: Readonly<Record<string, readonly (readonly string[])[]>> = {
     list: [[], ['--json']],
-    topology: [[], ['--all'], ['--svg'], ['--html'], ['--dot'], ['--json']],
     show: [['01:00.0'], ['01:00.0', '--json'], ['01:00.1']],
     check: [['01:00.0'], ['group:5'], ['group:5', '--json']],
     topology: [[], ['--all'], ['--json'], ['--svg'], ['--html'], ['--dot']],
