@@ -113,6 +113,7 @@ export { type ResetDeviceOptions, type ResetReport, resetDevice } from './action
 export {
   type Assessment,
   agreesWithKernel,
+  askerOfVfToken,
   assess,
   assessGroup,
   type KernelAnswer,

@@ -37,9 +37,10 @@ export function allocate(
 }
 
 function givable(device: OfferedDevice, { name }: Resource): OfferedDevice {
-  const { id, reason, inUse } = device
+  const { id, reason, inUse, holderSeen } = device
   if (reason !== null) throw new Refusal(`${id} of ${name} cannot be given to a container: ${reason}`)
-  if (inUse !== null) throw new Refusal(`${id} of ${name} is in use: ${inUse}`)
+  // Of one that nobody was seen to have open the kernel knows: it opens none twice.
+  if (holderSeen) throw new Refusal(`${id} of ${name} is in use: ${inUse}`)
   return device
 }
 

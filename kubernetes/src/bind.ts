@@ -1,8 +1,7 @@
 import { type AssignOptions, assess, assign, Host, type Plan, planAssignment, type Snapshot } from 'vfio'
-import { type Config, type Resource, readConfig } from './config.js'
+import { type Config, readConfig } from './config.js'
 import { toStandardError } from './log.js'
-import { type ChosenGroup, chosenGroups, conflictIn } from './offer.js'
-import { fits } from './select.js'
+import { type ChosenGroup, chosenGroups, chosenOf, takerOf } from './offer.js'
 import { printable } from './text.js'
 
 export interface BindOptions {
@@ -58,7 +57,7 @@ export async function bindGroups(
   let seen = host.snapshot()
   for (const chosen of chosenGroups(seen, config)) {
     const { group, functions, selected } = chosen
-    const { steps, reason } = await bindGroup(seen, chosen, options)
+    const { steps, reason } = await bindGroup(seen, chosen, config, options)
     bound.push({
       resources: [...selected.keys()].map(({ name }) => name),
       group,
@@ -75,9 +74,10 @@ export async function bindGroups(
 async function bindGroup(
   seen: Snapshot,
   chosen: ChosenGroup,
+  config: Config,
   options: AssignOptions & { readonly dryRun?: boolean | undefined },
 ): Promise<Pick<BoundGroup, 'steps' | 'reason'>> {
-  const refusal = whyNot(chosen)
+  const refusal = whyNot(chosen, config)
   if (refusal !== null) return { steps: [], reason: refusal }
   const addresses = chosen.functions.map(({ address }) => address).filter((address) => seen.has(address))
   // Without a reset: VFIO resets what it opens, and a container may have some of them.
@@ -98,17 +98,16 @@ async function bindGroup(
   }
 }
 
-function whyNot(chosen: ChosenGroup): string | null {
-  const conflict = conflictIn(chosen)
-  if (conflict !== null) return conflict
-  for (const [resource, own] of chosen.selected) {
-    const lost = own.find((device) => !fitsBound(resource, device))
-    if (lost !== undefined && !own.some((device) => fitsBound(resource, device)))
-      return `${lost.address} is selected by its driver ${lost.driver}, and would not be any more once it is bound to VFIO: select it by address, ids or class`
+/** What the plugin would not offer then is not taken from the host. */
+function whyNot({ functions, selected }: ChosenGroup, { resources }: Config): string | null {
+  const bound = functions.map((device) =>
+    device.vfioRegistered ? device : { ...device, driver: 'vfio-pci' },
+  )
+  const then = chosenOf(bound, resources)
+  if (then.selected.size > 0) {
+    const taker = takerOf(then)
+    return typeof taker === 'string' ? taker : null
   }
-  return null
+  const [lost] = [...selected.values()].flat()
+  return `${lost?.address} is selected by its driver ${lost?.driver}, and would not be any more once it is bound to VFIO: select it by address, ids or class`
 }
-
-/** Would it be selected with another driver than it has? */
-const fitsBound = ({ select }: Resource, device: Parameters<typeof fits>[0]) =>
-  device.vfioRegistered || select.some((selector) => fits({ ...device, driver: 'vfio-pci' }, selector))

@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto'
-import { renameSync, rmSync, statSync } from 'node:fs'
+import { createHash, randomBytes } from 'node:crypto'
+import { linkSync, renameSync, statSync, unlinkSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { basename, join } from 'node:path'
 import {
@@ -60,9 +60,12 @@ export class Endpoint {
   readonly #streams = new Set<Stream>()
   #devices: readonly Device[] = []
   #server: Server | null = null
-  #inode: bigint | null = null
+  /** The socket that it made. */
+  #own: string | null = null
   #predecessorGone: Promise<unknown> = Promise.resolve()
   #registering: Promise<void> | null = null
+  /** The kubelet's socket that it was last to be registered by; `null` where there is none. */
+  #wanted: string | null = null
   /** The kubelet's socket that it is registered by; another one is another kubelet. */
   #registeredBy: string | null = null
   #retryMs = FIRST_RETRY_MS
@@ -119,7 +122,6 @@ export class Endpoint {
     })
     // Under another name first: whatever is there is replaced in one step, and closing takes away nobody else's.
     const draft = join(this.#directory, draftName())
-    rmSync(draft, { force: true })
     await new Promise<void>((resolve, reject) => {
       server.bindAsync(`unix:${draft}`, ServerCredentials.createInsecure(), (error) =>
         error === null
@@ -135,23 +137,24 @@ export class Endpoint {
     this.#server = server
     const predecessor = await connected(this.path)
     renameSync(draft, this.path)
-    this.#inode = inodeOf(this.path)
+    this.#own = identityOf(this.path)
     this.#predecessorGone = predecessor === null ? Promise.resolve() : gone(predecessor)
   }
 
   /** Whose socket is it that is there? */
   state(): 'ours' | 'missing' | 'replaced' {
-    const inode = inodeOf(this.path)
-    if (inode === null) return 'missing'
-    return inode === this.#inode ? 'ours' : 'replaced'
+    const found = identityOf(this.path)
+    if (found === null) return 'missing'
+    return found === this.#own ? 'ours' : 'replaced'
   }
 
   /** Registers it with the kubelet of this socket, once; goes on trying until that is another one. */
   async registerWith(kubelet: string): Promise<void> {
+    this.#wanted = kubelet
     if (this.#isClosed || this.#registeredBy === kubelet) return
     if (this.#registering !== null) return this.#registering
     this.#clearTimers()
-    this.#registering = this.#register(kubelet).finally(() => {
+    this.#registering = this.#registerWanted().finally(() => {
       this.#registering = null
     })
     return this.#registering
@@ -162,6 +165,7 @@ export class Endpoint {
     this.#clearTimers()
     this.#retryMs = FIRST_RETRY_MS
     this.#registeredBy = null
+    this.#wanted = null
   }
 
   /** The kubelet is told that there is nothing any more, and the socket goes. */
@@ -186,7 +190,32 @@ export class Endpoint {
       else this.#server.tryShutdown(done)
     })
     this.#server?.forceShutdown()
-    if (this.state() === 'ours') rmSync(this.path, { force: true })
+    if (this.state() === 'ours') this.#takeAway()
+  }
+
+  /** Another plugin may put its own there at any time: what is deleted has a name that nobody else has. */
+  #takeAway(): void {
+    const apart = join(this.#directory, draftName())
+    try {
+      renameSync(this.path, apart)
+      try {
+        if (identityOf(apart) !== this.#own) linkSync(apart, this.path)
+      } finally {
+        unlinkSync(apart)
+      }
+    } catch (error) {
+      this.#log(`its socket could not be taken away: ${(error as Error).message}`)
+    }
+  }
+
+  /** While one kubelet is asked another may come, or the socket be made anew. */
+  async #registerWanted(): Promise<void> {
+    for (let asked = this.#wanted; asked !== null; ) {
+      const opened = this.#own
+      await this.#register(asked)
+      const isSame = this.#wanted === asked && this.#own === opened
+      asked = isSame || this.#isClosed ? null : this.#wanted
+    }
   }
 
   async #register(kubelet: string): Promise<void> {
@@ -200,6 +229,8 @@ export class Endpoint {
       })
     } catch (error) {
       const { details, message } = error as ServiceError
+      // Then the next one is asked at once.
+      if (this.#wanted !== kubelet) return
       this.#log(`the kubelet did not register it: ${details || message}`)
       this.#tryAgain(kubelet)
       return
@@ -219,7 +250,10 @@ export class Endpoint {
   /** Where the kubelet comes again it makes its socket anew, and whoever watches that calls; this is for one that stays. */
   #tryAgain(kubelet: string): void {
     if (this.#isClosed) return
-    this.#retry = setTimeout(() => void this.registerWith(kubelet), this.#retryMs).unref()
+    this.#retry = setTimeout(() => {
+      // Without its socket no kubelet could call back: whoever makes it anew registers it too.
+      if (this.state() === 'ours') void this.registerWith(kubelet)
+    }, this.#retryMs).unref()
     this.#retryMs = Math.min(this.#retryMs * 2, LAST_RETRY_MS)
   }
 
@@ -262,6 +296,20 @@ const connected = (path: string) =>
     socket.once('connect', () => resolve(socket)).once('error', () => resolve(null))
   })
 
+/** Does somebody serve at a socket? Only where that is certain, nobody does. */
+export const isServed = (path: string) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connect(path)
+    socket
+      .once('connect', () => {
+        socket.destroy()
+        resolve(true)
+      })
+      .once('error', ({ code }: NodeJS.ErrnoException) =>
+        resolve(!['ENOENT', 'ENOTDIR', 'ECONNREFUSED'].includes(code ?? '')),
+      )
+  })
+
 /** It ends when it sees that its place is taken, and is not waited for without end. */
 async function gone(predecessor: Socket): Promise<void> {
   const deadline = setTimeout(() => predecessor.destroy(), LEAVING_MS)
@@ -270,11 +318,16 @@ async function gone(predecessor: Socket): Promise<void> {
   clearTimeout(deadline)
 }
 
-let drafts = 0
-const draftName = () => `.vfio-${process.pid}.${drafts++}`
+/**
+ * Nobody else's: in containers every plugin has the same pid, and libuv deletes the name that it bound when it closes. No
+ * longer than the name of any socket.
+ */
+const draftName = () => `.v-${randomBytes(6).toString('base64url')}`
 
-function inodeOf(path: string): bigint | null {
-  return statSync(path, { bigint: true, throwIfNoEntry: false })?.ino ?? null
+/** Numbers of inodes are given again at once. */
+function identityOf(path: string): string | null {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return found === undefined ? null : `${found.ino} ${found.birthtimeNs}`
 }
 
 /**

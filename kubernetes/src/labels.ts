@@ -6,7 +6,6 @@ import type { Offer } from './offer.js'
 export class Labels {
   readonly #directory: string
   readonly #log: Log
-  #text: string | null = null
   #trouble: string | null = null
   /** One after the other, so that the last one stays. */
   #turn: Promise<void> = Promise.resolve()
@@ -31,9 +30,8 @@ export class Labels {
     await this.#turn
   }
 
+  /** At every look, since others may delete it; what is there already is left as it is. */
   #write(text: string | null): void {
-    if (text === this.#text && this.#trouble === null) return
-    this.#text = text
     this.#turn = this.#turn.then(async () => {
       try {
         await writeNodeFeatures(text, this.#directory)

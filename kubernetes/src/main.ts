@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { Host, VfioError, VfioSystemError } from 'vfio'
 import { bind } from './bind.js'
@@ -61,7 +62,10 @@ async function act(options: PluginCommand): Promise<number> {
     if (options.json) throw new VfioError('ERR_VFIO_BAD_ARGUMENT', '--json goes with --dry-run')
     return serve(options, wanted, toStandardError)
   }
-  const claims = readClaims(CDI_DIRECTORIES, new Set(new Specifications(SPECIFICATIONS).pathsOf(wanted)))
+  const specifications = new Specifications(SPECIFICATIONS)
+  const abandoned = await specifications.abandoned(wanted, join(options.kubeletDir, 'device-plugins'))
+  const own = [...specifications.pathsOf(wanted), ...abandoned.map((name) => specifications.path(name))]
+  const claims = readClaims(CDI_DIRECTORIES, new Set(own))
   const found = offer(new Host().snapshot(), wanted, { claims })
   process.stdout.write(options.json ? `${printable(JSON.stringify(found))}\n` : printed(found))
   const isWhole =

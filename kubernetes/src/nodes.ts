@@ -1,5 +1,5 @@
 import { basename } from 'node:path'
-import { exportCdi, type PciDevice, type Snapshot, VfioError } from 'vfio'
+import { askerOfVfToken, exportCdi, type PciDevice, type Snapshot, VfioError } from 'vfio'
 import type { Resource } from './config.js'
 
 /** What is handed to a container, or why that cannot be. Paths are those of the host. */
@@ -14,6 +14,8 @@ export function nodesFor(
   functions: readonly PciDevice[],
   { name, consumer }: Pick<Resource, 'name' | 'consumer'>,
 ): Nodes {
+  const asker = consumer === 'kubevirt' ? tokenAsked(seen, functions) : null
+  if (asker !== null) return { paths: [], missing: asker }
   try {
     const { specification, devices } = exportCdi(seen, [primary.address], {
       ...(consumer === 'kata' ? { consumer, kind: name } : { consumer: 'plain' }),
@@ -28,6 +30,16 @@ export function nodesFor(
     if (error instanceof VfioError) return { paths: [], missing: error.message }
     throw error
   }
+}
+
+/** Kata's are refused by the library, and a program in a container may know the token. */
+function tokenAsked(seen: Snapshot, functions: readonly PciDevice[]): string | null {
+  for (const device of functions) {
+    const asker = askerOfVfToken(seen, device)
+    if (asker !== null)
+      return `whoever opens ${device.address} must give a VF token, since its physical function ${asker} is bound to vfio-pci too, and KubeVirt gives none: bind ${asker} to its own driver instead`
+  }
+  return null
 }
 
 /** All nodes by which somebody could open a device of a group, whether they are there or not. */

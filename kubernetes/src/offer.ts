@@ -1,4 +1,4 @@
-import { assess, assessUses, compareAddresses, type PciDevice, type Snapshot } from 'vfio'
+import { assess, assessUses, compareAddresses, type HostUse, type PciDevice, type Snapshot } from 'vfio'
 import { type Claim, whyClaimed } from './claims.js'
 import type { Config, Resource } from './config.js'
 import type { Consumer } from './names.js'
@@ -16,8 +16,10 @@ export interface OfferedDevice {
   readonly healthy: boolean
   /** Why it is not healthy. */
   readonly reason: string | null
-  /** Who has it open, where that is seen. It stays healthy: it is the one who was given it. */
+  /** Who has it open, or that it seems to be. It stays healthy: it is the one who was given it. */
   readonly inUse: string | null
+  /** Was somebody seen who has it open? Without the processes of the host nobody is, and a former driver may have left it as if. */
+  readonly holderSeen: boolean
   /** The NUMA nodes of its functions; empty where the platform names none. */
   readonly numa: readonly number[]
   /** What it hangs on, from the root bus down. */
@@ -67,14 +69,11 @@ export function offer(seen: Snapshot, config: Config, knowledge: Knowledge = {})
         resources: [...selected.keys()].map(({ name }) => name),
         reason,
       })
-    const conflict = conflictIn(chosen)
-    if (conflict !== null) refuse(conflict)
+    const goes = takerOf(chosen)
+    if (typeof goes === 'string') refuse(goes)
     else {
-      for (const [resource, own] of selected) {
-        const primary = primaryOf(chosen, resource, own)
-        if (typeof primary === 'string') refuse(primary)
-        else devices.get(resource.name)?.push(deviceOf(seen, chosen, primary, resource, knowledge))
-      }
+      const { resource, primary } = goes
+      devices.get(resource.name)?.push(deviceOf(seen, chosen, primary, resource, knowledge))
     }
   }
   return {
@@ -107,18 +106,36 @@ export function chosenGroups(seen: Snapshot, { resources }: Config): ChosenGroup
   }
   return [...keys.values()].flatMap((members) => {
     const functions = members.sort((one, other) => compareAddresses(one.address, other.address))
-    const selected = new Map(
-      resources.flatMap((resource) => {
-        const own = functions.filter((device) => resource.select.some((selector) => fits(device, selector)))
-        return own.length === 0 ? [] : [[resource, own] as const]
-      }),
-    )
-    return selected.size === 0 ? [] : [{ group: functions[0]?.group ?? null, functions, selected }]
+    const chosen = chosenOf(functions, resources)
+    return chosen.selected.size === 0 ? [] : [chosen]
   })
 }
 
+/** @param functions of one group, by address */
+export function chosenOf(functions: readonly PciDevice[], resources: readonly Resource[]): ChosenGroup {
+  const selected = new Map(
+    resources.flatMap((resource) => {
+      const own = functions.filter((device) => resource.select.some((selector) => fits(device, selector)))
+      return own.length === 0 ? [] : [[resource, own] as const]
+    }),
+  )
+  return { group: functions[0]?.group ?? null, functions, selected }
+}
+
+/** The resource that a chosen group goes to, and the function that stands for it there; or why it goes to none. */
+export function takerOf(
+  chosen: ChosenGroup,
+): string | { readonly resource: Resource; readonly primary: PciDevice } {
+  const conflict = conflictIn(chosen)
+  const [first] = chosen.selected
+  if (conflict !== null || first === undefined) return conflict ?? 'no resource selects it'
+  const [resource, own] = first
+  const primary = primaryOf(chosen, resource, own)
+  return typeof primary === 'string' ? primary : { resource, primary }
+}
+
 /** One group goes to one resource. */
-export function conflictIn({ group, selected }: ChosenGroup): string | null {
+function conflictIn({ group, selected }: ChosenGroup): string | null {
   if (selected.size <= 1) return null
   const names = [...selected.keys()].map(({ name }) => name)
   const twice = [...selected.values()].flat().find((device, at, all) => all.indexOf(device) !== at)
@@ -153,6 +170,7 @@ function deviceOf(
   { marks, claims = [] }: Knowledge,
 ): OfferedDevice {
   const nodes = nodesFor(seen, primary, functions, resource)
+  const use = useOf(seen, functions)
   const mark = functions.map(({ address }) => marks?.get(address)).find((sentence) => sentence !== undefined)
   const reason =
     mark ?? nodes.missing ?? whyUnprotected(seen, primary) ?? whyClaimed(claims, everyNode(group, functions))
@@ -162,7 +180,8 @@ function deviceOf(
     functions: functions.map(({ address }) => address),
     healthy: reason === null,
     reason,
-    inUse: holderOf(seen, functions),
+    inUse: use?.what ?? null,
+    holderSeen: use !== undefined && use.inferred !== true,
     numa: [...new Set(functions.flatMap(({ numaNode }) => numaNode ?? []))].sort((one, other) => one - other),
     above: placesAbove(seen, primary),
     nodes: nodes.paths,
@@ -175,10 +194,12 @@ function whyUnprotected(seen: Snapshot, { address }: PciDevice): string | null {
   return noIommu === true ? reason : null
 }
 
-/** By the library's rules; who is only perhaps there does not count, and the kernel refuses a second one whatever is seen here. */
-function holderOf(seen: Snapshot, functions: readonly PciDevice[]): string | null {
-  const uses = functions.flatMap(({ address }) => assessUses(seen, address))
-  return uses.find(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')?.what ?? null
+/** By the library's rules; who was seen goes first, and who is only perhaps there does not count. */
+function useOf(seen: Snapshot, functions: readonly PciDevice[]): HostUse | undefined {
+  const uses = functions
+    .flatMap(({ address }) => assessUses(seen, address))
+    .filter(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
+  return uses.find(({ inferred }) => inferred !== true) ?? uses[0]
 }
 
 function placesAbove(seen: Snapshot, device: PciDevice): string[] {

@@ -1,6 +1,15 @@
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { type DeviceEvent, Host, type Snapshot, VfioError, type Watch, watchDevices } from 'vfio'
+import {
+  assessUses,
+  type DeviceEvent,
+  Host,
+  type Snapshot,
+  VfioError,
+  type Watch,
+  type WatchTopic,
+  watchDevices,
+} from 'vfio'
 import { allocate } from './allocate.js'
 import {
   type AllocateRequest,
@@ -13,7 +22,7 @@ import {
 import { CDI_DIRECTORIES, readClaims } from './claims.js'
 import type { Config, Resource } from './config.js'
 import { WatchedDirectory } from './directory.js'
-import { Endpoint, Refusal, socketPath } from './endpoint.js'
+import { Endpoint, Refusal } from './endpoint.js'
 import { Labels } from './labels.js'
 import type { Log } from './log.js'
 import type { Health } from './metrics.js'
@@ -28,7 +37,7 @@ export interface Options {
   /** Left out: the host that it runs on. */
   readonly host?: Host
   /** Left out: the kernel's own messages. */
-  readonly watch?: (listener: (event: DeviceEvent) => void) => Pick<Watch, 'unseen' | 'hears' | 'close'>
+  readonly watch?: (listener: Listener) => Pick<Watch, 'unseen' | 'hears' | 'close'>
   /** Where others say what they hand to containers; left out: where container engines look. */
   readonly cdiDirectories?: readonly string[]
   /** Where Node Feature Discovery looks for labels of the node; left out: it gets none. */
@@ -37,11 +46,16 @@ export interface Options {
   readonly specifications?: string
 }
 
+type Listener = Parameters<typeof watchDevices>[1]
+
+/** What the kernel told of a function that no look shows. */
+type Mark = Pick<DeviceEvent, 'kind' | 'what'>
+
 /** What happens at one time is looked at once. */
 const GATHERING_MS = 20
 /** For what no message tells of: a device that answers no more. */
 const LOOK_MS = 60_000
-/** Where the kernel's messages are not heard, or the last look failed. */
+/** Where the kernel's messages or changes of directories are not heard, or the last look failed. */
 const ANXIOUS_LOOK_MS = 5_000
 
 /** The plugin, from `start()` to `stop()`. It looks, and changes nothing of a device. */
@@ -52,7 +66,9 @@ export class Plugin {
   readonly #directory: string
   readonly #endpoints = new Map<string, Endpoint>()
   readonly #counts = new Map<string, { allocations: number; failures: number }>()
-  readonly #marks = new Map<string, string>()
+  readonly #marks = new Map<string, Mark>()
+  /** Was something lost that may have ended a mark? */
+  #areMarksDoubtful = false
   readonly #watched: WatchedDirectory[] = []
   readonly #claimDirectories: readonly string[]
   readonly #specifications: Specifications
@@ -62,6 +78,10 @@ export class Plugin {
   #watch: Pick<Watch, 'unseen' | 'hears' | 'close'> | null = null
   /** How much of what is not heard was told. */
   #unheard = 0
+  /** What was told of directories whose changes are not heard. */
+  #blindness: readonly string[] = []
+  /** Files of specifications that nobody serves. */
+  #abandoned: readonly string[] = []
   #gathering: NodeJS.Timeout | null = null
   #nextLook: NodeJS.Timeout | null = null
   #trouble: string | null = null
@@ -109,12 +129,14 @@ export class Plugin {
     mkdirSync(this.#directory, { recursive: true })
     // Listens before it looks, so that it misses nothing.
     const watch = this.#options.watch ?? ((listener) => watchDevices('all', listener))
-    this.#watch = watch((event) => this.#heard(event))
+    this.#watch = watch((event, topic) => this.#heard(event, topic))
     this.#tellUnheard()
-    this.#removeStale()
-    this.#look()
     this.#watchFiles()
-    await this.#inTurn(() => this.#openAll())
+    await this.#inTurn(async () => {
+      await this.#removeAbandoned()
+      this.#look()
+      await this.#openAll()
+    })
   }
 
   /** Takes another configuration. */
@@ -128,7 +150,7 @@ export class Plugin {
         this.#endpoints.delete(name)
         this.#counts.delete(name)
       }
-      this.#removeStale()
+      await this.#removeAbandoned()
       this.#look()
       await this.#openAll()
     })
@@ -184,18 +206,36 @@ export class Plugin {
   }
 
   /** What the kernel says that no look shows, until it says that this is over. */
-  #heard(event: DeviceEvent): void {
-    const { kind, address, what } = event
+  #heard({ kind, address, what }: DeviceEvent, topic: WatchTopic): void {
     if (address !== null) {
-      if (kind === 'error' || kind === 'failed' || kind === 'release-requested')
-        this.#marks.set(address, what)
-      else if (kind !== 'changed' && kind !== 'corrected') this.#marks.delete(address)
+      if (kind === 'failed' || kind === 'release-requested' || (kind === 'error' && this.#isWord(topic)))
+        this.#marks.set(address, { kind, what })
+      else if (kind !== 'error' && kind !== 'changed' && kind !== 'corrected') this.#marks.delete(address)
     }
     if (kind === 'lost') {
       this.#log(what)
       this.#tellUnheard()
+      // The log ends no mark.
+      if (topic !== 'log') this.#areMarksDoubtful = true
     }
     this.#lookSoon()
+  }
+
+  /** The log may tell of an error after the kernel's own message has said that it is over. */
+  #isWord(topic: WatchTopic): boolean {
+    return topic === 'devices' || this.#watch?.hears.has('devices') !== true
+  }
+
+  /** After a loss: what is over may have been told. That the kernel gave a device up is over when it says so, or never. */
+  #judgeMarks(seen: Snapshot): void {
+    if (!this.#areMarksDoubtful) return
+    for (const [address, { kind }] of this.#marks) {
+      const isGone = !seen.has(address)
+      // Whether it answers is seen; and who waits for a device has it as soon as it is closed.
+      const isOver = kind === 'error' || (kind === 'release-requested' && !isOpen(seen, address))
+      if (isGone || isOver) this.#marks.delete(address)
+    }
+    this.#areMarksDoubtful = false
   }
 
   /** It grows where a source of messages breaks. */
@@ -221,6 +261,8 @@ export class Plugin {
       this.#gathering = null
       this.#look()
       this.#publish()
+      // Whatever was not heard of the sockets is seen then.
+      this.#settleSoon()
     }, GATHERING_MS)
   }
 
@@ -228,9 +270,11 @@ export class Plugin {
   #look(): void {
     if (this.#nextLook !== null) clearTimeout(this.#nextLook)
     for (const watched of this.#watched) watched.refresh()
+    this.#tellBlindness()
     const former = this.#offer
     try {
       const seen = this.#host.snapshot()
+      this.#judgeMarks(seen)
       this.#offer = this.#specified(seen, offer(seen, this.#config, this.#knowledge()))
       this.#labels?.tell(seen, this.#offer)
       if (this.#trouble !== null) this.#log('the host can be looked at again')
@@ -240,15 +284,30 @@ export class Plugin {
       if (trouble !== this.#trouble) this.#log(trouble)
       this.#trouble = trouble
       this.#offer = withoutSight(former, trouble)
+      // What they say is not known any more.
+      void this.#labels?.remove()
     }
     for (const sentence of differences(former, this.#offer)) this.#log(sentence)
-    const isAnxious = this.#trouble !== null || this.#watch?.hears.has('devices') === false
+    const isAnxious =
+      this.#trouble !== null || this.#blindness.length > 0 || this.#watch?.hears.has('devices') === false
     this.#nextLook = setTimeout(() => this.#lookSoon(), isAnxious ? ANXIOUS_LOOK_MS : LOOK_MS).unref()
   }
 
+  #tellBlindness(): void {
+    const blindness = this.#watched.flatMap((watched) => watched.blindness ?? [])
+    for (const sentence of blindness) {
+      if (!this.#blindness.includes(sentence))
+        this.#log(`${sentence}: it is looked at every ${ANXIOUS_LOOK_MS / 1000} s instead`)
+    }
+    this.#blindness = blindness
+  }
+
   #knowledge(): Knowledge {
-    const own = new Set(this.#specifications.pathsOf(this.#config))
-    return { marks: this.#marks, claims: readClaims(this.#claimDirectories, own) }
+    const own = new Set([...this.#specifications.pathsOf(this.#config), ...this.#abandoned])
+    return {
+      marks: new Map([...this.#marks].map(([address, { what }]) => [address, what])),
+      claims: readClaims(this.#claimDirectories, own),
+    }
   }
 
   /** Without its specification Kata finds no device. */
@@ -257,11 +316,12 @@ export class Plugin {
       resources: resources.map((resource) => {
         if (resource.consumer !== 'kata') return resource
         try {
-          const healthy = resource.devices.filter((device) => device.healthy)
+          // Also what is not healthy now: a pod may have been admitted before.
+          const givable = resource.devices.filter(({ nodes }) => nodes.length > 0)
           this.#specifications.write(
             seen,
             resource.name,
-            healthy.map(({ id }) => id),
+            givable.map(({ id }) => id),
           )
           return resource
         } catch (error) {
@@ -272,13 +332,9 @@ export class Plugin {
     }
   }
 
-  /** Of resources that nobody serves any more: what they name would count as given by another. */
-  #removeStale(): void {
-    const served = new Set(
-      this.#config.resources.filter(({ consumer }) => consumer === 'kata').map(({ name }) => name),
-    )
-    for (const name of this.#specifications.resources()) {
-      if (served.has(name) || existsSync(socketPath(this.#directory, name))) continue
+  /** What nobody serves any more counts for nothing, and goes where it can be taken away. */
+  async #removeAbandoned(): Promise<void> {
+    for (const name of await this.#specifications.abandoned(this.#config, this.#directory)) {
       try {
         this.#specifications.remove(name)
         this.#log(`${name}: nobody serves it any more, and its specification for Kata is gone`)
@@ -286,6 +342,15 @@ export class Plugin {
         this.#log(`${name}: its specification for Kata stays: ${(error as Error).message}`)
       }
     }
+    await this.#noteAbandoned()
+  }
+
+  /** @returns whether they are others than before */
+  async #noteAbandoned(): Promise<boolean> {
+    const names = await this.#specifications.abandoned(this.#config, this.#directory)
+    const former = this.#abandoned
+    this.#abandoned = names.map((name) => this.#specifications.path(name))
+    return former.join() !== this.#abandoned.join()
   }
 
   #publish(): void {
@@ -319,6 +384,7 @@ export class Plugin {
 
   /** Sockets that are gone are made again, and whom the kubelet does not know is registered. */
   async #settle(): Promise<void> {
+    if (await this.#noteAbandoned()) this.#lookSoon()
     for (const endpoint of this.#endpoints.values()) {
       const state = endpoint.state()
       if (state === 'replaced') {
@@ -362,6 +428,7 @@ export class Plugin {
     try {
       const seen = this.#lookAt(request.container_requests.flatMap(({ devices_ids }) => devices_ids))
       const response = allocate(seen, this.#config, resource, request, this.#knowledge())
+      this.#specify(resource, request)
       for (const { devices_ids } of request.container_requests) {
         counts.allocations += devices_ids.length
         this.#log(`${resource.name}: ${devices_ids.join(', ')} was given to a container`)
@@ -375,6 +442,18 @@ export class Plugin {
       this.#lookSoon()
       throw error instanceof Refusal ? error : new Refusal(refusal)
     }
+  }
+
+  /** What is not in the specification on disk, Kata does not find: somebody may have deleted it. */
+  #specify({ name, consumer }: Resource, { container_requests }: AllocateRequest): void {
+    const ids = container_requests.flatMap(({ devices_ids }) => devices_ids)
+    if (consumer !== 'kata' || this.#specifications.names(name, ids)) return
+    this.#look()
+    this.#publish()
+    if (this.#specifications.names(name, ids)) return
+    throw new Refusal(
+      `Kata would not find ${ids.join(', ')}: ${this.#specifications.path(name)} does not name it, and cannot be written`,
+    )
   }
 
   /** At these and what they depend on alone. */
@@ -396,6 +475,9 @@ const asDevice = ({ id, healthy, numa }: OfferedDevice): Device => ({
   health: healthy ? 'Healthy' : 'Unhealthy',
   ...(numa.length > 0 && { topology: { nodes: numa.map((ID) => ({ ID })) } }),
 })
+
+const isOpen = (seen: Snapshot, address: string) =>
+  assessUses(seen, address).some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
 
 /** A kubelet that comes again makes another socket, perhaps with the same number. */
 function socketIdentity(path: string): string | null {

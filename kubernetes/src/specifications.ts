@@ -1,7 +1,9 @@
+import { randomBytes } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { exportCdi, type Snapshot } from 'vfio'
 import type { Config } from './config.js'
+import { isServed, socketPath } from './endpoint.js'
 
 /** Container engines look at it, and it does not outlive the machine's run. */
 export const SPECIFICATIONS = '/var/run/cdi'
@@ -42,10 +44,10 @@ export class Specifications {
     const { text } = exportCdi(seen, ids, { kind: resource, consumer: 'kata' })
     if (contentOf(path) === text) return
     mkdirSync(this.#directory, { recursive: true })
-    // Not `.json`, which is read half written.
-    const draft = join(this.#directory, `.${fileOf(resource)}.${process.pid}`)
+    // Not `.json`, which is read half written; nobody else's, since in containers every plugin has the same pid.
+    const draft = join(this.#directory, `.${PREFIX}${randomBytes(6).toString('hex')}`)
     try {
-      writeFileSync(draft, text, { mode: 0o644 })
+      writeFileSync(draft, text, { mode: 0o644, flag: 'wx' })
       renameSync(draft, path)
     } finally {
       rmSync(draft, { force: true })
@@ -57,8 +59,33 @@ export class Specifications {
     rmSync(this.path(resource), { force: true })
   }
 
-  /** The resources that have one here, of this plugin and others like it. */
-  resources(): string[] {
+  /** Does what is on disk name these devices? Only so does Kata find them. */
+  names(resource: string, ids: readonly string[]): boolean {
+    try {
+      const { kind, devices } = JSON.parse(contentOf(this.path(resource)) ?? '') as Partial<Written>
+      return kind === resource && ids.every((id) => devices?.some(({ name }) => name === id))
+    } catch {
+      return false
+    }
+  }
+
+  /**
+   * The resources that have one here and that nobody serves for Kata, of this plugin and others like it. Whether another
+   * serves it is asked of its socket: what a crash leaves there answers nobody.
+   */
+  async abandoned({ resources }: Config, kubeletSockets: string): Promise<string[]> {
+    const own = new Map(resources.map(({ name, consumer }) => [name, consumer]))
+    const found: string[] = []
+    for (const name of this.#resources()) {
+      const consumer = own.get(name)
+      const isNeeded =
+        consumer === undefined ? await isServed(socketPath(kubeletSockets, name)) : consumer === 'kata'
+      if (!isNeeded) found.push(name)
+    }
+    return found
+  }
+
+  #resources(): string[] {
     try {
       return readdirSync(this.#directory)
         .filter((name) => name.startsWith(PREFIX) && name.endsWith('.json'))
@@ -67,6 +94,11 @@ export class Specifications {
       return []
     }
   }
+}
+
+interface Written {
+  readonly kind: string
+  readonly devices: readonly { readonly name: string }[]
 }
 
 function contentOf(path: string): string | null {

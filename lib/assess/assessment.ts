@@ -224,12 +224,19 @@ const allBound = (addresses: readonly string[]) =>
   addresses.length === 1 ? `${addresses[0]} is` : `all of ${addresses.join(', ')} are`
 
 /**
- * What else it takes to open a virtual function whose physical function is with vfio-pci (since 5.7; before, it had none);
- * an empty text for nothing. @internal
+ * The physical function that is with vfio-pci like its virtual function, so that whoever opens that has to give a VF token
+ * (`vfToken`) to the kernel (since 5.7; before, it had none); `null` where none is asked for.
  */
-export function tokenToOpen(seen: Snapshot, { sriov }: PciDevice): string {
-  if (sriov?.role !== 'vf' || !seen.has(sriov.pf) || seen.device(sriov.pf).driver !== 'vfio-pci') return ''
-  return `; its physical function ${sriov.pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${sriov.pf} has set`
+export function askerOfVfToken(seen: Snapshot, { sriov }: PciDevice): string | null {
+  if (sriov?.role !== 'vf' || !seen.has(sriov.pf)) return null
+  return seen.device(sriov.pf).driver === 'vfio-pci' ? sriov.pf : null
+}
+
+/** What else it takes to open such a virtual function, an empty text for nothing. @internal */
+export function tokenToOpen(seen: Snapshot, device: PciDevice): string {
+  const pf = askerOfVfToken(seen, device)
+  if (pf === null) return ''
+  return `; its physical function ${pf} is bound to vfio-pci too, so whoever opens it must give the VF token (vf_token) that the owner of ${pf} has set`
 }
 
 /** Facts that could not be read block every verdict that depends on them. */

@@ -8,6 +8,8 @@ export interface HostUse {
   readonly severity: 'blocks' | 'warns'
   /** Such a use could not be seen from here: it may be there. */
   readonly unknown?: true
+  /** Nobody was seen who does it: it follows from the state of the device alone, which a former driver may have left so. */
+  readonly inferred?: true
   /** The host itself runs on it: no sentence offers to take it. */
   readonly vital?: true
   /** Unbinding waits without end for the last close of the device: this use cannot be forced. */

@@ -58,11 +58,12 @@ export function vfioUses(
   )
   if (candidates.length > 0) return [blocks(`it is open through VFIO, it seems in ${holders(candidates)}`)]
   if (complete !== true) {
-    return [blocks('it is open through VFIO in a process that could not be seen: root sees more')]
+    const unseen = blocks('it is open through VFIO in a process that could not be seen: root sees more')
+    return [{ ...unseen, inferred: true }]
   }
   // A former driver may have left it enabled: no reason to refuse.
   const what = 'it is enabled as if it were open through VFIO, though no process in sight has it open'
-  return [{ kind: 'vfio', what, severity: 'warns' }]
+  return [{ kind: 'vfio', what, severity: 'warns', inferred: true }]
 }
 
 /** A nameless VFIO device belongs to the group that its process has open, where it has one. */

@@ -48,11 +48,12 @@ export interface Watch extends Disposable {
  * read (`/dev/kmsg`); with `opens` also who opens and closes VFIO's nodes in `/dev/vfio`. It listens when it returns, so that a look at the host after that misses nothing. Listeners run in the
  * async context of this call; what one throws becomes an `uncaughtException`. After a `lost` event, look anew.
  * @param addresses those to tell of, in any form, or `'all'`
+ * @param listener gets each event, and by what it was heard: what two tell of has no order between them
  * @throws VfioError `ERR_VFIO_BAD_ADDRESS`, `ERR_VFIO_BAD_ARGUMENT`; `ERR_VFIO_RUNTIME` in Bun and Deno
  */
 export function watchDevices(
   addresses: readonly string[] | 'all',
-  listener: (event: DeviceEvent) => void,
+  listener: (event: DeviceEvent, topic: WatchTopic) => void,
   { opens = false }: WatchOptions = {},
 ): Watch {
   if (addresses !== 'all' && !Array.isArray(addresses))
@@ -94,7 +95,7 @@ interface Source {
 
 class Listening implements Watch {
   readonly #wanted: ReadonlySet<string> | null
-  readonly #listener: (event: DeviceEvent) => void
+  readonly #listener: (event: DeviceEvent, topic: WatchTopic) => void
   // Else it would run in the context of nobody.
   readonly #context = new AsyncResource('VfioWatch')
   readonly #unseen: string[] = []
@@ -105,7 +106,11 @@ class Listening implements Watch {
   readonly #batch: Uint32Array
   #closed = false
 
-  constructor(wanted: ReadonlySet<string> | null, listener: (event: DeviceEvent) => void, opens: boolean) {
+  constructor(
+    wanted: ReadonlySet<string> | null,
+    listener: (event: DeviceEvent, topic: WatchTopic) => void,
+    opens: boolean,
+  ) {
     this.#wanted = wanted
     this.#listener = listener
     this.#poll = call(() => binding().Poll.open((count) => this.#deliver(count)))
@@ -225,7 +230,7 @@ class Listening implements Watch {
       this.#lost(source, error.code)
       return
     }
-    for (const event of events) this.#tell(event)
+    for (const event of events) this.#tell(event, source.topic)
   }
 
   #end(key: number, source: Source, why: string): void {
@@ -242,18 +247,15 @@ class Listening implements Watch {
   }
 
   #lost(source: Source, code: string): void {
-    this.#tell({
-      kind: 'lost',
-      address: null,
-      what: `messages of ${source.name} were lost (${code}): look at the host anew`,
-    })
+    const what = `messages of ${source.name} were lost (${code}): look at the host anew`
+    this.#tell({ kind: 'lost', address: null, what }, source.topic)
   }
 
-  #tell(event: DeviceEvent): void {
+  #tell(event: DeviceEvent, topic: WatchTopic): void {
     if (this.#closed) return
     if (this.#wanted !== null && event.address !== null && !this.#wanted.has(event.address)) return
     try {
-      this.#context.runInAsyncScope(this.#listener, undefined, event)
+      this.#context.runInAsyncScope(this.#listener, undefined, event, topic)
     } catch (error) {
       queueMicrotask(() => {
         throw error

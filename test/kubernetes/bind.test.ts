@@ -94,6 +94,30 @@ describe('what binds what the device plugin offers', () => {
     assert.deepEqual(kernel.calls, [])
   })
 
+  it('binds nothing that the plugin would not offer then', async () => {
+    for (const [resources, why] of [
+      [
+        [{ ...GPUS, primary: { class: 'nvme' } }],
+        /no function of group 4 .* is what "primary" of .*gpu says/,
+      ],
+      [[{ ...GPUS, primary: { driver: 'nouveau' } }], /no function of group 4/],
+      [[{ ...GPUS, primary: { ids: ['10de:2204', '10de:1aef'] } }], /are both what "primary"/],
+      // Once it is bound it is what the other one selects.
+      [[GPUS, { name: 'example.com/all', select: { driver: 'vfio-pci' } }], /and one device cannot be two/],
+    ] as const) {
+      on(HOST)
+      const config = configured(...resources)
+      const [bound] = await bind(config)
+      assert.match(bound?.reason ?? '', why)
+      assert.deepEqual(kernel.calls, [])
+    }
+    // And this one it does.
+    on(HOST)
+    const config = configured({ ...GPUS, primary: { driver: 'vfio-pci', class: 'vga' } })
+    assert.equal((await bind(config))[0]?.reason, null)
+    assert.equal(offer(new Host(trees).snapshot(), config).resources[0]?.devices.length, 1)
+  })
+
   it('binds nothing by the driver that it would lose by that', async () => {
     on(HOST)
     const bound = await bind(configured({ name: 'example.com/nvme', select: { driver: 'nvme' } }))

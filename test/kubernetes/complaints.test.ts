@@ -99,14 +99,14 @@ describe('what device plugins are complained of', () => {
   })
 
   it('in use is unhealthy: it stays healthy, and the second container is refused with the reason', async () => {
-    // In a container the plugin sees no process but its own: the kernel still tells that it is open.
     const open = disk('02', 2, { files: { enable: '1\n' } })
-    const plugin = await on({ devices: [open, disk('03', 3)], processes: false }, DISKS)
+    const plugin = await on({ devices: [open, disk('03', 3)] }, DISKS)
+    node.opens(40, 'vmm', '/dev/vfio/2')
+    node.tell('changed', '0000:02:00.0')
     await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true, '0000:03:00.0': true })
-    assert.match(plugin.offer.resources[0]?.devices[0]?.inUse ?? '', /open through VFIO/)
     await assert.rejects(
       node.kubelet.allocate(DISK, ['0000:02:00.0']),
-      /0000:02:00\.0 of .* is in use: it is open/,
+      /0000:02:00\.0 of .* is in use: group 2 is open in vmm/,
     )
     await node.kubelet.allocate(DISK, ['0000:03:00.0'])
     assert.deepEqual(plugin.health().counts, [
@@ -121,6 +121,27 @@ describe('what device plugins are complained of', () => {
         failures: 1,
       },
     ])
+  })
+
+  it('a device that its former driver left enabled is never given away in a pod: only who was seen counts', async () => {
+    // In a container the plugin sees no process but its own; the kernel opens nothing twice.
+    const left = disk('02', 2, { files: { enable: '1\n' } })
+    const plugin = await on({ devices: [left], processes: false }, DISKS)
+    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
+    assert.match(plugin.offer.resources[0]?.devices[0]?.inUse ?? '', /open through VFIO/)
+    assert.equal((await node.kubelet.allocate(DISK, ['0000:02:00.0'])).container_responses.length, 1)
+  })
+
+  it('a virtual function wants a token that KubeVirt does not give: it is unhealthy there', async () => {
+    const pf = disk('02', 2, { totalVfs: 2 })
+    const vf = disk('03', 3, { physfn: pf.address })
+    const host = { devices: [pf, vf] }
+    await on(host, { name: 'example.com/vf', select: { address: vf.address } })
+    await node.kubelet.untilHealth('example.com/vf', { '0000:03:00.0': false })
+    await assert.rejects(
+      node.kubelet.allocate('example.com/vf', ['0000:03:00.0']),
+      /must give a VF token, since its physical function 0000:02:00\.0 is bound to vfio-pci too/,
+    )
   })
 
   it('a cdev is in sysfs without its node: no container is given a node that is not there', async () => {

@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
-import { type DeviceEvent, type DeviceEventKind, Host } from 'vfio'
+import { dirname, join } from 'node:path'
+import { type DeviceEventKind, Host, type WatchTopic, type watchDevices } from 'vfio'
 import { type Config, parseConfig } from '../../kubernetes/src/config.js'
 import { type Options, Plugin } from '../../kubernetes/src/plugin.js'
 import {
@@ -10,6 +10,7 @@ import {
   makeHost,
   temporaryDirectory,
 } from '../fixtures/host.js'
+import { Tree } from '../fixtures/tree.js'
 import { FakeKubelet } from './fake-kubelet.js'
 
 /** A graphics card with its sound function, both with VFIO. */
@@ -74,7 +75,7 @@ export class Node {
   readonly log: string[] = []
   readonly cdi: string
   readonly #plugins: Plugin[] = []
-  #tell: (event: DeviceEvent) => void = () => {}
+  #tell: Parameters<typeof watchDevices>[1] = () => {}
 
   constructor(host: HostDescription) {
     this.trees = makeHost(host)
@@ -109,8 +110,24 @@ export class Node {
   }
 
   /** What the kernel would say now. */
-  tell(kind: DeviceEventKind, address: string | null, what = `${address} ${kind}`): void {
-    this.#tell({ kind, address, what })
+  tell(
+    kind: DeviceEventKind,
+    address: string | null,
+    what = `${address} ${kind}`,
+    topic: WatchTopic = 'devices',
+  ): void {
+    this.#tell({ kind, address, what }, topic)
+  }
+
+  /** A process of the host that has a file open. */
+  opens(pid: number, command: string, file: string): void {
+    const tree = new Tree(dirname(this.trees.sysfs))
+    for (const who of ['self', pid]) {
+      tree.link(`proc/${who}/ns/mnt`, 'mnt:[4026531841]')
+      tree.link(`proc/${who}/root`, '/')
+    }
+    tree.file(`proc/${pid}/stat`, `${pid} (${command}) S 1 ${pid} ${pid} 0 -1 4194304 0 0\n`)
+    tree.link(`proc/${pid}/fd/3`, file)
   }
 
   async end(): Promise<void> {
