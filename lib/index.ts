@@ -262,7 +262,7 @@ export {
   type CdiSpecification,
   exportCdi,
 } from './export/cdi.js'
-export type { CdiConsumer } from './export/cdi-kind.js'
+export { type CdiConsumer, cdiFile, checkKind as checkCdiKind } from './export/cdi-kind.js'
 export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,
@@ -317,7 +317,7 @@ export type { StdioChoice } from './launch/stdio.js'
 // --- what the kernel publishes (LOOK)
 
 export { compareAddresses, parseAddress, parseName } from './sysfs/address.js'
-export { classWord, isOfMachine } from './sysfs/class-names.js'
+export { classWord, isClassWord, isOfMachine } from './sysfs/class-names.js'
 export type { Capabilities, CapabilityEntry, ConfigHeader, PcieCapability } from './sysfs/config.js'
 export type { Bar, PciDevice, Sriov } from './sysfs/devices.js'
 export type { HostFacts, HostPaths, IommuUnit, ModuleState, NodeFacts, VfioModule } from './sysfs/facts.js'

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readdirSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 
 /** Where container engines look for specifications of the Container Device Interface. */
@@ -22,12 +22,36 @@ export function readClaims(directories: readonly string[], own: ReadonlySet<stri
   )
 }
 
+/** More than any engine is given. */
+const LARGEST = 2 ** 24
+
 function readClaim(file: string): Claim | null {
   try {
+    const text = readText(file)
     // JSON may write a slash with a backslash before it.
-    return { file, text: readFileSync(file, 'utf8').replaceAll('\\/', '/') }
+    return text === null ? null : { file, text: text.replaceAll('\\/', '/') }
   } catch (error) {
     return isAbsence(error) ? null : { file, text: null }
+  }
+}
+
+/** `null` for a directory, into which engines do not look. */
+function readText(file: string): string | null {
+  // A FIFO must not hang the plugin.
+  const descriptor = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    const facts = fstatSync(descriptor)
+    if (facts.isDirectory()) return null
+    if (!facts.isFile()) throw new Error('it is no file')
+    if (facts.size > LARGEST) throw new Error('it is too large')
+    // It may grow meanwhile.
+    const bytes = Buffer.alloc(facts.size)
+    let length = 0
+    for (let read = -1; read !== 0 && length < bytes.length; length += read)
+      read = readSync(descriptor, bytes, length, bytes.length - length, length)
+    return bytes.toString('utf8', 0, length)
+  } finally {
+    closeSync(descriptor)
   }
 }
 

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { Ajv, type ErrorObject } from 'ajv'
 import { parseAddress, VfioError } from 'vfio'
 import { isMap, isNode, isPair, LineCounter, parseDocument } from 'yaml'
+import { namesClass } from './class.js'
 import { type Consumer, variableOf, whyRefused } from './names.js'
 import { packaged } from './package.js'
 import { printable } from './text.js'
@@ -56,6 +57,7 @@ export function parseConfig(text: string, file: string): Config {
     source.throwMistakes()
   }
   const config = normalised(value as Written)
+  checkClasses(value as Written, source)
   checkNames(config, source)
   checkSelectors(config, source)
   source.throwMistakes()
@@ -235,6 +237,26 @@ function selectorOf(written: WrittenSelector): Selector {
     ...(words !== undefined && { class: listOf(words).map(lower) }),
     ...(driver !== undefined && { driver: listOf(driver) }),
     ...(numa !== undefined && { numa: listOf(numa) }),
+  }
+}
+
+/** What names no class would fit nothing, on whatever host. */
+function checkClasses({ resources }: Written, source: Source): void {
+  for (const [at, { select, primary }] of resources.entries()) {
+    const selectors: readonly (readonly [Path, WrittenSelector])[] = [
+      ...select.map((selector, index) => [['select', index], selector] as const),
+      ...(primary === undefined ? [] : [[['primary'], primary] as const]),
+    ]
+    for (const [place, { class: words }] of selectors) {
+      const isList = Array.isArray(words)
+      for (const [index, word] of (words === undefined ? [] : listOf(words)).entries()) {
+        if (namesClass(lower(word))) continue
+        source.refuse(
+          ['resources', at, ...place, 'class', ...(isList ? [index] : [])],
+          `${JSON.stringify(word)} names no class: what does is a word of the column CLASS of "vfio list", such as "nvme", or the first two, four or six digits of the class code, such as "0300"`,
+        )
+      }
+    }
   }
 }
 

@@ -34,7 +34,7 @@ const program = new Command('vfio-device-plugin')
   .addOption(config())
   .option('--kubelet-dir <dir>', "the kubelet's directory", '/var/lib/kubelet')
   .addOption(
-    new Option('--port <number>', 'serve /metrics and /healthz on it').argParser((text) => {
+    new Option('--port <number>', 'serve /metrics, /livez and /healthz on it').argParser((text) => {
       if (/^\d{1,5}$/.test(text) && Number(text) < 65536) return Number(text)
       throw new InvalidArgumentError('a port is a number up to 65535')
     }),

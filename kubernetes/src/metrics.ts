@@ -87,7 +87,10 @@ export function metricsText({ counts, refused }: Health): string {
   ].join('\n')}\n`
 }
 
-/** Serves `/metrics` and `/healthz`. */
+/**
+ * Serves `/metrics`; `/livez`, whether it is alive; and `/healthz`, whether it sees the host: a new one would not see more of a
+ * host that cannot be looked at, and would know less.
+ */
 export class MetricsServer {
   readonly #server: Server
 
@@ -100,8 +103,9 @@ export class MetricsServer {
       const { trouble } = health()
       if (request.method !== 'GET' && request.method !== 'HEAD') tell(405, 'text/plain', 'GET only\n')
       else if (path === '/metrics') tell(200, 'text/plain; version=0.0.4', metricsText(health()))
+      else if (path === '/livez') tell(200, 'text/plain', 'alive\n')
       else if (path === '/healthz') tell(trouble === null ? 200 : 503, 'text/plain', `${trouble ?? 'ok'}\n`)
-      else tell(404, 'text/plain', 'what there is is /metrics and /healthz\n')
+      else tell(404, 'text/plain', 'what there is is /metrics, /livez and /healthz\n')
     })
   }
 

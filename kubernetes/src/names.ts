@@ -1,3 +1,5 @@
+import { cdiFile, checkCdiKind, VfioError } from 'vfio'
+
 /** Who opens devices: KubeVirt's launcher, Kata's runtime, or a program in an ordinary container. */
 export type Consumer = 'kubevirt' | 'kata' | 'plain'
 
@@ -8,10 +10,6 @@ const NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/
 const QUOTA = 'requests.'
 const DOMAIN_LIMIT = 253
 const NAME_LIMIT = 63
-
-/** `pkg/parser` of the Container Device Interface: what stands before the slash of a kind, and after it. */
-const CDI_VENDOR = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/
-const CDI_CLASS = /^[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?$/
 
 /** Why the kubelet, or who else reads the name of a resource, would refuse it; `null` where all take it. */
 export function whyRefused(resource: string, consumer: Consumer): string | null {
@@ -29,19 +27,20 @@ export function whyRefused(resource: string, consumer: Consumer): string | null 
     return `"${name}" has other characters than letters, digits, "-", "_" and ".", or one of these at an end, and the kubelet would refuse it`
   if (name.length > NAME_LIMIT)
     return `what stands behind the slash has more than ${NAME_LIMIT} characters, and the kubelet would refuse it`
-  return consumer === 'kata' ? whyNoKind(domain, name) : null
+  return consumer === 'kata' ? whyNoKind(resource) : null
 }
 
 /** Kata asks for devices of a CDI kind that is the name of the resource. */
-function whyNoKind(vendor: string, name: string): string | null {
-  if (!CDI_VENDOR.test(vendor))
-    return `for Kata it is a kind of CDI too, where what stands before the slash begins with a letter`
-  if (!CDI_CLASS.test(name))
-    return 'for Kata it is a kind of CDI too, where what stands behind the slash begins with a letter and has letters, digits, "-" and "_" alone'
-  // podman 4.3 does not survive a class of one letter in a directory that it shares with Kata.
-  if (name.length < 2)
-    return 'for Kata it is a kind of CDI too, where what stands behind the slash needs two letters at least'
-  return null
+function whyNoKind(resource: string): string | null {
+  try {
+    checkCdiKind(resource, 'kata')
+    // The plugin's own file is no longer.
+    cdiFile(resource)
+    return null
+  } catch (error) {
+    if (error instanceof VfioError) return `for Kata it is a kind of CDI too, and ${error.message}`
+    throw error
+  }
 }
 
 /** The environment variable by which a container learns the addresses that it was given (KubeVirt's `ResourceNameToEnvVar`). */

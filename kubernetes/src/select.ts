@@ -1,4 +1,5 @@
-import { classWord, isOfMachine, type PciDevice } from 'vfio'
+import { isOfMachine, type PciDevice } from 'vfio'
+import { isOfClass } from './class.js'
 import type { Selector } from './config.js'
 
 /** Can a function be given away at all? Bridges stay with the host. */
@@ -20,8 +21,3 @@ export function fits(device: PciDevice, selector: Selector): boolean {
 
 /** What belongs to the machine itself is taken by those alone who name it. */
 const isNamed = ({ address, ids }: Selector) => address !== undefined || ids !== undefined
-
-function isOfClass(code: number, word: string): boolean {
-  const digits = /^(?:[0-9a-f]{2}){1,3}$/.test(word) && code.toString(16).padStart(6, '0').startsWith(word)
-  return digits || classWord(code).toLowerCase() === word
-}

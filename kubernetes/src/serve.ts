@@ -30,7 +30,8 @@ export async function serve(
   const readAnew = () => void reread(plugin, file, log)
   process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', readAnew)
   try {
-    if (metrics !== null) log(`/metrics and /healthz are served on port ${await metrics.listen(port ?? 0)}`)
+    if (metrics !== null)
+      log(`/metrics, /livez and /healthz are served on port ${await metrics.listen(port ?? 0)}`)
     await plugin.start()
     await plugin.ended
   } finally {

@@ -27,6 +27,7 @@ export function checkResourceName(text: string): void {
     throw wrong(
       `behind the slash belong up to ${LONGEST_NAME} letters, digits, hyphens, underscores and dots, the first and last a letter or digit`,
     )
-  if (/(^|\.)kubernetes\.io$/.test(domain)) throw wrong('kubernetes.io is the domain of Kubernetes itself')
+  // `IsPrefixedNativeResource`: also where the domain only ends so.
+  if (domain.endsWith('kubernetes.io')) throw wrong('kubernetes.io is the domain of Kubernetes itself')
   if (domain.startsWith('requests.')) throw wrong('"requests." in front is for quotas')
 }

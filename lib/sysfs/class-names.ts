@@ -68,6 +68,11 @@ export function classWord(code: number): string {
   return NAMES[whole] ?? NAMES[whole.slice(0, 4)] ?? NAMES[whole.slice(0, 2)] ?? whole.slice(0, 4)
 }
 
+const WORDS: ReadonlySet<string> = new Set(Object.values(NAMES).map((word) => word.toLowerCase()))
+
+/** May {@link classWord} name a class so, in capitals or not? */
+export const isClassWord = (word: string): boolean => WORDS.has(word.toLowerCase())
+
 /**
  * Is a class part of the machine itself, which nobody gives to a VM: bridges, the host's memory and system devices, SMBus?
  * @param code 24 bits

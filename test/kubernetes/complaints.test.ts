@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Plugin } from '../../kubernetes/src/plugin.js'
 import { type HostDescription, removeDirectories } from '../fixtures/host.js'
@@ -228,6 +229,32 @@ describe('what device plugins are complained of', () => {
     )
     rmSync(file)
     await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true, '0000:21:00.0': true })
+  })
+
+  it('what is no specification, and has the name of one: nothing waits for it, and what cannot be read may name any device', async () => {
+    node = new Node({ devices: [disk('02', 2)] })
+    await node.kubelet.start()
+    // Engines look into no directory below theirs.
+    mkdirSync(join(node.cdi, 'a.json'))
+    await node.start(configured(DISKS))
+    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
+    for (const [name, make] of [
+      ['fifo.json', (path: string) => assert.equal(spawnSync('mkfifo', [path]).status, 0)],
+      [
+        'large.yaml',
+        (path: string) => {
+          writeFileSync(path, '')
+          truncateSync(path, 2 ** 24 + 1)
+        },
+      ],
+    ] as const) {
+      const path = join(node.cdi, name)
+      make(path)
+      await node.kubelet.untilHealth(DISK, { '0000:02:00.0': false })
+      assert.match(node.log.join('\n'), new RegExp(`${name} cannot be read`))
+      rmSync(path)
+      await node.kubelet.untilHealth(DISK, { '0000:02:00.0': true })
+    }
   })
 
   it('a device without an IOMMU is scheduled like any other: it is unhealthy', async () => {

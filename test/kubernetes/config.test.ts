@@ -72,14 +72,32 @@ const MISTAKES: Readonly<Record<string, readonly [text: string, place: string, w
   'a name with a space': [named('"example.com/g u"'), '2:5', /other characters/],
   'a name that is too long': [named(`example.com/${'a'.repeat(64)}`), '2:5', /more than 63/],
   'a domain that is too long': [named(`${'a.'.repeat(122)}com/gpu`), '2:5', /more than 244/],
-  'a kind that CDI refuses': [named('example.com/1gpu', 'kata'), '2:5', /begins with a letter/],
-  'a kind with a dot': [named('example.com/a.b', 'kata'), '2:5', /"-" and "_" alone/],
-  'a vendor that CDI refuses': [
-    named('3d.example/gpu', 'kata'),
+  'a name that only ends with it': [named('mykubernetes.io/gpu'), '2:5', /for itself/],
+  'a kind that CDI refuses': [named('example.com/1gpu', 'kata'), '2:5', /kind of CDI too.*a letter first/],
+  'a kind with a dot': [named('example.com/a.b', 'kata'), '2:5', /a dot in its class/],
+  'a vendor that CDI refuses': [named('3d.example/gpu', 'kata'), '2:5', /vendor has to begin with a letter/],
+  'a class of one letter': [named('example.com/g', 'kata'), '2:5', /class of one letter/],
+  'a vendor of one letter': [named('e/gpu', 'kata'), '2:5', /vendor of one letter/],
+  'a part of a vendor that is too long': [
+    named(`${'a'.repeat(64)}.com/gpu`, 'kata'),
     '2:5',
-    /before the slash begins with a letter/,
+    /63 between dots/,
   ],
-  'a class of one letter': [named('example.com/g', 'kata'), '2:5', /two letters/],
+  'a kind that makes no file': [
+    named(`${'a.'.repeat(90)}com/${'b'.repeat(60)}`, 'kata'),
+    '2:5',
+    /the name of a file/,
+  ],
+  'digits that are no class': [
+    one('name: a.b/c\nconsumer: plain\nselect: [{ class: "030" }]'),
+    '4:16',
+    /"030" names no class.*"nvme".*two, four or six digits/,
+  ],
+  'a word that is no class, of a list': [
+    one('name: a.b/c\nconsumer: plain\nselect: [{ class: vga }]\nprimary: { class: [vga, grafics] }'),
+    '5:29',
+    /"grafics" names no class/,
+  ],
 }
 
 describe('the configuration of the device plugin', () => {

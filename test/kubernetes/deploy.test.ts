@@ -2,9 +2,11 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
+import { Ajv } from 'ajv'
 import { exportInventory, Host } from 'vfio'
 import { parse } from 'yaml'
 import { parseConfig } from '../../kubernetes/src/config.js'
+import { whyRefused } from '../../kubernetes/src/names.js'
 import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { describeLargeHost } from '../fixtures/large-host.js'
 import { skip } from '../fixtures/skip.js'
@@ -219,7 +221,7 @@ describe('the deployment', function () {
           .sort(),
         [
           ...(name.endsWith('everything else') ? [FEATURES] : []),
-          '/var/lib/kubelet/device-plugins',
+          `${name === 'chart with everything else' ? '/var/snap/kubelet' : '/var/lib/kubelet'}/device-plugins`,
           ...(isKata ? ['/var/run/cdi'] : []),
         ],
         name,
@@ -265,8 +267,13 @@ describe('the deployment', function () {
       const plugin = pluginIn(spec.template.spec)
       const port = plugin.ports?.[0]
       assert.equal(plugin.args[plugin.args.indexOf('--port') + 1], String(port?.containerPort))
-      for (const probe of ['startupProbe', 'livenessProbe', 'readinessProbe'] as const)
-        assert.deepEqual(plugin[probe]?.httpGet, { path: '/healthz', port: port?.name })
+      for (const [probe, path] of [
+        ['startupProbe', '/livez'],
+        // A look that fails is no reason to kill it.
+        ['livenessProbe', '/livez'],
+        ['readinessProbe', '/healthz'],
+      ] as const)
+        assert.deepEqual(plugin[probe]?.httpGet, { path, port: port?.name })
       for (const [label, value] of Object.entries(spec.selector.matchLabels))
         assert.equal(spec.template.metadata.labels[label], value)
     }
@@ -320,6 +327,8 @@ describe('the deployment', function () {
       const pod = podOf(manifests)
       const plugin = pluginIn(pod)
       assert.equal(plugin.image, 'registry.example.com/vfio-device-plugin:v1')
+      // Where it is on the node, since the length of a socket's path is limited there.
+      assert.equal(plugin.args[plugin.args.indexOf('--kubelet-dir') + 1], '/var/snap/kubelet')
       const paths = pod.volumes.flatMap(({ hostPath }) => hostPath?.path ?? [])
       for (const path of ['/var/snap/kubelet/device-plugins', '/dev/iommu', FEATURES])
         assert.ok(paths.includes(path), path)
@@ -353,7 +362,31 @@ describe('the deployment', function () {
         required,
         properties: parts,
       })
-      assert.deepEqual(schema.definitions, config.definitions)
+      // Of names more than the form, since nothing says more before a pod is there.
+      assert.deepEqual({ ...schema.definitions, name: null }, { ...config.definitions, name: null })
+    })
+
+    it('takes the names that the kubelet takes, and no others', () => {
+      const { name } = json(join(DEPLOY, 'chart/values.schema.json')).definitions
+      const isTaken = new Ajv().compile(name)
+      for (const [text, isFine] of [
+        ['example.com/gpu', true],
+        ['a/B_c.d-e', true],
+        ['kubernetes.io.example.com/gpu', true],
+        [`example.com/${'a'.repeat(63)}`, true],
+        [`example.com/${'a'.repeat(64)}`, false],
+        ['gpu', false],
+        ['a.b/c/d', false],
+        ['Example.com/gpu', false],
+        ['a..b/gpu', false],
+        ['a.b/-gpu', false],
+        ['kubernetes.io/gpu', false],
+        ['mykubernetes.io/gpu', false],
+        ['requests.example.com/gpu', false],
+      ] as const) {
+        assert.equal(isTaken(text), isFine, text)
+        assert.equal(whyRefused(text, 'plain') === null, isFine, text)
+      }
     })
 
     it('passes helm lint', () => {
@@ -382,6 +415,14 @@ describe('the deployment', function () {
         /at '\/config\/resources\/0\/consumer'/,
       )
       refuses({ config: { resources: [] } }, /at '\/config\/resources'/)
+      for (const name of [
+        'x.kubernetes.io/gpu',
+        'mykubernetes.io/gpu',
+        'requests.example.com/gpu',
+        'Example.com/a',
+        'a.b/-',
+      ])
+        refuses({ config: { resources: [{ ...resource, name }] } }, /at '\/config\/resources\/0\/name'/)
     })
   })
 })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, readFileSync, rmSync, watch } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, watch } from 'node:fs'
 import { join } from 'node:path'
 import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { card, configured, disk, Node } from './support.js'
@@ -53,6 +53,23 @@ describe('the labels that the device plugin keeps', function () {
     await until(text(2, 1, 1))
     await plugin.stop()
     assert.deepEqual(readdirSync(directory), [])
+  })
+
+  it('are written again where somebody deleted them, and say nothing of a host that cannot be looked at', async () => {
+    mkdirSync(directory)
+    await node.start(CONFIG, { featuresDirectory: directory })
+    await until(text(3, 1, 2))
+    rmSync(join(directory, 'vfio'))
+    node.tell('changed', '0000:02:00.0')
+    await until(text(3, 1, 2))
+    rmSync(node.cdi, { recursive: true })
+    symlinkSync('cdi', node.cdi)
+    node.tell('changed', '0000:02:00.0')
+    await until('')
+    rmSync(node.cdi)
+    mkdirSync(node.cdi)
+    node.tell('changed', '0000:02:00.0')
+    await until(text(3, 1, 2))
   })
 
   it('are tried again where they cannot be written, which is said once and keeps nothing from being offered', async () => {

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -142,7 +151,13 @@ describe('the program of the device plugin', () => {
     for (const line of text.trimEnd().split('\n'))
       assert.match(line, /^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? \d+)$/)
     assert.equal((await get('/healthz')).status, 200)
+    assert.equal((await get('/livez')).status, 200)
     assert.equal((await get('/')).status, 404)
+    // A host that cannot be looked at makes it unready, and is no reason to start it anew.
+    rmSync(node.cdi, { recursive: true })
+    symlinkSync('cdi', node.cdi)
+    await node.kubelet.untilHealth(DISK, { '0000:02:00.0': false })
+    assert.deepEqual([(await get('/healthz')).status, await (await get('/livez')).text()], [503, 'alive\n'])
   })
 
   it('ends where another one takes its place, and leaves that alone', async () => {

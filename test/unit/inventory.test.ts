@@ -195,6 +195,7 @@ describe('the labels of a node', function () {
       [{ 'example.com/-gpu': 1 }, /behind the slash/],
       [{ 'kubernetes.io/gpu': 1 }, /of Kubernetes itself/],
       [{ 'x.kubernetes.io/gpu': 1 }, /of Kubernetes itself/],
+      [{ 'mykubernetes.io/gpu': 1 }, /of Kubernetes itself/],
       [{ 'requests.example.com/gpu': 1 }, /quotas/],
       [{ 'example.com/gpu': -1 }, /whole number/],
       [{ 'example.com/gpu': 1.5 }, /whole number/],
