@@ -44,6 +44,14 @@ export function changesBetween(
       .filter((event): event is Heard => event.address === address && OCCURRENCES.has(event.kind))
       .map(({ kind, what }) => ({ event: kind, what }))
     const shown = whatShows(address, was, is)
+    // Another one may be in its place, or it came back: what went with it is gone all the same.
+    if (was && is && heard.some((event) => event.address === address && event.kind === 'removed')) {
+      return [
+        { event: 'removed' as const, what: `${address} is gone`, address, device: was },
+        ...happened.map((told) => ({ ...told, address, device: is })),
+        { event: 'added' as const, what: `${address} is there: ${is.reason}`, address, device: is },
+      ]
+    }
     // An open shows in the overview too: that is one change, and not two.
     const isTold = shown === null || (shown.event === 'changed' && happened.length > 0)
     return [...(isTold ? [] : [shown]), ...happened].map((told) => ({ ...told, address, device }))

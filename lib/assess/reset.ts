@@ -375,6 +375,7 @@ function assessHotReset(seen: Snapshot, topology: Topology, device: PciDevice): 
 
 /** Would a hot reset work once all that it hits is bound to VFIO? Only where that is of one group, since one owner asks. @internal */
 export function isHotOnceBound(seen: Snapshot, device: PciDevice): boolean {
+  if (seen.unseen.length > 0) return false
   const topology = Topology.of(seen)
   const bridge = topology.bridgeOf(device)
   if (device.group === null || whyUnreachable(seen, device)) return false

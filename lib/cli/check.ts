@@ -79,10 +79,11 @@ async function act(target: string, options: Options): Promise<number> {
   return assessments.length > 0 && assessments.every(({ verdict }) => verdict === 'ready') ? 0 : NOT_READY
 }
 
-/** What a person does with such verdicts; nothing comes next where one is blocked. */
+/** What a person does with such verdicts; nothing comes next where one is blocked, or reaches all memory. */
 function nextOf(assessments: readonly Assessment[]): void {
   const addresses = assessments.map(({ address }) => address)
-  if (addresses.length === 0 || assessments.some(({ verdict }) => verdict === 'blocked')) return
+  if (addresses.length === 0 || assessments.some(({ verdict, noIommu }) => verdict === 'blocked' || noIommu))
+    return
   const isAlone = assessments.every(({ toBind }) => toBind.every((address) => addresses.includes(address)))
   next(
     assessments.every(({ verdict }) => verdict === 'ready')

@@ -4,9 +4,9 @@ import {
   classWord,
   exportInventory,
   exportNodeFeatures,
-  harmsOf,
   type Inventory,
   type InventoryDevice,
+  isFree,
   isOfMachine,
   shortName,
   VfioError,
@@ -115,7 +115,8 @@ function models(devices: readonly InventoryDevice[]): string[] {
   const rows = [...kinds.values()].map((same) => {
     const [first] = same as [InventoryDevice, ...InventoryDevice[]]
     const count = (fits: (device: InventoryDevice) => boolean) => String(same.filter(fits).length)
-    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && harmsOf(device).length > 0
+    // What could not be seen to be free counts as used.
+    const isUsed = (device: InventoryDevice) => device.verdict === 'bindable' && !isFree(device)
     const nodes = [...new Set(same.flatMap(({ numaNode }) => numaNode ?? []))].sort((a, b) => a - b)
     return [
       String(same.length),

@@ -10,6 +10,6 @@ import { start } from './start.js'
 const LOOKS: readonly Declare[] = [list, show, doctor]
 
 // What runs once is not worth optimizing, which takes a second processor for as long as the command runs.
-setFlagsFromString('--no-opt')
+if (!process.argv.includes('--watch')) setFlagsFromString('--no-opt')
 
 await start(() => programOf(LOOKS))

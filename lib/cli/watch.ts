@@ -54,6 +54,7 @@ class Follower implements Disposable {
   #chosen: Survey
   #heard: DeviceEvent[] = []
   #isOver = false
+  #unheard = 0
 
   constructor(following: Following, ending: Ending) {
     const { look, fits, style, isJson, listen = listenToAll } = following
@@ -72,6 +73,14 @@ class Follower implements Disposable {
     this.#teller = isJson ? new JsonLines() : Screen.isPossible() ? new Table(style) : new Lines(style)
     process.stdout.on('error', this.#onError)
     this.#teller.begin(this.#chosen)
+    this.#tellUnheard()
+  }
+
+  /** What cannot be heard, once: without it nothing would look as if nothing happened. */
+  #tellUnheard(): void {
+    const { unseen } = this.#watch
+    for (const sentence of unseen.slice(this.#unheard)) this.#teller.lost(sentence)
+    this.#unheard = unseen.length
   }
 
   [Symbol.dispose](): void {
@@ -98,10 +107,13 @@ class Follower implements Disposable {
       for (const { kind, what } of heard) if (kind === 'lost') this.#teller.lost(what)
       // A source of events that broke does not come back.
       checkHearing(this.#watch)
-      const { look, style } = this.#following
+      this.#tellUnheard()
+      const { look, style, isJson } = this.#following
+      // Programs have got all that there is.
+      const showsAll = isJson || style.showsAll
       const now = look(false)
       const chosen = this.#choose(now)
-      const wanted = new Set([this.#chosen, chosen].flatMap((one) => namesIn(one, style)))
+      const wanted = new Set([this.#chosen, chosen].flatMap((one) => namesIn(one, showsAll)))
       const changes = changesBetween(this.#all, now, heard).filter(({ address }) => wanted.has(address))
       this.#all = now
       this.#chosen = chosen
@@ -127,7 +139,7 @@ function checkHearing({ hears, unseen }: Pick<Watch, 'hears' | 'unseen'>): void 
   if (!hears.has('devices')) throw new VfioError('ERR_VFIO_NO_EVENTS', unseen.join('; '))
 }
 
-const namesIn = ({ devices, mediated = [] }: Survey, { showsAll }: Style): string[] => [
+const namesIn = ({ devices, mediated = [] }: Survey, showsAll: boolean): string[] => [
   ...devices.filter((device) => showsAll || !isInfrastructure(device)).map(({ address }) => address),
   ...mediated.map(({ uuid }) => uuid),
 ]

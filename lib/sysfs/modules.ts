@@ -1,5 +1,6 @@
 import { statSync } from 'node:fs'
 import { below, exists, readText } from './files.js'
+import { noting } from './unseen.js'
 
 /** Which kernel modules say that they drive a device, from `modules.alias` and `modules.builtin.modinfo`. */
 export interface ModuleCandidates {
@@ -99,7 +100,7 @@ export class ModuleAliases {
   readonly #pci = new AliasIndex()
   readonly #vfio = new AliasIndex()
   readonly #answers = new Map<string, ModuleCandidates>()
-  /** Whether depmod's list was there and could be read: without it no candidate proves nothing. */
+  /** Whether depmod's list was there, and it and what is built in could be read: without them no candidate proves nothing. */
   readonly isComplete: boolean
 
   /** What was read last, by the files as they were then: they are large, and every look at a host wants them. */
@@ -110,14 +111,15 @@ export class ModuleAliases {
     const names = ['modules.alias', 'modules.builtin.modinfo']
     const key = stateOfAll(directory, names)
     if (key !== null && ModuleAliases.#last?.key === key) return ModuleAliases.#last.aliases
-    const [aliases, builtinInfo] = names.map((name) => readText(below(directory, name)))
-    const read = new ModuleAliases(aliases ?? null, builtinInfo)
-    if (key !== null) ModuleAliases.#last = { key, aliases: read }
+    const { seen, unseen } = noting(() => names.map((name) => readText(below(directory, name))))
+    const [aliases, builtinInfo] = seen
+    const read = new ModuleAliases(aliases ?? null, builtinInfo, unseen.length === 0)
+    if (key !== null && unseen.length === 0) ModuleAliases.#last = { key, aliases: read }
     return read
   }
 
-  constructor(aliases: string | null, builtinInfo: string | null = null) {
-    this.isComplete = aliases !== null
+  constructor(aliases: string | null, builtinInfo: string | null = null, isAllRead = true) {
+    this.isComplete = aliases !== null && isAllRead
     for (const line of (aliases ?? '').split('\n')) {
       if (line.startsWith('alias pci:') || line.startsWith('alias vfio_pci:')) {
         const [, alias = '', module = ''] = line.split(' ')

@@ -97,8 +97,12 @@ export class NodeEvents {
     }
     const path = `${directory}/${name}`
     if (events & CREATED) {
-      if (['/vfio', '/vfio/devices'].some((end) => path === this.#dev + end)) this.#follow(path)
-      return []
+      if (!['/vfio', '/vfio/devices'].some((end) => path === this.#dev + end)) return []
+      this.#follow(path)
+      // What was opened in it before it was watched is told by nobody.
+      return [
+        Object.freeze({ kind: 'lost', address: null, what: `${path} came just now: look at the host anew` }),
+      ]
     }
     return events & IN_OPEN
       ? this.#ofNode('opened', directory, name)

@@ -255,7 +255,8 @@ async function byIommufd(
 ): Promise<ByIommufd> {
   const iommufd = Iommufd.open()
   const { vfToken, signal } = options
-  const open = (onto: Ioas | null, device: Openable) =>
+  // A promise whatever is wrong: those of other devices would have nobody who waits for them.
+  const open = async (onto: Ioas | null, device: Openable) =>
     openOnto(onto, device.name, { iommufd, path: nodePath(device), vfToken, signal }, site)
   try {
     const ioas = iommufd.allocateIoas()

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -22,6 +23,7 @@
 #include "host/batch.h"
 #include "util/arguments.h"
 #include "util/failure.h"
+#include "util/work.h"
 
 namespace vfio {
 
@@ -200,6 +202,39 @@ void LeaveDescriptors() {
 #endif
 }
 
+/** Some work in a thread of its own; where no thread is to be had, whoever waits for it does it. */
+class Aside {
+ public:
+  explicit Aside(std::function<void()> work) : work_(std::move(work)) {
+    is_running_ = StartJoinable(&thread_, Run, this) == 0;
+  }
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+  ~Aside() {
+    if (is_running_) pthread_join(thread_, nullptr);
+  }
+
+  void Wait() {
+    if (is_running_) {
+      pthread_join(thread_, nullptr);
+      is_running_ = false;
+    } else if (work_) {
+      work_();
+    }
+    work_ = nullptr;
+  }
+
+ private:
+  static void* Run(void* self) {
+    static_cast<Aside*>(self)->work_();
+    return nullptr;
+  }
+
+  std::function<void()> work_;
+  pthread_t thread_{};
+  bool is_running_ = false;
+};
+
 // More threads than one halve the time of a large host, where nearly all of it is spent in the kernel.
 Batch TakeAll(const TreeRequest& request) {
   const size_t rows = request.directories.size();
@@ -209,28 +244,22 @@ Batch TakeAll(const TreeRequest& request) {
     TakeDirectories(all, request, 0, rows);
     return all;
   }
+  const pthread_t reader = pthread_self();
   std::vector<Batch> parts(count);
   std::vector<std::exception_ptr> failures(count);
-  std::vector<std::thread> threads;
-  auto join = [&] {
-    for (std::thread& thread : threads) thread.join();
-  };
-  try {
-    for (size_t i = 0; i < count; i++) {
-      threads.emplace_back([&, i] {
-        LeaveDescriptors();
-        try {
-          TakeDirectories(parts[i], request, rows * i / count, rows * (i + 1) / count);
-        } catch (...) {
-          failures[i] = std::current_exception();
-        }
-      });
-    }
-  } catch (...) {
-    join();
-    throw;
+  std::vector<std::unique_ptr<Aside>> threads;
+  for (size_t i = 0; i < count; i++) {
+    threads.push_back(std::make_unique<Aside>([&, i] {
+      // Not of who waits, where it has to do this.
+      if (!pthread_equal(pthread_self(), reader)) LeaveDescriptors();
+      try {
+        TakeDirectories(parts[i], request, rows * i / count, rows * (i + 1) / count);
+      } catch (...) {
+        failures[i] = std::current_exception();
+      }
+    }));
   }
-  join();
+  for (const std::unique_ptr<Aside>& thread : threads) thread->Wait();
   size_t size = 0;
   for (size_t i = 0; i < count; i++) {
     if (failures[i]) std::rethrow_exception(failures[i]);
@@ -241,34 +270,29 @@ Batch TakeAll(const TreeRequest& request) {
   return all;
 }
 
-/** Some work in a thread of its own, until whoever wants what it brings waits for it. */
+/** What some work brings, once. */
 class Reading {
  public:
   explicit Reading(std::function<Batch()> work)
-      : work_(std::move(work)), thread_([this] {
+      : aside_([this, work = std::move(work)] {
           try {
-            batch_ = work_();
+            batch_ = work();
           } catch (...) {
             failure_ = std::current_exception();
           }
         }) {}
-  Reading(const Reading&) = delete;
-  Reading& operator=(const Reading&) = delete;
-  ~Reading() {
-    if (thread_.joinable()) thread_.join();
-  }
 
-  const Batch& Wait() {
-    if (thread_.joinable()) thread_.join();
+  Batch Wait() {
+    aside_.Wait();
     if (failure_) std::rethrow_exception(failure_);
-    return batch_;
+    return std::move(batch_);
   }
 
  private:
-  std::function<Batch()> work_;
   Batch batch_;
   std::exception_ptr failure_;
-  std::thread thread_;
+  // The last: its thread writes to the others.
+  Aside aside_;
 };
 
 }  // namespace

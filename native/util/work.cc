@@ -98,26 +98,35 @@ void* RunAll(void* first) {
   return nullptr;
 }
 
-}  // namespace
-
-int StartThread(Body body, void* data) {
-  if (GiveToIdle(body, data)) return 0;
-  std::unique_ptr<Idle> first(new Idle{body, data});
+int MakeThread(pthread_t* thread, int detached, Body body, void* data) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setdetachstate(&attributes, detached);
   pthread_attr_setstacksize(&attributes, kStack);
   // Signals are for the threads of the program; only those of a fault come to whoever made it.
   sigset_t blocked, former;
   sigfillset(&blocked);
   for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&blocked, fault);
   pthread_sigmask(SIG_SETMASK, &blocked, &former);
-  pthread_t thread;
-  const int failed = pthread_create(&thread, &attributes, RunAll, first.get());
+  const int failed = pthread_create(thread, &attributes, body, data);
   pthread_sigmask(SIG_SETMASK, &former, nullptr);
   pthread_attr_destroy(&attributes);
+  return failed;
+}
+
+}  // namespace
+
+int StartThread(Body body, void* data) {
+  if (GiveToIdle(body, data)) return 0;
+  std::unique_ptr<Idle> first(new Idle{body, data});
+  pthread_t thread;
+  const int failed = MakeThread(&thread, PTHREAD_CREATE_DETACHED, RunAll, first.get());
   if (failed == 0) first.release();
   return failed;
+}
+
+int StartJoinable(pthread_t* thread, Body body, void* data) {
+  return MakeThread(thread, PTHREAD_CREATE_JOINABLE, body, data);
 }
 
 struct Calls::Call {

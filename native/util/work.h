@@ -1,6 +1,7 @@
 #pragma once
 
 #include <napi.h>
+#include <pthread.h>
 #include <uv.h>
 
 #include <exception>
@@ -85,5 +86,8 @@ Calls& CallsOf(Napi::Env env);
 
 /** Lets a thread do something that nobody waits for, one that waits or a new one: 0, or an errno. */
 int StartThread(void* (*body)(void*), void* data);
+
+/** The same in a new thread, which has to be joined. */
+int StartJoinable(pthread_t* thread, void* (*body)(void*), void* data);
 
 }  // namespace vfio

@@ -37,7 +37,8 @@ export class Session {
     const library = pathToFileURL(join(ROOT, 'dist/index.js')).href
     writeFileSync(join(directory, 'dist/index.js'), LIBRARY(library, this.#host.trees))
     symlinkSync(join(ROOT, 'node_modules'), join(directory, 'node_modules'))
-    this.#program = join(directory, 'dist/cli/main.js')
+    // What main.js would choose for a look has a library of its own, which knows no other host than this one.
+    this.#program = join(directory, 'dist/cli/all.js')
   }
 
   /** @param system whose root file system `vfio persist` is to find */

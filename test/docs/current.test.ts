@@ -33,6 +33,11 @@ describe('the pages', function () {
     )
   })
 
+  it('are of the example, and of no host that they are made on', () => {
+    for (const line of ['vfio list', 'vfio show 01:00.0', 'vfio check 01:00.0', 'vfio topology'])
+      assert.match(session.run(line).stdout, /01:00\.0 .*GeForce|01:00\.0 +VGA/, line)
+  })
+
   it('show commands that answer as somebody would hope', () => {
     let run = 0
     for (const { path, blocks } of allPages()) {

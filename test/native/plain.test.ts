@@ -256,6 +256,26 @@ describe('the readers, with the addon and without', function () {
       for (const file of opened) closeSync(file)
     }
   })
+
+  it('read all of a large host where no thread is to be had', function () {
+    if (process.getuid?.() !== 0) skip(this, 'only root may take threads from another user')
+    const many = Array.from({ length: 200 }, (_none, index) => `many-${index}`)
+    for (const name of many) {
+      mkdirSync(at(name), { recursive: true })
+      writeFileSync(at(`${name}/modalias`), name)
+    }
+    chmodSync(root, 0o755)
+    const program = `
+      import { createRequire } from 'node:module'
+      import { execFileSync } from 'node:child_process'
+      const { readTree } = createRequire(import.meta.url)(${JSON.stringify(path)})
+      execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
+      process.setuid(65_533)
+      const { data } = readTree(${JSON.stringify(root)}, ${JSON.stringify(many)}, ['modalias'], [64], [], [], [])()
+      process.stdout.write(Buffer.from(data).toString())`
+    const text = execFileSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' })
+    for (const name of many) assert(text.includes(name), text)
+  })
 })
 
 describe('what may wait for ever, with the addon and without', function () {

@@ -83,7 +83,8 @@ describe('the tarball', function () {
     const wanted = new Set<string>()
     for (const file of ['dist/index.js', ...CLI]) {
       const text = readFileSync(join(contents(), file), 'utf8')
-      for (const [, name = ''] of text.matchAll(/^(?:import|export) .*? from "([^"]+)"/gms)) wanted.add(name)
+      for (const [, name = ''] of text.matchAll(/(?:^|;)(?:import|export)\b[^;"']*?\bfrom\s*"([^"]+)"/gm))
+        wanted.add(name)
     }
     const strangers = [...wanted].filter((name) => !name.startsWith('node:') && !name.startsWith('.'))
     assert.deepEqual(strangers.sort(), Object.keys(dependencies).sort())

@@ -121,7 +121,13 @@ describe('the topology of a host', function () {
         assert(exportTopology(seen, { format, all: true }).text.length > 20, format)
     const drawn = exportTopology(circle, { all: true }).text
     for (const { address } of devices) assert(drawn.includes(`─ ${address.slice(5)} `), drawn)
-    assert.match(text({}), /No PCI function was seen: "vfio doctor"/)
+    // What is to be said of the host stands in every picture, and not in the text alone.
+    for (const format of PICTURES) {
+      const of = (host: Parameters<typeof see>[0]) => exportTopology(see(host), { format }).text
+      assert.match(of({}), /No PCI function was seen: .{1,8}vfio doctor/, format)
+      assert.match(of({ iommu: 'none', devices: [{ address: '0000:00:03.0' }] }), /No IOMMU is on/, format)
+    }
+    assert.doesNotMatch(exportTopology(see({}), { format: 'html' }).text, /role="tree"/)
     const off = text({ iommu: 'none', devices: [{ address: '0000:00:03.0' }] })
     assert.match(off, /No IOMMU is on, so nothing here can be given away/)
   })
@@ -286,7 +292,7 @@ describe('the drawing for a terminal', function () {
 
 /** Colour, a bell, lines, C1, text from right to left; the ends of tags, scripts, comments, strings and records. */
 const EVIL =
-  'x\u001b[31m\u0007\n\u009b2J\u202e</script><script>alert(1)</script><img src=x onerror=alert(1)>"\'`-->]]>\\" }\\N|;\ufffe{&amp;'
+  'x\u001b[31m\u0007\n\u009b2J\u202e</script><script>alert(1)</script><img src=x onerror=alert(1)>"\'`-->]]>\\" }\\N|;\ufffe{&amp;&#x202e;&lt;'
 
 describe('what devices and drivers call themselves', function () {
   this.timeout(60_000)
@@ -341,6 +347,7 @@ describe('what devices and drivers call themselves', function () {
   it('is text in dot, as Graphviz reads it', async () => {
     const viz = await instance()
     const { objects = [] } = viz.renderJSON(drawn('dot')) as { objects?: { name: string; label?: string }[] }
+    assert.doesNotMatch(viz.renderString(drawn('dot'), { format: 'svg' }), /\u202e|&#x202e;|&#8238;/)
     const names = objects.map(({ name }) => name)
     assert(names.includes('0000:01:00.0') && names.includes('0000:01:00.1'), names.join())
     assert.equal(

@@ -2,6 +2,7 @@ import { shortAddress } from '../../sysfs/short-names.js'
 import { printable } from '../../text.js'
 import { type Folded, foldRoots } from './fold.js'
 import type { HostTopology } from './model.js'
+import { notesOf } from './notes.js'
 import { addressText, rangeText } from './rows.js'
 import { type Item, treeOf } from './tree.js'
 
@@ -12,8 +13,11 @@ const FILLS: Readonly<Record<Item['word'], string>> = {
   blocked: '#eaeef2',
 }
 
-/** What stands in quotes, where a backslash has a meaning too. */
-const safe = (text: string) => printable(text).replace(/["\\]/g, (mark) => `\\${mark}`)
+/** What stands in quotes, where a backslash has a meaning too, and an ampersand begins a character of HTML. */
+const safe = (text: string) =>
+  printable(text)
+    .replaceAll('&', '&amp;')
+    .replace(/["\\]/g, (mark) => `\\${mark}`)
 const quoted = (text: string) => `"${safe(text)}"`
 const lines = (texts: readonly string[]) => `"${texts.filter(Boolean).map(safe).join('\\n')}"`
 
@@ -22,7 +26,7 @@ export function topologyDot(topology: HostTopology): string {
   const roots = foldRoots(treeOf(topology))
   const out: string[] = [
     'digraph topology {',
-    `  label=${quoted(`PCI topology, Linux ${topology.host.kernel}`)}; labelloc=t; rankdir=LR; fontname="Helvetica";`,
+    `  label=${lines([`PCI topology, Linux ${topology.host.kernel}`, ...notesOf(topology)])}; labelloc=t; rankdir=LR; fontname="Helvetica";`,
     '  node [shape=box, style="filled,rounded", fillcolor="#ffffff", fontname="Helvetica", fontsize=10];',
     '  edge [arrowhead=none, color="#818b98"];',
   ]
@@ -36,8 +40,9 @@ export function topologyDot(topology: HostTopology): string {
     const cluster = groups.size === 1 && first.group !== null ? String(first.group) : ''
     nodes.set(cluster, [...(nodes.get(cluster) ?? []), `${name} [${attributes(place)}];`])
     edges.push(`  ${above} -> ${name};`)
-    if (place.items.length === 1)
-      for (const set of first.sets) sets.set(set, [...(sets.get(set) ?? []), name])
+    // Of those that are drawn as one, what is reset with any of them.
+    for (const set of new Set(place.items.flatMap((item) => item.sets)))
+      sets.set(set, [...(sets.get(set) ?? []), name])
     for (const child of place.children) visit(child, name)
   }
   for (const { bus, children } of roots) {

@@ -27,6 +27,7 @@ const policy = () =>
 /** The tree as a page in one file, which loads nothing: for keyboards, pointers and screen readers, without its script readable too. */
 export function topologyHtml(topology: HostTopology): string {
   const title = `PCI topology, Linux ${topology.host.kernel}`
+  const items = treeHtml(topology)
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -57,8 +58,8 @@ ${cards(topology)}
 <main>
 <section aria-labelledby="tree-title">
 <h2 id="tree-title" class="unseen">Devices</h2>
-<ul id="tree" role="tree" aria-labelledby="tree-title">
-${treeHtml(topology)}
+<ul id="tree"${items === '' ? '' : ' role="tree" aria-labelledby="tree-title"'}>
+${items}
 </ul>
 ${LEGEND}
 </section>

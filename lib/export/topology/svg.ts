@@ -5,6 +5,7 @@ import { fewOf, glimpsesOf } from './glance.js'
 import { type Bracket, bracketsOf } from './lanes.js'
 import { escaped } from './markup.js'
 import type { HostTopology } from './model.js'
+import { notesOf } from './notes.js'
 import { type Row, rowsOf } from './rows.js'
 import { summaryOf } from './summary.js'
 import { type Item, treeOf } from './tree.js'
@@ -278,6 +279,9 @@ const CLASSES = {
 function glanceLines(topology: HostTopology, top: number, width: number): string[] {
   const room = Math.floor((width - 2 * MARGIN - TITLE) / 6.6)
   const lines: string[] = []
+  const heightOf = (at: number) => top + 12 + at * 18
+  for (const note of notesOf(topology).flatMap((text) => wrapTo(room, text, 0).split('\n')))
+    lines.push(textAt(MARGIN, heightOf(lines.length), 'text strong', note))
   for (const { kind, title, entries } of glimpsesOf(topology)) {
     const isList = kind === 'free' || kind === 'unsure'
     const named = entries.slice(0, 2 * NAMED).map(({ text }) => text)
@@ -288,7 +292,7 @@ function glanceLines(topology: HostTopology, top: number, width: number): string
       : [...few.texts, ...(few.rest > 0 ? [`and ${few.rest} more`] : [])]
     const wrapped = texts.flatMap((text) => wrapTo(room, text, 0).split('\n'))
     for (const [at, text] of wrapped.entries()) {
-      const y = top + 12 + lines.length * 18
+      const y = heightOf(lines.length)
       const head = at === 0 ? textAt(MARGIN, y, `${CLASSES[kind]} strong`, title) : ''
       lines.push(`${head}${textAt(MARGIN + TITLE, y, 'text', text)}`)
     }

@@ -1,4 +1,4 @@
-import { verdictWord } from '../../../assess/overview.js'
+import { isFree, verdictWord } from '../../../assess/overview.js'
 import { shortAddress, shortly } from '../../../sysfs/short-names.js'
 import { printable } from '../../../text.js'
 import type { HostTopology, TopologyDevice } from '../model.js'
@@ -31,7 +31,10 @@ export function factsOf(topology: HostTopology): Record<string, Facts> {
     const { address, group } = device
     const others = (all: readonly string[] = []) => all.filter((member) => member !== address)
     const members = others(group === null ? [] : groups.get(group))
-    return [address, factsOfDevice(device, members, others(sets.get(address)))] as const
+    return [
+      address,
+      factsOfDevice(device, members, others(sets.get(address)), topology.host.iommu === true),
+    ] as const
   })
   const mediated = (topology.mediated ?? []).map((device): [string, Facts] => [
     device.uuid,
@@ -55,6 +58,7 @@ function factsOfDevice(
   device: TopologyDevice,
   inGroup: readonly string[],
   inReset: readonly string[],
+  isProtected: boolean,
 ): Facts {
   const { address, names, ids, group, numaNode, blockers, infrastructure, resets } = device
   const full = [names.vendor, names.device].filter(Boolean).join(' ')
@@ -77,7 +81,7 @@ function factsOfDevice(
     word: verdictWord(device),
     part: infrastructure,
     reason: said(device.reason),
-    command: commandFor(device),
+    command: commandFor(device, isProtected),
     facts: facts.map(([name, sentences, members]) => [name, sentences.map(said), members]),
   }
 }
@@ -95,11 +99,11 @@ function usesOf({ address: own, uses, infrastructure }: TopologyDevice): Facts['
   return [['Used', sentences.length > 0 ? sentences : ['nothing on this host uses it'], []]]
 }
 
-/** Only what does no harm is offered. */
-function commandFor(device: TopologyDevice): string | null {
-  if (device.infrastructure || verdictWord(device) === 'in use') return null
+/** Only what does no harm is offered, as far as all of it is known. */
+function commandFor(device: TopologyDevice, isProtected: boolean): string | null {
+  if (device.infrastructure || !isProtected) return null
   if (device.verdict === 'ready') return `vfio export qemu ${shortAddress(device.address)}`
-  if (device.verdict !== 'bindable') return null
+  if (device.verdict !== 'bindable' || !isFree(device)) return null
   const along = device.toBind.filter((member) => member !== device.address)
   return `vfio bind ${[device.address, ...along].map(shortAddress).join(' ')}`
 }

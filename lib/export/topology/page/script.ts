@@ -13,6 +13,7 @@ export const SCRIPT = String.raw`
   const nodes = [...tree.querySelectorAll('li')]
   const own = nodes.filter((node) => node.dataset.id !== undefined)
   const nodeOf = new Map(own.map((node) => [node.dataset.id, node]))
+  if (nodes.length === 0) return
   root.classList.add('js')
 
   // --- the tree
