@@ -262,7 +262,7 @@ export {
   type CdiSpecification,
   exportCdi,
 } from './export/cdi.js'
-export { type CdiConsumer, cdiFile, checkKind as checkCdiKind } from './export/cdi-kind.js'
+export { type CdiConsumer, cdiFile, checkCdiKind } from './export/cdi-kind.js'
 export {
   type CloudHypervisorExport,
   type CloudHypervisorOptions,

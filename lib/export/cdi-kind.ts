@@ -20,7 +20,7 @@ const QUOTA = 'requests.'
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT` where it is no kind, or too long for a file
  */
 export function cdiFile(kind: string): string {
-  checkKind(kind, 'plain')
+  checkCdiKind(kind, 'plain')
   const name = `vfio-${kind.replace('/', '_')}.json`
   if (name.length <= LONGEST_FILE) return name
   throw bad(
@@ -37,7 +37,7 @@ const LONGEST_FILE = 255 - 18
  * fall over names of one letter, and know no dot in a class.
  * @throws VfioError `ERR_VFIO_BAD_ARGUMENT`
  */
-export function checkKind(kind: string, consumer: CdiConsumer): void {
+export function checkCdiKind(kind: string, consumer: CdiConsumer): void {
   if (typeof kind !== 'string') throw bad(String(kind), 'it is no text')
   const parts = kind.split('/')
   const [vendor = '', name = ''] = parts

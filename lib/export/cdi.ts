@@ -6,7 +6,7 @@ import { compareAddresses } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
-import { CDI_CONSUMERS, CDI_KIND, type CdiConsumer, cdiFile, checkKind } from './cdi-kind.js'
+import { CDI_CONSUMERS, CDI_KIND, type CdiConsumer, cdiFile, checkCdiKind } from './cdi-kind.js'
 
 export interface CdiOptions {
   /** `vendor/class`; default `vfio/pci`. For Kata it is the name of the Kubernetes resource, and has no default. */
@@ -161,7 +161,7 @@ function kindOf(kind: string | undefined, consumer: CdiConsumer): string {
     )
   }
   const wanted = kind ?? CDI_KIND
-  checkKind(wanted, consumer)
+  checkCdiKind(wanted, consumer)
   return wanted
 }
 
