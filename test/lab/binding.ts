@@ -35,10 +35,20 @@ export function isAt(address: string, place: Place): boolean {
   return place === 'host' ? driver !== null && !NAMED.has(driver) : driver === place
 }
 
+/** A driver whose probe fails just now has let it go by itself: the kernel answers ENODEV then. */
+function unbind(address: string): void {
+  if (driverOf(address) === null) return
+  try {
+    writeFileSync(`${DEVICES}/${address}/driver/unbind`, address)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENODEV' || driverOf(address) !== null) throw error
+  }
+}
+
 /** Puts a function to a driver; returns the driver it then has, since a driver may refuse it. */
 export function put(address: string, place: Place): string | null {
   if (isAt(address, place)) return driverOf(address)
-  if (driverOf(address) !== null) writeFileSync(`${DEVICES}/${address}/driver/unbind`, address)
+  unbind(address)
   // A zero-byte write does nothing: the line end is what clears it.
   writeFileSync(`${DEVICES}/${address}/driver_override`, NAMED.has(place) ? place : '\n')
   if (place !== 'none') probe(address)
@@ -56,7 +66,7 @@ function probe(address: string): void {
 
 /** What the kernel answers to binding a function to vfio-pci: `ok`, or the errno of the write to `bind`. */
 export function tryVfio(address: string): string {
-  if (driverOf(address) !== null) writeFileSync(`${DEVICES}/${address}/driver/unbind`, address)
+  unbind(address)
   writeFileSync(`${DEVICES}/${address}/driver_override`, 'vfio-pci')
   try {
     writeFileSync('/sys/bus/pci/drivers/vfio-pci/bind', address)

@@ -21,6 +21,7 @@ n=0
 sleep 1000 &
 trap 'n=$((n+1)); echo "key $n"' INT
 trap 'echo quit' QUIT
+trap 'echo going' CONT
 stty -echo
 echo "ready"
 while [ $n -lt 3 ]; do wait; done
@@ -69,7 +70,8 @@ describe('a terminal', function () {
     await typed(COMMAND, [
       '{run}',
       ...['%ready', '^Z', '%Stopped', '%PROMPT', 'stty -a', '% echo ', '%PROMPT'],
-      ...['fg', '%sh ', 'x', '^C', '%key 1', '^C', '%key 2', '^C', '%key 3', '%ended with 4', '%PROMPT'],
+      // The shell says whom it lets go on before that has the terminal.
+      ...['fg', '%going', 'x', '^C', '%key 1', '^C', '%key 2', '^C', '%key 3', '%ended with 4', '%PROMPT'],
     ])
   })
 
