@@ -17,6 +17,7 @@ import {
 } from 'node:fs'
 import { basename, dirname, resolve } from 'node:path'
 import { promisify } from 'node:util'
+import { builtin } from './builtin.js'
 import { VfioError, VfioSystemError } from './errors.js'
 import { binding } from './native/load.js'
 
@@ -132,7 +133,7 @@ export class Directory {
   async write(name: string, content: FileContent): Promise<void> {
     this.sweep(name)
     // Its end keeps it out of what is read by suffix, and tells a sweep what a crash left.
-    const { randomBytes } = process.getBuiltinModule('node:crypto')
+    const { randomBytes } = builtin('node:crypto')
     const draft = `.${randomBytes(6).toString('hex')}${draftEnd(name)}`
     try {
       const file = openSync(this.#at(draft), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)

@@ -1,3 +1,4 @@
+import { builtin } from '../builtin.js'
 import type { UseFacts } from '../sysfs/use.js'
 import type { NetworkInterface, Route } from '../sysfs/use-network.js'
 import type { Finding } from './host-use.js'
@@ -139,7 +140,7 @@ function wayTo(address: string, routes: readonly Route[]): string | null {
 function leadsTo({ destination, length, family }: Route, address: string): boolean {
   // A block list refuses a prefix of no bits, which everything matches.
   if (length === 0) return true
-  const list = new (process.getBuiltinModule('node:net').BlockList)()
+  const list = new (builtin('node:net').BlockList)()
   list.addSubnet(destination, length, family)
   return list.check(address, family)
 }

@@ -1,5 +1,6 @@
 import { closeSync, constants, fstatSync, openSync, readlinkSync, type Stats } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
+import { builtin } from '../builtin.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { splitAddress } from '../sysfs/address.js'
@@ -40,7 +41,7 @@ function byteOf(subject: LockSubject): number {
   if (typeof subject === 'number') return subject
   const parts = splitAddress(subject)
   if (parts === null) {
-    const { createHash } = process.getBuiltinModule('node:crypto')
+    const { createHash } = builtin('node:crypto')
     return NAMES + createHash('sha256').update(subject).digest().readUIntBE(0, 6)
   }
   const { domain, bus, device, function: fn } = parts

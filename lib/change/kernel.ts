@@ -1,4 +1,5 @@
 import { resetDevice } from '../actions/reset.js'
+import { builtin } from '../builtin.js'
 import { VfioError, VfioSystemError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { isGroupOpen } from './group-open.js'
@@ -88,7 +89,7 @@ class RunningKernel implements KernelAccess {
   load(modprobe: string, module: string): Promise<void> {
     return new Promise((resolve, reject) => {
       // In a session of its own: Ctrl-C is for this program to answer.
-      const child = process.getBuiltinModule('node:child_process').spawn(modprobe, ['--', module], {
+      const child = builtin('node:child_process').spawn(modprobe, ['--', module], {
         stdio: ['ignore', 'ignore', 'pipe'],
         env: {},
         detached: true,

@@ -1,5 +1,6 @@
 import { closeSync } from 'node:fs'
 import type { Socket } from 'node:net'
+import { builtin } from '../builtin.js'
 import { VfioError } from '../errors.js'
 import { binding } from '../native/load.js'
 import { translate } from '../native/translate.js'
@@ -28,7 +29,7 @@ export class Writer {
   private constructor({ pid, socket }: { pid: number; socket: number }) {
     this.#pid = pid
     this.#descriptor = socket
-    const { Socket } = process.getBuiltinModule('node:net')
+    const { Socket } = builtin('node:net')
     this.#socket = new Socket({ fd: socket, readable: true, writable: true })
     this.#socket.on('data', (chunk: Buffer) => this.#receive(chunk))
     this.#socket.on('error', () => {})

@@ -1,3 +1,4 @@
+import { builtin } from '../builtin.js'
 import { VfioError } from '../errors.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { exportInventory } from './inventory.js'
@@ -59,7 +60,7 @@ const LONGEST = 63
 function fitting(text: string): string {
   const plain = text.replace(/[^A-Za-z0-9._-]/g, '_').replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, '')
   if (plain.length <= LONGEST) return plain || 'unknown'
-  const { createHash } = process.getBuiltinModule('node:crypto')
+  const { createHash } = builtin('node:crypto')
   const digest = createHash('sha256').update(text).digest('hex').slice(0, 8)
   return `${plain.slice(0, LONGEST - digest.length - 1)}-${digest}`
 }

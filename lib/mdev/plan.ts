@@ -1,3 +1,4 @@
+import { builtin } from '../builtin.js'
 import type { VfioErrorCode } from '../errors.js'
 import { VfioError } from '../errors.js'
 import { parseUuid, splitAddress } from '../sysfs/address.js'
@@ -43,10 +44,7 @@ export interface MdevPlan {
  * parent; `ERR_VFIO_NO_MDEV` where that makes no mediated devices; `ERR_VFIO_BAD_ARGUMENT` where it offers no such type
  */
 export function planMdev(seen: Snapshot, type: string, parent: string, options: MdevOptions = {}): MdevPlan {
-  const uuid =
-    options.uuid === undefined
-      ? process.getBuiltinModule('node:crypto').randomUUID()
-      : parseUuid(options.uuid)
+  const uuid = options.uuid === undefined ? builtin('node:crypto').randomUUID() : parseUuid(options.uuid)
   const found = findParent(seen, parent)
   const offered = findType(found, type)
   const blockers: MdevPlan['blockers'][number][] = []

@@ -1,3 +1,4 @@
+import { builtin } from '../builtin.js'
 import { VfioError } from '../errors.js'
 import { Directory, type FileContent, fileError } from '../records.js'
 import { compareAddresses } from '../sysfs/address.js'
@@ -124,8 +125,7 @@ const END = '# end "vfio persist"'
 const MARKED =
   /^# begin "vfio persist" for ([0-9a-f:. ]+) sha256:([0-9a-f]{64})\n([\s\S]*?)^# end "vfio persist"\n/m
 
-const digest = (text: string) =>
-  process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest('hex')
+const digest = (text: string) => builtin('node:crypto').createHash('sha256').update(text).digest('hex')
 
 /** Our lines between two marks, with a digest that tells whether a person changed them. */
 function mark(text: string, addresses: readonly string[]): string {

@@ -1,4 +1,5 @@
 import { constants } from 'node:os'
+import { builtin } from '../builtin.js'
 import { errnoOf } from './unseen.js'
 
 /**
@@ -142,27 +143,25 @@ function run(input: string, timeout: number): { readonly lines: readonly string[
   // A single executable is the program itself, whatever it is told to run: it would look again, and start itself again.
   if (process.env[BESIDE]) return { lines: [], errno: EACCES }
   try {
-    const { stdout, error } = process
-      .getBuiltinModule('node:child_process')
-      .spawnSync(process.execPath, ['-e', WAITER], {
-        input,
-        cwd: '/',
-        // It is to run these programs and nothing else: neither what Node is told to load or to measure, nor an
-        // Electron app.
-        env: {
-          ...process.env,
-          NODE_OPTIONS: '',
-          NODE_V8_COVERAGE: '',
-          ELECTRON_RUN_AS_NODE: '1',
-          [BESIDE]: '1',
-        },
-        timeout,
-        killSignal: 'SIGKILL',
-        encoding: 'latin1',
-        maxBuffer: Number.POSITIVE_INFINITY,
-        stdio: ['pipe', 'pipe', 'ignore'],
-        windowsHide: true,
-      })
+    const { stdout, error } = builtin('node:child_process').spawnSync(process.execPath, ['-e', WAITER], {
+      input,
+      cwd: '/',
+      // It is to run these programs and nothing else: neither what Node is told to load or to measure, nor an
+      // Electron app.
+      env: {
+        ...process.env,
+        NODE_OPTIONS: '',
+        NODE_V8_COVERAGE: '',
+        ELECTRON_RUN_AS_NODE: '1',
+        [BESIDE]: '1',
+      },
+      timeout,
+      killSignal: 'SIGKILL',
+      encoding: 'latin1',
+      maxBuffer: Number.POSITIVE_INFINITY,
+      stdio: ['pipe', 'pipe', 'ignore'],
+      windowsHide: true,
+    })
     if (error) return { lines: [], errno: errnoOf(error) ?? EACCES }
     const [mark, ...lines] = stdout.split('\n')
     return mark === MARK ? { lines, errno: ETIMEDOUT } : { lines: [], errno: EACCES }

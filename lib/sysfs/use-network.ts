@@ -1,4 +1,5 @@
 import { constants, endianness } from 'node:os'
+import { builtin } from '../builtin.js'
 import { below, readText } from './files.js'
 import { readBatch } from './tree.js'
 import { lookFailed } from './unseen.js'
@@ -126,7 +127,7 @@ function readAddresses(proc: string | null): Map<string, string[]> {
 function toIpv6(digits: string): string | null {
   if (!/^[0-9a-f]{32}$/i.test(digits)) return null
   const address = digits.replace(/.{4}(?=.)/g, '$&:')
-  const { SocketAddress } = process.getBuiltinModule('node:net')
+  const { SocketAddress } = builtin('node:net')
   return new SocketAddress({ address, family: 'ipv6' }).address
 }
 

@@ -1,3 +1,4 @@
+import { builtin } from '../../builtin.js'
 import { type Glimpse, glimpsesOf } from './glance.js'
 import { escaped } from './markup.js'
 import type { HostTopology } from './model.js'
@@ -9,7 +10,7 @@ import { treeHtml } from './page/tree.js'
 import { summaryOf } from './summary.js'
 
 const hashOf = (text: string) =>
-  `'sha256-${process.getBuiltinModule('node:crypto').createHash('sha256').update(text).digest('base64')}'`
+  `'sha256-${builtin('node:crypto').createHash('sha256').update(text).digest('base64')}'`
 
 /** Nothing is loaded, and only this script and this style do anything. */
 const policy = () =>
