@@ -8,6 +8,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  realpathSync,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
@@ -87,7 +88,9 @@ async function leaderIn(trees: HostTrees): Promise<number> {
   for (;;) {
     try {
       const { leader } = recordIn(trees).run ?? {}
-      if (leader) return leader.pid
+      // It waits as this program's own until it may begin, and ends with its run then.
+      if (leader && readlinkSync(`/proc/${leader.pid}/exe`) !== realpathSync(process.execPath))
+        return leader.pid
     } catch {
       // Its record is not there yet.
     }
