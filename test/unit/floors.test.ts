@@ -7,7 +7,16 @@ const LIB = join(ROOT, 'lib')
 
 /** The rooms of each floor in their order: a room imports itself, and what stands before it here. */
 const FLOORS: Readonly<Record<string, readonly string[]>> = {
-  ground: ['hints.ts', 'errors.ts', 'text.ts', 'columns.ts', 'nearest.ts', 'builtin.ts', 'queue.ts', 'native'],
+  ground: [
+    'hints.ts',
+    'errors.ts',
+    'text.ts',
+    'columns.ts',
+    'nearest.ts',
+    'builtin.ts',
+    'queue.ts',
+    'native',
+  ],
   records: ['records.ts'],
   LOOK: ['sysfs'],
   JUDGE: ['assess'],
