@@ -1,5 +1,6 @@
-import { assess } from '../../assess/assessment.js'
+import { vitalWarning } from '../../assess/assessment.js'
 import { harmsOf, isFree, isInfrastructure } from '../../assess/overview.js'
+import { assessReset } from '../../assess/reset.js'
 import {
   type Survey,
   type SurveyedDevice,
@@ -9,6 +10,7 @@ import {
 } from '../../assess/survey.js'
 import { isBridge, Topology } from '../../assess/topology.js'
 import type { HostUse } from '../../assess/uses.js'
+import { assessViability } from '../../assess/viability.js'
 import { compareAddresses } from '../../sysfs/address.js'
 import type { PciDevice } from '../../sysfs/devices.js'
 import type { HostFacts } from '../../sysfs/facts.js'
@@ -100,21 +102,42 @@ export function describeTopology(seen: Snapshot): HostTopology {
 const iommuOf = ({ iommu }: HostFacts) => (iommu.present || iommu.known ? iommu.present : null)
 
 function placeOf(seen: Snapshot, surveyed: SurveyedDevice): TopologyDevice {
-  const device = seen.device(surveyed.address)
-  const { reason, viability, reset } = assess(seen, device.address)
-  const resets = [reset.function.reason, reset.hot.reason]
-  return {
-    ...surveyed,
+  const { address, group, verdict, reason, uses, resetOnceBound } = surveyed
+  const device = seen.device(address)
+  const reset = assessReset(seen, address)
+  const [own, hot] = [reset.function.reason, reset.hot.reason]
+  const members = group === null ? [] : assessViability(seen, group).members
+  // Each by its name: to copy all of them by `...` takes longer than to judge the device.
+  const placed: { -readonly [name in keyof TopologyDevice]: TopologyDevice[name] } = {
+    address,
+    group,
+    vendor: surveyed.vendor,
+    device: surveyed.device,
+    subsystemVendor: surveyed.subsystemVendor,
+    subsystemDevice: surveyed.subsystemDevice,
+    ids: surveyed.ids,
+    subsystemIds: surveyed.subsystemIds,
+    class: surveyed.class,
+    revision: surveyed.revision,
+    names: surveyed.names,
+    driver: surveyed.driver,
+    headerType: surveyed.headerType,
+    verdict,
     // With what the host would not survive, which an overview leaves out.
-    reason,
+    reason: `${reason}${vitalWarning(seen, { address, verdict }, uses ?? [])}`,
+    toBind: surveyed.toBind,
+    resetScope: surveyed.resetScope,
     kind: kindOf(device),
     below: belowWhat(seen, device),
     numaNode: device.numaNode,
     infrastructure: isInfrastructure(surveyed),
-    blockers: (viability?.members ?? []).filter(({ blocks }) => blocks).map((member) => member.reason),
+    blockers: members.filter(({ blocks }) => blocks).map((member) => member.reason),
     // What could not be judged has one reason for both.
-    resets: [...new Set(resets)],
+    resets: own === hot ? [own] : [own, hot],
   }
+  if (resetOnceBound !== undefined) placed.resetOnceBound = resetOnceBound
+  if (uses !== undefined) placed.uses = uses
+  return placed
 }
 
 const PORTS: ReadonlySet<string> = new Set(['root-port', 'upstream-port', 'downstream-port'])
@@ -172,7 +195,7 @@ function resetsOf(seen: Snapshot, devices: readonly TopologyDevice[]): TopologyR
   const reached = new Map<string, TopologyDevice[]>()
   for (const device of devices) {
     if (device.infrastructure || device.resetScope === 'function') continue
-    const { affected } = assess(seen, device.address).reset.hot
+    const { affected } = assessReset(seen, device.address).hot
     if (affected.length < 2) continue
     const known = byReach.get(affected)
     if (known !== undefined) {
