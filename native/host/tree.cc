@@ -6,14 +6,17 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -270,35 +273,62 @@ Batch TakeAll(const TreeRequest& request) {
   return all;
 }
 
-/** What some work brings, once. */
+/** What some work brings, once. Whoever does not ask for it need not wait for it. */
 class Reading {
  public:
-  explicit Reading(std::function<Batch()> work)
-      : aside_([this, work = std::move(work)] {
-          try {
-            batch_ = work();
-          } catch (...) {
-            failure_ = std::current_exception();
-          }
-        }) {}
+  explicit Reading(std::function<Batch()> work) : work_(std::move(work)) {}
+
+  static std::shared_ptr<Reading> Begin(std::function<Batch()> work) {
+    const auto reading = std::make_shared<Reading>(std::move(work));
+    auto held = std::make_unique<std::shared_ptr<Reading>>(reading);
+    const auto body = [](void* data) -> void* {
+      const std::unique_ptr<std::shared_ptr<Reading>> held(static_cast<std::shared_ptr<Reading>*>(data));
+      prctl(PR_SET_NAME, "vfio-look");
+      (*held)->Work();
+      return nullptr;
+    };
+    reading->is_begun_ = StartThread(body, held.get()) == 0;
+    if (reading->is_begun_) held.release();
+    return reading;
+  }
 
   Batch Wait() {
-    aside_.Wait();
+    if (!is_begun_) Work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!is_done_) done_.wait(lock);
     if (failure_) std::rethrow_exception(failure_);
     return std::move(batch_);
   }
 
  private:
+  void Work() {
+    Batch batch;
+    std::exception_ptr failure;
+    try {
+      batch = work_();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    batch_ = std::move(batch);
+    failure_ = failure;
+    is_done_ = true;
+    done_.notify_one();
+  }
+
+  const std::function<Batch()> work_;
+  bool is_begun_ = false;
+  std::mutex mutex_;
+  std::condition_variable done_;
+  bool is_done_ = false;
   Batch batch_;
   std::exception_ptr failure_;
-  // The last: its thread writes to the others.
-  Aside aside_;
 };
 
 }  // namespace
 
 Napi::Function Beside(Napi::Env env, std::function<Batch()> work) {
-  auto reading = std::make_shared<Reading>(std::move(work));
+  const std::shared_ptr<Reading> reading = Reading::Begin(std::move(work));
   return Napi::Function::New(env, [reading](const Napi::CallbackInfo& info) -> Napi::Value {
     try {
       return reading->Wait().ToObject(info.Env());
