@@ -12,11 +12,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -294,32 +292,31 @@ class Reading {
 
   Batch Wait() {
     if (!is_begun_) Work();
-    std::unique_lock<std::mutex> lock(mutex_);
-    while (!is_done_) done_.wait(lock);
+    pthread_mutex_lock(&mutex_);
+    while (!is_done_) pthread_cond_wait(&done_, &mutex_);
+    pthread_mutex_unlock(&mutex_);
     if (failure_) std::rethrow_exception(failure_);
     return std::move(batch_);
   }
 
  private:
   void Work() {
-    Batch batch;
-    std::exception_ptr failure;
     try {
-      batch = work_();
+      batch_ = work_();
     } catch (...) {
-      failure = std::current_exception();
+      failure_ = std::current_exception();
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    batch_ = std::move(batch);
-    failure_ = failure;
+    pthread_mutex_lock(&mutex_);
     is_done_ = true;
-    done_.notify_one();
+    pthread_cond_signal(&done_);
+    pthread_mutex_unlock(&mutex_);
   }
 
   const std::function<Batch()> work_;
   bool is_begun_ = false;
-  std::mutex mutex_;
-  std::condition_variable done_;
+  // Those of C++ are in parts of its library that are not taken along.
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t done_ = PTHREAD_COND_INITIALIZER;
   bool is_done_ = false;
   Batch batch_;
   std::exception_ptr failure_;
