@@ -46,11 +46,11 @@ await build({
   ...common,
   entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
   outdir: `${OUT}/cli`,
-  external: [LIBRARY, './looks.js', './pictures.js', './all.js'],
+  external: [LIBRARY, './looks.js', './all.js'],
 })
 await build({
   ...common,
-  entryPoints: ['lib/cli/looks.ts', 'lib/cli/pictures.ts'],
+  entryPoints: ['lib/cli/looks.ts'],
   outdir: `${OUT}/cli`,
   plugins: [addonFrom('../../')],
 })

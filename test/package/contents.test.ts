@@ -22,7 +22,7 @@ const files = () =>
     .filter(({ entry }) => !entry.isDirectory())
     .map(({ path }) => path.slice(contents().length + 1))
 
-const CLI = ['all', 'looks', 'main', 'pictures'].map((name) => `dist/cli/${name}.js`)
+const CLI = ['all', 'looks', 'main'].map((name) => `dist/cli/${name}.js`)
 
 describe('the tarball', function () {
   this.timeout(PATIENCE)
