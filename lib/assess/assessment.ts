@@ -4,8 +4,10 @@ import type { IommuGroup } from '../sysfs/groups.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
+import { lackingBars, obstacleToEnabling } from './bars.js'
 import { driverOfModule } from './driver-names.js'
 import { assessIsolation } from './isolation.js'
+import { moduleSwitch } from './kernel-parameters.js'
 import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { onceFor } from './once.js'
@@ -167,10 +169,13 @@ function judgeAlone(seen: Snapshot, device: PciDevice): Verdict {
   if (obstacle && (isBridge(device) || iommuIn(seen, device))) return blocked(obstacle)
   const found = judgeUngrouped(seen, device)
   if (found.kind === 'none') return blocked(found.reason)
-  const hindrance = obstacle ?? (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
+  const hindrance =
+    obstacle ??
+    obstacleToEnabling(device) ??
+    (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
   if (hindrance) return blocked(hindrance)
   const once = `${address} can be given away once it is bound to vfio-pci`
-  const token = tokenToOpen(seen, device)
+  const token = tokenToOpen(seen, device) + missing(device)
   if (found.kind === 'no-iommu') {
     const reason = `${once}, without an IOMMU: ${NO_IOMMU_RISK}${token}`
     return { verdict: 'bindable', reason, toBind: [address], noIommu: true }
@@ -186,6 +191,7 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     obstacleToJudging(seen, device, group) ??
     whyUnreachable(seen, device) ??
     obstacleToBinding(seen, device) ??
+    obstacleToEnabling(device) ??
     obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
@@ -202,7 +208,7 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     if (hindrance) return blocked(other && isBridge(other) ? member.reason : hindrance)
     toBind.push(member.address)
   }
-  const token = tokenToOpen(seen, device)
+  const token = tokenToOpen(seen, device) + missing(device)
   if (toBind.length === 0) {
     return {
       verdict: 'ready',
@@ -218,6 +224,11 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
       ? `${address} can be given away once it is bound to vfio-pci`
       : `${address} can be given away once ${allBound(toBind)} bound to vfio-pci: they share group ${group.group}`
   return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
+}
+
+function missing(device: PciDevice): string {
+  const lack = lackingBars(device)
+  return lack === '' ? '' : `; ${lack}`
 }
 
 const allBound = (addresses: readonly string[]) =>
@@ -294,7 +305,8 @@ function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
   if (device.vgpuType === 0) {
     return `${address} is a virtual function of NVIDIA's vGPU without a profile: give it one (an id of nvidia/creatable_vgpu_types into nvidia/current_vgpu_type in its directory), and its driver hands it to VFIO as it is`
   }
-  if (isDenylisted(device) && seen.host.denylistDisabled !== true) {
+  const isLifted = seen.host.denylistDisabled ?? moduleSwitch(seen.host, 'vfio_pci', 'disable_denylist')
+  if (isDenylisted(device) && isLifted !== true) {
     return `${address} is on vfio-pci's denylist, since user space could hang the host with it: only the module parameter disable_denylist=1 lifts that`
   }
   return null
@@ -305,7 +317,7 @@ function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
   if (group.noIommu) return null
   const direct = group.reservedRegions.find((region) => region.type === 'direct')
   if (direct) {
-    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device, like its RMRR or pre-boot use`
+    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device or its slot that ends this (its RMRR, pre-boot use, on ProLiant servers the shared memory features that HPE's conrep switches off), and for newer firmware`
   }
   return obstacleToInterrupts(seen)
 }

@@ -1,5 +1,6 @@
 import type { Bar, PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { lackingBars } from './bars.js'
 
 /** No host has a smaller one. */
 const SMALLEST_PAGE = 4096
@@ -17,7 +18,12 @@ const WIDER = [48, 57]
  */
 export function guestWarnings(seen: Snapshot, address: string): string[] {
   const device = seen.device(address)
-  return [...device.bars.flatMap((bar) => barWarnings(seen, device, bar)), ...tableWarnings(seen, device)]
+  const lack = lackingBars(device)
+  return [
+    ...(lack === '' ? [] : [`${address}: ${lack}`]),
+    ...device.bars.flatMap((bar) => barWarnings(seen, device, bar)),
+    ...tableWarnings(seen, device),
+  ]
 }
 
 /** The same of the host, once for any number of devices. */

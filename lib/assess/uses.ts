@@ -16,10 +16,10 @@ import { several } from './uses-text.js'
 export type { HostUse } from './host-use.js'
 
 /** What the uses of all devices rest on. */
-const indexOf = onceFor((seen: Snapshot, _all: null) => ({
-  storage: new Storage(seen.use),
-  network: new Network(seen.use),
-}))
+const indexOf = onceFor((seen: Snapshot, _all: null) => {
+  const storage = new Storage(seen.use)
+  return { storage, network: new Network(seen.use, storage.remotes()) }
+})
 
 /**
  * What on this host would lose the device at an address. A use that could not be looked for blocks as `unknown`. An empty

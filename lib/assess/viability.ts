@@ -1,6 +1,6 @@
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
-import { isKernelSince } from '../sysfs/kernel.js'
+import { isKernelSince, isOfLongRelease } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { mediatedText } from './mediated.js'
 import { onceFor } from './once.js'
@@ -28,10 +28,21 @@ export interface Viability {
   readonly members: readonly ViabilityMember[]
 }
 
-/** The rule of the kernel that was seen. */
+/**
+ * The rule of the kernel that was seen. An older number proves nothing where the newer VFIO shows itself (`vfio-dev`, 6.1), or may
+ * have been brought to it: of both rules this is the stricter one.
+ */
 export function viabilityRule(seen: Snapshot): ViabilityRule {
-  return isKernelSince(seen.host.kernel, 5, 18) ? 'dma-ownership' : 'driver-allowlist'
+  const { kernel } = seen.host
+  return isKernelSince(kernel, 5, 18) || isOfLongRelease(kernel) || hasVfioOf61(seen, null)
+    ? 'dma-ownership'
+    : 'driver-allowlist'
 }
+
+/** A profile of NVIDIA's vGPU proves nothing of the kernel. */
+const hasVfioOf61 = onceFor((seen: Snapshot, _all: null): boolean =>
+  seen.devices.some(({ vfioRegistered, vgpuType }) => vfioRegistered && vgpuType === null),
+)
 
 /**
  * Predicts what `VFIO_GROUP_GET_STATUS` says of a group (`drivers/iommu/iommu.c` since 5.18, `drivers/vfio/vfio.c`

@@ -85,6 +85,68 @@ describe('the kernel command line', () => {
       /transactional-update grub\.cfg$/,
     ],
     [
+      'openSUSE with entries of its own tool (sdbootutil)',
+      {
+        'etc/default/grub': '',
+        'usr/bin/sdbootutil': '',
+        'etc/kernel/cmdline': 'root=UUID=1 quiet',
+        'boot/efi/loader/entries/opensuse.conf': '',
+      },
+      'sdbootutil',
+      '/etc/kernel/cmdline',
+      /the one line of \/etc\/kernel\/cmdline, then run: sdbootutil update-all-entries$/,
+    ],
+    [
+      'openSUSE with that tool, and GRUB as it was',
+      {
+        'etc/default/grub': '',
+        'usr/bin/sdbootutil': '',
+        'etc/kernel/cmdline': 'root=UUID=1 quiet',
+        'etc/sysconfig/bootloader': 'LOADER_TYPE="grub2-efi"\n',
+        'boot/efi/loader/entries/opensuse.conf': '',
+        'usr/sbin/grub2-mkconfig': '',
+      },
+      'grub',
+      '/etc/default/grub',
+      /grub2-mkconfig/,
+    ],
+    [
+      'Proxmox VE on ZFS that GRUB boots: Secure Boot, or no UEFI (its documentation, "Host Bootloader")',
+      {
+        'etc/kernel/proxmox-boot-uuids': '',
+        'etc/kernel/cmdline': 'root=ZFS=rpool/ROOT/pve-1 boot=zfs',
+        'etc/default/grub': '',
+        'proc/cmdline': 'BOOT_IMAGE=/ROOT/pve-1@/boot/vmlinuz-6.8.12-4-pve root=ZFS=/ROOT/pve-1 ro quiet',
+      },
+      'grub',
+      '/etc/default/grub',
+      /\/etc\/default\/grub, then run: proxmox-boot-tool refresh$/,
+    ],
+    [
+      'Arch, booted by an entry of systemd-boot where GRUB left its files',
+      {
+        'etc/default/grub': '',
+        'usr/bin/grub-mkconfig': '',
+        'boot/loader/loader.conf': '',
+        'boot/loader/entries/arch.conf': '',
+        'proc/cmdline': 'initrd=\\initramfs-linux.img root=UUID=1 rw',
+      },
+      'systemd-boot',
+      '/boot/loader/entries/*.conf',
+      /the options line of each entry/,
+    ],
+    [
+      'Arch, booted by rEFInd where GRUB left its files',
+      {
+        'etc/default/grub': '',
+        'boot/refind_linux.conf': '',
+        'proc/cmdline': 'root=UUID=1 rw initrd=boot\\initramfs-linux.img',
+      },
+      'refind',
+      '/boot/refind_linux.conf',
+      /the second quotes/,
+    ],
+    [
       'Fedora, RHEL (grubby(8))',
       {
         'etc/default/grub': '',
