@@ -53,8 +53,8 @@ const nfs = (point: string, server = '10.0.0.2') =>
 
 /** Is the host said to be unable to do without the card, once its network may go? */
 const isVital = (made: UsedHost) =>
-  planAssignment(made.see(), [NIC], { force: ['network', 'holder', 'other'] }).blockers.some(
-    ({ reason }) => /the host cannot do without it/.test(reason),
+  planAssignment(made.see(), [NIC], { force: ['network', 'holder', 'other'] }).blockers.some(({ reason }) =>
+    /the host cannot do without it/.test(reason),
   )
 
 /** What of a host is elsewhere goes with the card that leads there. */
