@@ -1,4 +1,4 @@
-import { compareAddresses, readUuid } from '../sysfs/address.js'
+import { compareAddresses, readUuid, slotOf } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
@@ -121,8 +121,18 @@ function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
   const warning =
     bare.verdict === 'blocked'
       ? `; besides, the host could not do without it: ${vital.what}`
-      : `, and the host would not survive that: ${vital.what}`
+      : `, and the host would not survive that: ${vital.what}${elsewhere(seen, bare.address, vital.address)}`
   return { ...bare, reason: bare.reason + warning, uses }
+}
+
+/**
+ * Of a card that shares its group with what is in another slot or on the board: where it may get a group of its own. An empty text
+ * for what no slot has, and for functions of one card. @internal
+ */
+export function elsewhere(seen: Snapshot, address: string, other: string): string {
+  const { parent, sriov } = seen.device(address)
+  const isCard = parent !== null && sriov?.role !== 'vf' && slotOf(address) !== slotOf(other)
+  return isCard ? '; in another slot, whose ports isolate it (ACS), it may have a group without that' : ''
 }
 
 /** The same with the viability of the group given, and without the resets, to judge many devices. @internal */

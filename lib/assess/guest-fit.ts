@@ -21,9 +21,38 @@ export function guestWarnings(seen: Snapshot, address: string): string[] {
   const lack = lackingBars(device)
   return [
     ...(lack === '' ? [] : [`${address}: ${lack}`]),
+    ...displayWarnings(device),
     ...device.bars.flatMap((bar) => barWarnings(seen, device, bar)),
     ...tableWarnings(seen, device),
   ]
+}
+
+/** A picture before the guest's driver is there takes the video BIOS, and all of an Intel processor's graphics takes its place. */
+function displayWarnings({
+  address,
+  vendor,
+  class: code,
+  parent,
+  bars,
+  bootVga,
+  sriov,
+}: PciDevice): string[] {
+  if (code >>> 8 !== 0x0300 || sriov?.role === 'vf' || bars.length === 0) return []
+  if (vendor === 0x8086 && parent === null) {
+    return [
+      `${address} is the graphics of the processor: as a guest's only display QEMU wants it at the guest's address 00:02.0 with x-igd-opregion=on, and a machine and firmware that its docs/igd-assign.txt names`,
+    ]
+  }
+  if (!bars.some(({ index }) => index === 'rom')) {
+    return [
+      `${address} has no video BIOS of its own (no ROM): a guest shows nothing on it before its driver is there, unless the hypervisor has a file with one (romfile= of QEMU)`,
+    ]
+  }
+  return bootVga
+    ? [
+        `${address} was the display of this host's boot, so its video BIOS has run already: where a guest shows nothing on it, give the hypervisor a file with an unused copy (romfile= of QEMU)`,
+      ]
+    : []
 }
 
 /** The same of the host, once for any number of devices. */

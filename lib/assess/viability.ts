@@ -7,6 +7,7 @@ import { onceFor } from './once.js'
 import { isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses } from './uses.js'
+import { isOfBoard } from './uses-board.js'
 
 /** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
 export type ViabilityRule = 'dma-ownership' | 'driver-allowlist'
@@ -120,7 +121,10 @@ function cureFor(seen: Snapshot, device: PciDevice): string {
   }
   // Who surveys a large host has not looked at uses.
   const vital = seen.use.looked ? assessUses(seen, address).find((use) => use.vital) : undefined
-  return vital ? `the host would not survive its loss (${vital.what})` : 'bind it to vfio-pci, or unbind it'
+  if (vital) return `the host would not survive its loss (${vital.what})`
+  return isOfBoard(device)
+    ? `unbind it from ${driver}, since it is a part of the board, which no guest should have`
+    : 'bind it to vfio-pci, or unbind it'
 }
 
 /** A mediated device that its driver has given to VFIO: on its bus nothing claims DMA (`vfio_group_get_device` before 5.18). */

@@ -1,4 +1,4 @@
-import { type Assessment, assess, makersOf } from '../assess/assessment.js'
+import { type Assessment, assess, elsewhere, makersOf } from '../assess/assessment.js'
 import { opensByIommufd } from '../assess/backends.js'
 import { lackingBars } from '../assess/bars.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
@@ -317,7 +317,7 @@ class Planner {
         this.#block(
           address,
           'ERR_VFIO_INCOMPLETE_GROUP',
-          `${address} shares its group with ${vital.address}, which the host cannot do without (${vital.what}): it stays too`,
+          `${address} shares its group with ${vital.address}, which the host cannot do without (${vital.what}): it stays too${elsewhere(this.#seen, address, vital.address)}`,
         )
       } else if (missing.length > 0) {
         this.#block(
