@@ -228,6 +228,10 @@ function checkAbsentModule(name: string, module: VfioModule, host: HostFacts): C
   }
 }
 
+/** A node that no module of this kernel makes. */
+const isMissing = ({ modules }: HostFacts, isIommufd: boolean) =>
+  modules.vfio === 'missing' || (isIommufd && modules.iommufd === 'missing')
+
 function checkContainer({ host }: Snapshot): Check {
   const name = 'device node'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
@@ -240,9 +244,11 @@ function checkContainer({ host }: Snapshot): Check {
     return fail(
       name,
       `${wanted} is not there`,
-      host.platform.container === null
-        ? `load the modules: modprobe ${isIommufd ? 'iommufd vfio-pci' : 'vfio-pci'}`
-        : `start the container with --device ${wanted} and the nodes of its devices (--device ${isIommufd ? '/dev/vfio/devices/vfioN' : '/dev/vfio/N'})`,
+      isMissing(host, isIommufd)
+        ? 'it comes with the modules, which this kernel does not have'
+        : host.platform.container === null
+          ? `load the modules: modprobe ${isIommufd ? 'iommufd vfio-pci' : 'vfio-pci'}`
+          : `start the container with --device ${wanted} and the nodes of its devices (--device ${isIommufd ? '/dev/vfio/devices/vfioN' : '/dev/vfio/N'})`,
     )
   }
   return node.accessible

@@ -22,6 +22,7 @@ export function guestWarnings(seen: Snapshot, address: string): string[] {
   return [
     ...(lack === '' ? [] : [`${address}: ${lack}`]),
     ...displayWarnings(device),
+    ...resetWarnings(device),
     ...device.bars.flatMap((bar) => barWarnings(seen, device, bar)),
     ...tableWarnings(seen, device),
   ]
@@ -51,6 +52,16 @@ function displayWarnings({
   return bootVga
     ? [
         `${address} was the display of this host's boot, so its video BIOS has run already: where a guest shows nothing on it, give the hypervisor a file with an unused copy (romfile= of QEMU)`,
+      ]
+    : []
+}
+
+/** AMD's displays that have no reset but that of their bus: gnif/vendor-reset knows some that do not come back from it. */
+function resetWarnings({ address, vendor, class: code, resetMethods, sriov }: PciDevice): string[] {
+  const isReset = resetMethods?.some((method) => method === 'flr' || method === 'device_specific') ?? true
+  return vendor === 0x1002 && code >>> 16 === 0x03 && sriov?.role !== 'vf' && !isReset
+    ? [
+        `${address} has no reset of its own: many displays of AMD's without one do not come back once a guest had them, until the host is switched off and on; the module vendor-reset, which is not the kernel's, resets some`,
       ]
     : []
 }

@@ -1,4 +1,4 @@
-import type { PciDevice } from '../sysfs/devices.js'
+import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Finding } from './host-use.js'
 
 /** What hangs on functions of a board itself, by class and subclass: nobody publishes these users. */
@@ -15,6 +15,16 @@ const partOf = ({ class: code, parent, sriov }: PciDevice) =>
 
 /** Is a function a part of the board that no guest should have? @internal */
 export const isOfBoard = (device: PciDevice) => partOf(device) !== undefined
+
+const CXL_MEMORY = 0x0502
+
+/** Memory on CXL may be a part of the host's own, which no driver takes out of use when it goes (`cxl_region_decode_reset`). */
+export function memoryUses({ class: code, driver, vfioRegistered }: PciDevice): Finding[] {
+  if (code >>> 8 !== CXL_MEMORY || driver === null || isWithVfio({ driver, vfioRegistered })) return []
+  const what =
+    'whether its memory is a part of this host\'s own is not known, and that would not survive its loss: see "cxl list -R" and "daxctl list"'
+  return [{ kind: 'other', what, severity: 'blocks', unknown: true }]
+}
 
 /** What the host loses with a part of its board, and a guest gains. */
 export function boardUses(device: PciDevice): Finding[] {

@@ -17,6 +17,8 @@ export class Network {
   /** What comes over each interface from others; and what comes from somewhere, nobody knows by which. */
   readonly #remotes = new Map<string, { readonly server: string; readonly remote: Remote }[]>()
   readonly #unplaced: Remote[] = []
+  /** What carries the default route and is above no card in sight: PPPoE, a tunnel, a bridge of Open vSwitch. */
+  readonly #loose: readonly string[]
 
   constructor({ network, known }: UseFacts, remotes: readonly Remote[]) {
     this.#isKnown = known.network
@@ -31,7 +33,9 @@ export class Network {
       this.#routes.set(route.interface, [...(this.#routes.get(route.interface) ?? []), route])
     }
     this.#ssh = network.ssh && interfaceOf(network.ssh, network.interfaces, network.routes)
-    const reached = remotes.length > 0 ? this.#reached() : new Set<string>()
+    const reached = this.#reached()
+    const carriers = network.routes.filter(({ length }) => length === 0).map((route) => route.interface)
+    this.#loose = [...new Set(carriers)].filter((name) => name !== 'lo' && !reached.has(name))
     const ways = new Map<string, string | null>()
     for (const remote of remotes) {
       const names = remote.servers.map((server) => {
@@ -66,16 +70,27 @@ export class Network {
     const visited = new Map<string, boolean>()
     for (const item of this.#byFunction.get(address) ?? []) {
       const used = this.#visit(item, [item.name], visited, findings)
-      const isCarrier = used || item.uppers.length > 0
+      const isCarrier = used || item.uppers.length > 0 || this.#loose.length > 0
       if (item.up && isCarrier) {
         const may = together(this.#unplaced, `${item.name} may be the way by which this comes`)
         findings.push(...may.map(({ vital: _vital, ...finding }) => ({ ...finding, unknown: true as const })))
       }
-      if (!used && item.up) {
-        findings.push({ kind: 'network', what: `${item.name} is up, without an address`, severity: 'warns' })
-      }
+      if (!used && item.up) findings.push(this.#idle(item.name))
     }
     return findings
+  }
+
+  /** Of an interface that is up and that nothing in sight goes over. */
+  #idle(name: string): Finding {
+    const what = `${name} is up, without an address`
+    return this.#loose.length === 0
+      ? { kind: 'network', what, severity: 'warns' }
+      : {
+          kind: 'network',
+          what: `${what}, and may be what ${several(this.#loose)} goes over, which carries the default route`,
+          severity: 'blocks',
+          unknown: true,
+        }
   }
 
   /** What may go over the interfaces of a function out of sight. */
@@ -130,6 +145,11 @@ export class Network {
     const datapath = uppers.find(({ name }) => VIRTUAL_SWITCH.test(name))
     if (!used && item.up && datapath) {
       const what = `${lead} is a port of ${datapath.name} (Open vSwitch), whose bridges may carry what the host and its guests send`
+      findings.push({ kind: 'network', what, severity: 'blocks' })
+      used = true
+    }
+    if (!used && item.up && item.promiscuous) {
+      const what = `${lead} takes in all packets (promiscuous), as for a virtual switch, a machine above it or a capture`
       findings.push({ kind: 'network', what, severity: 'blocks' })
       used = true
     }

@@ -7,7 +7,7 @@ import type { Finding, HostUse } from './host-use.js'
 import { onceFor } from './once.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
-import { boardUses } from './uses-board.js'
+import { boardUses, memoryUses } from './uses-board.js'
 import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
 import { nodeUses, vfioUses } from './uses-open.js'
@@ -44,6 +44,7 @@ const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): rea
     ...openChildren(seen, device.address),
     ...dependentUses(seen, device),
     ...boardUses(device),
+    ...memoryUses(device),
   ]
   const isOpen = findings.some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
   const unknown = unknownUses(seen, storage, device, isOpen).map(

@@ -262,11 +262,11 @@ const byFirmware = (root: Root) => /(?:^|\s)initrd=\S*\\/.test(root.text('proc/c
 
 function loaderOf(root: Root): BootLoader {
   const running = (root.bytes(LOADER_INFO)?.toString('utf16le') ?? '').toLowerCase()
-  // The files of a loader that was there before may have stayed.
+  // The files of GRUB may have stayed where another loader took over.
   const isEntry = running.includes('systemd-boot') || (running === '' && byFirmware(root))
   const all = [
     managed,
-    ...(isEntry ? [systemdBoot, limine, refind, grub] : [grub, systemdBoot]),
+    ...(isEntry ? [systemdBoot, limine, refind] : [grub, systemdBoot]),
     limine,
     zipl,
     extlinux,
@@ -322,7 +322,9 @@ function systemdBoot(root: Root): BootLoader | null {
   const uki = ESPS.find((place) => root.names(`${place}/EFI/Linux`).some((name) => /\.efi$/i.test(name)))
   if (esp === undefined && uki === undefined) return null
   const entries = esp === undefined ? [] : root.names(`${esp}/loader/entries`)
-  const line = root.first('etc/kernel/cmdline')
+  // mkinitcpio and ukify take drop-ins as well.
+  const dropIn = root.names('etc/cmdline.d').find((name) => name.endsWith('.conf'))
+  const line = root.first('etc/kernel/cmdline', ...(dropIn === undefined ? [] : [`etc/cmdline.d/${dropIn}`]))
   if (uki !== undefined && entries.length === 0 && line)
     return { name: 'uki', path: line, command: UKI_COMMANDS[builderOf(root)] ?? null }
   if (line && root.runs('kernel-install'))

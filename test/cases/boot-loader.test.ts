@@ -136,6 +136,28 @@ describe('the kernel command line', () => {
       /the options line of each entry/,
     ],
     [
+      'Arch, booted by the firmware itself where GRUB left its files',
+      {
+        'etc/default/grub': '',
+        'usr/bin/grub-mkconfig': '',
+        'proc/cmdline': 'root=UUID=1 rw initrd=\\initramfs-linux.img',
+      },
+      'unknown',
+      null,
+      /wherever the boot loader of this host keeps it/,
+    ],
+    [
+      'Arch with a unified image and drop-ins (mkinitcpio(8))',
+      {
+        'usr/bin/mkinitcpio': '',
+        'etc/cmdline.d/root.conf': 'root=UUID=1 rw',
+        'efi/EFI/Linux/arch-linux.efi': '',
+      },
+      'uki',
+      '/etc/cmdline.d/root.conf',
+      /the one line of \/etc\/cmdline\.d\/root\.conf, then run: mkinitcpio -P$/,
+    ],
+    [
       'Arch, booted by rEFInd where GRUB left its files',
       {
         'etc/default/grub': '',

@@ -129,6 +129,14 @@ describe('what a guest would stumble over', () => {
       assert.match(notes(igd), /00:02\.0 with x-igd-opregion=on/)
     })
 
+    // gnif/vendor-reset: Polaris, Vega and Navi 1x.
+    it('of AMD without a reset of its own may not come back', () => {
+      const amd = { vendor: 0x1002 }
+      assert.match(vga({ ...amd, resetMethod: 'bus' }, ROM), /many displays of AMD's.*vendor-reset/)
+      assert.doesNotMatch(vga({ ...amd, resetMethod: 'flr bus' }, ROM), /vendor-reset/)
+      assert.doesNotMatch(vga({ vendor: 0x10de, resetMethod: 'bus' }, ROM), /vendor-reset/)
+    })
+
     it('is nothing of a card that computes', () => {
       assert.doesNotMatch(vga({ vendor: 0x10de, class: 0x030200 }), /romfile/)
     })

@@ -185,6 +185,24 @@ describe('what comes over the network', () => {
     assert.match(made.uses(NIC).join(), /blocks network: eno1 is a port of ovs-system \(Open vSwitch\)/)
   })
 
+  // PPPoE, tunnels: sysfs ties them to no card.
+  it('may be all of a host whose default route nothing ties to a card', () => {
+    const made = host({ loose: ['ppp0'], routes: [['ppp0', '0.0.0.0', '0.0.0.0']] })
+    const { blockers } = planAssignment(made.see(), [NIC])
+    assert.match(
+      blockers.map(({ reason }) => reason).join(),
+      /eno1 is up, without an address, and may be what ppp0 goes over.*accept the risk with --force network/,
+    )
+    assert.deepEqual(made.uses(OTHER), [])
+  })
+
+  // include/uapi/linux/if.h, IFF_PROMISC: bridges of other namespaces, macvtap, Suricata and Zeek at a mirror port.
+  it('is what a capture takes in', () => {
+    const made = host({ routes: [] })
+    made.tree.file(made.inside(NIC, 'net/eno1/flags'), '0x1103\n')
+    assert.match(made.uses(NIC).join(), /blocks network: eno1 takes in all packets \(promiscuous\)/)
+  })
+
   it('is nothing of a bond that is down', () => {
     assert.deepEqual(host({ uppers: { bond0: DOWN }, routes: [] }).uses(NIC), [
       'warns network: eno1 is up, without an address',

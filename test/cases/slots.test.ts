@@ -79,3 +79,22 @@ describe('a part of the board', () => {
     assert.deepEqual(new UsedHost({ devices }).uses('0000:03:00.0'), [])
   })
 })
+
+/** Memory on CXL: a driver that goes takes it out of no use. */
+describe("memory that may be the host's own", () => {
+  after(removeDirectories)
+
+  const uses = (driver?: string) =>
+    new UsedHost({
+      devices: [{ address: '0000:16:00.0', class: 0x050210, group: 9, ...(driver && { driver }) }],
+    }).uses('0000:16:00.0')
+
+  it('is not taken unasked from the driver of CXL', () => {
+    assert.match(uses('cxl_pci').join(), /blocks other: whether its memory is a part of this host's own/)
+  })
+
+  it("is nobody's without that driver", () => {
+    assert.deepEqual(uses(), [])
+    assert.doesNotMatch(uses('vfio-pci').join(), /memory/)
+  })
+})
