@@ -167,8 +167,13 @@ describe('a kernel of a long release', () => {
 
   it('has the reset methods that it publishes', () => {
     const files = { reset_method: 'flr bus\n' }
-    const devices = [{ address: NIC, group: 3, driver: 'vfio-pci', files }]
+    const devices = [
+      { address: NIC, group: 3, driver: 'vfio-pci', files },
+      { address: '0000:04:00.0', group: 4 },
+    ]
     const seen = intel({ kernel: '5.14.0-427.40.1.el9_4.x86_64', devices })
     assert.deepEqual(seen.device(NIC).resetMethods, ['flr', 'bus'])
+    // What has none there has none: nothing is to be guessed from its capabilities.
+    assert.deepEqual(seen.device('0000:04:00.0').resetMethods, [])
   })
 })
