@@ -327,7 +327,7 @@ function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
   if (group.noIommu) return null
   const direct = group.reservedRegions.find((region) => region.type === 'direct')
   if (direct) {
-    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device or its slot that ends this (its RMRR, pre-boot use, on ProLiant servers the shared memory features that HPE's conrep switches off), and for newer firmware`
+    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device or its slot that ends this (its RMRR, pre-boot use, on ProLiant servers the shared memory features that HPE's conrep switches off), and for newer firmware; kernels with a patch for it, like those of Proxmox and Harvester, take intel_iommu=relax_rmrr, at the risk of what the firmware does there`
   }
   return obstacleToInterrupts(seen)
 }

@@ -196,8 +196,12 @@ function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
 export const pathsOf = ({ node, label, name }: BlockDevice) =>
   label === name ? [`/dev/${node}`] : [`/dev/${node}`, `/dev/mapper/${label}`]
 
-/** Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. */
-const VITAL = /^\/(?:(?:usr|etc|var|boot|nix|gnu|sysroot|ostree|overlay|run\/rootfsbase)(?:\/.*)?)?$/
+/**
+ * Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. Deep in /var are the data of
+ * services: disks of pods and of virtual machines.
+ */
+const VITAL =
+  /^\/(?:(?:usr|etc|boot|nix|gnu|sysroot|ostree|overlay|run\/rootfsbase)(?:\/.*)?|var(?:\/[^/]+)?)?$/
 
 /** A mount namespace of another program is no host; that of the first process is. */
 const isVital = ({ point, seenBy }: Mount) => VITAL.test(point) && (seenBy === null || seenBy.pid === 1)

@@ -82,6 +82,14 @@ describe('what comes over the network', () => {
     assert.equal(isVital(made), false)
   })
 
+  // kubelet mounts the volumes of pods there, Proxmox those of its storages below /mnt/pve.
+  it('is the data of pods, which the host itself does without', () => {
+    const volume = '/var/lib/kubelet/pods/1/volumes/kubernetes.io~nfs/data'
+    assert.equal(isVital(host({ mounts: [nfs(volume)] })), false)
+    assert.equal(isVital(host({ mounts: [nfs('/mnt/pve/nas')] })), false)
+    assert.equal(isVital(host({ mounts: [nfs('/var/log')] })), true)
+  })
+
   for (const [what, line] of [
     ['CIFS', '22 1 0:20 / /var rw - cifs //nas/var rw,addr=10.0.0.2,vers=3.1.1'],
     ['CephFS', '22 1 0:20 / /var rw - ceph 10.0.0.2:6789,10.0.0.3:6789:/ rw,name=admin,acl'],
