@@ -1,11 +1,13 @@
-import { compareAddresses, readUuid } from '../sysfs/address.js'
+import { compareAddresses, readUuid, slotOf } from '../sysfs/address.js'
 import { isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { IommuGroup } from '../sysfs/groups.js'
 import type { MediatedDevice } from '../sysfs/mediated.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { bridgesAbove, whyUnreachable } from './answering.js'
+import { lackingBars, obstacleToEnabling } from './bars.js'
 import { driverOfModule } from './driver-names.js'
 import { assessIsolation } from './isolation.js'
+import { moduleSwitch } from './kernel-parameters.js'
 import { judgeMediated, mediatedReset } from './mediated.js'
 import { judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { onceFor } from './once.js'
@@ -129,7 +131,17 @@ export function vitalWarning(
   // The reason of a blocked device names the obstacle only.
   return verdict === 'blocked'
     ? `; besides, the host could not do without it: ${vital.what}`
-    : `, and the host would not survive that: ${vital.what}`
+    : `, and the host would not survive that: ${vital.what}${elsewhere(seen, address, vital.address)}`
+}
+
+/**
+ * Of a card that shares its group with what is in another slot or on the board: where it may get a group of its own. An empty text
+ * for what no slot has, and for functions of one card. @internal
+ */
+export function elsewhere(seen: Snapshot, address: string, other: string): string {
+  const { parent, sriov } = seen.device(address)
+  const isCard = parent !== null && sriov?.role !== 'vf' && slotOf(address) !== slotOf(other)
+  return isCard ? '; in another slot, whose ports isolate it (ACS), it may have a group without that' : ''
 }
 
 /** The same with the viability of the group given, and without the resets, to judge many devices. @internal */
@@ -176,10 +188,13 @@ function judgeAlone(seen: Snapshot, device: PciDevice): Verdict {
   if (obstacle && (isBridge(device) || iommuIn(seen, device))) return blocked(obstacle)
   const found = judgeUngrouped(seen, device)
   if (found.kind === 'none') return blocked(found.reason)
-  const hindrance = obstacle ?? (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
+  const hindrance =
+    obstacle ??
+    obstacleToEnabling(device) ??
+    (found.kind === 'when-bound' ? obstacleToInterrupts(seen) : null)
   if (hindrance) return blocked(hindrance)
   const once = `${address} can be given away once it is bound to vfio-pci`
-  const token = tokenToOpen(seen, device)
+  const token = tokenToOpen(seen, device) + missing(device)
   if (found.kind === 'no-iommu') {
     const reason = `${once}, without an IOMMU: ${NO_IOMMU_RISK}${token}`
     return { verdict: 'bindable', reason, toBind: [address], noIommu: true }
@@ -195,6 +210,7 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     obstacleToJudging(seen, device, group) ??
     whyUnreachable(seen, device) ??
     obstacleToBinding(seen, device) ??
+    obstacleToEnabling(device) ??
     obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
   const toBind: string[] = []
@@ -211,7 +227,7 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     if (hindrance) return blocked(other && isBridge(other) ? member.reason : hindrance)
     toBind.push(member.address)
   }
-  const token = tokenToOpen(seen, device)
+  const token = tokenToOpen(seen, device) + missing(device)
   if (toBind.length === 0) {
     return {
       verdict: 'ready',
@@ -227,6 +243,11 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
       ? `${address} can be given away once it is bound to vfio-pci`
       : `${address} can be given away once ${allBound(toBind)} bound to vfio-pci: they share group ${group.group}`
   return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
+}
+
+function missing(device: PciDevice): string {
+  const lack = lackingBars(device)
+  return lack === '' ? '' : `; ${lack}`
 }
 
 const allBound = (addresses: readonly string[]) =>
@@ -303,7 +324,8 @@ function obstacleToBinding(seen: Snapshot, device: PciDevice): string | null {
   if (device.vgpuType === 0) {
     return `${address} is a virtual function of NVIDIA's vGPU without a profile: give it one (an id of nvidia/creatable_vgpu_types into nvidia/current_vgpu_type in its directory), and its driver hands it to VFIO as it is`
   }
-  if (isDenylisted(device) && seen.host.denylistDisabled !== true) {
+  const isLifted = seen.host.denylistDisabled ?? moduleSwitch(seen.host, 'vfio_pci', 'disable_denylist')
+  if (isDenylisted(device) && isLifted !== true) {
     return `${address} is on vfio-pci's denylist, since user space could hang the host with it: only the module parameter disable_denylist=1 lifts that`
   }
   return null
@@ -314,7 +336,7 @@ function obstacleToOpening(seen: Snapshot, group: IommuGroup): string | null {
   if (group.noIommu) return null
   const direct = group.reservedRegions.find((region) => region.type === 'direct')
   if (direct) {
-    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device, like its RMRR or pre-boot use`
+    return `group ${group.group} has memory that the firmware maps for itself (0x${direct.start.toString(16)}–0x${direct.end.toString(16)}), and the kernel gives no such group away: look for a firmware setting of the device or its slot that ends this (its RMRR, pre-boot use, on ProLiant servers the shared memory features that HPE's conrep switches off), and for newer firmware; kernels with a patch for it, like those of Proxmox and Harvester, take intel_iommu=relax_rmrr, at the risk of what the firmware does there`
   }
   return obstacleToInterrupts(seen)
 }

@@ -5,7 +5,7 @@ import { printable } from '../text.js'
 import { findSilent, silenceCure } from './answering.js'
 import { BACKEND_MODULES, backendOf, KERNEL_OPTIONS, mapsByIommufd } from './backends.js'
 import { assessIsolation } from './isolation.js'
-import { iommuSwitchedOff } from './kernel-parameters.js'
+import { iommuSwitchedOff, isolationAssumed } from './kernel-parameters.js'
 import { explainNoIommu, isNoIommuMode, judgeUngrouped, NO_IOMMU_RISK } from './no-iommu.js'
 import { several, unseenCure, unseenText } from './uses-text.js'
 import { viabilityRule } from './viability.js'
@@ -123,7 +123,16 @@ function checkGroups(seen: Snapshot): Check {
   const numbers = new Set(real.map(({ group }) => group))
   const grouped = devices.filter(({ group }) => group !== null && numbers.has(group)).length
   const hold = `${real.length} IOMMU groups hold ${grouped} of ${devices.length} PCI functions`
-  if (grouped > 0) return ok(name, hold)
+  if (grouped > 0) {
+    const assumed = isolationAssumed(seen.host)
+    return assumed.length === 0
+      ? ok(name, hold)
+      : warn(
+          name,
+          `${hold}, and the kernel was told to take ports for isolating that may not be (${assumed.join(' ')}): devices of different groups may reach each other past the IOMMU`,
+          'give devices only to guests that are trusted with all that the hardware would group together, or boot without it',
+        )
+  }
   const ungrouped = devices.filter(({ group }) => group === null)
   if (ungrouped.some((device) => judgeUngrouped(seen, device).kind === 'when-bound')) {
     return warn(
@@ -219,6 +228,10 @@ function checkAbsentModule(name: string, module: VfioModule, host: HostFacts): C
   }
 }
 
+/** A node that no module of this kernel makes. */
+const isMissing = ({ modules }: HostFacts, isIommufd: boolean) =>
+  modules.vfio === 'missing' || (isIommufd && modules.iommufd === 'missing')
+
 function checkContainer({ host }: Snapshot): Check {
   const name = 'device node'
   if (host.paths.dev === null) return ok(name, 'not known: /dev was not looked at')
@@ -231,9 +244,11 @@ function checkContainer({ host }: Snapshot): Check {
     return fail(
       name,
       `${wanted} is not there`,
-      host.platform.container === null
-        ? `load the modules: modprobe ${isIommufd ? 'iommufd vfio-pci' : 'vfio-pci'}`
-        : `start the container with --device ${wanted} and the nodes of its devices (--device ${isIommufd ? '/dev/vfio/devices/vfioN' : '/dev/vfio/N'})`,
+      isMissing(host, isIommufd)
+        ? 'it comes with the modules, which this kernel does not have'
+        : host.platform.container === null
+          ? `load the modules: modprobe ${isIommufd ? 'iommufd vfio-pci' : 'vfio-pci'}`
+          : `start the container with --device ${wanted} and the nodes of its devices (--device ${isIommufd ? '/dev/vfio/devices/vfioN' : '/dev/vfio/N'})`,
     )
   }
   return node.accessible

@@ -1,5 +1,6 @@
 import type { Bar, PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { lackingBars } from './bars.js'
 
 /** No host has a smaller one. */
 const SMALLEST_PAGE = 4096
@@ -17,7 +18,52 @@ const WIDER = [48, 57]
  */
 export function guestWarnings(seen: Snapshot, address: string): string[] {
   const device = seen.device(address)
-  return [...device.bars.flatMap((bar) => barWarnings(seen, device, bar)), ...tableWarnings(seen, device)]
+  const lack = lackingBars(device)
+  return [
+    ...(lack === '' ? [] : [`${address}: ${lack}`]),
+    ...displayWarnings(device),
+    ...resetWarnings(device),
+    ...device.bars.flatMap((bar) => barWarnings(seen, device, bar)),
+    ...tableWarnings(seen, device),
+  ]
+}
+
+/** A picture before the guest's driver is there takes the video BIOS, and all of an Intel processor's graphics takes its place. */
+function displayWarnings({
+  address,
+  vendor,
+  class: code,
+  parent,
+  bars,
+  bootVga,
+  sriov,
+}: PciDevice): string[] {
+  if (code >>> 8 !== 0x0300 || sriov?.role === 'vf' || bars.length === 0) return []
+  if (vendor === 0x8086 && parent === null) {
+    return [
+      `${address} is the graphics of the processor: as a guest's only display QEMU wants it at the guest's address 00:02.0 with x-igd-opregion=on, and a machine and firmware that its docs/igd-assign.txt names`,
+    ]
+  }
+  if (!bars.some(({ index }) => index === 'rom')) {
+    return [
+      `${address} has no video BIOS of its own (no ROM): a guest shows nothing on it before its driver is there, unless the hypervisor has a file with one (romfile= of QEMU)`,
+    ]
+  }
+  return bootVga
+    ? [
+        `${address} was the display of this host's boot, so its video BIOS has run already: where a guest shows nothing on it, give the hypervisor a file with an unused copy (romfile= of QEMU)`,
+      ]
+    : []
+}
+
+/** AMD's displays that have no reset but that of their bus: gnif/vendor-reset knows some that do not come back from it. */
+function resetWarnings({ address, vendor, class: code, resetMethods, sriov }: PciDevice): string[] {
+  const isReset = resetMethods?.some((method) => method === 'flr' || method === 'device_specific') ?? true
+  return vendor === 0x1002 && code >>> 16 === 0x03 && sriov?.role !== 'vf' && !isReset
+    ? [
+        `${address} has no reset of its own: many displays of AMD's without one do not come back once a guest had them, until the host is switched off and on; the module vendor-reset, which is not the kernel's, resets some`,
+      ]
+    : []
 }
 
 /** The same of the host, once for any number of devices. */

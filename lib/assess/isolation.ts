@@ -1,9 +1,11 @@
 import type { HostFacts } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import { backendOf, mapsByIommufd } from './backends.js'
 import { hypervisorOf } from './hypervisor.js'
-import { remappingSwitchedOff } from './kernel-parameters.js'
+import { moduleSwitch, remappingSwitchedOff } from './kernel-parameters.js'
 import { onceFor } from './once.js'
+import { hasBrokenRemapping } from './quirks.js'
 
 /**
  * Whether a device can raise no interrupts but its own. type1 and iommufd refuse a device that can
@@ -29,7 +31,8 @@ const isolationOf = onceFor((seen: Snapshot, _all: null): Isolation => {
   const backend = backendOf(host)
   const byIommufd = mapsByIommufd(host)
   const module = byIommufd ? 'iommufd' : 'vfio_iommu_type1'
-  const accepted = (byIommufd ? host.iommufdUnsafeInterrupts : host.allowUnsafeInterrupts) === true
+  const asked = byIommufd ? host.iommufdUnsafeInterrupts : host.allowUnsafeInterrupts
+  const accepted = (asked ?? moduleSwitch(host, module, 'allow_unsafe_interrupts')) === true
   const isolation = { accepted, cure: null }
   const accept = accepted ? '' : `, or accept the risk with the parameter ${module}.allow_unsafe_interrupts=1`
   if (backend === 'spapr') {
@@ -80,8 +83,14 @@ function cureOf(seen: Snapshot): string {
   }
   const off = remappingSwitchedOff(host)
   if (off.length > 0) return `remove the kernel parameter${off.length > 1 ? 's' : ''} ${off.join(' and ')}`
+  if (seen.devices.some(hasBrokenRemapping)) {
+    return 'take another machine, since the interrupt remapping of this chipset (Intel 5500, 5520, X58) has an erratum and the kernel leaves it off whatever the firmware says'
+  }
   if (host.iommu.units.some(({ kind }) => kind === 'virtio_iommu')) {
     return `give the VM another virtual IOMMU, outside of it, since virtio-iommu remaps no interrupts: ${REMAPPING}`
+  }
+  if (hypervisor !== null && host.platform.provider !== undefined) {
+    return `only ${printable(host.platform.provider)} can let the virtual IOMMU of this virtual machine remap interrupts: take one of its bare-metal or dedicated servers`
   }
   if (hypervisor === 'kvm') {
     return `let the virtual IOMMU remap interrupts, outside of the VM: ${REMAPPING}`

@@ -1,3 +1,4 @@
+import type { PciDevice } from '../sysfs/devices.js'
 import type { HostFacts } from '../sysfs/facts.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { hypervisorOf } from './hypervisor.js'
@@ -57,6 +58,18 @@ function lastSwitch({ value }: Word): 'on' | 'off' | null {
 
 const isX86 = ({ platform }: HostFacts) => platform.architecture === 'x86' || platform.architecture === null
 
+/** The words that `kstrtobool` takes for yes. */
+const YES = /^(?:[yt1]|on)/i
+
+/**
+ * A parameter of a module that is yes or no, as the command line gives it to the module when it comes: what holds while the module
+ * is not there to be asked. `null`: the line does not say.
+ */
+export function moduleSwitch(host: HostFacts, module: string, name: string): boolean | null {
+  const last = words(host.commandLine).findLast((word) => word.name === `${module}.${name}`)
+  return last === undefined ? null : YES.test(last.value) || !last.text.includes('=')
+}
+
 /**
  * The parameters that leave the IOMMU of an x86 host off (`drivers/iommu/intel/iommu.c: intel_iommu_setup`,
  * `drivers/iommu/amd/init.c: parse_amd_iommu_options`, `arch/x86/kernel/pci-dma.c: iommu_setup`). `iommu=pt` and
@@ -78,6 +91,23 @@ export function iommuSwitchedOff(host: HostFacts): readonly string[] {
   return [...intel, ...others].map(({ text }) => text)
 }
 
+/**
+ * The parameters that keep the graphics of an Intel processor out of the IOMMU (`intel_iommu_setup`: igfx_off; then the unit for
+ * graphics alone is ignored, and what is behind it gets no group).
+ */
+export function graphicsLeftOut(host: HostFacts): readonly string[] {
+  if (!isX86(host) || host.platform.cpuVendor === 'amd') return []
+  return words(host.commandLine)
+    .filter((word) => word.name === 'intel_iommu' && lists(word, 'igfx_off'))
+    .map(({ text }) => text)
+}
+
+/** A display of Intel's on a root bus that has no group where others have one. */
+export const isLeftOutGraphics = (
+  { iommu }: HostFacts,
+  { vendor, class: code, parent, group }: PciDevice,
+): boolean => iommu.present && group === null && parent === null && vendor === 0x8086 && code >>> 16 === 0x03
+
 /** The parameters that leave interrupt remapping off (`drivers/iommu/irq_remapping.c`, `enable_IR_x2apic` for the APIC). */
 export function remappingSwitchedOff(host: HostFacts): readonly string[] {
   if (!isX86(host)) return []
@@ -89,6 +119,15 @@ export function remappingSwitchedOff(host: HostFacts): readonly string[] {
   const noApic = all.filter(({ name }) => ['noapic', 'nolapic', 'disableapic'].includes(name))
   return [...off, ...noApic].map(({ text }) => text)
 }
+
+/**
+ * The parameters that let a kernel which knows them (those of Proxmox and Unraid, zen and others, by a patch) take ports for
+ * isolating that do not say so.
+ */
+export const isolationAssumed = (host: HostFacts): readonly string[] =>
+  words(host.commandLine)
+    .filter(({ name, value }) => name === 'pcie_acs_override' && value !== '')
+    .map(({ text }) => text)
 
 /** The parameters that ask for an IOMMU, as they are written. AMD's is on by itself, and `amd_iommu=on` means nothing. */
 export function iommuAskedFor(host: HostFacts): readonly string[] {
@@ -113,6 +152,8 @@ function isIntelOn(host: HostFacts): boolean {
 export function kernelParameters(seen: Pick<Snapshot, 'host' | 'devices'>): KernelParameters {
   const { host } = seen
   const isActive = host.iommu.present
+  const isLost = seen.devices.some((device) => isLeftOutGraphics(host, device))
+  const graphics = isLost ? graphicsLeftOut(host) : []
   if (host.commandLine === '' || host.platform.xenDom0) return { add: [], remove: [] }
   const remove = [
     ...(isActive ? [] : iommuSwitchedOff(host)).map((parameter) => ({
@@ -123,6 +164,7 @@ export function kernelParameters(seen: Pick<Snapshot, 'host' | 'devices'>): Kern
       parameter,
       why: 'it leaves interrupt remapping off',
     })),
+    ...graphics.map((parameter) => ({ parameter, why: "it keeps Intel's graphics out of the IOMMU" })),
   ]
   const { cpuVendor, architecture } = host.platform
   const needsIntel =
@@ -135,7 +177,13 @@ export function kernelParameters(seen: Pick<Snapshot, 'host' | 'devices'>): Kern
     cpuVendor === 'intel'
       ? "many kernels leave Intel's IOMMU off without it"
       : "on Intel many kernels leave the IOMMU off without it; AMD's needs no parameter"
-  return { add: needsIntel ? [{ parameter: 'intel_iommu=on', why }] : [], remove }
+  // What else the word said has to be said again.
+  const again = graphics.flatMap((text) => {
+    const rest = text.slice(text.indexOf('=') + 1).split(',')
+    const kept = rest.filter((option) => !option.startsWith('igfx_off')).join(',')
+    return kept === '' ? [] : [{ parameter: `intel_iommu=${kept}`, why: 'the rest of it stays' }]
+  })
+  return { add: [...(needsIntel ? [{ parameter: 'intel_iommu=on', why }] : []), ...again], remove }
 }
 
 /** The firmware has VT-d on: it gave the table, or the kernel remaps interrupts by it already. */

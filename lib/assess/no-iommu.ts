@@ -2,9 +2,18 @@ import type { PciDevice } from '../sysfs/devices.js'
 import { isKernelSince } from '../sysfs/kernel.js'
 import type { Hypervisor } from '../sysfs/platform.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
+import { printable } from '../text.js'
 import { bridgesAbove } from './answering.js'
 import { hypervisorOf } from './hypervisor.js'
-import { hasVtd, iommuAskedFor, iommuSwitchedOff, kernelParameters } from './kernel-parameters.js'
+import {
+  graphicsLeftOut,
+  hasVtd,
+  iommuAskedFor,
+  iommuSwitchedOff,
+  isLeftOutGraphics,
+  kernelParameters,
+  moduleSwitch,
+} from './kernel-parameters.js'
 import { iommuIn, isBridge } from './topology.js'
 
 /** Why no IOMMU is active on a host, and what to do about it. */
@@ -22,7 +31,7 @@ export const NO_IOMMU_RISK =
  * loaded, what it is given when it is.
  */
 export const isNoIommuMode = ({ host }: Snapshot) =>
-  host.noIommuMode ?? /(?:^|\s)vfio\.enable_unsafe_noiommu_mode=[1yY]/.test(host.commandLine)
+  host.noIommuMode ?? moduleSwitch(host, 'vfio', MODE) ?? false
 
 const MODE = 'enable_unsafe_noiommu_mode'
 
@@ -42,7 +51,7 @@ export function howToAllowNoIommu(seen: Snapshot, device: PciDevice): string | n
 /** Where a virtual machine gets its IOMMU from: what its owner has to set. By the pages of each hypervisor. */
 const VIRTUAL_IOMMU: Readonly<Record<Hypervisor, string>> = {
   // QEMU's and libvirt's documentation: docs/system/i386/intel-iommu, formatdomain "IOMMU devices".
-  kvm: 'give the VM a virtual IOMMU, outside of it: with QEMU -machine q35,kernel-irqchip=split -device intel-iommu,intremap=on,caching-mode=on, with libvirt <iommu model="intel"><driver intremap="on" caching_mode="on"/></iommu> and <ioapic driver="qemu"/>; then boot the VM with intel_iommu=on',
+  kvm: 'give the VM a virtual IOMMU, outside of it: with QEMU -machine q35,kernel-irqchip=split -device intel-iommu,intremap=on,caching-mode=on, with libvirt <iommu model="intel"><driver intremap="on" caching_mode="on"/></iommu> and <ioapic driver="qemu"/>, with OpenStack the image property hw_viommu_model=intel; then boot the VM with intel_iommu=on',
   // VMware: "Enable I/O MMU virtualization", EFI and hardware version 14; vvtd.enable in the .vmx file.
   vmware:
     'give the VM a virtual IOMMU, outside of it: with the VM off choose "Expose IOMMU to the guest OS" in its CPU settings (vvtd.enable = "TRUE"; it takes EFI firmware and hardware version 14); then boot it with intel_iommu=on',
@@ -142,9 +151,14 @@ function causeByArchitecture(seen: Snapshot): NoIommu {
 
 function inVirtualMachine(seen: Snapshot, cure?: string): NoIommu {
   const hypervisor = hypervisorOf(seen)
+  const { provider } = seen.host.platform
+  const rented =
+    provider === undefined
+      ? null
+      : `only ${printable(provider)} can give this virtual machine a virtual IOMMU, and who rents out virtual machines seldom does: take one of its bare-metal or dedicated servers`
   return {
     why: 'no IOMMU is active: this is a virtual machine, and it has no virtual IOMMU',
-    cure: cure ?? VIRTUAL_IOMMU[hypervisor ?? 'other'],
+    cure: rented ?? cure ?? VIRTUAL_IOMMU[hypervisor ?? 'other'],
   }
 }
 
@@ -212,6 +226,13 @@ export function judgeUngrouped(seen: Snapshot, device: PciDevice): Ungrouped {
     return {
       kind: 'none',
       reason: `${address} is in no IOMMU group: this host has no IOMMU switched on ("vfio doctor" tells what to do)`,
+    }
+  }
+  const [leftOut] = isLeftOutGraphics(seen.host, device) ? graphicsLeftOut(seen.host) : []
+  if (leftOut !== undefined) {
+    return {
+      kind: 'none',
+      reason: `${address} is in no IOMMU group: the kernel was told to keep Intel's graphics out of its IOMMU (${leftOut}): boot without igfx_off`,
     }
   }
   const why =

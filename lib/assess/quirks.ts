@@ -38,6 +38,14 @@ const DENYLIST: Record<number, readonly number[]> = {
   32902: [0x0435, 0x0443, 0x19e2, 0x19e3, 0x37c8, 0x37c9, 0x0b25, 0x0cfe],
 }
 
+/** Chipsets 5500, 5520 and X58 of these revisions: the kernel leaves their interrupt remapping off (`intel_remapping_check`). */
+const REMAPPING_BROKEN = [0x3403, 0x3405, 0x3406]
+
+export const hasBrokenRemapping = ({ vendor, device, revision }: PciDevice) =>
+  vendor === 0x8086 &&
+  REMAPPING_BROKEN.includes(device) &&
+  (revision <= 0x13 || (device === 0x3405 && revision === 0x22))
+
 const isIn = (table: Record<number, readonly number[] | 'all'>, { vendor, device }: PciDevice) => {
   const devices = table[vendor]
   return devices === 'all' || (devices?.includes(device) ?? false)

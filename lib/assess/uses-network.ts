@@ -2,6 +2,7 @@ import { builtin } from '../builtin.js'
 import type { UseFacts } from '../sysfs/use.js'
 import type { NetworkInterface, Route } from '../sysfs/use-network.js'
 import type { Finding } from './host-use.js'
+import type { Remote } from './uses-storage.js'
 import { DEEPEST, several } from './uses-text.js'
 
 /** What goes over network interfaces. */
@@ -13,8 +14,13 @@ export class Network {
   readonly #ssh: string | null
   readonly #isKnown: boolean
   readonly #sshIsKnown: boolean
+  /** What comes over each interface from others; and what comes from somewhere, nobody knows by which. */
+  readonly #remotes = new Map<string, { readonly server: string; readonly remote: Remote }[]>()
+  readonly #unplaced: Remote[] = []
+  /** What carries the default route and is above no card in sight: PPPoE, a tunnel, a bridge of Open vSwitch. */
+  readonly #loose: readonly string[]
 
-  constructor({ network, known }: UseFacts) {
+  constructor({ network, known }: UseFacts, remotes: readonly Remote[]) {
     this.#isKnown = known.network
     this.#sshIsKnown = network.sshIsKnown
     this.#byName = new Map(network.interfaces.map((item) => [item.name, item]))
@@ -27,6 +33,36 @@ export class Network {
       this.#routes.set(route.interface, [...(this.#routes.get(route.interface) ?? []), route])
     }
     this.#ssh = network.ssh && interfaceOf(network.ssh, network.interfaces, network.routes)
+    const reached = this.#reached()
+    const carriers = network.routes.filter(({ length }) => length === 0).map((route) => route.interface)
+    this.#loose = [...new Set(carriers)].filter((name) => name !== 'lo' && !reached.has(name))
+    const ways = new Map<string, string | null>()
+    for (const remote of remotes) {
+      const names = remote.servers.map((server) => {
+        const name = ways.get(server) ?? interfaceTo(server, network.routes)
+        ways.set(server, name)
+        // A tunnel, or the bridge of a virtual switch: which card is below, nothing tells.
+        return name === 'lo' || (name !== null && reached.has(name)) ? name : null
+      })
+      if (names.length === 0 || names.includes(null)) this.#unplaced.push(remote)
+      for (const [index, name] of names.entries()) {
+        const server = remote.servers[index]
+        if (name === null || server === undefined) continue
+        this.#remotes.set(name, [...(this.#remotes.get(name) ?? []), { server, remote }])
+      }
+    }
+  }
+
+  /** The interfaces of functions, and all above them. */
+  #reached(): ReadonlySet<string> {
+    const reached = new Set<string>()
+    const walk = (item: NetworkInterface | undefined) => {
+      if (item === undefined || reached.has(item.name)) return
+      reached.add(item.name)
+      for (const upper of item.uppers) walk(this.#byName.get(upper))
+    }
+    for (const items of this.#byFunction.values()) for (const item of items) walk(item)
+    return reached
   }
 
   usesOf(address: string): Finding[] {
@@ -34,11 +70,27 @@ export class Network {
     const visited = new Map<string, boolean>()
     for (const item of this.#byFunction.get(address) ?? []) {
       const used = this.#visit(item, [item.name], visited, findings)
-      if (!used && item.up) {
-        findings.push({ kind: 'network', what: `${item.name} is up, without an address`, severity: 'warns' })
+      const isCarrier = used || item.uppers.length > 0 || this.#loose.length > 0
+      if (item.up && isCarrier) {
+        const may = together(this.#unplaced, `${item.name} may be the way by which this comes`)
+        findings.push(...may.map(({ vital: _vital, ...finding }) => ({ ...finding, unknown: true as const })))
       }
+      if (!used && item.up) findings.push(this.#idle(item.name))
     }
     return findings
+  }
+
+  /** Of an interface that is up and that nothing in sight goes over. */
+  #idle(name: string): Finding {
+    const what = `${name} is up, without an address`
+    return this.#loose.length === 0
+      ? { kind: 'network', what, severity: 'warns' }
+      : {
+          kind: 'network',
+          what: `${what}, and may be what ${several(this.#loose)} goes over, which carries the default route`,
+          severity: 'blocks',
+          unknown: true,
+        }
   }
 
   /** What may go over the interfaces of a function out of sight. */
@@ -70,7 +122,12 @@ export class Network {
     if (tasks.length > 0) {
       findings.push({ kind: 'network', what: `${lead} ${several(tasks)}`, severity: 'blocks' })
     }
-    let used = tasks.length > 0
+    const remotes = this.#remotes.get(item.name) ?? []
+    for (const server of new Set(remotes.map((one) => one.server))) {
+      const ofOne = remotes.filter((one) => one.server === server).map(({ remote }) => remote)
+      findings.push(...together(ofOne, `${lead} is the way to ${server}`))
+    }
+    let used = tasks.length > 0 || remotes.length > 0
     const uppers = item.uppers.flatMap((name) => this.#byName.get(name) ?? [])
     for (const upper of uppers) {
       used = this.#visit(upper, [...chain, upper.name], visited, findings) || used
@@ -82,6 +139,18 @@ export class Network {
         what: `${lead} is part of ${upper.name}, which is up`,
         severity: 'blocks',
       })
+      used = true
+    }
+    // The datapath of Open vSwitch is down whatever goes over its ports, and nothing links it to the bridges of the host.
+    const datapath = uppers.find(({ name }) => VIRTUAL_SWITCH.test(name))
+    if (!used && item.up && datapath) {
+      const what = `${lead} is a port of ${datapath.name} (Open vSwitch), whose bridges may carry what the host and its guests send`
+      findings.push({ kind: 'network', what, severity: 'blocks' })
+      used = true
+    }
+    if (!used && item.up && item.promiscuous) {
+      const what = `${lead} takes in all packets (promiscuous), as for a virtual switch, a machine above it or a capture`
+      findings.push({ kind: 'network', what, severity: 'blocks' })
       used = true
     }
     visited.set(item.name, used)
@@ -104,6 +173,32 @@ export class Network {
   }
 }
 
+/** `ovs-system` of the kernel's datapath, `ovs-netdev` of the one in user space. */
+const VIRTUAL_SWITCH = /^ovs-/
+
+const isLoopback = (address: string) => address.startsWith('127.') || address === '::1'
+
+/** One sentence for all of a kind: a host may have hundreds of them. */
+function together(remotes: readonly Remote[], lead: string): Finding[] {
+  const kinds = new Map<string, Finding[]>()
+  for (const { finding } of remotes) {
+    const key = `${finding.kind} ${finding.vital ?? false}`
+    kinds.set(key, [...(kinds.get(key) ?? []), finding])
+  }
+  return [...kinds.values()].flatMap((findings) => {
+    const [first] = findings
+    const what = `${lead}: ${several(findings.map((finding) => finding.what))}`
+    return first === undefined ? [] : [{ ...first, what }]
+  })
+}
+
+/** Where packets to an address go; `null`: nothing tells. */
+function interfaceTo(server: string, routes: readonly Route[]): string | null {
+  const [address = ''] = server.split('%')
+  if (isLoopback(address)) return 'lo'
+  return builtin('node:net').isIP(address) === 0 ? null : wayTo(address, routes)
+}
+
 const isLinkLocal = ({ destination }: Route) => destination.startsWith('169.254.')
 
 /** By the address that the server has here, which routes into its own network; else by the way to the client. */
@@ -114,7 +209,7 @@ function interfaceOf(
 ): string | null {
   const [address = '', zone] = server.split('%')
   if (zone !== undefined) return zone
-  if (address.startsWith('127.') || address === '::1') return null
+  if (isLoopback(address)) return null
   const owner = interfaces.find(({ addresses }) => addresses.includes(address))
   return (
     owner?.name ??

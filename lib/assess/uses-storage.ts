@@ -6,6 +6,13 @@ import type { Share } from '../sysfs/use-shares.js'
 import type { Finding } from './host-use.js'
 import { DEEPEST, holders, several, stopping } from './uses-text.js'
 
+/** A use of something that comes over the network. */
+export interface Remote {
+  /** Addresses of who has it, as far as they are known. */
+  readonly servers: readonly string[]
+  readonly finding: Finding
+}
+
 /** What rests on block devices, in both directions. */
 export class Storage {
   readonly #use: UseFacts
@@ -60,6 +67,23 @@ export class Storage {
       if (share.functions.includes(address)) findings.push(...this.#usesOfShare(share))
     }
     return findings
+  }
+
+  /** What the host does with what comes over the network, and who has it. */
+  remotes(): Remote[] {
+    const disks = this.#use.blocks.flatMap((disk) => {
+      if (disk.servers === null || disk.partOf !== null) return []
+      const findings: Finding[] = []
+      this.#visit(disk, [disk.label], new Map(), findings)
+      return findings.map((finding) => ({ servers: disk.servers ?? [], finding }))
+    })
+    const mounts = this.#use.mounts.flatMap((mount): Remote[] => {
+      if (mount.servers === null) return []
+      const what = `${mount.source} is ${mounted([mount])}`
+      const vital = isVital(mount) && { vital: true as const }
+      return [{ servers: mount.servers, finding: { kind: 'mount', what, severity: 'blocks', ...vital } }]
+    })
+    return [...disks, ...mounts]
   }
 
   /** Is this device, or something above it, in use? Each is looked at once: links may meet again, or go in circles. */
@@ -172,8 +196,12 @@ function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
 export const pathsOf = ({ node, label, name }: BlockDevice) =>
   label === name ? [`/dev/${node}`] : [`/dev/${node}`, `/dev/mapper/${label}`]
 
-/** Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. */
-const VITAL = /^\/(?:(?:usr|etc|var|boot|nix|gnu|sysroot|ostree|overlay|run\/rootfsbase)(?:\/.*)?)?$/
+/**
+ * Where the programs and the settings of a host come from (file-hierarchy(7)), and what it boots from. Deep in /var are the data of
+ * services: disks of pods and of virtual machines.
+ */
+const VITAL =
+  /^\/(?:(?:usr|etc|boot|nix|gnu|sysroot|ostree|overlay|run\/rootfsbase)(?:\/.*)?|var(?:\/[^/]+)?)?$/
 
 /** A mount namespace of another program is no host; that of the first process is. */
 const isVital = ({ point, seenBy }: Mount) => VITAL.test(point) && (seenBy === null || seenBy.pid === 1)

@@ -7,6 +7,7 @@ import type { Finding, HostUse } from './host-use.js'
 import { onceFor } from './once.js'
 import { iommuIn, isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
+import { boardUses, memoryUses } from './uses-board.js'
 import { displayUses } from './uses-display.js'
 import { Network } from './uses-network.js'
 import { nodeUses, vfioUses } from './uses-open.js'
@@ -16,10 +17,10 @@ import { several } from './uses-text.js'
 export type { HostUse } from './host-use.js'
 
 /** What the uses of all devices rest on. */
-const indexOf = onceFor((seen: Snapshot, _all: null) => ({
-  storage: new Storage(seen.use),
-  network: new Network(seen.use),
-}))
+const indexOf = onceFor((seen: Snapshot, _all: null) => {
+  const storage = new Storage(seen.use)
+  return { storage, network: new Network(seen.use, storage.remotes()) }
+})
 
 /**
  * What on this host would lose the device at an address. A use that could not be looked for blocks as `unknown`. An empty
@@ -42,6 +43,8 @@ const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): rea
     ...vfioUses(seen.use, device),
     ...openChildren(seen, device.address),
     ...dependentUses(seen, device),
+    ...boardUses(device),
+    ...memoryUses(device),
   ]
   const isOpen = findings.some(({ kind, severity }) => kind === 'vfio' && severity === 'blocks')
   const unknown = unknownUses(seen, storage, device, isOpen).map(

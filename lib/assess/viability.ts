@@ -1,12 +1,13 @@
 import { isAddress } from '../sysfs/address.js'
 import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
-import { isKernelSince } from '../sysfs/kernel.js'
+import { isKernelSince, isOfLongRelease } from '../sysfs/kernel.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { mediatedText } from './mediated.js'
 import { onceFor } from './once.js'
 import { isBridge, Topology } from './topology.js'
 import { unseenAbout, unseenSentence } from './unseen.js'
 import { assessUses } from './uses.js'
+import { isOfBoard } from './uses-board.js'
 
 /** By which rule the kernel decides: since 5.18 who owns DMA, before that a list of drivers. */
 export type ViabilityRule = 'dma-ownership' | 'driver-allowlist'
@@ -28,10 +29,21 @@ export interface Viability {
   readonly members: readonly ViabilityMember[]
 }
 
-/** The rule of the kernel that was seen. */
+/**
+ * The rule of the kernel that was seen. An older number proves nothing where the newer VFIO shows itself (`vfio-dev`, 6.1), or may
+ * have been brought to it: of both rules this is the stricter one.
+ */
 export function viabilityRule(seen: Snapshot): ViabilityRule {
-  return isKernelSince(seen.host.kernel, 5, 18) ? 'dma-ownership' : 'driver-allowlist'
+  const { kernel } = seen.host
+  return isKernelSince(kernel, 5, 18) || isOfLongRelease(kernel) || hasVfioOf61(seen, null)
+    ? 'dma-ownership'
+    : 'driver-allowlist'
 }
+
+/** A profile of NVIDIA's vGPU proves nothing of the kernel. */
+const hasVfioOf61 = onceFor((seen: Snapshot, _all: null): boolean =>
+  seen.devices.some(({ vfioRegistered, vgpuType }) => vfioRegistered && vgpuType === null),
+)
 
 /**
  * Predicts what `VFIO_GROUP_GET_STATUS` says of a group (`drivers/iommu/iommu.c` since 5.18, `drivers/vfio/vfio.c`
@@ -109,7 +121,10 @@ function cureFor(seen: Snapshot, device: PciDevice): string {
   }
   // Who surveys a large host has not looked at uses.
   const vital = seen.use.looked ? assessUses(seen, address).find((use) => use.vital) : undefined
-  return vital ? `the host would not survive its loss (${vital.what})` : 'bind it to vfio-pci, or unbind it'
+  if (vital) return `the host would not survive its loss (${vital.what})`
+  return isOfBoard(device)
+    ? `unbind it from ${driver}, since it is a part of the board, which no guest should have`
+    : 'bind it to vfio-pci, or unbind it'
 }
 
 /** A mediated device that its driver has given to VFIO: on its bus nothing claims DMA (`vfio_group_get_device` before 5.18). */

@@ -1,5 +1,6 @@
-import { type Assessment, assess, makersOf } from '../assess/assessment.js'
+import { type Assessment, assess, elsewhere, makersOf } from '../assess/assessment.js'
 import { opensByIommufd } from '../assess/backends.js'
+import { lackingBars } from '../assess/bars.js'
 import { driverOfModule, moduleOf } from '../assess/driver-names.js'
 import { VFIO_MDEV } from '../assess/mediated.js'
 import { howToAllowNoIommu, NO_IOMMU_RISK } from '../assess/no-iommu.js'
@@ -137,6 +138,7 @@ class Planner {
     const devices = [...this.#chosen().map((device) => this.#planDevice(device)), ...mediated]
     this.#checkGroups(devices)
     this.#warnUnprotected(devices)
+    this.#warnLacking(devices)
     const rebound = devices.filter(({ former, driver }) => former.driver !== driver)
     this.#warnUnknownVariants(rebound)
     const uses = this.#checkUses(devices)
@@ -200,6 +202,14 @@ class Planner {
         'ERR_VFIO_NOT_VIABLE',
         `${names}: ${risk}; to take it all the same, say so with --noiommu`,
       )
+  }
+
+  /** Said before a guest starts and its driver fails. */
+  #warnLacking(devices: readonly PlannedDevice[]): void {
+    for (const { address } of devices) {
+      const lack = this.#seen.has(address) ? lackingBars(this.#seen.device(address)) : ''
+      if (lack !== '') this.#warnings.push(`${address}: ${lack}`)
+    }
   }
 
   /** Whoever needs a variant driver (for migration, say) would get vfio-pci without a word. */
@@ -307,7 +317,7 @@ class Planner {
         this.#block(
           address,
           'ERR_VFIO_INCOMPLETE_GROUP',
-          `${address} shares its group with ${vital.address}, which the host cannot do without (${vital.what}): it stays too`,
+          `${address} shares its group with ${vital.address}, which the host cannot do without (${vital.what}): it stays too${elsewhere(this.#seen, address, vital.address)}`,
         )
       } else if (missing.length > 0) {
         this.#block(

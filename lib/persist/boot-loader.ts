@@ -7,6 +7,7 @@ export type BootLoaderName =
   | 'grubby'
   | 'grub'
   | 'zipl'
+  | 'sdbootutil'
   | 'kernelstub'
   | 'kernel-install'
   | 'systemd-boot'
@@ -45,6 +46,7 @@ const PLACE: Readonly<Partial<Record<BootLoaderName, string>>> = {
   'proxmox-boot-tool': 'the one line of',
   grub: 'the value of GRUB_CMDLINE_LINUX in',
   zipl: 'the parameters= line of each section in',
+  sdbootutil: 'the one line of',
   'kernel-install': 'the one line of',
   'systemd-boot': 'the options line of each entry,',
   uki: 'the one line of',

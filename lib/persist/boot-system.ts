@@ -58,6 +58,32 @@ class Root {
   }
 }
 
+/** Where kernel-install(8) is told what to do: the first of these files counts, and all drop-ins after it. */
+const KERNEL_INSTALL = ['etc/kernel', 'run/kernel', 'usr/local/lib/kernel', 'usr/lib/kernel']
+
+/** What it is told for one key; `null` for nothing. */
+function kernelInstall(root: Root, key: string): string | null {
+  const main = KERNEL_INSTALL.find((directory) => root.has(`${directory}/install.conf`))
+  const dropIns = [...KERNEL_INSTALL].reverse().flatMap((directory) =>
+    root
+      .names(`${directory}/install.conf.d`)
+      .filter((name) => name.endsWith('.conf'))
+      .map((name) => `${directory}/install.conf.d/${name}`),
+  )
+  const files = [...(main === undefined ? [] : [`${main}/install.conf`]), ...dropIns]
+  const line = new RegExp(`^\\s*${key}=["']?([^\\s"']+)`, 'gm')
+  const told = files.flatMap((path) => [...root.text(path).matchAll(line)].map(([, value = '']) => value))
+  return told.at(-1) ?? null
+}
+
+/** openSUSE's tool for entries of systemd-boot and of GRUB that reads such; it may be there and have nothing to do. */
+function hasSdbootutil(root: Root): boolean {
+  if (!root.runs('sdbootutil') || !root.has('etc/kernel/cmdline')) return false
+  const type = /^\s*LOADER_TYPE=["']?([\w-]+)/m.exec(root.text('etc/sysconfig/bootloader'))?.[1]
+  if (type !== undefined) return type === 'systemd-boot' || type === 'grub2-bls'
+  return ESPS.some((place) => root.names(`${place}/loader/entries`).length > 0)
+}
+
 /** What is installed is not always what is used: what runs when a kernel is installed decides. */
 interface Builder {
   readonly name: Initramfs
@@ -96,14 +122,7 @@ const BUILDERS: readonly Builder[] = [
 ]
 
 /** Where programs of systems that live in memory or on an image leave their traces. */
-const LIVE = [
-  'run/live/medium',
-  'run/initramfs/live',
-  'run/archiso',
-  'run/miso',
-  'cdrom/casper',
-  'etc/unraid-version',
-]
+const LIVE = ['run/live/medium', 'run/initramfs/live', 'run/archiso', 'run/miso', 'cdrom/casper']
 
 /** live-boot(7), casper(7), dracut.cmdline(7), archiso. */
 const LIVE_PARAMETER =
@@ -125,6 +144,11 @@ function madeFrom(root: Root): Initramfs | null {
   if (root.has('etc/NIXOS') || ids.includes('nixos')) return 'nixos'
   if (ids.includes('guix') || (root.has('gnu/store') && root.has('run/current-system'))) return 'guix'
   if (ids.includes('talos')) return 'talos'
+  if (root.runs('midclt')) return 'truenas'
+  if (root.has('etc/unraid-version')) return 'unraid'
+  // The Machine Config Operator owns /etc, and marks a node whose files or parameters are others as degraded.
+  if (root.has('etc/machine-config-daemon') || ids.includes('rhcos') || ids.includes('scos'))
+    return 'machine-config'
   if (ids.includes('flatcar')) return 'ignition'
   if (root.has('run/ostree-booted')) return root.runs('rpm-ostree') ? 'rpm-ostree' : 'image'
   if (root.runs('transactional-update') && isReadOnly(root, '/')) return 'transactional-update'
@@ -135,8 +159,10 @@ function madeFrom(root: Root): Initramfs | null {
 
 function builderOf(root: Root): Initramfs {
   const installed = BUILDERS.filter(({ isThere }) => isThere(root))
-  // kernel-install(8) asks this file before all hooks.
-  const asked = /^\s*initrd_generator=(\S+)/m.exec(root.text('etc/kernel/install.conf'))?.[1]
+  const asked = kernelInstall(root, 'initrd_generator')
+  // One that is not known here (ugrd, mkosi-initrd) is used all the same, and another one that is installed is not.
+  if (asked !== null && root.runs('kernel-install') && !BUILDERS.some(({ name }) => name === asked))
+    return 'none'
   const chosen =
     installed.find(({ name }) => name === asked) ??
     installed.find(({ isInUse }) => isInUse(root)) ??
@@ -146,9 +172,9 @@ function builderOf(root: Root): Initramfs {
       // proxmox-boot-tool keeps its list of partitions there.
       return root.has('etc/kernel/proxmox-boot-uuids') ? 'proxmox' : 'initramfs-tools'
     case 'dracut':
+      if (hasSdbootutil(root)) return 'sdbootutil'
       if (root.runs('dracut-rebuild')) return 'dracut-rebuild'
-      if (root.runs('kernel-install') && /^\s*layout=uki\s*$/m.test(root.text('etc/kernel/install.conf')))
-        return 'dracut-uki'
+      if (root.runs('kernel-install') && kernelInstall(root, 'layout') === 'uki') return 'dracut-uki'
       return root.runs('reinstall-kernels') ? 'reinstall-kernels' : 'dracut'
     case 'mkinitcpio':
       return readsDropIns(root) ? 'mkinitcpio' : 'mkinitcpio-single'
@@ -228,11 +254,19 @@ const LOADER_INFO = 'sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7
 export const detectBootLoader = (tree: RootTree = {}): BootLoader =>
   leavingOut(() => loaderOf(new Root(tree)))
 
+/** GRUB and syslinux put the path of the kernel into its command line (`BOOT_IMAGE=`). */
+const byGrub = (root: Root) => /(?:^|\s)BOOT_IMAGE=/.test(root.text('proc/cmdline'))
+
+/** What starts the kernel as a program of the firmware names its initramfs there, as that writes paths: `initrd=\EFI\…`. */
+const byFirmware = (root: Root) => /(?:^|\s)initrd=\S*\\/.test(root.text('proc/cmdline'))
+
 function loaderOf(root: Root): BootLoader {
   const running = (root.bytes(LOADER_INFO)?.toString('utf16le') ?? '').toLowerCase()
+  // The files of GRUB may have stayed where another loader took over.
+  const isEntry = running.includes('systemd-boot') || (running === '' && byFirmware(root))
   const all = [
     managed,
-    ...(running.includes('systemd-boot') ? [systemdBoot, grub] : [grub, systemdBoot]),
+    ...(isEntry ? [systemdBoot, limine, refind] : [grub, systemdBoot]),
     limine,
     zipl,
     extlinux,
@@ -254,10 +288,13 @@ function managed(root: Root): BootLoader | null {
     return { name: 'rpm-ostree', path: null, command: null }
   if (root.has('etc/kernel/proxmox-boot-uuids')) {
     const command = 'proxmox-boot-tool refresh'
-    return root.has('etc/kernel/cmdline')
+    // The installer writes this file on ZFS whatever boots: with Secure Boot, or without UEFI, that is GRUB.
+    return root.has('etc/kernel/cmdline') && !byGrub(root)
       ? { name: 'proxmox-boot-tool', path: '/etc/kernel/cmdline', command }
       : { name: 'grub', path: '/etc/default/grub', command }
   }
+  if (hasSdbootutil(root))
+    return { name: 'sdbootutil', path: '/etc/kernel/cmdline', command: 'sdbootutil update-all-entries' }
   if (root.runs('kernelstub')) return { name: 'kernelstub', path: null, command: null }
   if (root.runs('grubby') && (root.names('boot/loader/entries').length > 0 || root.has('etc/default/grub'))) {
     // grubby writes the entries of IBM Z, which zipl has to install.
@@ -285,7 +322,9 @@ function systemdBoot(root: Root): BootLoader | null {
   const uki = ESPS.find((place) => root.names(`${place}/EFI/Linux`).some((name) => /\.efi$/i.test(name)))
   if (esp === undefined && uki === undefined) return null
   const entries = esp === undefined ? [] : root.names(`${esp}/loader/entries`)
-  const line = root.first('etc/kernel/cmdline')
+  // mkinitcpio and ukify take drop-ins as well.
+  const dropIn = root.names('etc/cmdline.d').find((name) => name.endsWith('.conf'))
+  const line = root.first('etc/kernel/cmdline', ...(dropIn === undefined ? [] : [`etc/cmdline.d/${dropIn}`]))
   if (uki !== undefined && entries.length === 0 && line)
     return { name: 'uki', path: line, command: UKI_COMMANDS[builderOf(root)] ?? null }
   if (line && root.runs('kernel-install'))

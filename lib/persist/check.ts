@@ -1,4 +1,4 @@
-import { isVfioDriver, type PciDevice } from '../sysfs/devices.js'
+import { isVfioDriver, isWithVfio, type PciDevice } from '../sysfs/devices.js'
 import type { Snapshot } from '../sysfs/snapshot.js'
 import { type BootLine, commandLineIds, type PersistedFacts } from './read.js'
 
@@ -40,12 +40,14 @@ export function checkPersistence(seen: Snapshot, facts: PersistedFacts): Persist
   const lines = [...commandLineIds(seen.host.commandLine), ...facts.others]
   const others = lines.map((line) => checkLine(seen, line, wanted))
   const named = new Set(others.flatMap((line) => line.devices))
+  const inVain = lines.flatMap((line, index) => whyInVain(seen, line, others[index]?.devices ?? []))
   const overridden = seen.devices.filter(
     ({ address, driverOverride }) => driverOverride !== null && !wanted.has(address) && !named.has(address),
   )
   const problems = [
     ...(facts.devices.length === 0 ? ['nothing is persisted here'] : []),
     ...facts.problems,
+    ...inVain,
     ...overridden.map(
       ({ address, driverOverride }) =>
         `${address} has the override ${driverOverride}, which no file asks for: it was set since the boot, and does not last`,
@@ -99,6 +101,24 @@ function checkLine(seen: Snapshot, line: BootLine, wanted: ReadonlyMap<string, s
   const takes = driver !== null && (isVfioDriver(driver) || driver === 'pci-stub' || line.address !== null)
   const differs = takes && !line.isOurs && devices.some((address) => wanted.get(address) !== driver)
   return { source, text, devices, differs }
+}
+
+/** A line that gives devices to VFIO, and others have them: whoever came first. */
+function whyInVain(
+  seen: Snapshot,
+  { source, driver, isOurs }: BootLine,
+  devices: readonly string[],
+): string[] {
+  if (isOurs || !isVfioDriver(driver)) return []
+  const taken = devices
+    .map((address) => seen.device(address))
+    .filter((device) => device.driver !== null && !isWithVfio(device))
+  const [first] = taken
+  if (first === undefined) return []
+  const names = taken.map((device) => `${device.address} (${device.driver})`).join(', ')
+  return [
+    `${source} gives ${names} to ${driver}, and that came later than the driver which has it: ${driver} has to be loaded before, in the initramfs too (a "softdep ${first.driver} pre: ${driver}" of modprobe.d), as "vfio persist" writes it`,
+  ]
 }
 
 /** `vendor:device[:subvendor:subdevice[:class[:mask]]]` in hexadecimal; what is left out, or all ones, fits anything. */

@@ -9,6 +9,7 @@ export type Initramfs =
   | 'transactional-update'
   | 'proxmox'
   | 'initramfs-tools'
+  | 'sdbootutil'
   | 'dracut-rebuild'
   | 'reinstall-kernels'
   | 'dracut-uki'
@@ -22,6 +23,9 @@ export type Initramfs =
   | 'guix'
   | 'talos'
   | 'ignition'
+  | 'machine-config'
+  | 'truenas'
+  | 'unraid'
   | 'image'
   | 'volatile'
   | 'none'
@@ -98,6 +102,8 @@ export const INITRAMFS: Readonly<Partial<Record<Initramfs, Tool>>> = {
   // The boot partitions get copies (Proxmox VE, "Host Bootloader").
   proxmox: initramfsTools('update-initramfs -u -k all && proxmox-boot-tool refresh'),
   dracut: dracut('dracut --regenerate-all --force'),
+  // openSUSE with entries of the Boot Loader Specification: each has a copy of the initramfs, which dracut alone leaves as it was.
+  sdbootutil: dracut('sdbootutil mkinitrd'),
   // EndeavourOS and others name their images otherwise than dracut does by itself.
   'dracut-rebuild': dracut('dracut-rebuild'),
   'reinstall-kernels': dracut('reinstall-kernels'),

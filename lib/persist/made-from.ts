@@ -10,7 +10,13 @@ export interface BootContent {
   /** Parameters of the kernel command line. */
   readonly parameters: readonly string[]
   /** Devices by the driver that they are to have. */
-  readonly devices: readonly { readonly address: string; readonly driver: string }[]
+  readonly devices: readonly {
+    readonly address: string
+    readonly driver: string
+    /** Vendor and device, as `lspci -n` writes them. */
+    readonly ids: string
+    readonly isDisplay: boolean
+  }[]
 }
 
 /** A system whose /etc is made anew, at each boot or from a configuration: what is written there vanishes. */
@@ -101,6 +107,71 @@ function butane({ files, modules, parameters }: BootContent): Omit<ByHand, 'why'
   return [{ path: 'Butane configuration', content: text(lines) }]
 }
 
+/** Butane's variant for OpenShift makes a MachineConfig of it, in which the parameters have a place of their own. */
+function machineConfig({ files, modules, parameters }: BootContent): Omit<ByHand, 'why'>[] {
+  const all = [
+    ...files,
+    { path: '/etc/modules-load.d/vfio-persist.conf', content: text(modules), kind: 'file' as const },
+  ]
+  const lines = [
+    'variant: openshift',
+    'version: 4.14.0',
+    'metadata:',
+    '  name: 100-worker-vfio-persist',
+    '  labels:',
+    '    machineconfiguration.openshift.io/role: worker',
+    ...(parameters.length > 0
+      ? ['openshift:', '  kernel_arguments:', ...parameters.map((parameter) => `    - ${parameter}`)]
+      : []),
+    'storage:',
+    '  files:',
+    ...all.flatMap(({ path, content }) => [
+      `    - path: ${path}`,
+      '      mode: 0644',
+      '      overwrite: true',
+      '      contents:',
+      '        inline: |',
+      indent(content, 10).trimEnd(),
+    ]),
+  ]
+  return [{ path: '100-worker-vfio-persist.bu', content: text(lines) }]
+}
+
+/** TrueNAS keeps displays from its drivers by a setting, and binds anything else when the VM that has it starts. */
+function trueNas({ devices, parameters }: BootContent): Omit<ByHand, 'why'>[] {
+  const displays = devices.filter(({ isDisplay }) => isDisplay).map(({ address }) => address)
+  const others = devices.filter(({ isDisplay }) => !isDisplay).map(({ address }) => address)
+  const call = (method: string, value: unknown) => `midclt call ${method} '${JSON.stringify(value)}'`
+  const lines = [
+    ...(displays.length > 0 ? [call('system.advanced.update_gpu_pci_ids', displays)] : []),
+    ...(parameters.length > 0
+      ? [call('system.advanced.update', { kernel_extra_options: parameters.join(' ') })]
+      : []),
+  ]
+  // A display takes its other functions along.
+  const left =
+    others.length > 0 && displays.length === 0
+      ? [`# ${others.join(', ')}: nothing to set, it is bound when the virtual machine that has it starts`]
+      : []
+  return [
+    { path: 'Advanced Settings, Isolated GPU Devices, or in its shell', content: text([...lines, ...left]) },
+  ]
+}
+
+/** Its boot reads what it binds from the stick (`BIND=`), and takes options of modules along from there. */
+function unraid({ devices, files }: BootContent): Omit<ByHand, 'why'>[] {
+  const bind = devices.map(({ address, ids }) => `${address}|${ids}`).join(' ')
+  const options = inDirectory(files, true)
+    .split('\n')
+    .filter((line) => line.startsWith('options '))
+  return [
+    { path: '/boot/config/vfio-pci.cfg', content: text([`BIND=${bind}`]) },
+    ...(options.length > 0
+      ? [{ path: '/boot/config/modprobe.d/vfio-persist.conf', content: text(options) }]
+      : []),
+  ]
+}
+
 const asFiles = ({ files }: BootContent) => files.map(({ path, content }) => ({ path, content }))
 
 export const MADE_FROM: Readonly<Partial<Record<Initramfs, MadeFrom>>> = {
@@ -126,6 +197,24 @@ export const MADE_FROM: Readonly<Partial<Record<Initramfs, MadeFrom>>> = {
     source: 'this system is set up by Ignition, and its initramfs belongs to its image',
     place: 'the Butane configuration',
     configuration: butane,
+    rebuild: null,
+  },
+  'machine-config': {
+    source: 'the nodes of OpenShift are made from MachineConfigs',
+    place: 'the MachineConfig (kernelArguments)',
+    configuration: machineConfig,
+    rebuild: 'butane 100-worker-vfio-persist.bu | oc apply -f -',
+  },
+  truenas: {
+    source: 'TrueNAS makes /etc and its initramfs from its settings',
+    place: 'the setting kernel_extra_options (midclt call system.advanced.update)',
+    configuration: trueNas,
+    rebuild: null,
+  },
+  unraid: {
+    source: 'Unraid unpacks /etc anew at each boot',
+    place: 'the append line of /boot/syslinux/syslinux.cfg',
+    configuration: unraid,
     rebuild: null,
   },
   image: {

@@ -157,7 +157,12 @@ class Planner {
             files: own,
             modules,
             parameters: commandLine?.add.map(({ parameter }) => parameter) ?? [],
-            devices: this.#devices.map(({ device, driver }) => ({ address: device.address, driver })),
+            devices: this.#devices.map(({ device, driver }) => ({
+              address: device.address,
+              driver,
+              ids: device.ids,
+              isDisplay: device.class >>> 16 === 0x03,
+            })),
           })
           .map((part) => ({ ...part, why: `${made.source}, so that a file which is written there vanishes` }))
       : tool?.byHand && !isEmpty

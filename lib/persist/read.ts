@@ -40,6 +40,15 @@ const MODPROBE_DIRECTORIES = [
 ]
 /** Lists of modules to load, whose lines may have parameters. */
 const MODULE_LISTS = ['etc/modules', 'etc/initramfs-tools/modules']
+/** Programs of the initramfs that people write for this. */
+const SCRIPTS = [
+  ...['init-top', 'init-premount', 'local-top', 'local-premount', 'nfs-top', 'init-bottom'].map(
+    (stage) => `etc/initramfs-tools/scripts/${stage}`,
+  ),
+  'etc/initcpio/hooks',
+  'etc/initcpio/install',
+  'etc/local.d',
+]
 const UDEV_DIRECTORIES = ['etc/udev/rules.d', 'run/udev/rules.d', 'usr/lib/udev/rules.d', 'lib/udev/rules.d']
 const DRIVERCTL = 'etc/driverctl.d'
 
@@ -73,6 +82,7 @@ export function readPersistence({ root = '/' }: RootTree = {}): PersistedFacts {
       ...MODULE_LISTS.flatMap((path) =>
         read(path).flatMap((text) => moduleListLine({ source: `/${path}`, text })),
       ),
+      ...inDirectories(SCRIPTS, '', '').flatMap(scriptLine),
       ...inDirectories(UDEV_DIRECTORIES, '.rules', UDEV_FILE).flatMap(udevLine),
       ...listNames(`${top}/${DRIVERCTL}`)
         .sort()
@@ -102,9 +112,33 @@ function modprobeLine(from: Line): BootLine[] {
     const ids = /\bids=(\S+)/.exec(about)?.[1]
     return ids === undefined ? [] : [line(from, { driver: module.replace('_', '-'), ids: idList(ids) })]
   }
+  if (word === 'alias') return aliasLine(from, module, rest[0] ?? '')
   if (word === 'install' && /driver_override|vfio/.test(`${module} ${about}`)) return [line(from, {})]
   if (word === 'blacklist' && isIdDriver(module)) return [line(from, {})]
   return word === 'softdep' && /\bvfio[-_]pci\b/.test(about) ? [line(from, {})] : []
+}
+
+/** `alias pci:v000010DEd00001C03sv*sd*bc*sc*i* vfio-pci` */
+function aliasLine(from: Line, alias: string, driver: string): BootLine[] {
+  if (!isIdDriver(driver)) return []
+  const [, vendor, device, subvendor, subdevice] =
+    /^pci:v0000([0-9a-f]{4})d0000([0-9a-f]{4})(?:sv0000([0-9a-f]{4})sd0000([0-9a-f]{4}))?/i.exec(alias) ?? []
+  const ids = [vendor, device, subvendor, subdevice].filter((field) => field !== undefined)
+  return [
+    line(from, {
+      driver: driver.replace('_', '-'),
+      ids: ids.length === 0 ? [] : [ids.join(':').toLowerCase()],
+    }),
+  ]
+}
+
+/** A line of a shell that sets an override or adds ids; which device it means, a variable may say. */
+function scriptLine(from: Line): BootLine[] {
+  const { text } = from
+  if (text.trim().startsWith('#') || !/driver_override|\bnew_id\b|vfio[-_]pci/.test(text)) return []
+  const address = /([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])/i.exec(text)?.[1] ?? null
+  const driver = address === null ? null : (/\b(vfio[-_]pci|pci[-_]stub)\b/.exec(text)?.[1] ?? null)
+  return [line(from, { driver: driver?.replace('_', '-') ?? null, address })]
 }
 
 function moduleListLine(from: Line): BootLine[] {

@@ -9,7 +9,7 @@ import { type Batch, beginWaiting, readBatch } from './tree.js'
 export interface Bar {
   readonly index: number | 'rom'
   readonly kind: 'memory' | 'io'
-  /** On the bus; `null` where the kernel has a token of its own in its place (Linux on Z). */
+  /** On the bus; `null` where it has none, or the kernel has a token of its own in its place (Linux on Z). */
   readonly address: number | null
   /** In bytes. */
   readonly size: number
@@ -70,6 +70,12 @@ export interface PciDevice {
   /** The kernel offers `reset`: it found some way to reset this function when the device was added. */
   readonly resettable: boolean
   readonly bars: readonly Bar[]
+  /**
+   * BARs without an address, by number: there was no room for them. Of `unset` ones the kernel knows, and does not switch the
+   * device on (`pci_enable_resources`); those that it `dropped` are in the device alone, and nobody who opens it sees them. Left
+   * out where there are none, or nothing tells.
+   */
+  readonly barsWithoutAddress?: { readonly unset: readonly number[]; readonly dropped: readonly number[] }
   readonly capabilities: Capabilities
   /**
    * A driver has registered it with VFIO: `vfio-dev/` below it (since 6.1), or a vGPU profile of NVIDIA's driver. Proves
@@ -211,6 +217,7 @@ export function readDevices(
   if (context.brief) readDecisiveConfig(root, drafts, publishes)
   const details = readDetails(root, drafts, publishes, context.brief)
   const registered = readRegistered(root, main, drafts)
+  const resources = context.brief ? readResources(root, drafts) : new Map<Draft, string | null>()
   const makers = context.brief ? readMakers(sysfs, drafts) : null
   const isSilent = ({ space }: Draft) => space.answers === false
   const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
@@ -225,6 +232,8 @@ export function readDevices(
     // A bridge that does not answer has lost its bus number, and what is below it has not.
     const secondaryBus = header?.secondaryBus ?? (isSilent(draft) ? (numbers?.get(address) ?? null) : null)
     const vfio = registered.get(draft)
+    const without =
+      draft.pf === null ? barsWithoutAddress(resources.get(draft) ?? draft.resource, space) : null
     return Object.freeze({
       address,
       group: draft.group,
@@ -253,6 +262,7 @@ export function readDevices(
       resetMethods: draft.resetMethods ?? (publishes ? EMPTY : null),
       resettable: draft.resetMethods !== null || (detail?.resettable ?? false),
       bars: draft.bars,
+      ...(without && { barsWithoutAddress: without }),
       capabilities,
       vfioRegistered: vfio !== undefined && (vfio.registered || (vfio.vgpuType ?? 0) > 0),
       vfioDevice: vfio?.device ?? null,
@@ -306,6 +316,7 @@ interface Draft {
   readonly place: Place | undefined
   readonly resetMethods: readonly string[] | null
   readonly bars: readonly Bar[]
+  readonly resource: string | null
   readonly powerState: string | null
   /** As it was read, or read again with more of it. */
   space: Space
@@ -368,6 +379,7 @@ function draftReader(main: Batch): (row: number, address: string) => Draft {
       place: placeOf(main.text(row, PATH)),
       resetMethods: methodsIn(row),
       bars: barsIn(row),
+      resource: main.text(row, 'resource'),
       powerState: main.text(row, 'power_state'),
       space,
       alias,
@@ -511,7 +523,7 @@ export function childBus(address: string, bus: number): string {
 }
 
 /** `include/linux/ioport.h`: the flags of a line of `resource`. */
-const RESOURCE = { IO: 0x100, MEMORY: 0x200, PREFETCH: 0x2000, MEMORY_64: 0x100000 }
+const RESOURCE = { IO: 0x100, MEMORY: 0x200, PREFETCH: 0x2000, MEMORY_64: 0x100000, UNSET: 0x20000000 }
 const UNUSED_BAR = '0x0000000000000000 0x0000000000000000 0x0000000000000000'
 
 /** Lines 0–5 are BARs and 6 is the ROM; behind them come SR-IOV BARs or bridge windows. */
@@ -547,6 +559,37 @@ function spanOfToken(first: string, last: string): Span | null {
   return Number.isSafeInteger(to) && to >= from ? { address: null, size: to - from + 1 } : null
 }
 
+/** JavaScript's bit operators take 32 bits, the flags have more. */
+const isUnset = (flags: number) => ((flags % 2 ** 32) & RESOURCE.UNSET) !== 0
+
+const FIRST_BAR = 0x10
+const BARS = 6
+
+/**
+ * What a line of `resource` says of each BAR beside its register, which has its type even where it has no address: a memory BAR
+ * that the kernel found no room for has a line of zeros (`reset_resource`), or one that is not set.
+ */
+function barsWithoutAddress(
+  text: string | null,
+  { header, bytes }: Space,
+): PciDevice['barsWithoutAddress'] | null {
+  if (text === null || header?.headerType !== 'normal' || bytes.length < FIRST_BAR + 4 * BARS) return null
+  const lines = text.split('\n')
+  const view = new DataView(bytes.buffer, bytes.byteOffset)
+  const unset: number[] = []
+  const dropped: number[] = []
+  for (let index = 0; index < BARS; index++) {
+    const register = view.getUint32(FIRST_BAR + 4 * index, true)
+    const [, last = '0', flags = '0'] = lines[index]?.split(' ') ?? []
+    const isMemory = (register & 1) === 0 && register !== 0
+    if (isUnset(Number(flags))) unset.push(index)
+    else if (isMemory && Number(last) === 0 && Number(flags) === 0) dropped.push(index)
+    // The register behind it has the upper half of its address.
+    if (isMemory && (register & 6) === 4) index++
+  }
+  return unset.length + dropped.length === 0 ? null : Object.freeze({ unset, dropped })
+}
+
 function parseBar(index: number, span: Span | null, flags: number): Bar | null {
   if (span === null) return null
   // JavaScript's bit operators take 32 bits, the flags have more.
@@ -555,7 +598,8 @@ function parseBar(index: number, span: Span | null, flags: number): Bar | null {
   return {
     index: index === 6 ? 'rom' : index,
     kind: low & RESOURCE.IO ? 'io' : 'memory',
-    ...span,
+    address: isUnset(flags) ? null : span.address,
+    size: span.size,
     prefetchable: (low & RESOURCE.PREFETCH) !== 0,
     is64: (low & RESOURCE.MEMORY_64) !== 0,
   }
@@ -638,6 +682,17 @@ function readDetails(
     })
   }
   return details
+}
+
+/** In brief: whether a device can be switched on is part of its verdict. Those of virtual functions are with their physical one. */
+function readResources(root: string, drafts: readonly Draft[]): Map<Draft, string | null> {
+  const some = drafts.filter(({ pf, space }) => pf === null && space.header?.headerType === 'normal')
+  const batch = readBatch(
+    root,
+    some.map(({ address }) => address),
+    { files: ['resource'] },
+  )
+  return new Map(some.map((draft, row) => [draft, batch.text(row, 'resource')]))
 }
 
 interface Registered {

@@ -142,7 +142,8 @@ export class Host {
       const devices = readDevices(this.paths.sysfs, functions, {
         aliases,
         names: deviceNames,
-        publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
+        // Older kernels may have it from a newer one: then the tree tells.
+        publishesResetMethods: this.#kernel !== '' && isKernelSince(this.#kernel, 5, 15) ? true : null,
         brief,
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),

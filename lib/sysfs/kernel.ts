@@ -6,6 +6,13 @@ export function isKernelSince(release: string, major: number, minor: number): bo
   return version === null || version.major > major || (version.major === major && version.minor >= minor)
 }
 
+/**
+ * Is this a kernel of an enterprise release that keeps its number for ten years, and takes VFIO and the IOMMU drivers from much
+ * newer ones (RHEL 8 and 9, and what is made of them)? Which, its number does not tell.
+ */
+export const isOfLongRelease = (release: string) =>
+  /^(?:4\.18|5\.14)\.0-.*\.el[89](?:_\d+)?(?:\.|$)/.test(release)
+
 interface Version {
   readonly major: number
   readonly minor: number

@@ -31,6 +31,8 @@ export interface PlatformFacts {
   readonly cpuVendor: 'intel' | 'amd' | null
   /** `null` also on bare metal. */
   readonly hypervisor: Hypervisor | null
+  /** Only of a virtual machine that a company rents out, by the name that it gives itself in DMI. */
+  readonly provider?: string
   /** The privileged domain of Xen, which has the devices and not the IOMMU. */
   readonly xenDom0: boolean
   /** The container that the trees were seen from, by the name of what made it; `null` for none in sight. */
@@ -57,10 +59,13 @@ export function readPlatform(trees: Trees, kernel: string): PlatformFacts {
     architectureOfSysfs(sysfs, acpiTables) ??
     architectureOfRelease(kernel)
   const xenDom0 = isXenDom0(sysfs, proc)
+  const hypervisor = xenDom0 ? null : readHypervisor(trees, { cpu, kernel, architecture })
+  const provider = hypervisor === 'kvm' || hypervisor === 'other' ? readProvider(sysfs) : null
   return Object.freeze({
     architecture,
     cpuVendor: architecture === 'x86' ? cpuVendor(cpu, acpiTables, sysfs) : null,
-    hypervisor: xenDom0 ? null : readHypervisor(trees, { cpu, kernel, architecture }),
+    hypervisor,
+    ...(provider !== null && { provider }),
     xenDom0,
     // No verdict rests on it, and most users may not read all of its signs (`/proc/1/environ`).
     container: leavingOut(() => readContainer(trees)),
@@ -175,6 +180,25 @@ const DMI_NAMES: readonly [RegExp, Hypervisor][] = [
     'kvm',
   ],
 ]
+
+/** Makers of programs that run virtual machines, who name themselves where their user does not; and of firmware for these. */
+const NO_PROVIDER =
+  /^(?:QEMU|KVM|Red Hat|RDO|oVirt|RHEV|KubeVirt|OpenStack|Nutanix|Bochs|SeaBIOS|EFI Development Kit|libvirt|Proxmox|Fedora|CentOS|Debian|Ubuntu|Canonical|SUSE|Incus|LXD|Firecracker|Cloud Hypervisor|crosvm|ACRN|Kata|linux|unknown|system manufacturer|to be filled|default|none|not specified)/i
+
+/** Clouds that leave the name of the program that they run in the place of the vendor, and their own in another. */
+const PROVIDERS: readonly [RegExp, string][] = [[/OracleCloud/, 'Oracle Cloud']]
+
+/** Who rents out a virtual machine: whoever names himself its maker, and makes no such program. */
+function readProvider(sysfs: string): string | null {
+  const read = (name: string) => (readText(`${sysfs}/class/dmi/id/${name}`) ?? '').trim()
+  const tag = read('chassis_asset_tag')
+  const byTag = PROVIDERS.find(([name]) => name.test(tag))?.[1]
+  const vendor = read('sys_vendor')
+  if (byTag !== undefined) return byTag
+  return vendor === '' || NO_PROVIDER.test(vendor) ? null : vendor.slice(0, LONGEST_NAME)
+}
+
+const LONGEST_NAME = 64
 
 /** Their makers sell bare metal under the same name. */
 const ALSO_METAL: ReadonlySet<Hypervisor> = new Set(['amazon', 'google', 'azure', 'kvm'])

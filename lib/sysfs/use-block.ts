@@ -13,6 +13,8 @@ export interface BlockDevice {
   readonly number: string | null
   /** PCI functions on the way to it; of all paths to it, where NVMe has several. */
   readonly functions: readonly string[]
+  /** Of a disk that comes over the network the addresses of who has it, as far as they show; `null` for any other. */
+  readonly servers: readonly string[] | null
   /** The disk of a partition. */
   readonly partOf: string | null
   /** The block devices below it: `slaves`, and what a loop or a zram device is backed by. */
@@ -52,6 +54,7 @@ export function readBlockDevices(
   const byNode = new Map(names.map((name) => [name.replaceAll('!', '/'), name]))
   const partOf = new Map(places.map((place) => [place.name, diskOf(place, known)]))
   const functions = functionsOfDisks(sysfs, places)
+  const servers = serversOfDisks(sysfs, places)
   const fileSystems = readFileSystems(sysfs, known)
   const btrfs = readBtrfs(sysfs)
   const numbers = names.map((_name, row) => batch.text(row, 'dev'))
@@ -68,6 +71,7 @@ export function readBlockDevices(
       node: name.replaceAll('!', '/'),
       number,
       functions: functions.get(partOf.get(name) ?? name) ?? [],
+      servers: servers.get(partOf.get(name) ?? name) ?? null,
       partOf: partOf.get(name) ?? null,
       restsOn: backed === undefined ? slaves : [...slaves, backed],
       layer: layerOf(batch.text(row, 'dm/uuid'), batch.text(row, 'md/level'), name),
@@ -119,6 +123,65 @@ function functionsOfDisks(sysfs: string, places: readonly Placed[]): Map<string,
     functions.set(name, paths.length > 0 ? paths : (controllers.get(subsystem) ?? []))
   }
   return functions
+}
+
+/** Disks by NBD and RBD show no address of who has them in sysfs. */
+const BY_NETWORK = /^(?:nbd|rbd)\d+$/
+const ISCSI_SESSION = /\/session(\d+)\//
+const FABRICS_CONTROLLER = /\/nvme-fabrics\/ctl\/(nvme\d+)(?:\/|$)/
+
+/** Who has the disks that come over the network: by iSCSI, by NVMe over Fabrics, or by drivers that do not tell. */
+function serversOfDisks(sysfs: string, places: readonly Placed[]): Map<string, readonly string[]> {
+  const servers = new Map<string, readonly string[]>()
+  let connections: readonly string[] | null = null
+  for (const { name, path } of places) {
+    if (BY_NETWORK.test(name)) servers.set(name, [])
+    const session = ISCSI_SESSION.exec(path ?? '')?.[1]
+    if (session !== undefined) {
+      connections ??= readNames(sysfs, ['class/iscsi_connection'])['class/iscsi_connection']
+      const ours = connections.filter((connection) => connection.startsWith(`connection${session}:`))
+      const batch = readBatch(`${sysfs}/class/iscsi_connection`, ours, {
+        files: ['address', 'persistent_address'],
+      })
+      const told = ours.map(
+        (_name, row) => batch.text(row, 'address') || batch.text(row, 'persistent_address'),
+      )
+      servers.set(
+        name,
+        told.flatMap((address) => (address ? [address.replace(/^\[|\]$/g, '')] : [])),
+      )
+    }
+    const controllers = fabricsOf(sysfs, name, path, places)
+    if (controllers.length > 0) servers.set(name, addressesOf(sysfs, controllers))
+  }
+  return servers
+}
+
+/** The NVMe controllers on a fabric that a disk is reached by. */
+function fabricsOf(sysfs: string, name: string, path: string | null, places: readonly Placed[]): string[] {
+  const own = FABRICS_CONTROLLER.exec(path ?? '')?.[1]
+  if (own !== undefined) return [own]
+  const subsystem = /\/nvme-subsystem\/([^/]+)\//.exec(path ?? '')?.[1]
+  const [, instance, namespace] = /^nvme(\d+)n(\d+)$/.exec(name) ?? []
+  if (subsystem === undefined || namespace === undefined) return []
+  const isPath = new RegExp(`^nvme${instance}c\\d+n${namespace}$`)
+  const paths = places.filter((place) => isPath.test(place.name))
+  const directory = `class/nvme-subsystem/${subsystem}`
+  const names = paths.length > 0 ? [] : (readNames(sysfs, [directory])[directory] ?? [])
+  const links = readPlaces(
+    sysfs,
+    directory,
+    names.filter((entry) => /^nvme\d+$/.test(entry)),
+  )
+  return [...paths, ...links].flatMap((place) => FABRICS_CONTROLLER.exec(place.path ?? '')?.[1] ?? [])
+}
+
+/** `traddr=10.0.0.2,trsvcid=4420,src_addr=10.0.0.1` */
+function addressesOf(sysfs: string, controllers: readonly string[]): string[] {
+  const batch = readBatch(`${sysfs}/class/nvme`, controllers, { files: ['address'] })
+  return controllers.flatMap(
+    (_name, row) => /(?:^|,)traddr=([^,]+)/.exec(batch.text(row, 'address') ?? '')?.[1] ?? [],
+  )
 }
 
 function functionsOfControllers(sysfs: string, subsystem: string): string[] {

@@ -12,6 +12,8 @@ export interface Mount {
   readonly source: string
   /** Paths below `/dev` of further devices that it names: members of one without a number, an external log. */
   readonly nodes: readonly string[]
+  /** Of one that comes over the network the addresses of who has it, as far as they show; `null` for any other. */
+  readonly servers: readonly string[] | null
   /** A process that sees it, where the caller does not. */
   readonly seenBy: Process | null
 }
@@ -24,6 +26,28 @@ export interface Swap {
 
 /** File systems without a block device of their own that live on a device all the same. */
 const WITHOUT_NUMBER = new Set(['btrfs', 'bcachefs', 'zfs', '9p', 'virtiofs', 'ubifs'])
+
+/** File systems that come over the network, in the kernel or by a program of their own (`fuse.sshfs`). */
+const REMOTE =
+  /^(?:nfs4?|cifs|smb3?|smbfs|ceph|afs|lustre|beegfs|gpfs|ocfs2_dlmfs|orangefs|coda|ncpfs|fuse\.(?:sshfs|glusterfs|ceph\S*|s3fs|curlftpfs|rclone|davfs2?|moosefs|seaweedfs|juicefs))$/
+
+/** What of these the kernel mounts without a block device. */
+const isKept = (type: string) => WITHOUT_NUMBER.has(type.split('.')[0] ?? '') || REMOTE.test(type)
+
+const ADDRESS = /^(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)$/i
+
+/** `addr=10.0.0.2`, `mon_addr=10.0.0.2:6789/10.0.0.3:6789`, or in the source: `10.0.0.2:/srv`, `//10.0.0.2/share`, `[fd00::2]:/srv`. */
+function serversOf(type: string, source: string, options: string): readonly string[] | null {
+  if (!REMOTE.test(type)) return null
+  const named = options
+    .split(',')
+    .flatMap((option) => /^(?:mon_)?addr=(.+)$/.exec(option)?.[1]?.split('/') ?? [])
+  const of = source.replace(/^\/\//, '').replace(/:?\/.*$/, '')
+  const all = (named.length > 0 ? named : of.split(/[,@=]/)).map((text) =>
+    text.replace(/^\[(.*)\](?::\d+)?$/, '$1').replace(/^([\d.]+):\d+$/, '$1'),
+  )
+  return all.filter((text) => ADDRESS.test(text))
+}
 
 /**
  * @param others each further view of the mounts
@@ -86,10 +110,11 @@ function parseMounts(text: string, seenBy: Process | null): Mount[] {
     const [, , number = '', , point = ''] = fields
     const [type = '', source = '', options = ''] = end < 0 ? [] : fields.slice(end + 1)
     if (!/^\d+:\d+$/.test(number) || type === '') continue
-    if (number.startsWith('0:') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')) continue
+    if (number.startsWith('0:') && !isKept(type)) continue
     // With a number, the source is only what somebody called it once; the options may name a log device.
     const named = [number.startsWith('0:') ? source.split(':') : [], optionsOf(options)]
-    mounts.push({ ...described(point, type, source), number, nodes: nodesOf(named.flat()), seenBy })
+    const servers = serversOf(type, decodeField(source), options)
+    mounts.push({ ...described(point, type, source), number, nodes: nodesOf(named.flat()), servers, seenBy })
   }
   return mounts
 }
@@ -106,11 +131,11 @@ function parseOldMounts(text: string, root: string | null): Mount[] {
   const mounts: Mount[] = []
   for (const line of text.split('\n')) {
     const [source = '', point = '', type = '', options = ''] = line.split(' ')
-    if (type === '' || (!source.startsWith('/dev/') && !WITHOUT_NUMBER.has(type.split('.')[0] ?? '')))
-      continue
+    if (type === '' || (!source.startsWith('/dev/') && !isKept(type))) continue
     const named = nodesOf([...source.split(':'), ...optionsOf(options)])
     const nodes = named.map((node) => (node === 'root' && root !== null ? root : node))
-    mounts.push({ ...described(point, type, source), number: '', nodes, seenBy: null })
+    const servers = serversOf(type, decodeField(source), options)
+    mounts.push({ ...described(point, type, source), number: '', nodes, servers, seenBy: null })
   }
   return mounts
 }

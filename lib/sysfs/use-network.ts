@@ -11,6 +11,8 @@ export interface NetworkInterface {
   readonly functions: readonly string[]
   /** Switched on (IFF_UP). */
   readonly up: boolean
+  /** Only where it takes in packets for others too (IFF_PROMISC). */
+  readonly promiscuous?: true
   /** The interfaces above it: bonds, bridges, VLANs, … */
   readonly uppers: readonly string[]
   /** IPv6 addresses of more than link scope. */
@@ -38,6 +40,7 @@ export interface NetworkFacts {
 }
 
 const IFF_UP = 1
+const IFF_PROMISC = 0x100
 const RTF_UP = 1
 const RTF_GATEWAY = 2
 const RTF_REJECT = 0x200
@@ -60,10 +63,12 @@ export function readNetwork(
       .map((entry) => entry.slice('upper_'.length))
       .sort(byLength)
     const master = batch.linkName(row, 'master')
+    const flags = Number(batch.text(row, 'flags') ?? 0)
     return {
       name,
       functions,
-      up: (Number(batch.text(row, 'flags') ?? 0) & IFF_UP) !== 0,
+      up: (flags & IFF_UP) !== 0,
+      ...((flags & IFF_PROMISC) !== 0 && { promiscuous: true as const }),
       uppers: [...new Set(master === null ? uppers : [master, ...uppers])],
       addresses: addresses.get(name) ?? [],
     }

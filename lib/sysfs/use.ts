@@ -117,7 +117,8 @@ function readAll(
   const pools = readPools(proc)
   // What is built on a disk needs all that is built on disks.
   const everyBlock = readBlockDevices(paths, names['class/block'], pools)
-  const blocks = !isPartial || everyBlock.some(({ functions }) => concerns(functions)) ? everyBlock : []
+  const isWanted = everyBlock.some(({ functions, servers }) => servers !== null || concerns(functions))
+  const blocks = !isPartial || isWanted ? everyBlock : []
   const { nodes, consoles, vfio } = readNodes(sysfs, proc, names['dev/char'], blocks, concerns)
   const bound = devices.filter(isWithVfio).map(({ address }) => address)
   const shares = readShares(sysfs, names['bus/virtio/devices']).filter(({ functions }) => concerns(functions))

@@ -92,6 +92,8 @@ const HOSTS: readonly Host[] = [
     host: { modules: {} },
     modules: ['vfio fail', 'vfio_iommu_type1 fail', 'vfio_pci fail'],
     ready: false,
+    // What is not there is not loaded by anything.
+    not: /modprobe/,
   },
 ]
 

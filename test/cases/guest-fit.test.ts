@@ -107,4 +107,38 @@ describe('what a guest would stumble over', () => {
     assert.match(notes(device([]), limit(1000)), /1000 mappings.*dma_entry_limit/)
     assert.equal(notes(device([]), limit(65535)), '')
   })
+
+  describe('a display', () => {
+    const ROM: BarDescription = { index: 'rom', address: 0xc0000, size: 0x20000 }
+    const vga = (more: Partial<DeviceDescription>, ...bars: readonly BarDescription[]) =>
+      notes(device([bar1(GiB / 4), ...bars], { class: 0x030000, below: '0000:00:01.0', ...more }))
+
+    // isc30/ryzen-gpu-passthrough-proxmox: the graphics of an APU have their video BIOS in the board's firmware.
+    it('without a ROM shows nothing before its driver is there', () => {
+      assert.match(vga({ vendor: 0x1002 }), /no video BIOS of its own.*romfile=/)
+      assert.doesNotMatch(vga({ vendor: 0x1002 }, ROM), /romfile/)
+    })
+
+    // "Invalid PCI ROM header signature: expecting 0xaa55, got 0xffff" of the card that the host booted with.
+    it('that the host booted with may want an unused copy of it', () => {
+      assert.match(vga({ vendor: 0x10de, bootVga: true }, ROM), /unused copy \(romfile= of QEMU\)/)
+    })
+
+    it('of an Intel processor wants its place (QEMU, docs/igd-assign.txt)', () => {
+      const igd = device([bar1(GiB / 4)], { address: '0000:00:02.0', vendor: 0x8086, class: 0x030000 })
+      assert.match(notes(igd), /00:02\.0 with x-igd-opregion=on/)
+    })
+
+    // gnif/vendor-reset: Polaris, Vega and Navi 1x.
+    it('of AMD without a reset of its own may not come back', () => {
+      const amd = { vendor: 0x1002 }
+      assert.match(vga({ ...amd, resetMethod: 'bus' }, ROM), /many displays of AMD's.*vendor-reset/)
+      assert.doesNotMatch(vga({ ...amd, resetMethod: 'flr bus' }, ROM), /vendor-reset/)
+      assert.doesNotMatch(vga({ vendor: 0x10de, resetMethod: 'bus' }, ROM), /vendor-reset/)
+    })
+
+    it('is nothing of a card that computes', () => {
+      assert.doesNotMatch(vga({ vendor: 0x10de, class: 0x030200 }), /romfile/)
+    })
+  })
 })

@@ -72,6 +72,40 @@ describe('the initramfs', () => {
       'proxmox',
       'update-initramfs -u -k all && proxmox-boot-tool refresh',
     ],
+    [
+      'openSUSE whose entries have copies of the initramfs (sdbootutil)',
+      {
+        'usr/bin/dracut': '',
+        'usr/bin/sdbootutil': '',
+        'etc/kernel/cmdline': 'root=UUID=1',
+        'etc/sysconfig/bootloader': 'LOADER_TYPE="systemd-boot"\n',
+      },
+      'sdbootutil',
+      'sdbootutil mkinitrd',
+    ],
+    [
+      'Gentoo, whose installkernel says dracut in a file of the system',
+      {
+        'usr/bin/dracut': '',
+        'usr/bin/mkinitcpio': '',
+        'etc/mkinitcpio.d/linux.preset': '',
+        'usr/bin/kernel-install': '',
+        'usr/lib/kernel/install.conf': 'layout=grub\ninitrd_generator=dracut\n',
+      },
+      'dracut',
+      'dracut --regenerate-all --force',
+    ],
+    [
+      'Gentoo with ugrd, where dracut is installed too (kernel-install(8))',
+      {
+        'usr/bin/dracut': '',
+        'usr/bin/kernel-install': '',
+        'usr/lib/kernel/install.conf': 'initrd_generator=dracut\n',
+        'etc/kernel/install.conf.d/ugrd.conf': 'initrd_generator=ugrd\n',
+      },
+      'none',
+      null,
+    ],
     ['Fedora, RHEL, SUSE (dracut(8))', { 'usr/bin/dracut': '' }, 'dracut', 'dracut --regenerate-all --force'],
     [
       'Void, whose programs are all in one directory',
@@ -203,6 +237,23 @@ describe('the initramfs', () => {
     ],
     ['Talos', { 'etc/os-release': 'NAME="Talos"\nID=talos\n' }, 'talos', 'talosctl apply-config'],
     ['Flatcar', { 'usr/lib/os-release': 'ID=flatcar\nID_LIKE=coreos\n' }, 'ignition', null],
+    [
+      'TrueNAS (its middleware writes /etc)',
+      { 'usr/bin/midclt': '', 'usr/sbin/mkinitramfs': '', 'etc/kernel/postinst.d/initramfs-tools': '' },
+      'truenas',
+      null,
+    ],
+    ['Unraid (boot/config/vfio-pci.cfg)', { 'etc/unraid-version': '' }, 'unraid', null],
+    [
+      'a node of OpenShift (machine-config-operator)',
+      {
+        'run/ostree-booted': '',
+        'usr/bin/rpm-ostree': '',
+        'etc/os-release': 'ID="rhcos"\nID_LIKE="rhel fedora"\n',
+      },
+      'machine-config',
+      'butane 100-worker-vfio-persist.bu | oc apply -f -',
+    ],
     ['a bootc image without rpm-ostree', { 'run/ostree-booted': '', 'usr/bin/dracut': '' }, 'image', null],
     ['a live Fedora', { 'run/initramfs/live/LiveOS': '', 'usr/bin/dracut': '' }, 'volatile', null],
     [
@@ -269,6 +320,26 @@ describe('the initramfs', () => {
       false,
     )
     assert.match(warnings.join('\n'), /--by ids/)
+  })
+
+  // truenas/middleware: system.advanced.update_gpu_pci_ids; unraid/webgui: SysDevs; Butane, "openshift".
+  it('of a system that is set up elsewhere is told in the words of that', () => {
+    const written = (files: Files) => {
+      const { byHand, files: own } = planOn(files)
+      assert.deepEqual(own, [])
+      return byHand.map(({ path, content }) => `${path}\n${content}`).join('\n')
+    }
+    assert.match(
+      written({ 'usr/bin/midclt': '' }),
+      /midclt call system\.advanced\.update_gpu_pci_ids '\["0000:01:00\.0"\]'/,
+    )
+    assert.match(
+      written({ 'etc/unraid-version': '' }),
+      /^\/boot\/config\/vfio-pci\.cfg\nBIND=0000:01:00\.0\|10de:2504$/m,
+    )
+    const machine = written({ 'etc/machine-config-daemon/currentconfig': '{}', 'usr/bin/dracut': '' })
+    assert.match(machine, /^variant: openshift$/m)
+    assert.match(machine, /- path: \/etc\/modprobe\.d\/vfio-persist\.conf\n {6}mode: 0644/)
   })
 
   it('of Alpine gets a feature, ahead of the others', () => {

@@ -278,6 +278,28 @@ const VIRTUAL: readonly Without[] = [
     },
     cure: /Azure have no IOMMU/,
   },
+  ...(
+    [
+      ['DigitalOcean', { sys_vendor: 'DigitalOcean', product_name: 'Droplet' }],
+      ['Hetzner', { sys_vendor: 'Hetzner', product_name: 'vServer' }],
+      ['Vultr', { sys_vendor: 'Vultr', product_name: 'VC2' }],
+      ['Oracle Cloud', { sys_vendor: 'QEMU', chassis_asset_tag: 'OracleCloud.com' }],
+      ['A cloud of tomorrow', { sys_vendor: 'A cloud of tomorrow', product_name: 'VM' }],
+    ] as const
+  ).map(([name, names]) => ({
+    what: `a virtual machine that is rented from ${name}`,
+    source: 'cloud-init, tools/ds-identify: what clouds write into DMI',
+    host: { files: { ...GUEST, ...dmi(names) } },
+    cure: new RegExp(`^only ${name} can give .*bare-metal`),
+    not: /QEMU -machine|VT-d/,
+  })),
+  ...['QEMU', 'Red Hat', 'OpenStack Foundation', 'KubeVirt', 'oVirt', 'Nutanix'].map((name) => ({
+    what: `a virtual machine of ${name}'s, whose owner is the reader`,
+    source: 'QEMU, "intel-iommu"; Nova, hw_viommu_model',
+    host: { files: { ...GUEST, ...dmi({ sys_vendor: name, product_name: 'KVM' }) } },
+    cure: /intel-iommu,intremap=on/,
+    not: /^only/,
+  })),
   {
     what: 'VirtualBox',
     source: 'VBoxManage modifyvm --iommu; --chipset=ich9',

@@ -213,4 +213,39 @@ describe('persist --check', () => {
     assert.equal(JSON.parse(run(bad.root, bad.trees.sysfs, '--json').stdout).ok, false)
     assert.equal(run(bad.root, bad.trees.sysfs, '--write').status, 2)
   })
+
+  /** A host that others have set up, by one file or word, as it came out of the boot. */
+  const found = (files: Files, driver: string, commandLine = '') => {
+    const root = temporaryDirectory()
+    const tree = new Tree(root)
+    tree.directory('etc')
+    for (const [path, content] of Object.entries(files)) tree.file(path, content)
+    const trees = makeHost({ commandLine, devices: [{ ...GPU, driver }] })
+    return checkPersistence(new Host(trees).snapshot(), readPersistence({ root }))
+  }
+
+  // "vfio-pci.ids= is set and nouveau still has the card": vfio-pci is a module that comes later.
+  it('says of a line that had no effect that it came too late', () => {
+    const ids = 'vfio-pci.ids=10de:2504'
+    assert.match(
+      found({}, 'nouveau', ids).problems.join('\n'),
+      /kernel command line gives 0000:01:00\.0 \(nouveau\) to vfio-pci.*initramfs.*softdep nouveau pre: vfio-pci/,
+    )
+    assert.doesNotMatch(found({}, 'vfio-pci', ids).problems.join('\n'), /came later/)
+  })
+
+  it('finds what people write into an initramfs, and aliases', () => {
+    const script = 'echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override'
+    for (const [path, text] of [
+      ['etc/initramfs-tools/scripts/init-top/vfio.sh', `#!/bin/sh\n${script}\nmodprobe -i vfio-pci\n`],
+      ['etc/initcpio/hooks/vfio', `run_hook() {\n  ${script}\n}\n`],
+      ['etc/modprobe.d/old.conf', 'alias pci:v000010DEd00002504sv*sd*bc*sc*i* vfio-pci\n'],
+    ] as const) {
+      const [first] = found({ [path]: text }, 'vfio-pci').others
+      assert.deepEqual([first?.source, first?.devices, first?.differs], [`/${path}`, ['0000:01:00.0'], true])
+    }
+    const commented = found({ 'etc/initramfs-tools/scripts/init-top/vfio.sh': `# ${script}\n` }, 'nouveau')
+    assert.deepEqual(commented.others, [])
+    assert.deepEqual(found({ 'etc/modprobe.d/net.conf': 'alias eth0 e1000e\n' }, 'nouveau').others, [])
+  })
 })
