@@ -2,7 +2,7 @@
 // command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
 // commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
-import { readFileSync, renameSync, rmSync } from 'node:fs'
+import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
@@ -28,6 +28,26 @@ if (status !== 0) process.exit(1)
 rollUp(`${TYPES}/index.d.ts`, `${OUT}/index.d.ts`)
 writeSchemas(join(ROOT, TYPES), join(ROOT, 'tsconfig.json'), join(ROOT, OUT, 'schemas'))
 
+/**
+ * Modules of Node's own that take long to load, and what stands for them in the command line: commander starts programs for
+ * commands that are files of their own, which none here is; and in CommonJS there is a `require` already.
+ */
+const INSTEAD = [
+  { name: 'node:child_process', of: '/commander/', contents: 'module.exports = {}' },
+  { name: 'node:module', of: '/lib/', contents: 'exports.createRequire = () => require' },
+]
+const withoutSlowModules = {
+  name: 'without-slow-modules',
+  setup: ({ onResolve, onLoad }) => {
+    for (const { name, of, contents } of INSTEAD) {
+      onResolve({ filter: new RegExp(`^${name}$`) }, ({ path, importer }) =>
+        importer.includes(of) ? { path, namespace: name } : undefined,
+      )
+      onLoad({ filter: /.*/, namespace: name }, () => ({ contents }))
+    }
+  },
+}
+
 const common = {
   absWorkingDir: ROOT,
   bundle: true,
@@ -42,19 +62,29 @@ const common = {
 }
 await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/index.js` })
 // The command line on top of it, and the commands that only look with no more of it than they take.
+// As CommonJS, since what loads ES modules takes as long to start as a small command, and with all that it needs beside
+// Node: a file that is looked for takes longer than one that is read along.
+const { packages: _external, ...whole } = common
+const command = {
+  ...whole,
+  format: 'cjs',
+  outdir: `${OUT}/cli`,
+  define: { 'import.meta.url': '__filename' },
+}
 await build({
-  ...common,
+  ...command,
   entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
-  outdir: `${OUT}/cli`,
-  external: [LIBRARY, './looks.js', './all.js'],
+  external: [LIBRARY],
+  plugins: [withoutSlowModules],
 })
 await build({
-  ...common,
+  ...command,
   entryPoints: ['lib/cli/looks.ts'],
-  outdir: `${OUT}/cli`,
-  plugins: [addonFrom('../../')],
+  plugins: [withoutSlowModules, addonFrom('../../')],
 })
+cpSync(join(ROOT, 'node_modules/commander/LICENSE'), join(ROOT, OUT, 'cli/commander.LICENSE'))
 await writeManual(common, OUT, `${OUT}/man`)
+writeFileSync(join(ROOT, OUT, 'cli/package.json'), '{ "type": "commonjs" }\n')
 rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
 renameSync(join(ROOT, OUT), join(ROOT, 'dist'))
 

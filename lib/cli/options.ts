@@ -1,5 +1,6 @@
-import { existsSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { builtin } from '../builtin.js'
 import {
   Host,
   type HostUse,
@@ -71,21 +72,25 @@ type Look = SnapshotOptions & {
   readonly overrides?: boolean
   readonly uses?: boolean
   readonly diagnosis?: boolean
+  /** The program goes on looking. */
+  readonly isWatch?: boolean
 }
 
 /** Looks at the host, or at the tree that `--sysfs` names. */
 export function look(
   { sysfs: root }: Common,
-  { overrides = false, diagnosis = false, ...options }: Look = {},
+  { overrides = false, diagnosis = false, isWatch = false, ...options }: Look = {},
 ): Snapshot {
   const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
+  const functions = countFunctions(root ?? '/sys')
+  if (functions !== null && functions > MANY && !isWatch) builtin('node:v8').setFlagsFromString('--no-opt')
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.
     if (!diagnosis) for (const sentence of whatIsMissing(seen)) note(`vfio: ${sentence}`)
     return seen
   }
-  if (!existsSync(`${root}/bus/pci/devices`)) {
+  if (functions === null) {
     throw new VfioError(
       'ERR_VFIO_BAD_ARGUMENT',
       `${oneLine(root)} is not a sysfs tree: it has no bus/pci/devices`,
@@ -93,6 +98,24 @@ export function look(
   }
   return lookAt(new Host({ sysfs: root }))
 }
+
+/**
+ * So many functions take long enough for the compiler to begin optimizing what runs only once, which takes a second processor
+ * for as long as the command runs. With fewer, loading what tells it not to takes longer.
+ */
+const MANY = 500
+
+/** `null` where there is no list of them; 0 where it cannot be read, which the look tells. */
+function countFunctions(sysfs: string): number | null {
+  try {
+    return readdirSync(`${sysfs}/bus/pci/devices`).length
+  } catch (error) {
+    const { code = '' } = error as NodeJS.ErrnoException
+    return ABSENT.has(code) ? null : 0
+  }
+}
+
+const ABSENT: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'ERR_INVALID_ARG_VALUE'])
 
 /** Looks at this host once more, without saying again what is missing. */
 export const lookAgain = (): Snapshot => new Host().look({ overrides: NOT_READ })
@@ -104,6 +127,8 @@ export function run<A extends readonly unknown[]>(
   command: (...args: A) => number | Promise<number>,
 ): (...args: A) => Promise<void> {
   return async (...args) => {
-    process.exitCode = await command(...args)
+    const status = await command(...args)
+    // Output that was lost meanwhile is a failure.
+    process.exitCode ||= status
   }
 }
