@@ -1,4 +1,4 @@
-// Builds dist/: the library as one module, since a process that imports thirty files waits for thirty files, the
+// Builds dist/: the library in parts, and as one module for those who bundle it, the
 // command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
 // commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
@@ -8,10 +8,10 @@ import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
 import { build } from 'esbuild'
 import { writeManual } from './man.mjs'
+import { buildParts, publicNames } from './parts.mjs'
 import { writeSchemas } from './schemas.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-const LIBRARY = '../index.js'
 
 // Made beside dist/ and put in its place whole: a build that fails leaves the last one usable.
 const OUT = 'build/dist'
@@ -48,6 +48,23 @@ const withoutSlowModules = {
   },
 }
 
+/** The library is beside the command line: all of its files take it from there once. */
+const library = {
+  name: 'library',
+  setup: ({ onResolve, onLoad }) => {
+    const namespace = 'library'
+    onResolve({ filter: /^\.\.\/index\.js$/ }, ({ path, importer }) =>
+      importer === namespace ? { path, external: true } : { path: namespace, namespace },
+    )
+    onLoad({ filter: /.*/, namespace }, async () => {
+      const names = (await publicNames(join(ROOT, 'lib'))).map(([, , name]) => name)
+      return {
+        contents: `const library = require('../index.js')\n${names.map((name) => `export const ${name} = library.${name}`).join('\n')}`,
+      }
+    })
+  },
+}
+
 const common = {
   absWorkingDir: ROOT,
   bundle: true,
@@ -60,7 +77,9 @@ const common = {
   minifyWhitespace: true,
   lineLimit: 160,
 }
-await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/index.js` })
+await buildParts(common, OUT)
+// As one module too, for those who bundle it.
+await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/bundle.js` })
 // The command line on top of it, and the commands that only look with no more of it than they take.
 // As CommonJS, since what loads ES modules takes as long to start as a small command, and with all that it needs beside
 // Node: a file that is looked for takes longer than one that is read along.
@@ -74,8 +93,7 @@ const command = {
 await build({
   ...command,
   entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
-  external: [LIBRARY],
-  plugins: [withoutSlowModules],
+  plugins: [withoutSlowModules, library],
 })
 await build({
   ...command,

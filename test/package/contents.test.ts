@@ -24,6 +24,10 @@ const files = () =>
 
 const CLI = ['all', 'looks', 'main'].map((name) => `dist/cli/${name}.js`)
 
+/** What names all that is exported, the parts that it loads, and all in one for bundlers. */
+const PARTS = ['change', 'export', 'launch', 'look', 'open']
+const LIBRARY = ['dist/bundle.js', 'dist/index.js', ...PARTS.map((name) => `dist/${name}.cjs`)]
+
 /** What says that they are CommonJS, and what stands for the text of others in them. */
 const BIN = ['bin/package.json', 'bin/vfio.js']
 const BESIDE = ['dist/cli/commander.LICENSE', 'dist/cli/package.json']
@@ -32,7 +36,7 @@ describe('the tarball', function () {
   this.timeout(PATIENCE)
 
   it('has what its users need', () => {
-    const needed = [...BIN, 'dist/index.js', 'dist/index.d.ts', ...CLI, PREBUILD]
+    const needed = [...BIN, ...LIBRARY, 'dist/index.d.ts', ...CLI, PREBUILD]
     for (const file of [...needed, 'README.md', 'LICENSE', 'CHANGELOG.md', 'SECURITY.md']) {
       assert(files().includes(file), `${file} is missing`)
     }
@@ -53,7 +57,7 @@ describe('the tarball', function () {
         ...CLI,
         ...BESIDE,
         'dist/index.d.ts',
-        'dist/index.js',
+        ...LIBRARY,
         ...['schemas', 'man'].flatMap((directory) =>
           readdirSync(join(ROOT, 'dist', directory)).map((name) => `dist/${directory}/${name}`),
         ),
@@ -86,7 +90,7 @@ describe('the tarball', function () {
       readFileSync(join(contents(), 'package.json'), 'utf8'),
     ) as typeof manifest
     const wanted = new Set<string>()
-    for (const file of ['dist/index.js', ...CLI]) {
+    for (const file of [...LIBRARY, ...CLI]) {
       const text = readFileSync(join(contents(), file), 'utf8')
       for (const [, name = ''] of text.matchAll(/(?:^|;)(?:import|export)\b[^;"']*?\bfrom\s*"([^"]+)"/gm))
         wanted.add(name)

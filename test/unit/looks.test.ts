@@ -11,7 +11,7 @@ const vfio = (...args: readonly string[]) =>
 
 /** What they are built into. */
 const text = readFileSync(join(ROOT, 'dist/cli/looks.js'), 'utf8')
-const library = readFileSync(join(ROOT, 'dist/index.js'), 'utf8')
+const library = readFileSync(join(ROOT, 'dist/bundle.js'), 'utf8')
 
 describe('the commands that only look', function () {
   this.timeout(120_000)

@@ -1,0 +1,171 @@
+// Builds the library in parts: index.js names all that it exports, and loads the part that has it when it is first used. A
+// program that imports the package and looks at devices does not wait for what binds, opens or draws them.
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join, relative } from 'node:path'
+import { build, transform } from 'esbuild'
+
+/** The rooms of each part; what is in none of them is of the first. A part needs those that its rooms import. */
+const PARTS = {
+  look: [],
+  open: ['vfio', 'actions'],
+  change: ['records.ts', 'change', 'grant', 'vfs', 'mdev', 'assign', 'persist', 'features'],
+  export: ['export'],
+  launch: ['cdi', 'launch'],
+}
+
+const partOf = (file) => Object.keys(PARTS).find((part) => PARTS[part].includes(file.split('/')[0])) ?? 'look'
+
+/**
+ * @param common how everything is bundled
+ * @param out where the library is built to
+ */
+export async function buildParts(common, out) {
+  const lib = join(common.absWorkingDir, 'lib')
+  const files = readdirSync(lib, { recursive: true }).filter(
+    (name) => name.endsWith('.ts') && !name.startsWith('cli/') && name !== 'index.ts',
+  )
+  const exported = await exportsOf(common, lib, files)
+  const index = await publicNames(lib)
+  for (const part of Object.keys(PARTS)) {
+    const own = files.filter((file) => partOf(file) === part)
+    const shared = own.flatMap((file) => exported.get(file).map((name) => [name, file, `${file}:${name}`]))
+    const all = [...shared, ...index.filter(([, file]) => partOf(file) === part)]
+    const lines = all.map(
+      ([name, file, as]) => `export { ${name} as ${JSON.stringify(as)} } from './${file}'`,
+    )
+    await build({
+      ...common,
+      format: 'cjs',
+      stdin: { contents: lines.join('\n'), resolveDir: lib, loader: 'ts' },
+      outfile: join(out, `${part}.cjs`),
+      banner: { js: 'var fileUrl=require("node:url").pathToFileURL(__filename).href;' },
+      define: { 'import.meta.url': 'fileUrl' },
+      plugins: [fromOtherParts(lib, part, exported)],
+    })
+  }
+  writeFileSync(join(common.absWorkingDir, out, 'index.js'), indexOf(join(common.absWorkingDir, out), index))
+}
+
+/** What each file exports beside types. */
+async function exportsOf(common, lib, files) {
+  const { metafile } = await build({
+    ...common,
+    bundle: false,
+    packages: undefined,
+    entryPoints: files.map((file) => join(lib, file)),
+    outbase: lib,
+    outdir: 'exports',
+    write: false,
+    metafile: true,
+  })
+  const outputs = Object.values(metafile.outputs)
+  return new Map(
+    outputs.map(({ entryPoint, exports }) => [
+      relative(lib, join(common.absWorkingDir, entryPoint)),
+      exports,
+    ]),
+  )
+}
+
+/** What the package exports: the name there, the file that has it, and its public name. */
+export async function publicNames(lib) {
+  const { code } = await transform(readFileSync(join(lib, 'index.ts'), 'utf8'), { loader: 'ts' })
+  return [...code.matchAll(/export \{([^}]*)\} from "\.\/([^"]+)\.js"/g)].flatMap(([, names, path]) =>
+    names
+      .split(',')
+      .map((name) => name.trim().split(' as '))
+      .filter(([name]) => name !== '')
+      .map(([name, as = name]) => [name, `${path}.ts`, as]),
+  )
+}
+
+/** What a part imports of another is taken from that once, when it is loaded. */
+const fromOtherParts = (lib, part, exported) => ({
+  name: 'from-other-parts',
+  setup: ({ onResolve, onLoad }) => {
+    onResolve({ filter: /^\.\.?\// }, ({ path, importer, namespace, resolveDir }) => {
+      if (namespace === 'part') return { path, external: true }
+      const file = relative(lib, join(importer === '<stdin>' ? resolveDir : dirname(importer), path)).replace(
+        /\.js$/,
+        '.ts',
+      )
+      return partOf(file) === part ? undefined : { path: file, namespace: 'part' }
+    })
+    onLoad({ filter: /.*/, namespace: 'part' }, ({ path: file }) => ({
+      contents: [
+        `const part = require('./${partOf(file)}.cjs')`,
+        ...exported.get(file).map((name) => `export const ${name} = part['${file}:${name}']`),
+      ].join('\n'),
+    }))
+  },
+})
+
+/** The module that programs import. */
+function indexOf(directory, index) {
+  const require = createRequire(join(directory, 'any.js'))
+  const lines = index.map(([, file, name]) => {
+    const part = partOf(file)
+    const value = require(`./${part}.cjs`)[name]
+    if (typeof value !== 'function') return `export const ${name} = ${JSON.stringify(value)}`
+    if (/^class\b/.test(Function.prototype.toString.call(value)))
+      return `export const ${name} = classOf('${name}', ${part}Part)`
+    return `export function ${name}(...args) { return ${part}Part().${name}(...args) }`
+  })
+  const parts = Object.keys(PARTS).map(
+    (part) => `const ${part}Part = once(() => adopt(require('./${part}.cjs')))`,
+  )
+  return [HEAD, ...parts, ...lines, ''].join('\n')
+}
+
+const HEAD = `// Made by scripts/parts.mjs.
+import { createRequire } from 'node:module'
+
+const require = createRequire(import.meta.url)
+const classes = new Map()
+
+function once(load) {
+  let part
+  return () => (part ??= load())
+}
+
+// To programs the class that is exported is the class itself.
+function adopt(part) {
+  for (const [name, { target, self }] of classes) {
+    if (!Object.hasOwn(part, name)) continue
+    const { prototype } = part[name]
+    Object.defineProperty(target, 'prototype', { value: prototype, writable: false })
+    Object.defineProperty(prototype, 'constructor', { value: self, writable: true, configurable: true })
+  }
+  return part
+}
+
+const TRAPS = [
+  'defineProperty',
+  'deleteProperty',
+  'getOwnPropertyDescriptor',
+  'getPrototypeOf',
+  'has',
+  'ownKeys',
+  'set',
+  'setPrototypeOf',
+]
+
+// A class before its part is loaded, which the first use of it does.
+function classOf(name, part) {
+  const real = () => part()[name]
+  const target = { [name]: function () {} }[name]
+  const handler = {
+    // As the engine calls a class without \`new\`: it throws.
+    apply: (_target, self, args) => Reflect.apply(real(), self, args),
+    construct: (_target, args, by) => Reflect.construct(real(), args, by === self ? real() : by),
+    // What another copy of the package made is an instance too, by what the class itself says.
+    get: (_target, key, by) =>
+      key === Symbol.hasInstance && by === self ? (value) => value instanceof real() : Reflect.get(real(), key, by),
+  }
+  for (const trap of TRAPS) handler[trap] = (_target, ...rest) => Reflect[trap](real(), ...rest)
+  const self = new Proxy(target, handler)
+  classes.set(name, { target, self })
+  return self
+}
+`
