@@ -77,9 +77,9 @@ const common = {
   minifyWhitespace: true,
   lineLimit: 160,
 }
-await buildParts(common, OUT)
-// As one module too, for those who bundle it.
+// As one module for those who bundle it.
 await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/bundle.js` })
+await buildParts(common, OUT, readFileSync(join(ROOT, OUT, 'bundle.js')))
 // The command line on top of it, and the commands that only look with no more of it than they take.
 // As CommonJS, since what loads ES modules takes as long to start as a small command, and with all that it needs beside
 // Node: a file that is looked for takes longer than one that is read along.

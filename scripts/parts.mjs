@@ -1,5 +1,6 @@
 // Builds the library in parts: index.js names all that it exports, and loads the part that has it when it is first used. A
 // program that imports the package and looks at devices does not wait for what binds, opens or draws them.
+import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
@@ -14,37 +15,57 @@ const PARTS = {
   launch: ['cdi', 'launch'],
 }
 
-const partOf = (file) => Object.keys(PARTS).find((part) => PARTS[part].includes(file.split('/')[0])) ?? 'look'
+const partOf = (file) => Object.keys(PARTS).find((part) => PARTS[part].includes(file.split('/')[0])) ?? FIRST
+
+/** What all others need, and what is in none of them. */
+const FIRST = 'look'
+
+// Behind a banner esbuild's own would be no directive.
+const FILE_URL = '"use strict";var fileUrl=require("node:url").pathToFileURL(__filename).href;'
+
+/** Parts of two builds do not fit: a package may be replaced while a program runs that has loaded some of it. */
+const isOf = (part, buildId) => `{
+  const { buildId, VfioError } = ${part}
+  if (buildId !== '${buildId}')
+    throw new VfioError('ERR_VFIO_BAD_FILE', 'the package vfio was replaced by another version since this program loaded it: start the program again')
+}
+`
 
 /**
  * @param common how everything is bundled
  * @param out where the library is built to
+ * @param text all of the library, which tells one build from another
  */
-export async function buildParts(common, out) {
+export async function buildParts(common, out, text) {
   const lib = join(common.absWorkingDir, 'lib')
   const files = readdirSync(lib, { recursive: true }).filter(
     (name) => name.endsWith('.ts') && !name.startsWith('cli/') && name !== 'index.ts',
   )
   const exported = await exportsOf(common, lib, files)
   const index = await publicNames(lib)
+  const buildId = createHash('sha256').update(text).digest('hex').slice(0, 16)
+  const needs = {}
   for (const part of Object.keys(PARTS)) {
     const own = files.filter((file) => partOf(file) === part)
     const shared = own.flatMap((file) => exported.get(file).map((name) => [name, file, `${file}:${name}`]))
     const all = [...shared, ...index.filter(([, file]) => partOf(file) === part)]
-    const lines = all.map(
-      ([name, file, as]) => `export { ${name} as ${JSON.stringify(as)} } from './${file}'`,
-    )
+    const lines = [
+      `export const buildId = '${buildId}'`,
+      ...all.map(([name, file, as]) => `export { ${name} as ${JSON.stringify(as)} } from './${file}'`),
+    ]
+    needs[part] = new Set()
     await build({
       ...common,
       format: 'cjs',
       stdin: { contents: lines.join('\n'), resolveDir: lib, loader: 'ts' },
       outfile: join(out, `${part}.cjs`),
-      banner: { js: 'var fileUrl=require("node:url").pathToFileURL(__filename).href;' },
+      banner: { js: `${FILE_URL}${part === FIRST ? '' : isOf(`require('./${FIRST}.cjs')`, buildId)}` },
       define: { 'import.meta.url': 'fileUrl' },
-      plugins: [fromOtherParts(lib, part, exported)],
+      plugins: [fromOtherParts(lib, part, exported, needs[part])],
     })
   }
-  writeFileSync(join(common.absWorkingDir, out, 'index.js'), indexOf(join(common.absWorkingDir, out), index))
+  const directory = join(common.absWorkingDir, out)
+  writeFileSync(join(directory, 'index.js'), indexOf(directory, index, needs, buildId))
 }
 
 /** What each file exports beside types. */
@@ -81,7 +102,7 @@ export async function publicNames(lib) {
 }
 
 /** What a part imports of another is taken from that once, when it is loaded. */
-const fromOtherParts = (lib, part, exported) => ({
+const fromOtherParts = (lib, part, exported, needs) => ({
   name: 'from-other-parts',
   setup: ({ onResolve, onLoad }) => {
     onResolve({ filter: /^\.\.?\// }, ({ path, importer, namespace, resolveDir }) => {
@@ -90,7 +111,9 @@ const fromOtherParts = (lib, part, exported) => ({
         /\.js$/,
         '.ts',
       )
-      return partOf(file) === part ? undefined : { path: file, namespace: 'part' }
+      if (partOf(file) === part) return undefined
+      needs.add(partOf(file))
+      return { path: file, namespace: 'part' }
     })
     onLoad({ filter: /.*/, namespace: 'part' }, ({ path: file }) => ({
       contents: [
@@ -102,7 +125,7 @@ const fromOtherParts = (lib, part, exported) => ({
 })
 
 /** The module that programs import. */
-function indexOf(directory, index) {
+function indexOf(directory, index, needs, buildId) {
   const require = createRequire(join(directory, 'any.js'))
   const lines = index.map(([, file, name]) => {
     const part = partOf(file)
@@ -113,9 +136,10 @@ function indexOf(directory, index) {
     return `export function ${name}(...args) { return ${part}Part().${name}(...args) }`
   })
   const parts = Object.keys(PARTS).map(
-    (part) => `const ${part}Part = once(() => adopt(require('./${part}.cjs')))`,
+    (part) =>
+      `const ${part}Part = once(() => load('${part}', [${[...needs[part]].map((one) => `${one}Part`)}]))`,
   )
-  return [HEAD, ...parts, ...lines, ''].join('\n')
+  return [HEAD, `function checkBuild(part) ${isOf('part', buildId)}`, ...parts, ...lines, ''].join('\n')
 }
 
 const HEAD = `// Made by scripts/parts.mjs.
@@ -129,8 +153,11 @@ function once(load) {
   return () => (part ??= load())
 }
 
-// To programs the class that is exported is the class itself.
-function adopt(part) {
+function load(name, needs) {
+  for (const need of needs) need()
+  const part = require(\`./\${name}.cjs\`)
+  checkBuild(part)
+  // To programs the class that is exported is the class itself.
   for (const [name, { target, self }] of classes) {
     if (!Object.hasOwn(part, name)) continue
     const { prototype } = part[name]

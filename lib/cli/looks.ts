@@ -6,6 +6,7 @@ import { show } from './show.js'
 import { start } from './start.js'
 
 /** The commands that only look, each of them alone. @see main.ts */
-const LOOKS: readonly Declare[] = [list, show, doctor]
+const LOOKS: Readonly<Record<string, Declare>> = { list, show, doctor }
 
-void start(() => programOf(LOOKS))
+const { [process.argv[2] ?? '']: typed } = LOOKS
+void start(() => programOf(typed ? [typed] : Object.values(LOOKS)))

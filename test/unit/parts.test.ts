@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { cpSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import type * as Library from '../../lib/index.js'
-import { makeHost, removeDirectories } from '../fixtures/host.js'
+import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { ROOT } from './support.js'
 
 const built = (name: string) => pathToFileURL(join(ROOT, 'dist', name)).href
@@ -33,13 +34,22 @@ describe('the library in parts', function () {
     assert.deepEqual(loadedBy("vfio.parseAddress('01:00.0')"), ['look.cjs'])
     const seen = 'const seen = new vfio.Host({ sysfs: process.argv[1] }).snapshot(); vfio.survey(seen)'
     assert.deepEqual(loadedBy(seen), ['look.cjs', 'vfio.node'])
-    assert.deepEqual(loadedBy("vfio.parseSize('1G')"), ['export.cjs', 'look.cjs'])
+    assert.deepEqual(loadedBy("vfio.parseSize('1G')"), ['look.cjs', 'export.cjs'])
     assert.deepEqual(loadedBy('try { vfio.VfioContainer.open("/nowhere") } catch {}'), [
-      'open.cjs',
       'look.cjs',
+      'open.cjs',
       'vfio.node',
     ])
     assert.deepEqual(loadedBy('vfio.planVfs').sort(), [''])
+  })
+
+  it('is as strict as ES modules are', () => {
+    const files = readdirSync(join(ROOT, 'dist')).filter((name) => name.endsWith('.cjs'))
+    const cli = readdirSync(join(ROOT, 'dist/cli')).filter((name) => name.endsWith('.js'))
+    const built = [...files, ...cli.map((name) => `cli/${name}`)]
+    assert(built.length >= 8, built.join(' '))
+    for (const name of built)
+      assert.match(readFileSync(join(ROOT, 'dist', name), 'utf8'), /^"use strict";/, name)
   })
 
   it('exports what the library in one file does, of the same kind', async () => {
@@ -83,6 +93,22 @@ describe('the library in parts', function () {
     class Mine extends library.VfioError {}
     assert(new Mine('ERR_VFIO_CLOSED', 'mine') instanceof library.VfioError)
     assert(!(new library.VfioError('ERR_VFIO_CLOSED', 'not mine') instanceof Mine))
+  })
+
+  it('is of one build: what was replaced meanwhile is not mixed with what is loaded', async () => {
+    const directory = join(temporaryDirectory(), 'vfio')
+    cpSync(join(ROOT, 'package.json'), join(directory, 'package.json'))
+    for (const name of readdirSync(join(ROOT, 'dist')).filter((one) => /\.c?js$/.test(one)))
+      cpSync(join(ROOT, 'dist', name), join(directory, 'dist', name))
+    const copy = (await import(pathToFileURL(join(directory, 'dist/index.js')).href)) as typeof Library
+    copy.parseAddress('01:00.0')
+    const part = join(directory, 'dist/export.cjs')
+    const text = readFileSync(part, 'utf8')
+    writeFileSync(part, text.replace(/\bbuildId !== '\w+'/, "buildId !== 'another'"))
+    assert.throws(() => copy.parseSize('1G'), {
+      code: 'ERR_VFIO_BAD_FILE',
+      message: /start the program again/,
+    })
   })
 
   it('gives functions what they are given, and what they throw or promise back', async () => {
