@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { builtin } from '../builtin.js'
 import {
@@ -82,15 +82,15 @@ export function look(
   { overrides = false, diagnosis = false, isWatch = false, ...options }: Look = {},
 ): Snapshot {
   const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
-  const functions = countFunctions(root ?? '/sys')
-  if (functions !== null && functions > MANY && !isWatch) builtin('node:v8').setFlagsFromString('--no-opt')
+  const isOnce = !isWatch && options.around === undefined
+  if (isOnce && countFunctions(root ?? '/sys') > MANY) builtin('node:v8').setFlagsFromString('--no-opt')
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.
     if (!diagnosis) for (const sentence of whatIsMissing(seen)) note(`vfio: ${sentence}`)
     return seen
   }
-  if (functions === null) {
+  if (!existsSync(`${root}/bus/pci/devices`)) {
     throw new VfioError(
       'ERR_VFIO_BAD_ARGUMENT',
       `${oneLine(root)} is not a sysfs tree: it has no bus/pci/devices`,
@@ -105,17 +105,14 @@ export function look(
  */
 const MANY = 500
 
-/** `null` where there is no list of them; 0 where it cannot be read, which the look tells. */
-function countFunctions(sysfs: string): number | null {
+/** 0 where they cannot be counted, which the look tells. */
+function countFunctions(sysfs: string): number {
   try {
     return readdirSync(`${sysfs}/bus/pci/devices`).length
-  } catch (error) {
-    const { code = '' } = error as NodeJS.ErrnoException
-    return ABSENT.has(code) ? null : 0
+  } catch {
+    return 0
   }
 }
-
-const ABSENT: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'ERR_INVALID_ARG_VALUE'])
 
 /** Looks at this host once more, without saying again what is missing. */
 export const lookAgain = (): Snapshot => new Host().look({ overrides: NOT_READ })
