@@ -53,13 +53,13 @@ const library = {
   name: 'library',
   setup: ({ onResolve, onLoad }) => {
     const namespace = 'library'
-    onResolve({ filter: /^\.\.\/index\.js$/ }, ({ path, importer }) =>
-      importer === namespace ? { path, external: true } : { path: namespace, namespace },
+    onResolve({ filter: /^\.\.\/index\.c?js$/ }, ({ path }) =>
+      path.endsWith('.cjs') ? { path, external: true } : { path: namespace, namespace },
     )
     onLoad({ filter: /.*/, namespace }, async () => {
       const names = (await publicNames(join(ROOT, 'lib'))).map(([, , name]) => name)
       return {
-        contents: `const library = require('../index.js')\n${names.map((name) => `export const ${name} = library.${name}`).join('\n')}`,
+        contents: `const library = require('../index.cjs')\n${names.map((name) => `export const ${name} = library.${name}`).join('\n')}`,
       }
     })
   },

@@ -6,16 +6,28 @@ import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { build, transform } from 'esbuild'
 
-/** The rooms of each part; what is in none of them is of the first. A part needs those that its rooms import. */
+/** The rooms of each part, or files of them; what is in none is of the first. A part needs those that its files import. */
 const PARTS = {
   look: [],
   open: ['vfio', 'actions'],
-  change: ['records.ts', 'change', 'grant', 'vfs', 'mdev', 'assign', 'persist', 'features'],
+  plan: [
+    'records.ts',
+    'assign/plan.ts',
+    'assign/slots.ts',
+    'assign/resets.ts',
+    'vfs/plan.ts',
+    'mdev/plan.ts',
+  ],
+  persist: ['persist', 'features'],
+  change: ['change', 'grant', 'vfs', 'mdev', 'assign'],
   export: ['export'],
   launch: ['cdi', 'launch'],
 }
 
-const partOf = (file) => Object.keys(PARTS).find((part) => PARTS[part].includes(file.split('/')[0])) ?? FIRST
+const partOf = (file) =>
+  [file, file.split('/')[0]]
+    .map((name) => Object.keys(PARTS).find((part) => PARTS[part].includes(name)))
+    .find((part) => part !== undefined) ?? FIRST
 
 /** What all others need, and what is in none of them. */
 const FIRST = 'look'
@@ -65,7 +77,14 @@ export async function buildParts(common, out, text) {
     })
   }
   const directory = join(common.absWorkingDir, out)
-  writeFileSync(join(directory, 'index.js'), indexOf(directory, index, needs, buildId))
+  const all = indexOf(directory, index, needs, buildId)
+  const names = index.map(([, , name]) => name).join(', ')
+  writeFileSync(
+    join(directory, 'index.js'),
+    `import { createRequire } from 'node:module'\nconst require = createRequire(import.meta.url)\n${all}export { ${names} }\n`,
+  )
+  // For the command line, since what loads ES modules takes long to begin.
+  writeFileSync(join(directory, 'index.cjs'), `'use strict'\n${all}module.exports = { ${names} }\n`)
 }
 
 /** What each file exports beside types. */
@@ -124,16 +143,16 @@ const fromOtherParts = (lib, part, exported, needs) => ({
   },
 })
 
-/** The module that programs import. */
+/** What names all that the package exports. */
 function indexOf(directory, index, needs, buildId) {
   const require = createRequire(join(directory, 'any.js'))
   const lines = index.map(([, file, name]) => {
     const part = partOf(file)
     const value = require(`./${part}.cjs`)[name]
-    if (typeof value !== 'function') return `export const ${name} = ${JSON.stringify(value)}`
+    if (typeof value !== 'function') return `const ${name} = ${JSON.stringify(value)}`
     if (/^class\b/.test(Function.prototype.toString.call(value)))
-      return `export const ${name} = classOf('${name}', ${part}Part)`
-    return `export function ${name}(...args) { return ${part}Part().${name}(...args) }`
+      return `const ${name} = classOf('${name}', ${part}Part)`
+    return `function ${name}(...args) { return ${part}Part().${name}(...args) }`
   })
   const parts = Object.keys(PARTS).map(
     (part) =>
@@ -143,9 +162,6 @@ function indexOf(directory, index, needs, buildId) {
 }
 
 const HEAD = `// Made by scripts/parts.mjs.
-import { createRequire } from 'node:module'
-
-const require = createRequire(import.meta.url)
 const classes = new Map()
 
 function once(load) {

@@ -25,8 +25,13 @@ const files = () =>
 const CLI = ['all', 'looks', 'main'].map((name) => `dist/cli/${name}.js`)
 
 /** What names all that is exported, the parts that it loads, and all in one for bundlers. */
-const PARTS = ['change', 'export', 'launch', 'look', 'open']
-const LIBRARY = ['dist/bundle.js', 'dist/index.js', ...PARTS.map((name) => `dist/${name}.cjs`)]
+const PARTS = ['change', 'export', 'launch', 'look', 'open', 'persist', 'plan']
+const LIBRARY = [
+  'dist/bundle.js',
+  'dist/index.cjs',
+  'dist/index.js',
+  ...PARTS.map((name) => `dist/${name}.cjs`),
+]
 
 /** What says that they are CommonJS, and what stands for the text of others in them. */
 const BIN = ['bin/package.json', 'bin/vfio.js']

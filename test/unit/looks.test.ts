@@ -56,6 +56,20 @@ describe('the commands that only look', function () {
     })
   })
 
+  it('like all others are declared alone where they are typed, and no other way', () => {
+    const all = program().commands
+    assert(all.length > 20)
+    for (const command of all) {
+      const name = command.name()
+      const typed = program(name).commands
+      const alone = typed.find((one) => one.name() === name)
+      assert.equal(alone?.helpInformation(), command.helpInformation(), name)
+      const tellsOfOthers = ['schema', 'completion', 'help', '__complete'].includes(name)
+      assert.equal(typed.length, tellsOfOthers ? all.length : 1, name)
+    }
+    for (const typed of ['toString', 'nonsense', '']) assert.equal(program(typed).commands.length, all.length)
+  })
+
   it('are built without what changes the host or opens a device', () => {
     const has = (file: string, name: string) =>
       new RegExp(`\\bclass _?${name}\\b|\\b${name}=class\\b`).test(file)
