@@ -4,17 +4,22 @@
  */
 const STEERING = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu
 
+/** What nearly all texts are: the table of all others takes long to make. */
+const PLAIN = /^[ -~]*$/
+
 /**
  * A text of somebody else's choice (names of devices, drivers, mounts and processes, what was typed) that shows whatever
  * is in it and steers nothing: such characters are written as JSON writes them, `\u001b`. JSON stays what it says.
  */
 export const printable = (text: string): string =>
-  text.replace(STEERING, (found) =>
-    Array.from(
-      { length: found.length },
-      (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
-    ).join(''),
-  )
+  PLAIN.test(text)
+    ? text
+    : text.replace(STEERING, (found) =>
+        Array.from(
+          { length: found.length },
+          (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, '0')}`,
+        ).join(''),
+      )
 
 /** What signs are in a locale without them, each as wide as it was. */
 const ASCII: Readonly<Record<string, string>> = {

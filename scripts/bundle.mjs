@@ -1,17 +1,17 @@
-// Builds dist/: the library as one module, since a process that imports thirty files waits for thirty files, the
+// Builds dist/: the library in parts, and as one module for those who bundle it, the
 // command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
 // commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
-import { readFileSync, renameSync, rmSync } from 'node:fs'
+import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Extractor, ExtractorConfig } from '@microsoft/api-extractor'
 import { build } from 'esbuild'
 import { writeManual } from './man.mjs'
+import { buildParts, publicNames } from './parts.mjs'
 import { writeSchemas } from './schemas.mjs'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
-const LIBRARY = '../index.js'
 
 // Made beside dist/ and put in its place whole: a build that fails leaves the last one usable.
 const OUT = 'build/dist'
@@ -28,6 +28,43 @@ if (status !== 0) process.exit(1)
 rollUp(`${TYPES}/index.d.ts`, `${OUT}/index.d.ts`)
 writeSchemas(join(ROOT, TYPES), join(ROOT, 'tsconfig.json'), join(ROOT, OUT, 'schemas'))
 
+/**
+ * Modules of Node's own that take long to load, and what stands for them in the command line: commander starts programs for
+ * commands that are files of their own, which none here is; and in CommonJS there is a `require` already.
+ */
+const INSTEAD = [
+  { name: 'node:child_process', of: '/commander/', contents: 'module.exports = {}' },
+  { name: 'node:module', of: '/lib/', contents: 'exports.createRequire = () => require' },
+]
+const withoutSlowModules = {
+  name: 'without-slow-modules',
+  setup: ({ onResolve, onLoad }) => {
+    for (const { name, of, contents } of INSTEAD) {
+      onResolve({ filter: new RegExp(`^${name}$`) }, ({ path, importer }) =>
+        importer.includes(of) ? { path, namespace: name } : undefined,
+      )
+      onLoad({ filter: /.*/, namespace: name }, () => ({ contents }))
+    }
+  },
+}
+
+/** The library is beside the command line: all of its files take it from there once. */
+const library = {
+  name: 'library',
+  setup: ({ onResolve, onLoad }) => {
+    const namespace = 'library'
+    onResolve({ filter: /^\.\.\/index\.c?js$/ }, ({ path }) =>
+      path.endsWith('.cjs') ? { path, external: true } : { path: namespace, namespace },
+    )
+    onLoad({ filter: /.*/, namespace }, async () => {
+      const names = (await publicNames(join(ROOT, 'lib'))).map(([, , name]) => name)
+      return {
+        contents: `const library = require('../index.cjs')\n${names.map((name) => `export const ${name} = library.${name}`).join('\n')}`,
+      }
+    })
+  },
+}
+
 const common = {
   absWorkingDir: ROOT,
   bundle: true,
@@ -40,21 +77,32 @@ const common = {
   minifyWhitespace: true,
   lineLimit: 160,
 }
-await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/index.js` })
+// As one module for those who bundle it.
+await build({ ...common, entryPoints: ['lib/index.ts'], outfile: `${OUT}/bundle.js` })
+await buildParts(common, OUT, readFileSync(join(ROOT, OUT, 'bundle.js')))
 // The command line on top of it, and the commands that only look with no more of it than they take.
+// As CommonJS, since what loads ES modules takes as long to start as a small command, and with all that it needs beside
+// Node: a file that is looked for takes longer than one that is read along.
+const { packages: _external, ...whole } = common
+const command = {
+  ...whole,
+  format: 'cjs',
+  outdir: `${OUT}/cli`,
+  define: { 'import.meta.url': '__filename' },
+}
 await build({
-  ...common,
+  ...command,
   entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
-  outdir: `${OUT}/cli`,
-  external: [LIBRARY, './looks.js', './all.js'],
+  plugins: [withoutSlowModules, library],
 })
 await build({
-  ...common,
+  ...command,
   entryPoints: ['lib/cli/looks.ts'],
-  outdir: `${OUT}/cli`,
-  plugins: [addonFrom('../../')],
+  plugins: [withoutSlowModules, addonFrom('../../')],
 })
+cpSync(join(ROOT, 'node_modules/commander/LICENSE'), join(ROOT, OUT, 'cli/commander.LICENSE'))
 await writeManual(common, OUT, `${OUT}/man`)
+writeFileSync(join(ROOT, OUT, 'cli/package.json'), '{ "type": "commonjs" }\n')
 rmSync(join(ROOT, 'dist'), { recursive: true, force: true })
 renameSync(join(ROOT, OUT), join(ROOT, 'dist'))
 

@@ -94,7 +94,14 @@ const STEPS = [
     stale: () =>
       isOlder(
         'dist',
-        ['lib', 'tsconfig.json', 'scripts/bundle.mjs', 'scripts/schemas.mjs', 'scripts/man.mjs'],
+        [
+          'lib',
+          'tsconfig.json',
+          'scripts/bundle.mjs',
+          'scripts/parts.mjs',
+          'scripts/schemas.mjs',
+          'scripts/man.mjs',
+        ],
         'dist/index.js',
       ),
     make: () =>

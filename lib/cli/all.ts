@@ -1,4 +1,4 @@
 import { program } from './commands.js'
 import { start } from './start.js'
 
-await start(program)
+void start(() => program(process.argv[2]))

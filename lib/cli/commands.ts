@@ -27,16 +27,24 @@ import { topology } from './topology.js'
 import { vfs } from './vfs.js'
 
 /** In the order of the help. */
-const COMMANDS: readonly Declare[] = [
-  ...[list, topology, show, check, inventory, reset, rescan],
-  ...[run, bind, release, status, recover],
-  ...[grant, revoke, exportTo, cdi, persist, vfs, mdev],
-  ...[doctor, schema, completion, help],
-]
+const COMMANDS: Readonly<Record<string, Declare>> = {
+  ...{ list, topology, show, check, inventory, reset, rescan },
+  ...{ run, bind, release, status, recover },
+  ...{ grant, revoke, export: exportTo, cdi, persist, vfs, mdev },
+  ...{ doctor, schema, completion, help },
+}
 
-/** The whole command line: what parses it, its help, and all that is made of them. */
-export function program(): Command {
-  const vfio = programOf(COMMANDS)
+/** They tell of the others. */
+const OF_ALL: readonly Declare[] = [schema, completion, help]
+
+/**
+ * The whole command line: what parses it, its help, and all that is made of them.
+ * @param typed the command that will run: the others take as long to declare as a small one takes
+ */
+export function program(typed = ''): Command {
+  const alone = Object.hasOwn(COMMANDS, typed) ? COMMANDS[typed] : undefined
+  if (alone && !OF_ALL.includes(alone)) return programOf([alone])
+  const vfio = programOf(Object.values(COMMANDS))
   completeFor(vfio)
   return vfio
 }

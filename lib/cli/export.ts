@@ -15,7 +15,7 @@ import {
 } from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, memory, run, sysfs } from './options.js'
-import { note, print, toJson } from './output.js'
+import { isTerminal, note, print, toJson } from './output.js'
 import { next } from './progress.js'
 
 interface ExportOptions extends Common {
@@ -112,10 +112,10 @@ export function textOf(
   exported: Pick<QemuExport | LibvirtExport | CloudHypervisorExport | KubevirtExport, 'text'> & {
     arguments?: readonly string[]
   },
-  isTerminal = process.stdout.isTTY,
+  forPerson = isTerminal(),
 ): string {
   const words = exported.arguments
-  if (words === undefined || isTerminal) return exported.text
+  if (words === undefined || forPerson) return exported.text
   const split = words.find((word) => !/^[^\s*?[\]\\'"]+$/.test(word))
   if (split === undefined) return `${words.join(' ')}\n`
   throw new VfioError(

@@ -44,7 +44,7 @@ function act(words: readonly string[], options: ListOptions): number | Promise<n
   const style = { showsAll: options.all === true || group !== undefined, isFiltered }
   if (options.watch)
     return follow({
-      look: (isFirst) => survey(isFirst ? look(options) : lookAgain()),
+      look: (isFirst) => survey(isFirst ? look(options, { isWatch: true }) : lookAgain()),
       fits,
       style,
       isJson: options.json === true,

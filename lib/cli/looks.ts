@@ -1,4 +1,3 @@
-import { setFlagsFromString } from 'node:v8'
 import { doctor } from './doctor.js'
 import { list } from './list.js'
 import type { Declare } from './options.js'
@@ -7,9 +6,7 @@ import { show } from './show.js'
 import { start } from './start.js'
 
 /** The commands that only look, each of them alone. @see main.ts */
-const LOOKS: readonly Declare[] = [list, show, doctor]
+const LOOKS: Readonly<Record<string, Declare>> = { list, show, doctor }
 
-// What runs once is not worth optimizing, which takes a second processor for as long as the command runs.
-if (!process.argv.includes('--watch')) setFlagsFromString('--no-opt')
-
-await start(() => programOf(LOOKS))
+const { [process.argv[2] ?? '']: typed } = LOOKS
+void start(() => programOf(typed ? [typed] : Object.values(LOOKS)))

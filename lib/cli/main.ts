@@ -1,4 +1,8 @@
+import { createRequire } from 'node:module'
+
 /** They are built with no more of the library than they take: people wait for them, and all of it takes as long to load. */
 const LOOKS: ReadonlySet<string | undefined> = new Set(['list', 'show', 'doctor'])
 
-await (LOOKS.has(process.argv[2]) ? import('./looks.js') : import('./all.js'))
+// Not by import(), for which Node would load what loads ES modules.
+const require = createRequire(import.meta.url)
+require(LOOKS.has(process.argv[2]) ? './looks.js' : './all.js')

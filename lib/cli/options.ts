@@ -1,5 +1,6 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { builtin } from '../builtin.js'
 import {
   Host,
   type HostUse,
@@ -71,14 +72,18 @@ type Look = SnapshotOptions & {
   readonly overrides?: boolean
   readonly uses?: boolean
   readonly diagnosis?: boolean
+  /** The program goes on looking. */
+  readonly isWatch?: boolean
 }
 
 /** Looks at the host, or at the tree that `--sysfs` names. */
 export function look(
   { sysfs: root }: Common,
-  { overrides = false, diagnosis = false, ...options }: Look = {},
+  { overrides = false, diagnosis = false, isWatch = false, ...options }: Look = {},
 ): Snapshot {
   const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
+  const isOnce = !isWatch && options.around === undefined
+  if (isOnce && countFunctions(root ?? '/sys') > MANY) builtin('node:v8').setFlagsFromString('--no-opt')
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.
@@ -94,6 +99,21 @@ export function look(
   return lookAt(new Host({ sysfs: root }))
 }
 
+/**
+ * So many functions take long enough for the compiler to begin optimizing what runs only once, which takes a second processor
+ * for as long as the command runs. With fewer, loading what tells it not to takes longer.
+ */
+const MANY = 500
+
+/** 0 where they cannot be counted, which the look tells. */
+function countFunctions(sysfs: string): number {
+  try {
+    return readdirSync(`${sysfs}/bus/pci/devices`).length
+  } catch {
+    return 0
+  }
+}
+
 /** Looks at this host once more, without saying again what is missing. */
 export const lookAgain = (): Snapshot => new Host().look({ overrides: NOT_READ })
 
@@ -104,6 +124,8 @@ export function run<A extends readonly unknown[]>(
   command: (...args: A) => number | Promise<number>,
 ): (...args: A) => Promise<void> {
   return async (...args) => {
-    process.exitCode = await command(...args)
+    const status = await command(...args)
+    // Output that was lost meanwhile is a failure.
+    process.exitCode ||= status
   }
 }

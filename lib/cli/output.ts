@@ -1,3 +1,4 @@
+import { fstatSync, writeSync } from 'node:fs'
 import { cut, wrapTo } from '../columns.js'
 import { inAscii, printable } from '../text.js'
 
@@ -11,15 +12,59 @@ Object.defineProperty(BigInt.prototype, 'toJSON', {
 /** JSON as every command prints it: what the library returned, a bigint as `0x…`, and nothing that steers a terminal. */
 export function toJson(value: unknown): string {
   const text = JSON.stringify(value)
-  // JSON has escaped all of ASCII that is not printable, but for DEL.
-  const isPlain = Buffer.byteLength(text) === text.length && !text.includes('\u007f')
-  return `${isPlain ? text : printable(text)}\n`
+  return `${isAscii(text) && !text.includes(DELETE) ? text : printable(text)}\n`
+}
+
+const DESCRIPTORS = { stdout: 1, stderr: 2 } as const
+type Stream = keyof typeof DESCRIPTORS
+
+/** Who hears that output is lost. While there is somebody text goes to the descriptors: Node's streams take long to load. */
+let onLost: ((error: Error) => void) | null = null
+
+/** From now on text is written without Node's streams, until something asks for these. */
+export function writeDirectly(lost: (error: Error) => void): void {
+  onLost = lost
+}
+
+/** From now on text goes through Node's streams: for what has to know when a reader goes away, or how wide a terminal is. */
+export function throughStreams(): void {
+  const lost = onLost
+  if (lost === null) return
+  onLost = null
+  process.stdout.on('error', (error) => tell(lost, 'stdout', error))
+  process.stderr.on('error', (error) => tell(lost, 'stderr', error))
+}
+
+/**
+ * A reader that goes away early (`vfio list | head`) has seen what it wanted. Without standard error the command goes on, and
+ * its exit status tells how it ended.
+ */
+function tell(lost: (error: Error) => void, stream: Stream, error: NodeJS.ErrnoException): void {
+  if (stream === 'stdout' && error.code !== 'EPIPE') lost(error)
+}
+
+/** Text as it is, to one of the two. */
+export function write(stream: Stream, text: string): void {
+  if (onLost === null) {
+    process[stream].write(text)
+    return
+  }
+  const bytes = Buffer.from(text)
+  let written = 0
+  try {
+    while (written < bytes.length) written += writeSync(DESCRIPTORS[stream], bytes, written)
+  } catch (error) {
+    // Somebody else made the pipe one that does not wait: the stream does.
+    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') tell(onLost, stream, error as Error)
+    else {
+      throughStreams()
+      process[stream].write(bytes.subarray(written))
+    }
+  }
 }
 
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
-export function print(text: string): void {
-  process.stdout.write(text)
-}
+export const print = (text: string): void => write('stdout', text)
 
 /** Prints what the library returned, as JSON or as a person reads it. */
 export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
@@ -32,7 +77,7 @@ export const readable = <T>(value: T, render: (value: T) => string): string =>
 
 /** One line on standard error, for the person. */
 export function note(text: string): void {
-  process.stderr.write(`${inLocale(printable(text))}\n`)
+  write('stderr', `${inLocale(printable(text))}\n`)
 }
 
 /** The first of these that says something decides, as in setlocale(3). */
@@ -47,17 +92,50 @@ export const inLocale = (text: string) => (showsUnicode ? text : inAscii(text))
 /** An argument may have line breaks in it; a message about it is one line all the same. */
 export const oneLine = (text: string) => text.trim().replace(/\s+/g, ' ')
 
-/** A copy with every text in it made printable: before colours and line ends of our own come to it. */
-function harmless<T>(value: T): T
-function harmless(value: unknown): unknown {
+/** With every text in it made printable, before colours and line ends of our own come to it: itself where all are. */
+const harmless = <T>(value: T): T => (isPlain(value) ? value : copied(value))
+
+/** Is every text in it of ASCII that shows as it is? JSON tells of all at once: it escapes what does not. */
+function isPlain(value: unknown): boolean {
+  const text = JSON.stringify(value) ?? ''
+  return isAscii(text) && !text.includes('\\') && !text.includes(DELETE)
+}
+
+const isAscii = (text: string) => Buffer.byteLength(text) === text.length
+
+/** The one character of ASCII that is not printable and that JSON does not escape. */
+const DELETE = '\u007f'
+
+function copied<T>(value: T): T
+function copied(value: unknown): unknown {
   if (typeof value === 'string') return printable(value)
-  if (Array.isArray(value)) return value.map(harmless)
+  if (Array.isArray(value)) return value.map(copied)
   if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, harmless(part)]))
+  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, copied(part)]))
+}
+
+/** Numbers of the kernel's devices for memory, like /dev/null. */
+const MEMORY_DEVICES = 1
+
+let terminal: boolean | undefined
+
+/** Is standard output a terminal? What is no device, or /dev/null, is told without Node's streams. */
+export function isTerminal(): boolean {
+  terminal ??= mayBeTerminal() && process.stdout.isTTY === true
+  return terminal
+}
+
+function mayBeTerminal(): boolean {
+  try {
+    const facts = fstatSync(DESCRIPTORS.stdout)
+    return facts.isCharacterDevice() && (process.platform !== 'linux' || facts.rdev >>> 8 !== MEMORY_DEVICES)
+  } catch {
+    return true
+  }
 }
 
 const paint = (code: number) => (text: string) =>
-  process.stdout.isTTY && !process.env.NO_COLOR ? `\u001b[${code}m${text}\u001b[0m` : text
+  isTerminal() && !process.env.NO_COLOR ? `\u001b[${code}m${text}\u001b[0m` : text
 
 /** Colours, on a terminal only and never against `NO_COLOR`. */
 export const colour = {
@@ -72,7 +150,7 @@ export const colour = {
 export function width(): number {
   const { COLUMNS = '' } = process.env
   if (/^[1-9]\d{0,4}$/.test(COLUMNS)) return Math.max(40, Number(COLUMNS))
-  if (!process.stdout.isTTY) return Number.POSITIVE_INFINITY
+  if (!isTerminal()) return Number.POSITIVE_INFINITY
   return Math.max(40, process.stdout.columns || 80)
 }
 

@@ -13,7 +13,7 @@ import {
   useWord,
   verdictWord,
 } from '../index.js'
-import { colour, table, width, wrap } from './output.js'
+import { colour, isTerminal, table, width, wrap } from './output.js'
 import { along, verdictColour } from './words.js'
 
 /** The columns of an overview. */
@@ -187,7 +187,7 @@ function ends({ host }: Survey, hidden: number): string[] {
       ),
     )
   }
-  if (hidden > 0 && process.stdout.isTTY) {
+  if (hidden > 0 && isTerminal()) {
     const what =
       hidden === 1 ? '1 bridge or part of the machine is' : `${hidden} bridges and parts of the machine are`
     lines.push(colour.faint(`${what} not shown: --all shows them`))

@@ -1,12 +1,12 @@
-import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { type Argument, Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { didYouMean, nearest } from '../nearest.js'
 import { EXAMPLES } from './examples.js'
 import type { Declare } from './options.js'
-import { note, oneLine } from './output.js'
+import { note, oneLine, print } from './output.js'
 
 function version(): string {
-  const manifest: unknown = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  const manifest: unknown = createRequire(import.meta.url)('../../package.json')
   return String((manifest as { version: unknown }).version)
 }
 
@@ -18,9 +18,12 @@ export function programOf(commands: readonly Declare[]): Command {
     .helpCommand(false)
     // Long command lines leave little room beside them; the default would rather exceed 80 columns.
     .configureHelp({ minWidthToWrap: 20 })
-    .configureOutput({ outputError: (text) => note(oneLine(text).replace(/^error: /, 'vfio: ')) })
+    .configureOutput({
+      writeOut: print,
+      outputError: (text) => note(oneLine(text).replace(/^error: /, 'vfio: ')),
+    })
   const printVersion = () => {
-    process.stdout.write(`${version()}\n`)
+    print(`${version()}\n`)
     throw new CommanderError(0, 'commander.version', '')
   }
   vfio.option('-V, --version', 'print the version').on('option:version', printVersion)

@@ -1,6 +1,6 @@
 import { Option } from 'commander'
 import type { ChangeOptions } from '../index.js'
-import { colour, note } from './output.js'
+import { colour, isTerminal, note, write } from './output.js'
 
 /** What a command that changes something may be given. */
 export interface Verbose {
@@ -33,5 +33,5 @@ export async function waiting<T>(what: string, step: Promise<T>): Promise<T> {
 
 /** Names the command that comes next, for a person at a terminal; apart from what may be pasted. */
 export function next(commands: string, isJson = false): void {
-  if (process.stdout.isTTY && !isJson) process.stderr.write(`${colour.faint(`next: ${commands}`)}\n`)
+  if (isTerminal() && !isJson) write('stderr', `${colour.faint(`next: ${commands}`)}\n`)
 }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { Argument, type Command } from 'commander'
 import { type Declare, run } from './options.js'
 import { print } from './output.js'
@@ -17,8 +17,8 @@ export const schema: Declare = (vfio) => {
     .action(
       run((name: string) => {
         // Made from the types when the package is built.
-        const text = readFileSync(new URL(`../schemas/${name}.json`, import.meta.url), 'utf8')
-        print(`${JSON.stringify(JSON.parse(text), null, 2)}\n`)
+        const schema: unknown = createRequire(import.meta.url)(`../schemas/${name}.json`)
+        print(`${JSON.stringify(schema, null, 2)}\n`)
         return 0
       }),
     )

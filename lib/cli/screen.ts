@@ -1,5 +1,5 @@
 import { cut } from '../columns.js'
-import { colour, width } from './output.js'
+import { colour, isTerminal, width } from './output.js'
 
 const ESCAPE = '\u001b['
 const HOME = `${ESCAPE}H`
@@ -22,7 +22,7 @@ export class Screen {
 
   /** Whether standard output is a terminal whose cursor moves. */
   static isPossible(): boolean {
-    return process.stdout.isTTY === true && process.env.TERM !== 'dumb' && process.env.TERM !== undefined
+    return isTerminal() && process.env.TERM !== 'dumb' && process.env.TERM !== undefined
   }
 
   /** @param lines what is to stand there, made anew for each size of the window */

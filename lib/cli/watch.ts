@@ -11,7 +11,7 @@ import {
   watchDevices,
 } from '../index.js'
 import type { ListEvent } from './answers.js'
-import { note, print, readable, toJson, wrap } from './output.js'
+import { note, print, readable, throughStreams, toJson, wrap } from './output.js'
 import { type Column, HEAD, layOut, type Row, render, type Style, toLine, toRow } from './overview.js'
 import { Screen } from './screen.js'
 import { type Ending, untilStopped } from './signals.js'
@@ -71,6 +71,7 @@ class Follower implements Disposable {
       throw error
     }
     this.#teller = isJson ? new JsonLines() : Screen.isPossible() ? new Table(style) : new Lines(style)
+    throughStreams()
     process.stdout.on('error', this.#onError)
     this.#teller.begin(this.#chosen)
     this.#tellUnheard()

@@ -23,17 +23,44 @@ export interface DeviceIds {
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')
 
 const NEWLINE = 0x0a
-const TAB = 0x09
 const HASH = 0x23
 
 /** What classes take at the end of the file is less, in bytes. */
 const CLASSES_SIZE = 0x10000
 
-/** A part of the file: a head line and the lines behind it that are indented further. */
-interface Block {
-  readonly start: number
-  readonly end: number
+/**
+ * A part of the file: a head line and the lines behind it that are indented further, from the newline before the first to that
+ * at the end of the last.
+ */
+type Block = Buffer
+
+/** Where a block ends, by the indent of its head: before a line that is indented no further. Comments and empty lines end none. */
+const ENDS = [/\n[^\t#\n]/g, /\n(?:[^\t#\n]|\t[^\t])/g, /\n(?:[^\t#\n]|\t(?:[^\t]|\t[^\t]))/g] as const
+
+/** As many characters as it takes to see such an end. */
+const END_LENGTH = 4
+
+/** The first characters of a block in which its end is looked for, then ever more: most have few, and some a quarter of the file. */
+const FIRST_LOOK = 1024
+
+function endOf(within: Buffer, start: number, depth: number): number {
+  const end = ENDS[depth] ?? ENDS[0]
+  let at = start + 1
+  for (let size = FIRST_LOOK; at < within.length; size *= 4) {
+    end.lastIndex = 0
+    // An expression is run by machine code, and a loop over the bytes is not.
+    const found = end.exec(within.toString('latin1', at, at + size))
+    if (found) return at + found.index + 1
+    at += size - END_LENGTH
+  }
+  return within.length
 }
+
+/** Every line then has a newline before it and one behind it, which searches rely on. */
+const inLines = (file: Buffer) =>
+  file[0] === HASH && file[file.length - 1] === NEWLINE
+    ? file
+    : Buffer.concat([Buffer.from('\n'), file, Buffer.from('\n')])
 
 /**
  * The names of `pci.ids`. The file has forty thousand lines, of which a host needs a few: they are searched for, not
@@ -45,7 +72,7 @@ export class PciNames {
   readonly #devices = new Map<number, Block | null>()
   readonly #classes = new Map<number, string | null>()
   readonly #answers = new Map<string, DeviceNames>()
-  #classStart: number | undefined
+  #classLines: Block | null | undefined
 
   /** @param path the file; without it the places where distributions put it are tried */
   static read(path?: string): PciNames {
@@ -57,35 +84,18 @@ export class PciNames {
   }
 
   constructor(file: Buffer) {
-    // Every line then has a newline before it, which searches rely on.
-    this.#file = Buffer.concat([Buffer.from('\n'), file, Buffer.from('\n')])
+    this.#file = inLines(file)
   }
 
   /** The block whose head line starts with these characters, within another block or the whole file. */
-  #find(head: string, within: Block = { start: 0, end: this.#file.length }): Block | null {
-    const at = this.#file.indexOf(`\n${head}`, within.start, 'latin1')
-    if (at < 0 || at >= within.end) return null
-    const depth = head.lastIndexOf('\t') + 1
-    let end = this.#file.indexOf(NEWLINE, at + 1)
-    while (end >= 0 && end + 1 < within.end && this.#isInside(end + 1, depth)) {
-      end = this.#file.indexOf(NEWLINE, end + 1)
-    }
-    return { start: at, end: end < 0 ? within.end : end + 1 }
-  }
-
-  /** Does a line belong to the block of a head at this depth? Comments and empty lines end no block. */
-  #isInside(at: number, depth: number): boolean {
-    const first = this.#file[at]
-    if (first === HASH || first === NEWLINE) return true
-    for (let i = 0; i <= depth; i++) if (this.#file[at + i] !== TAB) return false
-    return true
+  #find(head: string, within: Block = this.#file): Block | null {
+    const at = within.indexOf(`\n${head}`, 0, 'latin1')
+    return at < 0 ? null : within.subarray(at, endOf(within, at, head.lastIndexOf('\t') + 1))
   }
 
   /** The text of a block's head line behind its first characters. */
   #name(block: Block | null, skip: number): string | null {
-    if (!block) return null
-    const end = this.#file.indexOf(NEWLINE, block.start + 1)
-    return decode(this.#file, block.start + 1 + skip, end).trim()
+    return block && decode(block, 1 + skip, block.indexOf(NEWLINE, 1)).trim()
   }
 
   #vendor(id: number): Block | null {
@@ -115,8 +125,11 @@ export class PciNames {
   #baseClass(id: number): Block | null {
     const head = `C ${hex(id, 2)}  `
     const { length } = this.#file
-    this.#classStart ??= this.#file.indexOf('\nC ', Math.max(0, length - CLASSES_SIZE), 'latin1')
-    const found = this.#classStart < 0 ? null : this.#find(head, { start: this.#classStart, end: length })
+    if (this.#classLines === undefined) {
+      const at = this.#file.indexOf('\nC ', Math.max(0, length - CLASSES_SIZE), 'latin1')
+      this.#classLines = at < 0 ? null : this.#file.subarray(at)
+    }
+    const found = this.#classLines && this.#find(head, this.#classLines)
     // Where somebody's file has them elsewhere they are found all the same.
     return found ?? this.#find(head)
   }

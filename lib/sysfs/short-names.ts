@@ -5,11 +5,19 @@ const LEGAL_FORM =
   /,?\s+(?:Corporation|Corp|Incorporated|Inc|Co|Company|Ltd|Limited|LLC|L\.L\.C|GmbH|AG|SA|S\.A|BV|B\.V|Plc|Pte|KK|K\.K|Oy|AB|A\/S)\b\.?/gi
 
 /** A vendor's name without its legal form and what stands in brackets: `Intel`, `NVIDIA`, `Red Hat`. */
-const shortVendor = (name: string) =>
-  name
+function shortVendor(name: string): string {
+  const known = shortVendors.get(name)
+  if (known !== undefined) return known
+  const short = name
     .replace(/\s*[[(].*$/, '')
     .replace(LEGAL_FORM, '')
     .replace(/[\s,.]+$/, '')
+  shortVendors.set(name, short)
+  return short
+}
+
+/** A host has few vendors, and a device of each many times. */
+const shortVendors = new Map<string, string>()
 
 /** What a person looks for in a list: the device's own name first, then whose it is; without a name its ids. */
 export function shortName({ names, ids }: Pick<PciDevice, 'names' | 'ids'>): string {

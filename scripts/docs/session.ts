@@ -1,18 +1,17 @@
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { type ExampleHost, exampleHost } from './host.js'
 import { ROOT } from './root.js'
 import type { SystemName } from './systems.js'
 
 /** The library with another default: a host that is not named is the example. */
 const LIBRARY = (library: string, trees: ExampleHost['trees']) => `
-export * from '${library}'
-import { Host as Real } from '${library}'
-export class Host extends Real {
+const library = require('${library}')
+class Host extends library.Host {
   constructor(options = ${JSON.stringify(trees)}) { super(options) }
 }
+module.exports = { ...library, Host }
 `
 
 export interface Answered {
@@ -34,8 +33,8 @@ export class Session {
     for (const path of ['package.json', 'dist/cli']) {
       cpSync(join(ROOT, path), join(directory, path), { recursive: true })
     }
-    const library = pathToFileURL(join(ROOT, 'dist/index.js')).href
-    writeFileSync(join(directory, 'dist/index.js'), LIBRARY(library, this.#host.trees))
+    const library = join(ROOT, 'dist/index.cjs')
+    writeFileSync(join(directory, 'dist/index.cjs'), LIBRARY(library, this.#host.trees))
     symlinkSync(join(ROOT, 'node_modules'), join(directory, 'node_modules'))
     // What main.js would choose for a look has a library of its own, which knows no other host than this one.
     this.#program = join(directory, 'dist/cli/all.js')

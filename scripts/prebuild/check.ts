@@ -66,7 +66,8 @@ async function load(target: Target, root: string, runtime: Runtime): Promise<voi
   const scratch = mkdtempSync(join(tmpdir(), 'vfio-load-'))
   try {
     const binary = binaryOf(target)
-    for (const name of ['package.json', 'dist/index.js']) cpSync(join(ROOT, name), join(scratch, name))
+    for (const name of ['package.json', 'dist'])
+      cpSync(join(ROOT, name), join(scratch, name), { recursive: true })
     cpSync(join(root, binary), join(scratch, binary))
     const device = { address: '0000:00:02.0', vendor: 0x1234, device: 0x11e8 }
     const sysfs = join(scratch, 'sys')

@@ -34,9 +34,7 @@ describe('a clone that was never built', function () {
     const before = run(directory, ['npx', '--offline', 'vfio', '--version'])
     assert.equal(before.status, 1)
     writeFileSync(join(directory, 'package.json'), JSON.stringify({ ...manifest, version: '9.9.9' }))
-    for (const name of ['dist', 'node_modules/commander']) {
-      cpSync(join(ROOT, name), join(directory, name), { recursive: true })
-    }
+    cpSync(join(ROOT, 'dist'), join(directory, 'dist'), { recursive: true })
     assert.equal(succeed(directory, ['npx', '--offline', 'vfio', '--version']).stdout.trim(), '9.9.9')
   })
 })

@@ -24,11 +24,24 @@ const files = () =>
 
 const CLI = ['all', 'looks', 'main'].map((name) => `dist/cli/${name}.js`)
 
+/** What names all that is exported, the parts that it loads, and all in one for bundlers. */
+const PARTS = ['change', 'export', 'launch', 'look', 'open', 'persist', 'plan']
+const LIBRARY = [
+  'dist/bundle.js',
+  'dist/index.cjs',
+  'dist/index.js',
+  ...PARTS.map((name) => `dist/${name}.cjs`),
+]
+
+/** What says that they are CommonJS, and what stands for the text of others in them. */
+const BIN = ['bin/package.json', 'bin/vfio.js']
+const BESIDE = ['dist/cli/commander.LICENSE', 'dist/cli/package.json']
+
 describe('the tarball', function () {
   this.timeout(PATIENCE)
 
   it('has what its users need', () => {
-    const needed = ['bin/vfio.js', 'dist/index.js', 'dist/index.d.ts', ...CLI, PREBUILD]
+    const needed = [...BIN, ...LIBRARY, 'dist/index.d.ts', ...CLI, PREBUILD]
     for (const file of [...needed, 'README.md', 'LICENSE', 'CHANGELOG.md', 'SECURITY.md']) {
       assert(files().includes(file), `${file} is missing`)
     }
@@ -45,10 +58,11 @@ describe('the tarball', function () {
         .filter((file) => /^(bin|dist)\//.test(file))
         .sort(),
       [
-        'bin/vfio.js',
+        ...BIN,
         ...CLI,
+        ...BESIDE,
         'dist/index.d.ts',
-        'dist/index.js',
+        ...LIBRARY,
         ...['schemas', 'man'].flatMap((directory) =>
           readdirSync(join(ROOT, 'dist', directory)).map((name) => `dist/${directory}/${name}`),
         ),
@@ -77,17 +91,23 @@ describe('the tarball', function () {
   })
 
   it('names nothing that the user does not get', () => {
-    const { dependencies } = JSON.parse(
+    const { dependencies = {} } = JSON.parse(
       readFileSync(join(contents(), 'package.json'), 'utf8'),
     ) as typeof manifest
     const wanted = new Set<string>()
-    for (const file of ['dist/index.js', ...CLI]) {
+    for (const file of [...LIBRARY, ...CLI]) {
       const text = readFileSync(join(contents(), file), 'utf8')
       for (const [, name = ''] of text.matchAll(/(?:^|;)(?:import|export)\b[^;"']*?\bfrom\s*"([^"]+)"/gm))
         wanted.add(name)
+      for (const [, name = ''] of text.matchAll(/\brequire\w*\("([^"]+)"\)/g)) wanted.add(name)
     }
     const strangers = [...wanted].filter((name) => !name.startsWith('node:') && !name.startsWith('.'))
     assert.deepEqual(strangers.sort(), Object.keys(dependencies).sort())
+  })
+
+  it('brings the licence of what is in its command line, which needs no other package', () => {
+    assert.match(readFileSync(join(contents(), 'dist/cli/commander.LICENSE'), 'utf8'), /^\(The MIT License\)/)
+    assert.match(readFileSync(join(contents(), 'dist/cli/looks.js'), 'utf8'), /class _?Command extends/)
   })
 
   it('passes publint', async () => {

@@ -28,7 +28,7 @@ export const manifest = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf
   readonly os?: unknown
   readonly engines: { readonly node: string }
   readonly scripts: Readonly<Record<string, string>>
-  readonly dependencies: Readonly<Record<string, string>>
+  readonly dependencies?: Readonly<Record<string, string>>
 }
 
 /** In milliseconds: whoever asks for the tarball first waits until every addon is built. */

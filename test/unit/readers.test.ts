@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, openSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type DeviceDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
@@ -81,6 +82,32 @@ describe('a reader that is gone', function () {
       assert.deepEqual(readdirSync(journal), names)
     })
   }
+
+  it('is none that is slow: a pipe that is full, and does not wait, gets the rest when there is room', async () => {
+    const output = new URL('../../lib/cli/output.js', import.meta.url).href
+    const prints = `
+      import { print, writeDirectly } from '${output}'
+      writeDirectly((error) => { throw error })
+      print('x'.repeat(1_000_000))
+      print('end')
+      process.stderr.write('printed')`
+    // What starts it makes its pipe one that does not wait, before it begins.
+    const starts = `
+      const { spawn } = require('node:child_process')
+      const args = ['-c', 'cat > /dev/null; exec "$@"', 'sh', process.execPath, '--input-type=module', '-e', process.argv[1]]
+      const child = spawn('sh', args, { stdio: ['pipe', 'inherit', 'inherit'] })
+      child.once('spawn', () => {
+        process.stdout._handle.setBlocking(false)
+        child.stdin.end()
+      })`
+    const child = spawn(process.execPath, ['-e', starts, prints], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const [said] = (await once(child.stderr, 'data')) as [Buffer]
+    assert.equal(said.toString(), 'printed')
+    const parts: Buffer[] = []
+    for await (const part of child.stdout) parts.push(part as Buffer)
+    const text = Buffer.concat(parts).toString()
+    assert.deepEqual([text.length, text.slice(-4)], [1_000_003, 'xend'])
+  })
 
   it('is not output that could not be written: that fails, with a sentence', async () => {
     const full = openSync('/dev/full', 'w')
