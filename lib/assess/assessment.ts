@@ -143,9 +143,11 @@ export function assessWithin(
   }
 }
 
+const NOTHING = Object.freeze({})
+
 function variantFor(seen: Snapshot, device: PciDevice): { readonly variant?: string } {
-  const [module] = isWithVfio(device) ? [] : device.variantDrivers
-  return module === undefined ? {} : { variant: driverOfModule(seen, module).name }
+  const module = isWithVfio(device) ? undefined : device.variantDrivers[0]
+  return module === undefined ? NOTHING : { variant: driverOfModule(seen, module).name }
 }
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */
