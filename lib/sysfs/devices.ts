@@ -131,13 +131,13 @@ export type SlotRule = 'device' | 'bus' | 'function'
 // Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
 const BRIEF_FILES = ['modalias', 'config', 'reset_method']
 const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
+const SPACES = ['config']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
 /** Where the directory of a function is. */
 const PATH = '.'
 const LISTS = ['vfio-dev']
-/** What NVIDIA's driver has made of a virtual function. */
 const VGPU_TYPE = 'nvidia/current_vgpu_type'
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
@@ -174,15 +174,16 @@ export function readFunctions(sysfs: string, names: readonly string[], brief: bo
   // In brief the bridges' bus numbers say as much as the paths.
   const main = brief
     ? readBatch(root, addresses, {
-        files: [...BRIEF_FILES, VGPU_TYPE],
+        files: BRIEF_FILES,
         links: LINKS,
         lists: LISTS,
         limits: { config: HEADER },
       })
     : readBatch(root, addresses, {
-        files: [...FILES, VGPU_TYPE],
+        files: FILES,
         links: [...LINKS, PATH],
         lists: LISTS,
+        spaces: SPACES,
       })
   return { addresses, main }
 }
@@ -590,7 +591,7 @@ function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesRes
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
-    { files: ['config'] },
+    { files: SPACES, spaces: SPACES },
   )
   const spaceIn = batch.ofBytes('config', (bytes) => (bytes === null ? null : new Space(bytes)))
   for (const [row, draft] of some.entries()) draft.space = spaceIn(row) ?? draft.space
@@ -658,15 +659,29 @@ function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Ma
   const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
+  const vgpuTypes = readVgpuTypes(root, some)
   return new Map(
     some.flatMap((draft) => {
       const name = names.get(draft) ?? null
-      const vgpuType = count(main.text(draft.row, VGPU_TYPE))
+      const vgpuType = vgpuTypes.get(draft) ?? null
       if (name === null && vgpuType === null) return []
       const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
       return [[draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]]
     }),
   )
+}
+
+const NVIDIA = 0x10de
+
+/** What NVIDIA's driver has made of its virtual functions. */
+function readVgpuTypes(root: string, drafts: readonly Draft[]): Map<Draft, number | null> {
+  const some = drafts.filter(({ vendor, driver }) => vendor === NVIDIA || driver?.startsWith('nvidia'))
+  const batch = readBatch(
+    root,
+    some.map(({ address }) => address),
+    { files: [VGPU_TYPE] },
+  )
+  return new Map(some.map((draft, row) => [draft, count(batch.text(row, VGPU_TYPE))]))
 }
 
 /** Without the privilege to read the extended list, the files have to tell. */

@@ -3,7 +3,7 @@ import { notLinux } from '../native/load.js'
 import { expandName, isAddress, isUuid } from './address.js'
 import { readDevices, readFunctions, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
-import { below, exists, listNames, readText } from './files.js'
+import { below, exists, readText } from './files.js'
 import { beginGroups, readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readMediated } from './mediated.js'
@@ -12,8 +12,9 @@ import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
+import { readBatch } from './tree.js'
 import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
-import { readUse } from './use.js'
+import { beginUse, readUse } from './use.js'
 import { readPlaces } from './use-paths.js'
 
 /**
@@ -128,13 +129,13 @@ export class Host {
    */
   look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
     if (this.#isOwn) expectSysfs()
-    const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
+    const all = () => listFunctions(this.paths.sysfs).filter(isAddress)
     const wanted = around?.flatMap((address) => expandName(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
-      const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
+      const names = some ?? listFunctions(this.paths.sysfs)
       const platform = this.#lookAtPlatform()
       const functions = readFunctions(this.paths.sysfs, names, brief)
       // They are read while those are taken apart here.
@@ -147,6 +148,7 @@ export class Host {
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
       })
+      const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null
       const present = new Set(devices.map(({ address }) => address))
       const mediated = readMediated(this.paths.sysfs, {
         brief,
@@ -158,14 +160,19 @@ export class Host {
         devices,
         groups,
         mediated,
+        begunUse,
         isPartial: some !== null,
         facts: readFacts(this.paths, this.#kernel, platform, groups, again ? this.#facts : null),
       }
     })
-    const { devices, groups, mediated, isPartial, facts } = seen
+    const { devices, groups, mediated, begunUse, isPartial, facts } = seen
     this.#facts = facts
-    const use = uses
-      ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial, mediated: mediated.devices })
+    const use = begunUse
+      ? readUse(this.paths, devices, begunUse, {
+          kernel: this.#kernel,
+          isPartial,
+          mediated: mediated.devices,
+        })
       : undefined
     const notSeen = [...this.#unseen, ...unseen]
     const known = aliases.isComplete ? facts : Object.freeze({ ...facts, variantsUnknown: true as const })
@@ -184,6 +191,9 @@ export class Host {
     return seen
   }
 }
+
+const listFunctions = (sysfs: string) =>
+  readBatch(`${sysfs}/bus/pci`, ['.'], { lists: ['devices'] }).names(0, 'devices')
 
 /** Without sysfs there is nothing to be seen, which is no host without devices. */
 function expectSysfs(): void {

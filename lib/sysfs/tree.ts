@@ -3,6 +3,7 @@ import { isAbsolute, resolve } from 'node:path'
 import type { Binding } from '../native/binding.js'
 import { bindingIfThere } from '../native/load.js'
 import { decode } from './bytes.js'
+import { EXTENDED_BODIES } from './config.js'
 import * as plain from './plain.js'
 import { isShortage, type LookingCall, lookFailed } from './unseen.js'
 
@@ -135,6 +136,9 @@ const reader = (): Pick<Binding, 'readTree' | 'readWaiting'> => bindingIfThere()
 /** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
 const PAGE = 4096
 
+/** Ids of extended capabilities, each with how many bytes of it are read. */
+const BODIES = Object.entries(EXTENDED_BODIES).flatMap(([id, size]) => [Number(id), size])
+
 export interface Wanted {
   readonly files?: readonly string[]
   /** `.` for where the directory itself leads, if it is a link. */
@@ -144,6 +148,8 @@ export interface Wanted {
   readonly nodes?: readonly string[]
   /** For files of which less than a page is wanted, in bytes. */
   readonly limits?: Readonly<Record<string, number>>
+  /** Files that are config spaces, of which no more is read on a live host than `readCapabilities` takes. */
+  readonly spaces?: readonly string[]
   /** The caller asks for the errno of these entries itself. */
   readonly judged?: readonly string[]
 }
@@ -161,7 +167,9 @@ export function beginBatch(root: string, directories: readonly string[], wanted:
   const names = [...files, ...links, ...lists, ...nodes]
   const columns = new Map(names.map((name, index) => [name, index]))
   const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
-  const read = reader().readTree(root, directories, files, limits, links, lists, nodes)
+  // In a copy one read brings all of it.
+  const spaces = wanted.spaces !== undefined && plain.isSysfs(root) ? wanted.spaces : []
+  const read = reader().readTree(root, directories, files, limits, links, lists, nodes, spaces, BODIES)
   const callOf = (column: number): LookingCall => {
     if (column < files.length) return 'read'
     if (column < files.length + links.length) return 'readlink'

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
 import { assess, Host, planAssignment, type Snapshot } from 'vfio'
+import { readCapabilities } from '../../lib/sysfs/config.js'
 
 /** What is said about a device, but for who uses it, which may change from one look to the next. */
 function verdictsOn(seen: Snapshot, address: string): unknown {
@@ -26,5 +28,17 @@ describe(`a look at this host (${release()})`, () => {
       if (around.devices.length < whole.devices.length) smaller++
     }
     assert.ok(smaller > whole.devices.length / 2, `${smaller} of ${whole.devices.length} looks were smaller`)
+  })
+
+  it('takes of each config space what makes the same of it as all of it does', () => {
+    const { devices } = new Host().snapshot()
+    assert.ok(devices.length > 0)
+    for (const { address, capabilities } of devices) {
+      const config = readFileSync(`/sys/bus/pci/devices/${address}/config`)
+      assert.deepEqual(capabilities, readCapabilities(config), address)
+    }
+    assert.ok(
+      devices.some(({ capabilities }) => capabilities.readable === 4096 && capabilities.extended.length > 0),
+    )
   })
 })
