@@ -199,7 +199,8 @@ export function readDevices(
   const slots = readSlots(sysfs)
   const gone = findGone(root, main, addresses)
   const start = draftReader(main)
-  const drafts = addresses.flatMap((address, row) => (gone.has(address) ? [] : start(row, address)))
+  const drafts: Draft[] = []
+  for (const [row, address] of addresses.entries()) if (!gone.has(address)) drafts.push(start(row, address))
   readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const { address, space } of drafts) {
@@ -650,25 +651,24 @@ interface Registered {
 /** What drivers have made known of the functions that they gave to VFIO; a function without a driver is given to nobody. */
 function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Map<Draft, Registered> {
   const some = drafts.filter(({ driver }) => driver !== null && driver !== 'pcieport')
-  const names = new Map(
-    some.flatMap((draft) => {
-      const [name] = main.names(draft.row, 'vfio-dev')
-      return name === undefined ? [] : [[draft, name] as const]
-    }),
-  )
+  const names = new Map<Draft, string>()
+  for (const draft of some) {
+    const name = main.names(draft.row, 'vfio-dev')[0]
+    if (name !== undefined) names.set(draft, name)
+  }
   const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
   const vgpuTypes = readVgpuTypes(root, some)
-  return new Map(
-    some.flatMap((draft) => {
-      const name = names.get(draft) ?? null
-      const vgpuType = vgpuTypes.get(draft) ?? null
-      if (name === null && vgpuType === null) return []
-      const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
-      return [[draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]]
-    }),
-  )
+  const registered = new Map<Draft, Registered>()
+  for (const draft of [...names.keys(), ...vgpuTypes.keys()]) {
+    const name = names.get(draft) ?? null
+    const vgpuType = vgpuTypes.get(draft) ?? null
+    if (name === null && vgpuType === null) continue
+    const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
+    registered.set(draft, { registered: name !== null, device: isCdev ? name : null, vgpuType })
+  }
+  return registered
 }
 
 const NVIDIA = 0x10de

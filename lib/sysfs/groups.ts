@@ -84,18 +84,15 @@ export function readGroups(
     return numbers.map((group, row) => {
       const seen = members.get(group) ?? []
       const list = batch.names(row, 'devices')
-      return Object.freeze({
-        group,
-        type: batch.text(row, 'type'),
-        noIommu: !emulated.has(group) && named.has(group),
-        ...(emulated.has(group) && { emulated: true as const }),
+      const isWhole = list.length === 1 && list[0] === seen[0]
+      const facts = { group, type: batch.text(row, 'type'), noIommu: named.has(group) }
+      const parts = {
         members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
-        others:
-          list.length === 1 && list[0] === seen[0]
-            ? NONE
-            : readOthers(`${root}/${group}/devices`, list, seen),
+        others: isWhole ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
         reservedRegions: regionsIn(row),
-      })
+      }
+      if (!emulated.has(group)) return Object.freeze({ ...facts, ...parts })
+      return Object.freeze({ ...facts, noIommu: false, emulated: true as const, ...parts })
     })
   }
   const groups = groupsIn(listed, read())
