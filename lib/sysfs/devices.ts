@@ -3,7 +3,7 @@ import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } fro
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { type Batch, beginWaiting, readBatch } from './tree.js'
+import { areEqual, type Batch, beginWaiting, readBatch, recording } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -188,20 +188,102 @@ export function readFunctions(sysfs: string, names: readonly string[], brief: bo
   return { addresses, main }
 }
 
-/** The devices that these functions are, ordered by address. */
+/** The devices of a look, with all that they were made of: the next look that reads the same has the same. */
+export interface DevicesSeen {
+  readonly devices: PciDevice[]
+  readonly functions: Functions
+  readonly context: DeviceContext
+  /** Of which there are as many as functions where none was gone. */
+  readonly drafts: readonly Draft[]
+  readonly batches: readonly Batch[]
+  readonly overrides: ReadonlyMap<string, string | null>
+}
+
+/**
+ * The devices that these functions are, ordered by address.
+ * @param last the look before this at the same tree; `null` for none
+ */
 export function readDevices(
   sysfs: string,
-  { addresses, main }: Functions,
+  functions: Functions,
   context: DeviceContext,
-): PciDevice[] {
+  last: DevicesSeen | null,
+): DevicesSeen {
   const root = `${sysfs}/bus/pci/devices`
-  const read = context.overrides === null ? beginOverrides(root, addresses) : null
-  const slots = readSlots(sysfs)
-  const gone = findGone(root, main, addresses)
+  const { addresses, main } = functions
+  const begun = context.overrides === null ? beginOverrides(root, addresses) : null
+  const known = last !== null && mayBeSame(functions, context, last) ? last : null
+  const { seen, batches } = recording(() => {
+    const slots = readSlots(sysfs)
+    const gone = findGone(root, main, addresses)
+    const begunDrafts = known && gone.size === 0 ? known.drafts : beginDrafts(functions, gone)
+    const drafts = readWhatIsMissing(root, begunDrafts)
+    const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
+    if (context.brief) readDecisiveConfig(root, drafts, publishes)
+    return {
+      slots,
+      begunDrafts,
+      drafts,
+      publishes,
+      details: readDetails(root, drafts, publishes, context.brief),
+      registered: readRegistered(root, main, drafts),
+      makers: context.brief ? readMakers(sysfs, drafts) : null,
+    }
+  })
+  const overrides = context.overrides ?? begun?.() ?? new Map<string, string | null>()
+  if (known && areEqual(batches, known.batches) && areSame(overrides, known.overrides)) return known
+  return {
+    devices: putTogether({ ...seen, overrides }, context),
+    ...{ functions, context, drafts: seen.begunDrafts, batches, overrides },
+  }
+}
+
+/** Nothing has changed in what was read of each function at once; what else there is to read is to be compared. */
+function mayBeSame({ addresses, main }: Functions, context: DeviceContext, last: DevicesSeen): boolean {
+  const { functions, drafts } = last
+  return (
+    !context.brief &&
+    !last.context.brief &&
+    context.aliases === last.context.aliases &&
+    context.names === last.context.names &&
+    context.publishesResetMethods === last.context.publishesResetMethods &&
+    context.slotRule === last.context.slotRule &&
+    addresses.length === functions.addresses.length &&
+    addresses.every((address, row) => address === functions.addresses[row]) &&
+    drafts.length === addresses.length &&
+    main.equals(functions.main)
+  )
+}
+
+const areSame = (some: DevicesSeen['overrides'], others: DevicesSeen['overrides']) => {
+  if (some === others) return true
+  if (some.size !== others.size) return false
+  for (const [address, driver] of some) if (others.get(address) !== driver) return false
+  return true
+}
+
+function beginDrafts({ addresses, main }: Functions, gone: ReadonlySet<string>): Draft[] {
   const start = draftReader(main)
   const drafts: Draft[] = []
   for (const [row, address] of addresses.entries()) if (!gone.has(address)) drafts.push(start(row, address))
-  readWhatIsMissing(root, drafts)
+  return drafts
+}
+
+/** What was read of functions besides the main batch. */
+interface Readings {
+  readonly slots: Slots
+  readonly drafts: readonly Draft[]
+  readonly publishes: boolean
+  readonly details: ReadonlyMap<Draft, Detail>
+  readonly registered: ReadonlyMap<Draft, Registered>
+  readonly makers: ReadonlyMap<string, string | null> | null
+  readonly overrides: ReadonlyMap<string, string | null>
+}
+
+function putTogether(
+  { slots, drafts, publishes, details, registered, makers, overrides }: Readings,
+  context: DeviceContext,
+): PciDevice[] {
   const bridges = new Map<string, string>()
   for (const { address, space } of drafts) {
     const bus = space.header?.secondaryBus
@@ -209,15 +291,9 @@ export function readDevices(
   }
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
-  const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
-  if (context.brief) readDecisiveConfig(root, drafts, publishes)
-  const details = readDetails(root, drafts, publishes, context.brief)
-  const registered = readRegistered(root, main, drafts)
-  const makers = context.brief ? readMakers(sysfs, drafts) : null
   const isSilent = ({ space }: Draft) => space.answers === false
   const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
   const identityOf = identify(context)
-  const overrides = context.overrides ?? read?.()
   return drafts.map((draft) => {
     const { address, space } = draft
     const { header, capabilities } = space
@@ -240,7 +316,7 @@ export function readDevices(
       revision: draft.revision,
       names: identity.names,
       driver: draft.driver,
-      driverOverride: overrides?.get(address) ?? null,
+      driverOverride: overrides.get(address) ?? null,
       modules: identity.modules,
       variantDrivers: identity.variants,
       modalias: draft.modalias,
@@ -313,12 +389,12 @@ interface Draft {
   space: Space
   /** What `modalias` has, all numbers of it as on a live host; `null` where it has not. */
   readonly alias: AliasIds | null
-  vendor: number
-  device: number
-  subsystemVendor: number
-  subsystemDevice: number
-  class: number
-  revision: number
+  readonly vendor: number
+  readonly device: number
+  readonly subsystemVendor: number
+  readonly subsystemDevice: number
+  readonly class: number
+  readonly revision: number
   readonly modalias: string | null
 }
 
@@ -564,23 +640,29 @@ function parseBar(index: number, span: Span | null, flags: number): Bar | null {
 }
 
 /** Trees without `modalias` still have the files of their own for each number. */
-function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
+function readWhatIsMissing(root: string, drafts: readonly Draft[]): readonly Draft[] {
   const rest = drafts.filter((draft) => draft.alias === null || draft.space.header === null)
-  if (rest.length === 0) return
+  if (rest.length === 0) return drafts
   const batch = readBatch(
     root,
     rest.map((draft) => draft.address),
     { files: ID_FILES },
   )
-  for (const [row, draft] of rest.entries()) {
-    const number = (name: string) => hexNumber(batch.text(row, name))
-    draft.vendor = number('vendor') ?? draft.vendor
-    draft.device = number('device') ?? draft.device
-    draft.subsystemVendor = number('subsystem_vendor') ?? draft.subsystemVendor
-    draft.subsystemDevice = number('subsystem_device') ?? draft.subsystemDevice
-    draft.class = number('class') ?? draft.class
-    draft.revision = number('revision') ?? draft.revision
-  }
+  const whole = new Map(
+    rest.map((draft, row) => {
+      const number = (name: string) => hexNumber(batch.text(row, name))
+      const ids = {
+        vendor: number('vendor') ?? draft.vendor,
+        device: number('device') ?? draft.device,
+        subsystemVendor: number('subsystem_vendor') ?? draft.subsystemVendor,
+        subsystemDevice: number('subsystem_device') ?? draft.subsystemDevice,
+        class: number('class') ?? draft.class,
+        revision: number('revision') ?? draft.revision,
+      }
+      return [draft, { ...draft, ...ids }]
+    }),
+  )
+  return drafts.map((draft) => whole.get(draft) ?? draft)
 }
 
 /** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */

@@ -1,10 +1,10 @@
 import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandName, isAddress, isUuid } from './address.js'
-import { readDevices, readFunctions, type SlotRule } from './devices.js'
+import { type DevicesSeen, readDevices, readFunctions, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, exists, readText } from './files.js'
-import { beginGroups, readGroups } from './groups.js'
+import { beginGroups, type GroupsSeen, readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readMediated } from './mediated.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -85,6 +85,8 @@ export class Host {
   /** A host stays the kind of machine that it is. */
   #platform: PlatformFacts | undefined
   #facts: HostFacts | null = null
+  /** The last look at everything. */
+  #last: { readonly ofDevices: DevicesSeen; readonly ofGroups: GroupsSeen } | null = null
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -140,14 +142,17 @@ export class Host {
       const functions = readFunctions(this.paths.sysfs, names, brief)
       // They are read while those are taken apart here.
       const begun = beginGroups(this.paths.sysfs, brief, some === null)
-      const devices = readDevices(this.paths.sysfs, functions, {
+      const context = {
         aliases,
         names: deviceNames,
         publishesResetMethods: this.#kernel === '' ? null : isKernelSince(this.#kernel, 5, 15),
         brief,
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
-      })
+      }
+      const last = brief || some ? null : this.#last
+      const ofDevices = readDevices(this.paths.sysfs, functions, context, last?.ofDevices ?? null)
+      const { devices } = ofDevices
       const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null
       const present = new Set(devices.map(({ address }) => address))
       const mediated = readMediated(this.paths.sysfs, {
@@ -155,7 +160,9 @@ export class Host {
         concerns:
           some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
       })
-      const groups = readGroups(this.paths.sysfs, begun, devices, mediated.devices)
+      const ofGroups = readGroups(this.paths.sysfs, begun, devices, mediated.devices, last?.ofGroups ?? null)
+      const { groups } = ofGroups
+      if (!brief && !some) this.#last = { ofDevices, ofGroups }
       return {
         devices,
         groups,

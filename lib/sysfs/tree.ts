@@ -120,12 +120,20 @@ export class Batch {
     return number
   }
 
+  /** Did the same requests bring the same bytes, and fail alike? */
+  equals(other: Batch): boolean {
+    return this.#data.equals(other.#data) && bytesOf(this.#spans).equals(bytesOf(other.#spans))
+  }
+
   /** The errno of a failed read, 0 where it succeeded. */
   errno(row: number, name: string): number {
     const start = this.#spans[this.#at(row, name)] ?? 0
     return start < 0 ? -start : 0
   }
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Int32Array) =>
+  Buffer.from(buffer, byteOffset, byteLength)
 
 const SLASH = 0x2f
 const ZERO = 0x30
@@ -193,9 +201,31 @@ export function beginBatch(root: string, directories: readonly string[], wanted:
         `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
       )
     }
-    return new Batch(data, spans, columns)
+    const batch = new Batch(data, spans, columns)
+    record?.push(batch)
+    return batch
   }
 }
+
+/** Where batches are kept, by whoever wants to compare a look with an earlier one. Looking is synchronous. */
+let record: Batch[] | null = null
+
+/** Runs a look, and returns all that was read for it in batches, in order. */
+export function recording<T>(look: () => T): { readonly seen: T; readonly batches: readonly Batch[] } {
+  const outer = record
+  const own: Batch[] = []
+  record = own
+  try {
+    return { seen: look(), batches: own }
+  } finally {
+    record = outer
+  }
+}
+
+/** Did two looks that asked for the same read the same? */
+export const areEqual = (some: readonly Batch[], others: readonly Batch[]) =>
+  some.length === others.length &&
+  some.every((batch, index) => others[index] !== undefined && batch.equals(others[index]))
 
 /** How long the kernel may take for one such file, in milliseconds. */
 const PATIENCE = 2000
