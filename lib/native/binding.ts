@@ -143,7 +143,7 @@ export interface Binding {
   reapWriter(pid: number): void
   /**
    * The first 4,096 bytes of files that may keep a reader waiting for ever, read by a process beside this one, as
-   * {@link readTree} has them: `ETIMEDOUT` for what has not answered for `patience` milliseconds, and for all behind the
+   * {@link readTree} has them: `ETIMEDOUT` for what the kernel has kept waiting for `patience` milliseconds, and for all behind the
    * third of these.
    */
   readWaiting(paths: readonly string[], patience: number): () => Spans

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -320,35 +321,61 @@ Batch TakeAll(const TreeRequest& request) {
   return all;
 }
 
-/** What some work brings, once. */
+/** What some work brings, once. Whoever does not ask for it need not wait for it. */
 class Reading {
  public:
-  explicit Reading(std::function<Batch()> work)
-      : aside_([this, work = std::move(work)] {
-          try {
-            batch_ = work();
-          } catch (...) {
-            failure_ = std::current_exception();
-          }
-        }) {}
+  explicit Reading(std::function<Batch()> work) : work_(std::move(work)) {}
+
+  static std::shared_ptr<Reading> Begin(std::function<Batch()> work) {
+    const auto reading = std::make_shared<Reading>(std::move(work));
+    auto held = std::make_unique<std::shared_ptr<Reading>>(reading);
+    const auto body = [](void* data) -> void* {
+      const std::unique_ptr<std::shared_ptr<Reading>> held(static_cast<std::shared_ptr<Reading>*>(data));
+      prctl(PR_SET_NAME, "vfio-look");
+      (*held)->Work();
+      return nullptr;
+    };
+    reading->is_begun_ = StartThread(body, held.get()) == 0;
+    if (reading->is_begun_) held.release();
+    return reading;
+  }
 
   Batch Wait() {
-    aside_.Wait();
+    if (!is_begun_) Work();
+    pthread_mutex_lock(&mutex_);
+    while (!is_done_) pthread_cond_wait(&done_, &mutex_);
+    pthread_mutex_unlock(&mutex_);
     if (failure_) std::rethrow_exception(failure_);
     return std::move(batch_);
   }
 
  private:
+  void Work() {
+    try {
+      batch_ = work_();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+    pthread_mutex_lock(&mutex_);
+    is_done_ = true;
+    pthread_cond_signal(&done_);
+    pthread_mutex_unlock(&mutex_);
+  }
+
+  const std::function<Batch()> work_;
+  bool is_begun_ = false;
+  // Those of C++ are in parts of its library that are not taken along.
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t done_ = PTHREAD_COND_INITIALIZER;
+  bool is_done_ = false;
   Batch batch_;
   std::exception_ptr failure_;
-  // The last: its thread writes to the others.
-  Aside aside_;
 };
 
 }  // namespace
 
 Napi::Function Beside(Napi::Env env, std::function<Batch()> work) {
-  auto reading = std::make_shared<Reading>(std::move(work));
+  const std::shared_ptr<Reading> reading = Reading::Begin(std::move(work));
   return Napi::Function::New(env, [reading](const Napi::CallbackInfo& info) -> Napi::Value {
     try {
       return reading->Wait().ToObject(info.Env());

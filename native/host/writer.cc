@@ -11,9 +11,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -35,6 +37,8 @@ constexpr char kName[] = "vfio-write";
 // What sysfs takes and gives is a page at most.
 constexpr size_t kLargestText = 4096;
 
+// In milliseconds: for how long a process that runs may answer nothing.
+constexpr int64_t kSlowest = 60'000;
 // As many files as may be left unanswered before no more are asked for.
 constexpr int kMostLosses = 3;
 
@@ -200,7 +204,21 @@ class Board {
   _exit(0);
 }
 
-/** What one process answers, until it has not answered for a while; tells how far it came. */
+/** Does a process run, or would it if a processor were free? One that the kernel keeps waiting sleeps. */
+bool IsRunning(pid_t pid) {
+  char text[512];
+  snprintf(text, sizeof text, "/proc/%d/stat", static_cast<int>(pid));
+  const int file = open(text, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return false;
+  const ssize_t length = read(file, text, sizeof text - 1);
+  close(file);
+  text[length > 0 ? length : 0] = '\0';
+  // A name may have blanks and brackets in it.
+  const char* const name_end = strrchr(text, ')');
+  return name_end && name_end[1] == ' ' && name_end[2] == 'R';
+}
+
+/** What one process answers, until the kernel has kept it waiting for a while; tells how far it came. */
 size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patience, Batch& batch) {
   Board board(paths, from);
   int ends[2];
@@ -213,9 +231,17 @@ size_t TakeAnswers(const std::vector<std::string>& paths, size_t from, int patie
     close(ends[0]);
     throw SystemFailure(error, "fork", "look", paths[from]);
   }
+  const int64_t started = Milliseconds();
+  int64_t ran = started;
   for (bool ended = false; !ended;) {
-    const int64_t left = board.since() + patience - Milliseconds();
-    if (left <= 0) break;
+    const int64_t now = Milliseconds();
+    int64_t left = std::max(ran, board.since()) + patience - now;
+    if (left <= 0) {
+      // It is slow, and the kernel keeps it from nothing: the machine is busy, or another processor emulated.
+      if (now - std::max(started, board.since()) > kSlowest || !IsRunning(pid)) break;
+      ran = now;
+      left = patience;
+    }
     pollfd wait{ends[0], POLLIN, 0};
     const int ready = poll(&wait, 1, static_cast<int>(left));
     ended = ready > 0 || (ready < 0 && errno != EINTR);

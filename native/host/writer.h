@@ -15,7 +15,7 @@ Napi::Value StartWriter(const Napi::CallbackInfo& info);
 Napi::Value AskWriter(const Napi::CallbackInfo& info);
 /**
  * readWaiting(paths, patience) -> (Buffer | number)[]: the first 4,096 bytes of files that may keep a reader
- * waiting for ever, read by a process beside this one; a negated errno for what failed. What has not answered for
+ * waiting for ever, read by a process beside this one; a negated errno for what failed. What the kernel keeps waiting for
  * `patience` milliseconds is left behind (ETIMEDOUT) with its process; behind the third of these so is the rest.
  */
 Napi::Value ReadWaiting(const Napi::CallbackInfo& info);

@@ -162,13 +162,12 @@ const foreignSteps: readonly Step[] = [
   labStep('lab:arm64', foreign('arm64', 'arm64')),
   // Only registers and memory go by the size of pages.
   labStep('lab:arm64-16k', foreign('arm64-16k', 'arm64', '6.12', ['regions', 'dma'])),
+  labStep('lab:s390x', foreign('s390x', 's390x')),
 ]
 /** The newer rules, under which groups are there from the start. */
 const foreignSoakSteps: readonly Step[] = [
   ...['arm64', 'arm64-16k'].map((host) => labStep(`soak:lab:${host}:7.3`, foreign(host, 'arm64', '7.3'))),
   labStep('soak:lab:arm64-16k', foreign('arm64-16k', 'arm64')),
-  // Its nodes are not there now and then since opening is quick: until that is understood it is not in the way of others.
-  labStep('soak:lab:s390x', foreign('s390x', 's390x')),
 ]
 
 /** Everything that passes or fails on the host alone. */
