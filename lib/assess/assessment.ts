@@ -111,16 +111,25 @@ function withUses(seen: Snapshot, judged: BareAssessment): Assessment {
   const bare = once ? { ...judged, resetOnceBound: 'hot' as const } : judged
   const affected = new Set([bare.address, ...bare.toBind])
   const uses = [...affected].flatMap((address) => assessUses(seen, address))
-  // Uses take no part in the verdict, but a reason must not advise to take what the host runs on.
+  return { ...bare, reason: `${bare.reason}${vitalWarning(seen, bare, uses)}`, uses }
+}
+
+/**
+ * What the reason of a verdict ends with where the host would not survive it, else an empty text: uses take no part in the verdict,
+ * but a reason must not advise to take what the host runs on. @internal
+ */
+export function vitalWarning(
+  seen: Snapshot,
+  { address, verdict }: Pick<Assessment, 'address' | 'verdict'>,
+  uses: readonly HostUse[],
+): string {
   const vital = uses.find((use) => use.vital)
   // For an IOMMU the reason says already that it stays with the host.
-  if (!vital || iommuIn(seen, seen.device(bare.address))) return { ...bare, uses }
+  if (!vital || iommuIn(seen, seen.device(address))) return ''
   // The reason of a blocked device names the obstacle only.
-  const warning =
-    bare.verdict === 'blocked'
-      ? `; besides, the host could not do without it: ${vital.what}`
-      : `, and the host would not survive that: ${vital.what}`
-  return { ...bare, reason: bare.reason + warning, uses }
+  return verdict === 'blocked'
+    ? `; besides, the host could not do without it: ${vital.what}`
+    : `, and the host would not survive that: ${vital.what}`
 }
 
 /** The same with the viability of the group given, and without the resets, to judge many devices. @internal */

@@ -332,6 +332,8 @@ const soakSteps: readonly Step[] = [
   labStep('soak:lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ['agreement'])),
   ...foreignSoakSteps,
   labStep('soak:kubelet', { ...inGuest(newest, 'hotplug', OF_KUBELET), kubelet: 'kubelet' }),
+  // Ten minutes in which nothing happens, what they take, and what memory.
+  full({ name: 'soak:idle', lane: 'host', work: { ...onHost('kubernetes'), files: ['idle'] } }),
   hostStep('soak:go-kubelet', { ...onHost('kubernetes'), files: ['go-kubelet'], kubelet: 'go-kubelet' }),
   ...[
     ...[oldest, ...between].map((kernel) => onKernel(kernel, [...ORDINARY, ...LAST])),

@@ -1,16 +1,33 @@
 import assert from 'node:assert/strict'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
 import { FakeKubelet } from '../kubernetes/fake-kubelet.js'
 import { DEPLOY, ROOT } from '../kubernetes/manifests.js'
 import { Containers } from './containers.js'
+import type { Said, Task } from './guest-program.js'
 
 const IMAGE = 'localhost/vfio-device-plugin:test'
 const BASE = 'localhost/base'
 /** Beside its base, of which Node is most. */
 const LARGEST = 40 * 2 ** 20
 const RESOURCE = 'example.com/none'
+/** A node with disks, in a guest of the lab. */
+const GUEST = [
+  ...[
+    '--import',
+    'tsx',
+    join(ROOT, 'scripts/lab/main.ts'),
+    '--kernel',
+    '6.12',
+    '--no-vfio',
+    '--timeout',
+    '900',
+  ],
+  ...['--topology', join(ROOT, 'scripts/lab/topologies/disks.args'), '--', process.execPath],
+  fileURLToPath(new URL('guest-program.js', import.meta.url)),
+]
 
 interface Container {
   readonly args: readonly string[]
@@ -60,23 +77,31 @@ describe('the image', function () {
       ...['--security-opt', 'no-new-privileges', ...args],
     )
 
-  /** What the pod says, as podman takes it; `/sys` and modules are those of this machine. */
-  function asPod({ args, securityContext, volumeMounts }: Container): string[] {
+  /** What the pod says of a container, as podman takes it. */
+  function asPod(
+    { securityContext, volumeMounts }: Container,
+    sourceOf: (mountPath: string) => string,
+  ): string[] {
     const { privileged, readOnlyRootFilesystem, runAsUser, capabilities } = securityContext
-    const ofMachine = ['/sys', '/lib/modules']
     return [
       ...(privileged ? ['--privileged'] : ['--security-opt', 'no-new-privileges']),
       ...(readOnlyRootFilesystem ? ['--read-only', '--read-only-tmpfs=false'] : []),
       ...(runAsUser === undefined ? [] : ['--user', String(runAsUser)]),
       ...(capabilities?.drop ?? []).flatMap((name) => ['--cap-drop', name.toLowerCase()]),
       ...volumeMounts.flatMap(({ mountPath, readOnly }) => {
-        const source = ofMachine.includes(mountPath) ? mountPath : join(node, mountPath)
-        mkdirSync(source, { recursive: true })
-        return ['--volume', `${source}:${mountPath}:${readOnly ? 'ro' : 'rw'}`]
+        return ['--volume', `${sourceOf(mountPath)}:${mountPath}:${readOnly ? 'ro' : 'rw'}`]
       }),
-      IMAGE,
-      ...args,
     ]
+  }
+
+  /** On this machine, which is no node but for its `/sys` and modules. */
+  function here(container: Container): string[] {
+    const sourceOf = (mountPath: string) => {
+      const source = ['/sys', '/lib/modules'].includes(mountPath) ? mountPath : join(node, mountPath)
+      mkdirSync(source, { recursive: true })
+      return source
+    }
+    return [...asPod(container, sourceOf), IMAGE, ...container.args]
   }
 
   it('is small, and runs as nobody unless it is told otherwise', async () => {
@@ -112,7 +137,7 @@ describe('the image', function () {
     const kubelet = new FakeKubelet(join(node, 'var/lib/kubelet'))
     await kubelet.start()
     try {
-      await podman('run', '--detach', '--name', 'plugin', '--network', 'none', ...asPod(plugin))
+      await podman('run', '--detach', '--name', 'plugin', '--network', 'none', ...here(plugin))
       try {
         await kubelet.until('it registers', (seen) => seen.devices(RESOURCE) !== null, 300)
       } catch (error) {
@@ -137,6 +162,39 @@ describe('the image', function () {
 
   it('binds as the pod says', async () => {
     const [bind] = podSpec('components/bind/patch.yaml').initContainers
-    assert.equal(await podman('run', '--rm', '--network', 'host', '--pid', 'host', ...asPod(bind)), '')
+    assert.equal(await podman('run', '--rm', '--network', 'host', '--pid', 'host', ...here(bind)), '')
+  })
+
+  it('binds the disks of a node with all that is in their groups, with modules of its own loading', async () => {
+    const [bind] = podSpec('components/bind/patch.yaml').initContainers
+    const config = join(node, 'etc/nodes-disks')
+    mkdirSync(config)
+    writeFileSync(
+      join(config, 'config.yaml'),
+      'resources: [{ name: example.com/nvme, consumer: kubevirt, select: [{ class: nvme }] }]\n',
+    )
+    const task: Task = {
+      words: [
+        ...['--network=host', '--pid=host'],
+        ...asPod(bind, (mountPath) => (mountPath.includes('vfio-device-plugin') ? config : mountPath)),
+        // What an image says of itself, which a directory does not.
+        ...JSON.parse(await podman('image', 'inspect', '--format', '{{json .Config.Env}}', IMAGE)).map(
+          (variable: string) => `--env=${variable}`,
+        ),
+      ],
+      rootfs: (await podman('image', 'mount', IMAGE)).trim(),
+      command: [
+        ...JSON.parse(await podman('image', 'inspect', '--format', '{{json .Config.Entrypoint}}', IMAGE)),
+        ...bind.args,
+      ],
+    }
+    const said = await containers.succeed(process.execPath, ...GUEST, JSON.stringify(task))
+    const { before, bound, released, hadVfio, journal, status, output } = JSON.parse(said) as Said
+    assert.equal(status, 0, output)
+    assert.equal(hadVfio, false, 'the image loads vfio-pci itself')
+    assert.deepEqual(Object.values(before).sort(), [null, 'nvme', 'nvme', 'nvme'].sort(), output)
+    assert.deepEqual([...new Set(Object.values(bound))], ['vfio-pci'], output)
+    assert.equal(journal.length, 3, output)
+    assert.deepEqual(released, before, output)
   })
 })

@@ -8,8 +8,8 @@ export const hasDeviceFilter = existsSync('/proc/sys/kernel/unprivileged_bpf_dis
 
 const can = (file: string, word: string) => readFileSync(file, 'utf8').includes(word)
 
-/** What a kernel of the lab lacks of what podman asks for. */
-const LACKS = [
+/** What a kernel of the lab lacks of what podman asks for: the runtime that can do without, and options of "run". */
+export const LACKS = [
   ...(hasDeviceFilter ? ['--runtime=runc'] : ['--runtime=crun']),
   ...(hasDeviceFilter ? [] : ['--cgroups=disabled']),
   ...(existsSync('/proc/self/ns/ipc') ? [] : ['--ipc=host']),

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { instance } from '@viz-js/viz'
 import { describeTopology, exportTopology, Host, survey, type TopologyFormat, verdictWord } from 'vfio'
 import { type ExampleHost, exampleHost } from '../../scripts/docs/host.js'
@@ -17,6 +18,15 @@ const port = (address: string, group: number, secondaryBus: number): DeviceDescr
   secondaryBus,
   capabilities: [{ kind: 'pcie', type: 'root-port' }],
 })
+
+/** Functions on a bus of conventional PCI, and on another behind a bridge on it. */
+const nestedBuses = (): DeviceDescription[] => [
+  { ...port('0000:00:1e.0', 1, 2), capabilities: [] },
+  { address: '0000:02:00.0', class: 0x020000, group: 1 },
+  { ...port('0000:02:01.0', 1, 3), capabilities: [] },
+  { address: '0000:03:00.0', class: 0x010000, group: 1 },
+  { address: '0000:03:01.0', class: 0x010000, group: 1 },
+]
 
 const PICTURES: readonly TopologyFormat[] = ['text', 'svg', 'html', 'dot']
 
@@ -40,10 +50,15 @@ describe('the topology of a host', function () {
     const { devices, groups } = describeTopology(seen)
     const all = survey(seen)
     assert.deepEqual(groups, all.groups)
-    assert.deepEqual(
-      devices.map(({ address, verdict, toBind, driver }) => ({ address, verdict, toBind, driver })),
-      all.devices.map(({ address, verdict, toBind, driver }) => ({ address, verdict, toBind, driver })),
-    )
+    for (const [at, surveyed] of all.devices.entries()) {
+      const { reason, ...rest } = surveyed
+      const device = present(devices[at])
+      // Each of its facts, whatever there will be.
+      for (const [name, value] of Object.entries(rest))
+        assert.deepEqual(device[name as keyof typeof device], value, `${device.address} ${name}`)
+      assert(device.reason.startsWith(reason), device.reason)
+    }
+    assert.equal(devices.length, all.devices.length)
   })
 
   it('says where each hangs: on the bridge, the physical function, or the driver that makes its bus', () => {
@@ -215,6 +230,28 @@ describe('the drawing for a terminal', function () {
     }
   })
 
+  it('leaves out no bracket without a sign of it, where there is no room for all', () => {
+    // Each bus of conventional PCI is on the one before it, so that the reset of each reaches all behind it.
+    const deep = [1, 2, 3, 4, 5, 6].flatMap((bus): DeviceDescription[] => [
+      { ...port(`0000:0${bus - 1}:1e.0`, 1, bus), capabilities: [] },
+      { address: `0000:0${bus}:00.0`, class: 0x010000, group: 1 },
+      { address: `0000:0${bus}:01.0`, class: 0x010000, group: 1 },
+    ])
+    const seen = see({ devices: deep })
+    assert.equal(describeTopology(seen).resets.length, 6)
+    for (const unicode of [true, false]) {
+      const more = unicode ? '…' : '~'
+      const lines = exportTopology(seen, { columns: 120, unicode }).text.split('\n')
+      const at = (address: string) => present(lines.find((line) => line.includes(`${address} `)))
+      // Of the six around the last, four are drawn; the first is in one alone, which is not.
+      for (const address of ['06:01.0', '01:00.0']) assert(at(address).includes(more), lines.join('\n'))
+      assert.doesNotMatch(at('00:1e.0'), new RegExp(more))
+    }
+    const svg = exportTopology(seen, { format: 'svg' }).text
+    assert.equal(svg.match(/class="reset"/g)?.length, 6)
+    assert.doesNotMatch(svg, />…</)
+  })
+
   it('has colours where they are wanted, and is else without any', () => {
     assert(!draw().includes('\u001b'))
     const mark = (name: string) => (value: string) => `<${name}>${value}</${name}>`
@@ -351,7 +388,7 @@ describe('what devices and drivers call themselves', function () {
     const names = objects.map(({ name }) => name)
     assert(names.includes('0000:01:00.0') && names.includes('0000:01:00.1'), names.join())
     assert.equal(
-      names.filter((name) => !/^(0000:01:00\.[01]|bus 0000:01|cluster_5)$/.test(name)).length,
+      names.filter((name) => !/^(0000:01:00\.[01]|root bus 0000:01|cluster_5)$/.test(name)).length,
       0,
       names.join(),
     )
@@ -386,20 +423,106 @@ describe('pictures of a host', function () {
     assert.equal(svg.match(/class="reset"/g)?.length, 1)
   })
 
-  it('as dot have a cluster for what is one group, and a dashed line for what resets together', async () => {
-    const dot = draw('dot')
-    assert.match(dot, /subgraph cluster_1 \{\n {4}label="group 1".*\n(?:.*\n){0,2} {4}"0000:01:00\.0" \[/)
-    assert.match(dot, /"0000:01:00\.0" -> "0000:01:00\.1" \[style=dashed/)
+  /** A picture for Graphviz as that reads it: what each cluster has, and what is tied to each reset. */
+  async function readDot(dot: string) {
     const viz = await instance()
-    for (const one of [dot, exportTopology(see({ devices: describeLargeHost(500) }), { format: 'dot' }).text])
-      assert.equal(viz.render(one, { format: 'svg' }).status, 'success')
+    const { objects, edges } = viz.renderJSON(dot) as unknown as {
+      readonly objects: readonly {
+        readonly name: string
+        readonly label: string
+        readonly nodes?: number[]
+      }[]
+      readonly edges: readonly { readonly tail: number; readonly head: number; readonly style?: string }[]
+    }
+    const nameOf = (at: number) => present(objects[at]).name
+    const clusters = objects.flatMap(({ label, nodes = [] }) =>
+      nodes.length > 0 ? [[label, nodes.map(nameOf).sort()] as const] : [],
+    )
+    const resets = objects.flatMap(({ name, label }, at) =>
+      name.startsWith('reset ')
+        ? [[label, edges.filter(({ head }) => head === at).map(({ tail }) => nameOf(tail))] as const]
+        : [],
+    )
+    return { clusters: Object.fromEntries(clusters), resets, names: objects.map(({ name }) => name) }
+  }
+
+  it('as dot have a cluster for what is one group, and a node for what resets together', async () => {
+    const card = ['0000:01:00.0', '0000:01:00.1']
+    const { clusters, resets } = await readDot(draw('dot'))
+    assert.deepEqual(clusters['group 1'], ['0000:00:01.0', ...card])
+    assert.deepEqual(resets, [['reset together\\nthrough 00:01.0\\nonce all of it is bound', card]])
+    const viz = await instance()
+    const large = exportTopology(see({ devices: describeLargeHost(500) }), { format: 'dot' }).text
+    assert.equal(viz.render(large, { format: 'svg' }).status, 'success')
+  })
+
+  it('as dot tell resets that overlap, and show groups and resets of what is drawn as one', async () => {
+    // Behind bridges of PCI the reset of the first bus reaches the second, and that of the second only itself.
+    const nested = describeTopology(see({ devices: nestedBuses() }))
+    assert.deepEqual(
+      nested.resets.map(({ members }) => members.length),
+      [4, 2],
+    )
+    const inner = ['0000:03:00.0', '0000:03:01.0']
+    const { resets, clusters } = await readDot(text({ devices: nestedBuses() }, { format: 'dot' }))
+    assert.deepEqual(
+      resets.map(([, members]) => members),
+      [['0000:02:00.0', '0000:02:01.0', ...inner], inner],
+    )
+    assert.equal(clusters['group 1']?.length, 5)
+    // Four cards of two functions each are drawn as one, and are four groups and four resets all the same.
+    const cards = [1, 2, 3, 4].flatMap((at): DeviceDescription[] => [
+      port(`0000:00:0${at}.0`, 10 + at, at),
+      ...[0, 1].map((own) => ({
+        address: `0000:0${at}:00.${own}`,
+        class: own === 0 ? 0x030000 : 0x040300,
+        group: at,
+        multifunction: true,
+      })),
+    ])
+    const drawn = await readDot(text({ devices: cards }, { format: 'dot' }))
+    assert.deepEqual(drawn.clusters, { 'groups 1–4, each as a whole': ['0000:01:00.0', '0000:01:00.1'] })
+    assert.deepEqual(drawn.resets, [
+      ['4 resets, each by itself\\nonce all of it is bound', ['0000:01:00.0', '0000:01:00.1']],
+    ])
+    // Seven virtual functions that are one group have a cluster, and such as are each their own have none.
+    const functions = (group: (at: number) => number) => [
+      port('0000:00:01.0', 1, 1),
+      { ...NIC, address: '0000:01:00.0', group: 2, totalVfs: 7, driver: 'igb' },
+      ...Array.from({ length: 7 }, (_, at) => ({
+        ...{ ...NIC, address: `0000:01:10.${at}`, physfn: '0000:01:00.0' },
+        group: group(at),
+      })),
+    ]
+    const clustersOf = async (group: (at: number) => number) =>
+      (await readDot(text({ devices: functions(group) }, { format: 'dot' }))).clusters
+    assert.deepEqual(await clustersOf(() => 3), { 'group 3': ['0000:01:10.0'] })
+    assert.deepEqual(await clustersOf((at) => 3 + at), {})
+  })
+
+  it('as a page tell what the reset of a device reaches, and whose reset reaches it', () => {
+    const page = text({ devices: nestedBuses() }, { format: 'html' })
+    const [, data = ''] = /id="data">(.*?)<\/script>/s.exec(page) ?? []
+    const { facts } = JSON.parse(data)['0000:03:00.0'] as {
+      readonly facts: readonly (readonly [name: string, sentences: string[], members: string[]])[]
+    }
+    const membersOf = (name: string) => facts.find((fact) => fact[0] === name)?.[2]
+    assert.deepEqual(membersOf('Resets together with'), ['0000:03:01.0'])
+    assert.deepEqual(membersOf('Is hit by the reset of'), ['0000:02:00.0'])
+    assert.match(page, />hot\* × 2</)
+    assert.match(page, />none × 4</)
   })
 
   it('as a page are one file that asks for nothing', () => {
     const html = draw('html')
-    assert.match(
-      html,
-      /http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-/,
+    const hashOf = (element: string) => {
+      const [, text = ''] = new RegExp(`<${element}>(.*?)</${element}>`, 's').exec(html) ?? []
+      return `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+    }
+    const [, policy = ''] = /http-equiv="Content-Security-Policy" content="(.*?)"/.exec(html) ?? []
+    assert.equal(
+      policy.split('; ').slice(0, 3).join('; '),
+      `default-src 'none'; script-src ${hashOf('script')}; style-src ${hashOf('style')}`,
     )
     assert.doesNotMatch(html.replaceAll('http-equiv', ''), /https?:|url\(|@import|src=/)
   })

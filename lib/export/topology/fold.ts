@@ -29,7 +29,10 @@ export const withoutInfrastructure = (roots: readonly Root[]): Root[] =>
     .filter(({ children }) => children.length > 0)
 
 const wantedOf = (items: readonly Item[]): Item[] =>
-  items.filter(isWanted).map((item) => ({ ...item, children: wantedOf(item.children) }))
+  // Most of them are leaves.
+  items
+    .filter(isWanted)
+    .map((item) => (item.children.length === 0 ? item : { ...item, children: wantedOf(item.children) }))
 
 /** Siblings that are alike with all that hangs on them, together in the place of the first. */
 export function foldRoots(roots: readonly Root[]): FoldedRoot[] {
@@ -38,21 +41,24 @@ export function foldRoots(roots: readonly Root[]): FoldedRoot[] {
 }
 
 /** How many members each group and each reset has in the whole tree, by {@link keysOf}. */
-export type Sizes = ReadonlyMap<string, number>
+export type Sizes = ReadonlyMap<number, number>
 
-const keysOf = ({ group, sets }: Item) => [
-  ...(group === null ? [] : [`group ${group}`]),
-  ...sets.map((set) => `reset ${set}`),
-]
+/** Even ones of groups, odd ones of resets: numbers, since there are thousands of them. */
+const keysOf = ({ group, sets }: Item): number[] => {
+  const keys = sets.map((set) => 2 * set + 1)
+  if (group !== null) keys.unshift(2 * group)
+  return keys
+}
+
+const count = (item: Item, sizes: Map<number, number>): void => {
+  for (const key of keysOf(item)) sizes.set(key, (sizes.get(key) ?? 0) + 1)
+  for (const child of item.children) count(child, sizes)
+}
 
 /** Those of a whole tree. */
 export function sizesOf(roots: readonly { readonly children: readonly Item[] }[]): Sizes {
-  const sizes = new Map<string, number>()
-  const visit = (item: Item) => {
-    for (const key of keysOf(item)) sizes.set(key, (sizes.get(key) ?? 0) + 1)
-    item.children.forEach(visit)
-  }
-  for (const { children } of roots) children.forEach(visit)
+  const sizes = new Map<number, number>()
+  for (const { children } of roots) for (const child of children) count(child, sizes)
   return sizes
 }
 
@@ -94,21 +100,26 @@ const foldOne = (items: readonly Item[], sizes: Sizes): Folded => ({
   ),
 })
 
+/** Between texts that have no control characters, since they are made safe to show. */
+const BETWEEN = '\u0001'
+
 /** Equal for what looks the same but for addresses, and stands alike to what is around it. */
 function signature(top: Item, sizes: Sizes): string {
-  const inside = sizesOf([{ children: [top] }])
-  const names = new Map<string, number>()
-  // What is whole in here counts by its place alone; what others are in too is that one.
-  const nameOf = (key: string) => {
-    if (inside.get(key) !== sizes.get(key)) return key
-    const known = names.get(key) ?? names.size
-    names.set(key, known)
-    return `${key.split(' ')[0]} #${known}`
+  const inside = new Map<number, number>()
+  count(top, inside)
+  const names = new Map<number, number>()
+  const texts: string[] = []
+  const write = (item: Item): void => {
+    const { kind, what, ids, name, driver, word, use, reset, numa, children } = item
+    texts.push(kind, what, ids, name, driver, word, use, reset, String(numa), String(children.length))
+    for (const key of keysOf(item)) {
+      // What is whole in here counts by its place alone; what others are in too is that one.
+      const isWhole = inside.get(key) === sizes.get(key)
+      if (isWhole && !names.has(key)) names.set(key, names.size)
+      texts.push(isWhole ? `${key % 2 === 0 ? 'group' : 'reset'} #${names.get(key)}` : String(key))
+    }
+    for (const child of children) write(child)
   }
-  const write = (item: Item): unknown => [
-    ...[item.kind, item.what, item.ids, item.name, item.driver, item.word, item.use, item.reset, item.numa],
-    keysOf(item).map(nameOf),
-    item.children.map(write),
-  ]
-  return JSON.stringify(write(top))
+  write(top)
+  return texts.join(BETWEEN)
 }

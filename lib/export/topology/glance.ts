@@ -63,9 +63,12 @@ export function glimpsesOf(topology: HostTopology): Glimpse[] {
 
 const WHEN: Readonly<Record<TopologyReset['possible'], string>> = {
   now: '',
-  'once bound': ', once all of it is bound',
-  no: ', which VFIO cannot do as it is',
+  'once bound': 'once all of it is bound',
+  no: 'which VFIO cannot do as it is',
 }
+
+/** When such a reset is possible, where that is not now. */
+export const resetWhen = (possible: TopologyReset['possible']): string => WHEN[possible]
 
 /** A bus of hundreds is named by its ends. */
 const FEW = 8
@@ -74,7 +77,8 @@ function resetText({ members, through, possible }: TopologyReset): string {
   const names = members.map(shortAddress)
   const which = names.length > FEW ? `${names.length} from ${names[0]} to ${names.at(-1)}` : names.join(' ')
   const where = through === null ? '' : ` (through ${shortAddress(through)})`
-  return `${which}${where}${WHEN[possible]}`
+  const when = resetWhen(possible)
+  return `${which}${where}${when === '' ? '' : `, ${when}`}`
 }
 
 /**

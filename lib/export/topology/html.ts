@@ -1,29 +1,13 @@
-import { builtin } from '../../builtin.js'
 import { type Glimpse, glimpsesOf } from './glance.js'
 import { escaped } from './markup.js'
 import type { HostTopology } from './model.js'
 import { notesOf } from './notes.js'
 import { type Facts, factsOf } from './page/facts.js'
+import { POLICY } from './page/policy.js'
 import { SCRIPT } from './page/script.js'
 import { STYLE } from './page/style.js'
 import { treeHtml } from './page/tree.js'
 import { summaryOf } from './summary.js'
-
-const hashOf = (text: string) =>
-  `'sha256-${builtin('node:crypto').createHash('sha256').update(text).digest('base64')}'`
-
-/** Nothing is loaded, and only this script and this style do anything. */
-const policy = () =>
-  [
-    "default-src 'none'",
-    `script-src ${hashOf(SCRIPT)}`,
-    `style-src ${hashOf(STYLE)}`,
-    'img-src data:',
-    "base-uri 'none'",
-    "form-action 'none'",
-    "require-trusted-types-for 'script'",
-    "trusted-types 'none'",
-  ].join('; ')
 
 /** The tree as a page in one file, which loads nothing: for keyboards, pointers and screen readers, without its script readable too. */
 export function topologyHtml(topology: HostTopology): string {
@@ -33,7 +17,7 @@ export function topologyHtml(topology: HostTopology): string {
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="${policy()}">
+<meta http-equiv="Content-Security-Policy" content="${POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>${escaped(title)}</title>
 <link rel="icon" href="data:,">

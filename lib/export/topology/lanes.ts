@@ -7,12 +7,18 @@ export interface Bracket {
   readonly members: ReadonlySet<number>
 }
 
+/** Brackets side by side, and the rows of those that found no place there. */
+export interface Brackets {
+  readonly drawn: readonly Bracket[]
+  readonly left: ReadonlySet<number>
+}
+
 /**
  * Brackets around the rows that have a key in common, so that no two of them cross in one lane.
  * @param keys those of each row
- * @param most so many lanes; what finds no place in them gets no bracket
+ * @param most so many lanes
  */
-export function bracketsOf(keys: readonly (readonly string[])[], most = Number.POSITIVE_INFINITY): Bracket[] {
+export function bracketsOf(keys: readonly (readonly string[])[], most: number): Brackets {
   const rows = new Map<string, number[]>()
   for (const [row, own] of keys.entries())
     for (const key of own) rows.set(key, [...(rows.get(key) ?? []), row])
@@ -22,13 +28,19 @@ export function bracketsOf(keys: readonly (readonly string[])[], most = Number.P
     // The shorter of two that overlap is nearer to the rows.
     .sort((one, other) => one.last - one.first - (other.last - other.first) || one.first - other.first)
   const lanes: { readonly first: number; readonly last: number }[][] = []
-  return spans.flatMap((span) => {
+  const drawn: Bracket[] = []
+  const left = new Set<number>()
+  for (const span of spans) {
     const isFree = (lane: (typeof lanes)[number]) =>
       lane.every(({ first, last }) => last < span.first || first > span.last)
     const at = lanes.findIndex(isFree)
     const lane = at < 0 ? lanes.length : at
-    if (lane >= most) return []
+    if (lane >= most) {
+      for (const row of span.members) left.add(row)
+      continue
+    }
     lanes[lane] = [...(lanes[lane] ?? []), span]
-    return [{ lane, ...span }]
-  })
+    drawn.push({ lane, ...span })
+  }
+  return { drawn, left }
 }

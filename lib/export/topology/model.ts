@@ -1,5 +1,6 @@
-import { assess } from '../../assess/assessment.js'
+import { vitalWarning } from '../../assess/assessment.js'
 import { harmsOf, isFree, isInfrastructure } from '../../assess/overview.js'
+import { assessReset } from '../../assess/reset.js'
 import {
   type Survey,
   type SurveyedDevice,
@@ -9,6 +10,7 @@ import {
 } from '../../assess/survey.js'
 import { isBridge, Topology } from '../../assess/topology.js'
 import type { HostUse } from '../../assess/uses.js'
+import { assessViability } from '../../assess/viability.js'
 import { compareAddresses } from '../../sysfs/address.js'
 import type { PciDevice } from '../../sysfs/devices.js'
 import type { HostFacts } from '../../sysfs/facts.js'
@@ -100,21 +102,42 @@ export function describeTopology(seen: Snapshot): HostTopology {
 const iommuOf = ({ iommu }: HostFacts) => (iommu.present || iommu.known ? iommu.present : null)
 
 function placeOf(seen: Snapshot, surveyed: SurveyedDevice): TopologyDevice {
-  const device = seen.device(surveyed.address)
-  const { reason, viability, reset } = assess(seen, device.address)
-  const resets = [reset.function.reason, reset.hot.reason]
-  return {
-    ...surveyed,
+  const { address, group, verdict, reason, uses, resetOnceBound } = surveyed
+  const device = seen.device(address)
+  const reset = assessReset(seen, address)
+  const [own, hot] = [reset.function.reason, reset.hot.reason]
+  const members = group === null ? [] : assessViability(seen, group).members
+  // Each by its name: to copy all of them by `...` takes longer than to judge the device.
+  const placed: { -readonly [name in keyof TopologyDevice]: TopologyDevice[name] } = {
+    address,
+    group,
+    vendor: surveyed.vendor,
+    device: surveyed.device,
+    subsystemVendor: surveyed.subsystemVendor,
+    subsystemDevice: surveyed.subsystemDevice,
+    ids: surveyed.ids,
+    subsystemIds: surveyed.subsystemIds,
+    class: surveyed.class,
+    revision: surveyed.revision,
+    names: surveyed.names,
+    driver: surveyed.driver,
+    headerType: surveyed.headerType,
+    verdict,
     // With what the host would not survive, which an overview leaves out.
-    reason,
+    reason: `${reason}${vitalWarning(seen, { address, verdict }, uses ?? [])}`,
+    toBind: surveyed.toBind,
+    resetScope: surveyed.resetScope,
     kind: kindOf(device),
     below: belowWhat(seen, device),
     numaNode: device.numaNode,
     infrastructure: isInfrastructure(surveyed),
-    blockers: (viability?.members ?? []).filter(({ blocks }) => blocks).map((member) => member.reason),
+    blockers: members.filter(({ blocks }) => blocks).map((member) => member.reason),
     // What could not be judged has one reason for both.
-    resets: [...new Set(resets)],
+    resets: own === hot ? [own] : [own, hot],
   }
+  if (resetOnceBound !== undefined) placed.resetOnceBound = resetOnceBound
+  if (uses !== undefined) placed.uses = uses
+  return placed
 }
 
 const PORTS: ReadonlySet<string> = new Set(['root-port', 'upstream-port', 'downstream-port'])
@@ -133,43 +156,57 @@ function belowWhat(seen: Snapshot, { address, sriov, parent, madeBy }: PciDevice
 }
 
 function glanceOf(devices: readonly TopologyDevice[], mediated: Survey['mediated'] = []): TopologyGlance {
-  const own = devices.filter(({ infrastructure }) => !infrastructure)
-  const addresses = (of: readonly TopologyDevice[]) => of.map(({ address }) => address)
-  const could = own.filter(({ verdict }) => verdict !== 'blocked')
-  const groups = new Map<number, string[]>()
-  for (const { group, address, toBind } of could) {
-    // With what has to come along, and what has come already.
-    if (group !== null) groups.set(group, [...(groups.get(group) ?? []), address, ...toBind])
-  }
-  const together = [...groups]
-    .map(([group, members]) => ({ group, members: [...new Set(members)].sort(compareAddresses) }))
-    .sort((one, other) => one.group - other.group)
-  const harms = own.filter(({ verdict }) => verdict !== 'blocked').flatMap(harmsOf)
-  return {
+  const free: string[] = []
+  const unsure: string[] = []
+  const inUse: string[] = []
+  const blocked: string[] = []
+  const groups = new Map<number, Set<string>>()
+  const lost = new Map<string, HostUse>()
+  for (const device of devices) {
+    const { infrastructure, verdict, address, group, toBind } = device
+    if (infrastructure) continue
+    if (verdict === 'blocked') {
+      blocked.push(address)
+      continue
+    }
+    const harms = harmsOf(device)
+    for (const use of harms) lost.set(`${use.address} ${use.what}`, use)
     // Whether one of those is open is asked of it alone.
-    free: addresses(could.filter(isFree)),
-    unsure: [
-      ...addresses(could.filter((device) => !isFree(device) && harmsOf(device).length === 0)),
-      ...mediated.filter(({ verdict }) => verdict !== 'blocked').map(({ uuid }) => uuid),
-    ],
-    inUse: addresses(could.filter((device) => harmsOf(device).length > 0)),
-    blocked: [
-      ...addresses(own.filter(({ verdict }) => verdict === 'blocked')),
-      ...mediated.filter(({ verdict }) => verdict === 'blocked').map(({ uuid }) => uuid),
-    ],
-    together: together.filter(({ members }) => members.length > 1),
-    lost: [...new Map(harms.map((use) => [`${use.address} ${use.what}`, use])).values()],
+    if (isFree(device)) free.push(address)
+    else (harms.length > 0 ? inUse : unsure).push(address)
+    if (group === null) continue
+    // With what has to come along, and what has come already.
+    const members = groups.get(group) ?? new Set()
+    groups.set(group, members.add(address))
+    for (const other of toBind) members.add(other)
   }
+  for (const { uuid, verdict } of mediated) (verdict === 'blocked' ? blocked : unsure).push(uuid)
+  const together = [...groups]
+    .filter(([, members]) => members.size > 1)
+    .map(([group, members]) => ({ group, members: [...members].sort(compareAddresses) }))
+    .sort((one, other) => one.group - other.group)
+  return { free, unsure, inUse, blocked, together, lost: [...lost.values()] }
 }
 
 /** What a reset of the bus or slot reaches, where that is the only one that some function has. */
 function resetsOf(seen: Snapshot, devices: readonly TopologyDevice[]): TopologyReset[] {
+  // What one reset reaches is one list for all that it is the reset of.
+  const byReach = new Map<object, TopologyDevice[]>()
   const reached = new Map<string, TopologyDevice[]>()
   for (const device of devices) {
-    const { affected } = assess(seen, device.address).reset.hot
-    if (device.infrastructure || device.resetScope === 'function' || affected.length < 2) continue
+    if (device.infrastructure || device.resetScope === 'function') continue
+    const { affected } = assessReset(seen, device.address).hot
+    if (affected.length < 2) continue
+    const known = byReach.get(affected)
+    if (known !== undefined) {
+      known.push(device)
+      continue
+    }
     const key = affected.map(({ address }) => address).join(' ')
-    reached.set(key, [...(reached.get(key) ?? []), device])
+    const alike = reached.get(key) ?? []
+    alike.push(device)
+    byReach.set(affected, alike)
+    reached.set(key, alike)
   }
   return [...reached].map(([key, dependents]) => ({
     through: throughOf(seen, dependents[0]?.address ?? ''),

@@ -2,7 +2,7 @@ import { cut, wrapTo } from '../../columns.js'
 import { shortly } from '../../sysfs/short-names.js'
 import { foldRoots, withoutInfrastructure } from './fold.js'
 import { fewOf, glimpsesOf } from './glance.js'
-import { type Bracket, bracketsOf } from './lanes.js'
+import { type Bracket, type Brackets, bracketsOf } from './lanes.js'
 import { escaped } from './markup.js'
 import type { HostTopology } from './model.js'
 import { notesOf } from './notes.js'
@@ -150,8 +150,8 @@ export function topologySvg(
     ...headLine(places, rows),
     ...wires(rows),
     ...rows.map((row, at) => drawRow(row, at, places, reasons)),
-    ...groups.map((bracket) => drawBracket(bracket, places.groupLanes, 'group')),
-    ...resets.map((bracket) => drawBracket(bracket, places.resetLanes, 'reset')),
+    ...drawBrackets(groups, places.groupLanes, 'group'),
+    ...drawBrackets(resets, places.resetLanes, 'reset'),
     `<path class="rule" d="M${MARGIN} ${number(below - 8)}H${number(width - MARGIN)}"/>`,
     ...glance,
     '</svg>',
@@ -164,9 +164,12 @@ const indentOf = ({ follows }: Row) => MARGIN + follows.length * STEP
 const deviceWidth = (row: Row) => row.address.length * MONO + (row.what.length + 1) * SANS
 const longest = (texts: readonly string[]) => Math.max(0, ...texts.map((text) => text.length))
 
-function placesOf(rows: readonly Row[], groups: readonly Bracket[], resets: readonly Bracket[]): Places {
+const laneCount = ({ drawn }: Brackets) => Math.max(0, ...drawn.map(({ lane }) => lane + 1))
+
+function placesOf(rows: readonly Row[], groups: Brackets, resets: Brackets): Places {
   const items = rows.flatMap(({ item }) => item ?? [])
-  const lanes = (brackets: readonly Bracket[]) => Math.max(0, ...brackets.map(({ lane }) => lane + 1)) * LANE
+  // Behind the last is room for the sign that there are more.
+  const lanes = (brackets: Brackets) => (laneCount(brackets) + (brackets.left.size > 0 ? 1 : 0)) * LANE
   const name = Math.max(MARGIN, ...rows.map((row) => indentOf(row) + deviceWidth(row))) + GAP
   const driver = name + Math.min(LONGEST_NAME, longest(items.map((item) => item.name))) * SANS + GAP
   const verdict = driver + Math.min(LONGEST_DRIVER, longest(items.map((item) => item.driver))) * SANS + GAP
@@ -256,6 +259,15 @@ function titleOf({ place, item }: Row, reasons: ReadonlyMap<string, string>): st
   const said = shortly(reasons.get(item?.id ?? '') ?? '')
   const count = place?.items.length ?? 1
   return count > 1 ? `${count} alike, the first: ${said}` : said
+}
+
+/** Side by side, and a sign at the rows of those that found no place. */
+function drawBrackets(brackets: Brackets, from: number, name: 'group' | 'reset'): string[] {
+  const behind = from + laneCount(brackets) * LANE
+  return [
+    ...brackets.drawn.map((bracket) => drawBracket(bracket, from, name)),
+    ...[...brackets.left].map((row) => textAt(behind, middleOf(row) + 4, `${name}-text`, '…')),
+  ]
 }
 
 function drawBracket({ first, last, members, lane }: Bracket, from: number, name: 'group' | 'reset'): string {

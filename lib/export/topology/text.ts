@@ -54,6 +54,8 @@ const ASCII: Signs = { branch: '|-', last: '`-', line: '|', bracket: ['.', "'", 
 const NARROW = 80
 /** More brackets beside each other take the room of what they are about. */
 const MOST_LANES = 4
+/** Behind the brackets of a row that belongs to another one too, which found no place. */
+const MORE = '…'
 
 /** The tree as a terminal shows it, and below it what people look for first. */
 export function topologyText(topology: HostTopology, options: TextOptions = {}): string {
@@ -250,7 +252,7 @@ function drawBrackets(
   rows: readonly Row[],
   { bracket: [first, last, member, passed, alone] }: Signs,
 ): string[] {
-  const brackets = bracketsOf(keys, MOST_LANES)
+  const { drawn: brackets, left } = bracketsOf(keys, MOST_LANES)
   const lanes = Math.max(0, ...brackets.map(({ lane }) => lane + 1))
   const sign = (bracket: Bracket | undefined, row: number) => {
     if (bracket === undefined) return ' '
@@ -262,6 +264,7 @@ function drawBrackets(
     const inLane = (lane: number) =>
       brackets.find((one) => one.lane === lane && one.first <= at && at <= one.last)
     const text = Array.from({ length: lanes }, (_, lane) => sign(inLane(lane), at)).join('')
+    if (left.has(at)) return `${text}${MORE}`
     // Several that are drawn as one row, and belong together all the same.
     return text.trim() === '' && isOneOfAll(keys[at] ?? [], row) ? alone : text
   })

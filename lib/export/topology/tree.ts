@@ -115,7 +115,7 @@ const itemOfMediated = ({ uuid, type, driver, verdict, group }: SurveyedMediated
   id: uuid,
   kind: 'mediated',
   what: 'mdev',
-  ids: type ?? '',
+  ids: printable(type ?? ''),
   name: printable(type ?? ''),
   driver: printable(driver ?? '-'),
   verdict,

@@ -24,17 +24,12 @@ export interface Facts {
 /** Those of every device, by address or UUID. */
 export function factsOf(topology: HostTopology): Record<string, Facts> {
   const groups = new Map(topology.groups.map(({ group, members }) => [group, members]))
-  const sets = new Map<string, string[]>()
-  for (const { members } of topology.resets)
-    for (const member of members) sets.set(member, [...new Set([...(sets.get(member) ?? []), ...members])])
+  const along = new Along(topology.resets)
   const entries = topology.devices.map((device) => {
     const { address, group } = device
     const others = (all: readonly string[] = []) => all.filter((member) => member !== address)
     const members = others(group === null ? [] : groups.get(group))
-    return [
-      address,
-      factsOfDevice(device, members, others(sets.get(address)), topology.host.iommu === true),
-    ] as const
+    return [address, factsOfDevice(device, members, along, topology.host.iommu === true)] as const
   })
   const mediated = (topology.mediated ?? []).map((device): [string, Facts] => [
     device.uuid,
@@ -57,7 +52,7 @@ export function factsOf(topology: HostTopology): Record<string, Facts> {
 function factsOfDevice(
   device: TopologyDevice,
   inGroup: readonly string[],
-  inReset: readonly string[],
+  along: Along,
   isProtected: boolean,
 ): Facts {
   const { address, names, ids, group, numaNode, blockers, infrastructure, resets } = device
@@ -72,7 +67,7 @@ function factsOfDevice(
     ...(blockers.length > 0 && !infrastructure ? [['In the way', blockers, []] as const] : []),
     ...usesOf(device),
     ...(infrastructure ? [] : [['Reset', resets, []] as const]),
-    ...(inReset.length > 0 ? [['Resets together with', [], inReset] as const] : []),
+    ...along.of(address),
     ...(numaNode === null ? [] : [['NUMA node', [String(numaNode)], []] as const]),
   ]
   return {
@@ -83,6 +78,33 @@ function factsOfDevice(
     reason: said(device.reason),
     command: commandFor(device, isProtected),
     facts: facts.map(([name, sentences, members]) => [name, sentences.map(said), members]),
+  }
+}
+
+/** What is reset along with each device: by its own reset, and where it is only hit by that of others. */
+class Along {
+  readonly #own = new Map<string, readonly string[]>()
+  readonly #others = new Map<string, Set<string>>()
+
+  constructor(resets: HostTopology['resets']) {
+    for (const { members, dependents } of resets) {
+      for (const address of dependents) this.#own.set(address, members)
+      for (const address of members) {
+        if (dependents.includes(address)) continue
+        const known = this.#others.get(address) ?? new Set()
+        for (const other of dependents) known.add(other)
+        this.#others.set(address, known)
+      }
+    }
+  }
+
+  of(address: string): Facts['facts'] {
+    const own = (this.#own.get(address) ?? []).filter((member) => member !== address)
+    const others = [...(this.#others.get(address) ?? [])].filter((member) => !own.includes(member))
+    return [
+      ...(own.length > 0 ? [['Resets together with', [], own] as const] : []),
+      ...(others.length > 0 ? [['Is hit by the reset of', [], others] as const] : []),
+    ]
   }
 }
 

@@ -27,8 +27,10 @@ class Tree {
   readonly #roots: readonly Root[]
   readonly #sizes: Sizes
   readonly #isLarge: boolean
-  /** How many others go with a device, and are reset with it. */
+  /** How many go with a device, itself included. */
   readonly #along: ReadonlyMap<string, number>
+  /** How many the one reset that it has reaches. */
+  readonly #reached: ReadonlyMap<string, number>
   readonly #tags: ReadonlyMap<string, string>
   readonly #resets: HostTopology['resets']
   readonly #hasNuma: boolean
@@ -44,6 +46,11 @@ class Tree {
     const { glance } = topology
     this.#along = new Map(
       glance.together.flatMap(({ members }) => members.map((member) => [member, members.length] as const)),
+    )
+    this.#reached = new Map(
+      topology.resets.flatMap(({ members, dependents }) =>
+        dependents.map((id) => [id, members.length] as const),
+      ),
     )
     const tags = new Map<string, string>()
     const tag = (name: string, ids: readonly string[]) => {
@@ -141,7 +148,9 @@ class Tree {
     const group = rangeText(items.map((one) => one.group))
     const along = this.#along.get(item.id)
     const groupText = group === '-' ? 'no group' : `group${/\D/.test(group) ? 's' : ''} ${group}`
-    const together = Math.max(0, ...item.sets.map((set) => this.#resets[set]?.members.length ?? 0))
+    const all = item.sets.map((set) => this.#resets[set]?.members.length ?? 0)
+    // Of one that can be reset by itself, how many the resets of others reach.
+    const together = this.#reached.get(item.id) ?? Math.max(0, ...all)
     const cell = (name: string, html: string) => `<span class="cell ${name}">${html}</span>`
     // Told beside it where there are no columns.
     const of = (what: string) => `<span class="label">${what} </span>`
