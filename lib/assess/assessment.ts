@@ -151,22 +151,25 @@ export function assessWithin(
   viability: Viability | null,
 ): Omit<BareAssessment, 'reset'> {
   const { address, group } = device
+  const isUnprotected = viability !== null && seen.group(viability.group).noIommu
+  const { verdict, reason, toBind, noIommu } =
+    viability === null ? judgeAlone(seen, device) : judge(seen, device, viability)
   const variant = variantFor(seen, device)
-  if (viability === null) return { address, group, ...judgeAlone(seen, device), ...variant, viability }
-  const isUnprotected = seen.group(viability.group).noIommu
+  // Of thousands of devices nearly all have neither, and a spread of nothing is dear.
+  if (!isUnprotected && noIommu === undefined && variant === undefined) {
+    return { address, group, verdict, reason, toBind, viability }
+  }
   return {
-    address,
-    group,
-    ...judge(seen, device, viability),
-    ...(isUnprotected && { noIommu: true as const }),
-    ...variant,
+    ...{ address, group, verdict, reason, toBind },
+    ...((isUnprotected || noIommu) && { noIommu: true as const }),
+    ...(variant !== undefined && { variant }),
     viability,
   }
 }
 
-function variantFor(seen: Snapshot, device: PciDevice): { readonly variant?: string } {
-  const [module] = isWithVfio(device) ? [] : device.variantDrivers
-  return module === undefined ? {} : { variant: driverOfModule(seen, module).name }
+function variantFor(seen: Snapshot, device: PciDevice): string | undefined {
+  const module = isWithVfio(device) ? undefined : device.variantDrivers[0]
+  return module === undefined ? undefined : driverOfModule(seen, module).name
 }
 
 /** Every member of a group that could be assigned: all but bridges, which stay with the host. */

@@ -45,6 +45,9 @@ export interface SurveyedDevice extends Named {
   readonly uses?: readonly HostUse[]
 }
 
+/** The same while optional properties may come. */
+type Growing<T> = { -readonly [K in keyof T]: T[K] }
+
 /** A mediated device with its verdict. */
 export interface SurveyedMediated extends MediatedDevice {
   readonly verdict: Assessment['verdict']
@@ -72,8 +75,7 @@ export function survey(seen: Snapshot): Survey {
     const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
     const { verdict, reason, toBind } = assessWithin(seen, device, viability)
     const scope = resetScope(seen, device)
-    const onceBound = verdict === 'bindable' && scope === 'none' && isHotOnceBound(seen, device)
-    return {
+    const surveyed: Growing<SurveyedDevice> = {
       address: device.address,
       group: device.group,
       vendor: device.vendor,
@@ -91,16 +93,24 @@ export function survey(seen: Snapshot): Survey {
       reason,
       toBind,
       resetScope: scope,
-      ...(onceBound && { resetOnceBound: 'hot' as const }),
-      ...(seen.use.looked && { uses: usesOf(seen, [device.address, ...toBind]) }),
     }
+    // For thousands of devices a spread of what is nearly always nothing is dear.
+    if (verdict === 'bindable' && scope === 'none' && isHotOnceBound(seen, device)) {
+      surveyed.resetOnceBound = 'hot'
+    }
+    if (seen.use.looked) surveyed.uses = usesOf(seen, device, toBind)
+    return surveyed
   })
   const mediated = surveyMediated(seen)
   return { host: seen.host, groups, devices, ...(mediated.length > 0 && { mediated }) }
 }
 
-const usesOf = (seen: Snapshot, addresses: readonly string[]): HostUse[] =>
-  [...new Set(addresses)].flatMap((address) => assessUses(seen, address))
+/** Of a device and of what comes along with it. */
+function usesOf(seen: Snapshot, { address }: PciDevice, toBind: readonly string[]): HostUse[] {
+  const uses = assessUses(seen, address)
+  for (const other of toBind) if (other !== address) uses.push(...assessUses(seen, other))
+  return uses
+}
 
 /** Judges the mediated devices alone. */
 export const surveyMediated = (seen: Snapshot): SurveyedMediated[] =>

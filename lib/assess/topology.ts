@@ -61,14 +61,21 @@ export class Topology {
 
   /** Calls back for these functions and all below them, each once, until the answer is `false`. */
   everyBelow(devices: readonly PciDevice[], visit: (device: PciDevice) => boolean): boolean {
-    const visited = new Set<PciDevice>()
-    const walk = (level: readonly PciDevice[]): boolean =>
-      level.every((device) => {
+    const walked = new Set([devices])
+    const isBus = devices[0] === undefined || this.onSameBus(devices[0]) === devices
+    const given = isBus ? null : new Set(devices)
+    const walk = (level: readonly PciDevice[]): boolean => {
+      for (const device of level) {
+        if (level !== devices && given?.has(device)) continue
+        if (!visit(device)) return false
+        const below = this.directlyBelow(device)
         // A tree that contradicts itself must not send the walk round in circles.
-        if (visited.has(device)) return true
-        visited.add(device)
-        return visit(device) && walk(this.directlyBelow(device))
-      })
+        if (below.length === 0 || walked.has(below)) continue
+        walked.add(below)
+        if (!walk(below)) return false
+      }
+      return true
+    }
     return walk(devices)
   }
 }

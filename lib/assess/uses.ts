@@ -33,7 +33,14 @@ export function assessUses(seen: Snapshot, address: string): HostUse[] {
   return [...usesOf(seen, seen.device(address))]
 }
 
+const NONE: readonly never[] = Object.freeze([])
+
 const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): readonly HostUse[] {
+  return isOutOfUse(seen, device) ? NONE : findEachUse(seen, device)
+})
+
+/** The same by looking for each kind of use. @internal */
+export function findEachUse(seen: Snapshot, device: PciDevice): readonly HostUse[] {
   const { storage, network } = indexOf(seen, null)
   const findings = [
     ...storage.usesOf(device.address),
@@ -55,7 +62,54 @@ const usesOf = onceFor(function findUses(seen: Snapshot, device: PciDevice): rea
     ...rest,
     what: printable(what),
   }))
+}
+
+/** What the facts about uses have: every text that is a value or a key anywhere in them, and the groups that are open. */
+const mentions = onceFor((seen: Snapshot, _all: null) => {
+  const texts = new Set<string>()
+  const groups = new Set<number>()
+  const collect = (value: unknown): void => {
+    if (typeof value === 'string') texts.add(value)
+    else if (Array.isArray(value)) for (const item of value) collect(item)
+    else if (typeof value === 'object' && value !== null) {
+      for (const [key, item] of Object.entries(value)) {
+        texts.add(key)
+        collect(item)
+      }
+    }
+  }
+  collect(seen.use)
+  for (const { function: carrier } of seen.mediated) if (carrier !== null) texts.add(carrier)
+  for (const { node } of seen.use.processes.open) {
+    const group = VFIO_GROUP.exec(node ?? '')?.[1]
+    if (group !== undefined) groups.add(Number(group))
+  }
+  return { texts, groups, isWhole: seen.use.looked && seen.use.unseen.length === 0 }
 })
+
+/** The node of a group. */
+const VFIO_GROUP = /^vfio\/(?:noiommu-)?(\d+)$/
+
+/**
+ * Nearly all functions of a large host are named by no fact about uses, and then only what they are themselves can be one:
+ * a display, a bridge, an IOMMU, what has virtual functions, or what is with VFIO and may be open there.
+ */
+const isOutOfUse = (seen: Snapshot, device: PciDevice): boolean => {
+  const { texts, groups, isWhole } = mentions(seen, null)
+  return (
+    isWhole &&
+    !texts.has(device.address) &&
+    (device.group === null || !groups.has(device.group)) &&
+    device.class >>> 16 !== DISPLAY_CLASS &&
+    !device.bootVga &&
+    !isBridge(device) &&
+    !isWithVfio(device) &&
+    (device.sriov?.role !== 'pf' || device.sriov.vfs.length === 0) &&
+    iommuIn(seen, device) === null
+  )
+}
+
+const DISPLAY_CLASS = 0x03
 
 /** The host itself has no use for a mediated device: who has it open through VFIO is all. */
 function mediatedUses(seen: Snapshot, device: MediatedDevice): HostUse[] {
@@ -133,7 +187,7 @@ function functionsBelow(seen: Snapshot, device: PciDevice): string[] {
     below.push(address)
     return true
   })
-  return [...new Set(below)]
+  return below
 }
 
 const NOT_LOOKED = 'what the host does with it was not looked at: take a snapshot that is not brief'

@@ -57,11 +57,11 @@ export function assessViability(seen: Snapshot, group: number): Viability {
 const viabilityOf = onceFor(function judgeGroup(seen: Snapshot, group: number): Viability {
   const { members, others } = seen.group(group)
   const rule = viabilityRule(seen)
-  const judged = [
-    ...members.map((address) => judgeUnseen(seen, address) ?? judge(seen, seen.device(address), rule)),
-    ...others.map(({ name, driver }) => judgeMediated(seen, name) ?? judgeOther(name, driver)),
-    ...judgeUnseenGroup(seen, group),
-  ]
+  const judged = members.map(
+    (address) => judgeUnseen(seen, address) ?? judge(seen, seen.device(address), rule),
+  )
+  for (const { name, driver } of others) judged.push(judgeMediated(seen, name) ?? judgeOther(name, driver))
+  if (seen.unseen.length > 0) judged.push(...judgeUnseenGroup(seen, group))
   return { group, viable: !judged.some((member) => member.blocks), rule, members: judged }
 })
 
@@ -74,7 +74,6 @@ function judgeUnseen(seen: Snapshot, address: string): ViabilityMember | null {
 }
 
 function judgeUnseenGroup(seen: Snapshot, group: number): ViabilityMember[] {
-  if (seen.unseen.length === 0) return []
   const name = `group ${group}`
   const reason = unseenSentence(`who is in ${name}`, unseenAbout(seen, seen.unseen, { groups: [group] }))
   return reason === null ? [] : [{ address: name, driver: null, blocks: true, reason }]

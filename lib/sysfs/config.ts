@@ -178,6 +178,12 @@ const PCIE_TYPES: Record<number, string> = {
 /** ACS bits in the order of the capability register (PCIe 6.0, 7.7.11.2). */
 const ACS_BITS = ['SV', 'TB', 'RR', 'CR', 'UF', 'EC', 'DT']
 
+const ACS = 0x0d
+const SRIOV = 0x10
+const DVSEC = 0x23
+/** Of extended capabilities with these ids so many bytes are read here, header included, and of the others the header. */
+export const EXTENDED_BODIES: Readonly<Record<number, number>> = { [ACS]: 8, [SRIOV]: 0x1c, [DVSEC]: 0x10 }
+
 const NONE: readonly CapabilityEntry[] = Object.freeze([])
 
 const HEADER_TYPES = ['normal', 'bridge', 'cardbus'] as const
@@ -295,7 +301,8 @@ export function readCapabilities(config: Uint8Array): Capabilities {
   }
   const pcieAt = at(0x10, 0x14)
   const extended = pcieAt && config.length > 0x100 ? walkExtended(config) : NONE
-  const atExtended = (id: number, size: number) => {
+  const atExtended = (id: number) => {
+    const size = EXTENDED_BODIES[id] ?? 4
     for (const entry of extended) {
       if (entry.id === id && entry.offset + size <= config.length) return entry.offset
     }
@@ -305,8 +312,8 @@ export function readCapabilities(config: Uint8Array): Capabilities {
   const pm = at(0x01, 6)
   const msi = at(0x05, 4)
   const msix = at(0x11, 12)
-  const acs = atExtended(0x0d, 8)
-  const sriov = atExtended(0x10, 0x1c)
+  const acs = atExtended(ACS)
+  const sriov = atExtended(SRIOV)
   return {
     readable: config.length,
     complete,
@@ -390,6 +397,6 @@ function isCxlDvsec(
   dvsec: number,
   size: number,
 ): boolean {
-  if (id !== 0x23 || offset + size > config.length) return false
+  if (id !== DVSEC || offset + size > config.length) return false
   return word(config, offset + 4) === 0x1e98 && word(config, offset + 8) === dvsec
 }

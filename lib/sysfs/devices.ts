@@ -3,7 +3,7 @@ import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } fro
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { type Batch, beginWaiting, readBatch } from './tree.js'
+import { areEqual, type Batch, beginWaiting, readBatch, recording } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -137,13 +137,13 @@ export type SlotRule = 'device' | 'bus' | 'function'
 // Not `uevent`, which says as much as `modalias`: some kernels let its reader wait for as long as a driver is let go.
 const BRIEF_FILES = ['modalias', 'config', 'reset_method']
 const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
+const SPACES = ['config']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
 const LINKS = ['driver', 'iommu_group', 'physfn']
 /** Where the directory of a function is. */
 const PATH = '.'
 const LISTS = ['vfio-dev']
-/** What NVIDIA's driver has made of a virtual function. */
 const VGPU_TYPE = 'nvidia/current_vgpu_type'
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
@@ -180,32 +180,118 @@ export function readFunctions(sysfs: string, names: readonly string[], brief: bo
   // In brief the bridges' bus numbers say as much as the paths.
   const main = brief
     ? readBatch(root, addresses, {
-        files: [...BRIEF_FILES, VGPU_TYPE],
+        files: BRIEF_FILES,
         links: LINKS,
         lists: LISTS,
         limits: { config: HEADER },
       })
     : readBatch(root, addresses, {
-        files: [...FILES, VGPU_TYPE],
+        files: FILES,
         links: [...LINKS, PATH],
         lists: LISTS,
+        spaces: SPACES,
       })
   return { addresses, main }
 }
 
-/** The devices that these functions are, ordered by address. */
+/** The devices of a look, with all that they were made of: the next look that reads the same has the same. */
+export interface DevicesSeen {
+  readonly devices: PciDevice[]
+  readonly functions: Functions
+  readonly context: DeviceContext
+  /** Of which there are as many as functions where none was gone. */
+  readonly drafts: readonly Draft[]
+  readonly batches: readonly Batch[]
+  readonly overrides: ReadonlyMap<string, string | null>
+}
+
+/**
+ * The devices that these functions are, ordered by address.
+ * @param last the look before this at the same tree; `null` for none
+ */
 export function readDevices(
   sysfs: string,
-  { addresses, main }: Functions,
+  functions: Functions,
+  context: DeviceContext,
+  last: DevicesSeen | null,
+): DevicesSeen {
+  const root = `${sysfs}/bus/pci/devices`
+  const { addresses, main } = functions
+  const begun = context.overrides === null ? beginOverrides(root, addresses) : null
+  const known = last !== null && mayBeSame(functions, context, last) ? last : null
+  const { seen, batches } = recording(() => {
+    const slots = readSlots(sysfs)
+    const gone = findGone(root, main, addresses)
+    const begunDrafts = known && gone.size === 0 ? known.drafts : beginDrafts(functions, gone)
+    const drafts = readWhatIsMissing(root, begunDrafts)
+    const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
+    if (context.brief) readDecisiveConfig(root, drafts, publishes)
+    return {
+      slots,
+      begunDrafts,
+      drafts,
+      publishes,
+      details: readDetails(root, drafts, publishes, context.brief),
+      registered: readRegistered(root, main, drafts),
+      resources: context.brief ? readResources(root, drafts) : new Map<Draft, string | null>(),
+      makers: context.brief ? readMakers(sysfs, drafts) : null,
+    }
+  })
+  const overrides = context.overrides ?? begun?.() ?? new Map<string, string | null>()
+  if (known && areEqual(batches, known.batches) && areSame(overrides, known.overrides)) return known
+  return {
+    devices: putTogether({ ...seen, overrides }, context),
+    ...{ functions, context, drafts: seen.begunDrafts, batches, overrides },
+  }
+}
+
+/** Nothing has changed in what was read of each function at once; what else there is to read is to be compared. */
+function mayBeSame({ addresses, main }: Functions, context: DeviceContext, last: DevicesSeen): boolean {
+  const { functions, drafts } = last
+  return (
+    !context.brief &&
+    !last.context.brief &&
+    context.aliases === last.context.aliases &&
+    context.names === last.context.names &&
+    context.publishesResetMethods === last.context.publishesResetMethods &&
+    context.slotRule === last.context.slotRule &&
+    addresses.length === functions.addresses.length &&
+    addresses.every((address, row) => address === functions.addresses[row]) &&
+    drafts.length === addresses.length &&
+    main.equals(functions.main)
+  )
+}
+
+const areSame = (some: DevicesSeen['overrides'], others: DevicesSeen['overrides']) => {
+  if (some === others) return true
+  if (some.size !== others.size) return false
+  for (const [address, driver] of some) if (others.get(address) !== driver) return false
+  return true
+}
+
+function beginDrafts({ addresses, main }: Functions, gone: ReadonlySet<string>): Draft[] {
+  const start = draftReader(main)
+  const drafts: Draft[] = []
+  for (const [row, address] of addresses.entries()) if (!gone.has(address)) drafts.push(start(row, address))
+  return drafts
+}
+
+/** What was read of functions besides the main batch. */
+interface Readings {
+  readonly slots: Slots
+  readonly drafts: readonly Draft[]
+  readonly publishes: boolean
+  readonly details: ReadonlyMap<Draft, Detail>
+  readonly registered: ReadonlyMap<Draft, Registered>
+  readonly resources: ReadonlyMap<Draft, string | null>
+  readonly makers: ReadonlyMap<string, string | null> | null
+  readonly overrides: ReadonlyMap<string, string | null>
+}
+
+function putTogether(
+  { slots, drafts, publishes, details, registered, resources, makers, overrides }: Readings,
   context: DeviceContext,
 ): PciDevice[] {
-  const root = `${sysfs}/bus/pci/devices`
-  const read = context.overrides === null ? beginOverrides(root, addresses) : null
-  const slots = readSlots(sysfs)
-  const gone = findGone(root, main, addresses)
-  const start = draftReader(main)
-  const drafts = addresses.flatMap((address, row) => (gone.has(address) ? [] : start(row, address)))
-  readWhatIsMissing(root, drafts)
   const bridges = new Map<string, string>()
   for (const { address, space } of drafts) {
     const bus = space.header?.secondaryBus
@@ -213,16 +299,9 @@ export function readDevices(
   }
   const present = new Set(drafts.map((draft) => draft.address))
   const vfs = groupVfs(drafts)
-  const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
-  if (context.brief) readDecisiveConfig(root, drafts, publishes)
-  const details = readDetails(root, drafts, publishes, context.brief)
-  const registered = readRegistered(root, main, drafts)
-  const resources = context.brief ? readResources(root, drafts) : new Map<Draft, string | null>()
-  const makers = context.brief ? readMakers(sysfs, drafts) : null
   const isSilent = ({ space }: Draft) => space.answers === false
   const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
   const identityOf = identify(context)
-  const overrides = context.overrides ?? read?.()
   return drafts.map((draft) => {
     const { address, space } = draft
     const { header, capabilities } = space
@@ -247,7 +326,7 @@ export function readDevices(
       revision: draft.revision,
       names: identity.names,
       driver: draft.driver,
-      driverOverride: overrides?.get(address) ?? null,
+      driverOverride: overrides.get(address) ?? null,
       modules: identity.modules,
       variantDrivers: identity.variants,
       modalias: draft.modalias,
@@ -322,12 +401,12 @@ interface Draft {
   space: Space
   /** What `modalias` has, all numbers of it as on a live host; `null` where it has not. */
   readonly alias: AliasIds | null
-  vendor: number
-  device: number
-  subsystemVendor: number
-  subsystemDevice: number
-  class: number
-  revision: number
+  readonly vendor: number
+  readonly device: number
+  readonly subsystemVendor: number
+  readonly subsystemDevice: number
+  readonly class: number
+  readonly revision: number
   readonly modalias: string | null
 }
 
@@ -606,23 +685,29 @@ function parseBar(index: number, span: Span | null, flags: number): Bar | null {
 }
 
 /** Trees without `modalias` still have the files of their own for each number. */
-function readWhatIsMissing(root: string, drafts: readonly Draft[]): void {
+function readWhatIsMissing(root: string, drafts: readonly Draft[]): readonly Draft[] {
   const rest = drafts.filter((draft) => draft.alias === null || draft.space.header === null)
-  if (rest.length === 0) return
+  if (rest.length === 0) return drafts
   const batch = readBatch(
     root,
     rest.map((draft) => draft.address),
     { files: ID_FILES },
   )
-  for (const [row, draft] of rest.entries()) {
-    const number = (name: string) => hexNumber(batch.text(row, name))
-    draft.vendor = number('vendor') ?? draft.vendor
-    draft.device = number('device') ?? draft.device
-    draft.subsystemVendor = number('subsystem_vendor') ?? draft.subsystemVendor
-    draft.subsystemDevice = number('subsystem_device') ?? draft.subsystemDevice
-    draft.class = number('class') ?? draft.class
-    draft.revision = number('revision') ?? draft.revision
-  }
+  const whole = new Map(
+    rest.map((draft, row) => {
+      const number = (name: string) => hexNumber(batch.text(row, name))
+      const ids = {
+        vendor: number('vendor') ?? draft.vendor,
+        device: number('device') ?? draft.device,
+        subsystemVendor: number('subsystem_vendor') ?? draft.subsystemVendor,
+        subsystemDevice: number('subsystem_device') ?? draft.subsystemDevice,
+        class: number('class') ?? draft.class,
+        revision: number('revision') ?? draft.revision,
+      }
+      return [draft, { ...draft, ...ids }]
+    }),
+  )
+  return drafts.map((draft) => whole.get(draft) ?? draft)
 }
 
 /** In brief: how a bridge does its resets, and without published methods how a device does, is behind the header. */
@@ -634,7 +719,7 @@ function readDecisiveConfig(root: string, drafts: readonly Draft[], publishesRes
   const batch = readBatch(
     root,
     some.map((draft) => draft.address),
-    { files: ['config'] },
+    { files: SPACES, spaces: SPACES },
   )
   const spaceIn = batch.ofBytes('config', (bytes) => (bytes === null ? null : new Space(bytes)))
   for (const [row, draft] of some.entries()) draft.space = spaceIn(row) ?? draft.space
@@ -704,24 +789,37 @@ interface Registered {
 /** What drivers have made known of the functions that they gave to VFIO; a function without a driver is given to nobody. */
 function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Map<Draft, Registered> {
   const some = drafts.filter(({ driver }) => driver !== null && driver !== 'pcieport')
-  const names = new Map(
-    some.flatMap((draft) => {
-      const [name] = main.names(draft.row, 'vfio-dev')
-      return name === undefined ? [] : [[draft, name] as const]
-    }),
-  )
+  const names = new Map<Draft, string>()
+  for (const draft of some) {
+    const name = main.names(draft.row, 'vfio-dev')[0]
+    if (name !== undefined) names.set(draft, name)
+  }
   const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)
   const numbers = readBatch(root, made, { files: ['dev'] })
   const cdevs = new Set(made.filter((_path, row) => numbers.text(row, 'dev') !== null))
-  return new Map(
-    some.flatMap((draft) => {
-      const name = names.get(draft) ?? null
-      const vgpuType = count(main.text(draft.row, VGPU_TYPE))
-      if (name === null && vgpuType === null) return []
-      const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
-      return [[draft, { registered: name !== null, device: isCdev ? name : null, vgpuType }]]
-    }),
+  const vgpuTypes = readVgpuTypes(root, some)
+  const registered = new Map<Draft, Registered>()
+  for (const draft of [...names.keys(), ...vgpuTypes.keys()]) {
+    const name = names.get(draft) ?? null
+    const vgpuType = vgpuTypes.get(draft) ?? null
+    if (name === null && vgpuType === null) continue
+    const isCdev = cdevs.has(`${draft.address}/vfio-dev/${name}`)
+    registered.set(draft, { registered: name !== null, device: isCdev ? name : null, vgpuType })
+  }
+  return registered
+}
+
+const NVIDIA = 0x10de
+
+/** What NVIDIA's driver has made of its virtual functions. */
+function readVgpuTypes(root: string, drafts: readonly Draft[]): Map<Draft, number | null> {
+  const some = drafts.filter(({ vendor, driver }) => vendor === NVIDIA || driver?.startsWith('nvidia'))
+  const batch = readBatch(
+    root,
+    some.map(({ address }) => address),
+    { files: [VGPU_TYPE] },
   )
+  return new Map(some.map((draft, row) => [draft, count(batch.text(row, VGPU_TYPE))]))
 }
 
 /** Without the privilege to read the extended list, the files have to tell. */

@@ -1,7 +1,7 @@
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { MediatedDevice } from './mediated.js'
-import { type Batch, beginBatch, readBatch, type Wanted } from './tree.js'
+import { type Batch, beginBatch, readBatch, recording, type Wanted } from './tree.js'
 
 /** A range of I/O virtual addresses that the group may not use freely; `end` is the last byte. */
 export interface ReservedRegion {
@@ -57,10 +57,45 @@ const wanted = (brief: boolean): Wanted => ({
   lists: ['devices'],
 })
 
-/** The groups of a sysfs tree, ordered by number; members come from both ends of the links. */
+/** The groups of a look, with all that they were made of: the next look that reads the same has the same. */
+export interface GroupsSeen {
+  readonly groups: IommuGroup[]
+  readonly devices: readonly PciDevice[]
+  readonly listed: readonly number[]
+  readonly batch: Batch
+  /** No more was read for them, and nothing but functions was asked about. */
+  readonly isAll: boolean
+}
+
+/**
+ * The groups of a sysfs tree, ordered by number; members come from both ends of the links.
+ * @param last the look before this at the same tree; `null` for none
+ */
 export function readGroups(
   sysfs: string,
   { brief, listed, read }: BegunGroups,
+  devices: readonly PciDevice[],
+  mediated: readonly MediatedDevice[],
+  last: GroupsSeen | null,
+): GroupsSeen {
+  const batch = read()
+  const isSame =
+    last?.isAll &&
+    mediated.length === 0 &&
+    devices === last.devices &&
+    listed.length === last.listed.length &&
+    listed.every((group, row) => group === last.listed[row]) &&
+    batch.equals(last.batch)
+  if (isSame) return last
+  const { seen: groups, batches } = recording(() =>
+    makeGroups(sysfs, { brief, listed, batch }, devices, mediated),
+  )
+  return { groups, devices, listed, batch, isAll: mediated.length === 0 && batches.length === 0 }
+}
+
+function makeGroups(
+  sysfs: string,
+  { brief, listed, batch: main }: Pick<BegunGroups, 'brief' | 'listed'> & { readonly batch: Batch },
   devices: readonly PciDevice[],
   mediated: readonly MediatedDevice[],
 ): IommuGroup[] {
@@ -84,21 +119,18 @@ export function readGroups(
     return numbers.map((group, row) => {
       const seen = members.get(group) ?? []
       const list = batch.names(row, 'devices')
-      return Object.freeze({
-        group,
-        type: batch.text(row, 'type'),
-        noIommu: !emulated.has(group) && named.has(group),
-        ...(emulated.has(group) && { emulated: true as const }),
+      const isWhole = list.length === 1 && list[0] === seen[0]
+      const facts = { group, type: batch.text(row, 'type'), noIommu: named.has(group) }
+      const parts = {
         members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
-        others:
-          list.length === 1 && list[0] === seen[0]
-            ? NONE
-            : readOthers(`${root}/${group}/devices`, list, seen),
+        others: isWhole ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
         reservedRegions: regionsIn(row),
-      })
+      }
+      if (!emulated.has(group)) return Object.freeze({ ...facts, ...parts })
+      return Object.freeze({ ...facts, noIommu: false, emulated: true as const, ...parts })
     })
   }
-  const groups = groupsIn(listed, read())
+  const groups = groupsIn(listed, main)
   if (others.length > 0) groups.push(...groupsIn(others, readBatch(root, others.map(String), wanted(brief))))
   return groups.sort((a, b) => a.group - b.group)
 }

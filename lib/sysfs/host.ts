@@ -1,10 +1,10 @@
 import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandName, isAddress, isUuid } from './address.js'
-import { readDevices, readFunctions, type SlotRule } from './devices.js'
+import { type DevicesSeen, readDevices, readFunctions, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
-import { below, exists, listNames, readText } from './files.js'
-import { beginGroups, readGroups } from './groups.js'
+import { below, exists, readText } from './files.js'
+import { beginGroups, type GroupsSeen, readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readMediated } from './mediated.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -12,8 +12,9 @@ import { PciNames } from './names.js'
 import { neighbourhoodOf } from './neighbourhood.js'
 import { type PlatformFacts, readPlatform } from './platform.js'
 import { Snapshot } from './snapshot.js'
+import { readBatch } from './tree.js'
 import { leavingOut, noteUnseen, noting, type Unseen } from './unseen.js'
-import { readUse } from './use.js'
+import { beginUse, readUse } from './use.js'
 import { readPlaces } from './use-paths.js'
 
 /**
@@ -84,6 +85,8 @@ export class Host {
   /** A host stays the kind of machine that it is. */
   #platform: PlatformFacts | undefined
   #facts: HostFacts | null = null
+  /** The last look at everything. */
+  #last: { readonly ofDevices: DevicesSeen; readonly ofGroups: GroupsSeen } | null = null
 
   constructor(options: HostOptions = {}) {
     const own = (path: string) => (options.sysfs === undefined ? path : null)
@@ -128,18 +131,18 @@ export class Host {
    */
   look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
     if (this.#isOwn) expectSysfs()
-    const all = () => listNames(`${this.paths.sysfs}/bus/pci/devices`).filter(isAddress)
+    const all = () => listFunctions(this.paths.sysfs).filter(isAddress)
     const wanted = around?.flatMap((address) => expandName(address, all))
     const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
     const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
-      const names = some ?? listNames(`${this.paths.sysfs}/bus/pci/devices`)
+      const names = some ?? listFunctions(this.paths.sysfs)
       const platform = this.#lookAtPlatform()
       const functions = readFunctions(this.paths.sysfs, names, brief)
       // They are read while those are taken apart here.
       const begun = beginGroups(this.paths.sysfs, brief, some === null)
-      const devices = readDevices(this.paths.sysfs, functions, {
+      const context = {
         aliases,
         names: deviceNames,
         // Older kernels may have it from a newer one: then the tree tells.
@@ -147,26 +150,37 @@ export class Host {
         brief,
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
-      })
+      }
+      const last = brief || some ? null : this.#last
+      const ofDevices = readDevices(this.paths.sysfs, functions, context, last?.ofDevices ?? null)
+      const { devices } = ofDevices
+      const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null
       const present = new Set(devices.map(({ address }) => address))
       const mediated = readMediated(this.paths.sysfs, {
         brief,
         concerns:
           some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
       })
-      const groups = readGroups(this.paths.sysfs, begun, devices, mediated.devices)
+      const ofGroups = readGroups(this.paths.sysfs, begun, devices, mediated.devices, last?.ofGroups ?? null)
+      const { groups } = ofGroups
+      if (!brief && !some) this.#last = { ofDevices, ofGroups }
       return {
         devices,
         groups,
         mediated,
+        begunUse,
         isPartial: some !== null,
         facts: readFacts(this.paths, this.#kernel, platform, groups, again ? this.#facts : null),
       }
     })
-    const { devices, groups, mediated, isPartial, facts } = seen
+    const { devices, groups, mediated, begunUse, isPartial, facts } = seen
     this.#facts = facts
-    const use = uses
-      ? readUse(this.paths, devices, { kernel: this.#kernel, isPartial, mediated: mediated.devices })
+    const use = begunUse
+      ? readUse(this.paths, devices, begunUse, {
+          kernel: this.#kernel,
+          isPartial,
+          mediated: mediated.devices,
+        })
       : undefined
     const notSeen = [...this.#unseen, ...unseen]
     const known = aliases.isComplete ? facts : Object.freeze({ ...facts, variantsUnknown: true as const })
@@ -185,6 +199,9 @@ export class Host {
     return seen
   }
 }
+
+const listFunctions = (sysfs: string) =>
+  readBatch(`${sysfs}/bus/pci`, ['.'], { lists: ['devices'] }).names(0, 'devices')
 
 /** Without sysfs there is nothing to be seen, which is no host without devices. */
 function expectSysfs(): void {

@@ -56,7 +56,7 @@ class Spans {
 
 /**
  * What the addon's `readTree` does, with the calls of `node:fs`: on every platform, and not as quick. Here an entry is
- * found by its whole path.
+ * found by its whole path, and of a config space all is read.
  */
 export const readTree: Binding['readTree'] =
   (...wanted) =>
@@ -182,3 +182,6 @@ function mayWait(path: string | Buffer): boolean {
   if (typeof isFile === 'number') return false
   return !isFile || isOn(path, SYSFS_MAGIC)
 }
+
+/** Is it on sysfs, as far as can be told? */
+export const isSysfs = (path: string): boolean => isOn(pathOf(path), SYSFS_MAGIC)

@@ -3,6 +3,7 @@ import { isAbsolute, resolve } from 'node:path'
 import type { Binding } from '../native/binding.js'
 import { bindingIfThere } from '../native/load.js'
 import { decode } from './bytes.js'
+import { EXTENDED_BODIES } from './config.js'
 import * as plain from './plain.js'
 import { isShortage, type LookingCall, lookFailed } from './unseen.js'
 
@@ -119,12 +120,20 @@ export class Batch {
     return number
   }
 
+  /** Did the same requests bring the same bytes, and fail alike? */
+  equals(other: Batch): boolean {
+    return this.#data.equals(other.#data) && bytesOf(this.#spans).equals(bytesOf(other.#spans))
+  }
+
   /** The errno of a failed read, 0 where it succeeded. */
   errno(row: number, name: string): number {
     const start = this.#spans[this.#at(row, name)] ?? 0
     return start < 0 ? -start : 0
   }
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Int32Array) =>
+  Buffer.from(buffer, byteOffset, byteLength)
 
 const SLASH = 0x2f
 const ZERO = 0x30
@@ -135,6 +144,9 @@ const reader = (): Pick<Binding, 'readTree' | 'readWaiting'> => bindingIfThere()
 /** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
 const PAGE = 4096
 
+/** Ids of extended capabilities, each with how many bytes of it are read. */
+const BODIES = Object.entries(EXTENDED_BODIES).flatMap(([id, size]) => [Number(id), size])
+
 export interface Wanted {
   readonly files?: readonly string[]
   /** `.` for where the directory itself leads, if it is a link. */
@@ -144,6 +156,8 @@ export interface Wanted {
   readonly nodes?: readonly string[]
   /** For files of which less than a page is wanted, in bytes. */
   readonly limits?: Readonly<Record<string, number>>
+  /** Files that are config spaces, of which no more is read on a live host than `readCapabilities` takes. */
+  readonly spaces?: readonly string[]
   /** The caller asks for the errno of these entries itself. */
   readonly judged?: readonly string[]
 }
@@ -161,7 +175,9 @@ export function beginBatch(root: string, directories: readonly string[], wanted:
   const names = [...files, ...links, ...lists, ...nodes]
   const columns = new Map(names.map((name, index) => [name, index]))
   const limits = files.map((name) => wanted.limits?.[name] ?? PAGE)
-  const read = reader().readTree(root, directories, files, limits, links, lists, nodes)
+  // In a copy one read brings all of it.
+  const spaces = wanted.spaces !== undefined && plain.isSysfs(root) ? wanted.spaces : []
+  const read = reader().readTree(root, directories, files, limits, links, lists, nodes, spaces, BODIES)
   const callOf = (column: number): LookingCall => {
     if (column < files.length) return 'read'
     if (column < files.length + links.length) return 'readlink'
@@ -185,9 +201,31 @@ export function beginBatch(root: string, directories: readonly string[], wanted:
         `${root}/${directory}/${name}`.replaceAll('/./', '/').replace(/\/\.$/, ''),
       )
     }
-    return new Batch(data, spans, columns)
+    const batch = new Batch(data, spans, columns)
+    record?.push(batch)
+    return batch
   }
 }
+
+/** Where batches are kept, by whoever wants to compare a look with an earlier one. Looking is synchronous. */
+let record: Batch[] | null = null
+
+/** Runs a look, and returns all that was read for it in batches, in order. */
+export function recording<T>(look: () => T): { readonly seen: T; readonly batches: readonly Batch[] } {
+  const outer = record
+  const own: Batch[] = []
+  record = own
+  try {
+    return { seen: look(), batches: own }
+  } finally {
+    record = outer
+  }
+}
+
+/** Did two looks that asked for the same read the same? */
+export const areEqual = (some: readonly Batch[], others: readonly Batch[]) =>
+  some.length === others.length &&
+  some.every((batch, index) => others[index] !== undefined && batch.equals(others[index]))
 
 /** How long the kernel may take for one such file, in milliseconds. */
 const PATIENCE = 2000

@@ -2,7 +2,7 @@ import { isWithVfio, type PciDevice } from './devices.js'
 import type { HostPaths } from './facts.js'
 import { exists } from './files.js'
 import type { MediatedDevice } from './mediated.js'
-import { type Batch, readBatch } from './tree.js'
+import { type Batch, beginBatch, readBatch } from './tree.js'
 import { noting, type Unseen } from './unseen.js'
 import { type BlockDevice, readBlockDevices, readPools } from './use-block.js'
 import { type DisplayFacts, readDisplay } from './use-display.js'
@@ -93,18 +93,40 @@ interface UseOptions {
   readonly mediated: readonly MediatedDevice[]
 }
 
+/** A reading of what many functions have that goes on beside. */
+export interface BegunUse {
+  /** Network cards, in the order of what is read of them. */
+  readonly cards: readonly string[]
+  readonly interfaces: () => Batch
+}
+
+const NETWORK_CLASS = 0x02
+
+/** Begins with what is to be read of each function, while other things are put together. */
+export function beginUse(sysfs: string, devices: readonly PciDevice[]): BegunUse {
+  const found = devices.filter((device) => device.class >>> 16 === NETWORK_CLASS && device.driver !== null)
+  const cards = found.map(({ address }) => address)
+  return { cards, interfaces: beginBatch(`${sysfs}/bus/pci/devices`, cards, { lists: ['net'] }) }
+}
+
 /**
  * Looks at what is in use. Total: what is missing or makes no sense leaves its facts out, and what could not be looked at
  * is told.
  */
-export function readUse(paths: HostPaths, devices: readonly PciDevice[], options: UseOptions): UseFacts {
-  const { seen, unseen } = noting(() => readAll(paths, devices, options))
+export function readUse(
+  paths: HostPaths,
+  devices: readonly PciDevice[],
+  begun: BegunUse,
+  options: UseOptions,
+): UseFacts {
+  const { seen, unseen } = noting(() => readAll(paths, devices, begun, options))
   return deepFreeze({ ...seen, unseen })
 }
 
 function readAll(
   paths: HostPaths,
   devices: readonly PciDevice[],
+  begun: BegunUse,
   { kernel, isPartial, mediated }: UseOptions,
 ): Omit<UseFacts, 'unseen'> {
   const { sysfs, proc } = paths
@@ -159,25 +181,22 @@ function readAll(
     virtualDevices: readVirtualDevices(sysfs, names['bus/mdev/devices'], names['bus/vdpa/devices']),
     enabled: readEnabled(sysfs, bound),
     behind: readBehind(sysfs, devices),
-    interfacesElsewhere: readInterfacesElsewhere(sysfs, devices, names),
+    interfacesElsewhere: readInterfacesElsewhere(sysfs, begun, names),
   }
 }
 
-const NETWORK_CLASS = 0x02
 const NETWORK_BUSES = ['bus/auxiliary/devices', 'bus/usb/devices', 'bus/virtio/devices'] as const
 
 /** A device keeps its directory `net` while it has interfaces, and those of other network namespaces do not show in it. */
 function readInterfacesElsewhere(
   sysfs: string,
-  devices: readonly PciDevice[],
+  { cards, interfaces }: BegunUse,
   names: Readonly<Record<(typeof NETWORK_BUSES)[number], readonly string[]>>,
 ): string[] {
-  const cards = devices.filter((device) => device.class >>> 16 === NETWORK_CLASS && device.driver !== null)
-  const addresses = cards.map(({ address }) => address)
   const isEmpty = (batch: Batch, row: number) =>
     batch.errno(row, 'net') === 0 && batch.names(row, 'net').length === 0
-  const own = readBatch(`${sysfs}/bus/pci/devices`, addresses, { lists: ['net'] })
-  const found = new Set(addresses.filter((_address, row) => isEmpty(own, row)))
+  const own = interfaces()
+  const found = new Set(cards.filter((_address, row) => isEmpty(own, row)))
   for (const bus of NETWORK_BUSES) {
     const batch = readBatch(`${sysfs}/${bus}`, names[bus], { lists: ['net'] })
     const hidden = names[bus].filter((_name, row) => isEmpty(batch, row))

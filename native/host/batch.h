@@ -68,15 +68,32 @@ class Batch {
     size_t length;
   };
 
+  static uint64_t Word(const uint8_t* bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+  }
+
+  static uint64_t Mix(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    return hash ^ hash >> 32;
+  }
+
   static uint64_t Hash(const uint8_t* bytes, size_t length) {
-    uint64_t hash = length;
-    for (size_t at = 0; at < length; at += sizeof hash) {
-      uint64_t word = 0;
-      memcpy(&word, bytes + at, length - at < sizeof word ? length - at : sizeof word);
-      hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
-      hash ^= hash >> 32;
+    uint64_t hash = length, second = 1, third = 2, fourth = 3;
+    size_t at = 0;
+    // Each waits for its own last step alone: a config space has hundreds of them.
+    for (; at + 32 <= length; at += 32) {
+      hash = Mix(hash, Word(bytes + at));
+      second = Mix(second, Word(bytes + at + 8));
+      third = Mix(third, Word(bytes + at + 16));
+      fourth = Mix(fourth, Word(bytes + at + 24));
     }
-    return hash;
+    if (at > 0) hash = Mix(Mix(Mix(hash, second), third), fourth);
+    for (; at + 8 <= length; at += 8) hash = Mix(hash, Word(bytes + at));
+    uint64_t rest = 0;
+    memcpy(&rest, bytes + at, length - at);
+    return at < length ? Mix(hash, rest) : hash;
   }
 
   // Where these bytes are, once they are there.

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -106,6 +107,9 @@ struct TreeRequest {
   // How much of each file is read, in bytes.
   std::vector<uint32_t> limits;
   std::vector<std::string> links, lists, nodes;
+  // Files that are config spaces, and of extended capabilities by id how many bytes are wanted.
+  std::vector<std::string> spaces;
+  std::vector<uint32_t> bodies;
 };
 
 constexpr uint32_t kLargestFile = 1 << 20;
@@ -115,6 +119,44 @@ void TakeFile(Batch& batch, int directory, const char* name, uint32_t limit) {
   Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (file.get() < 0) return batch.Fail(errno);
   batch.Take(limit, [&](uint8_t* into, size_t size) { return read(file.get(), into, size); });
+}
+
+constexpr size_t kStandardSpace = 256;
+constexpr size_t kWholeSpace = 4096;
+
+// Each four bytes of it are an access to the device, which takes a microsecond or more: of the extended capabilities only
+// the list is read, and the bodies that are wanted. All else is zero.
+void TakeSpace(Batch& batch, int directory, const char* name, const std::vector<uint32_t>& bodies) {
+  Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  struct stat facts;
+  if (file.get() < 0 || fstat(file.get(), &facts) != 0) return batch.Fail(errno);
+  alignas(uint64_t) uint8_t space[kWholeSpace] = {};
+  // The answer as of pread(2): bytes that there are not, or not for this caller, are no error.
+  auto read_at = [&](size_t at, size_t end) {
+    return pread(file.get(), space + at, end - at, static_cast<off_t>(at));
+  };
+  const ssize_t standard = read_at(0, kStandardSpace);
+  if (standard < 0) return batch.Fail(errno);
+  const size_t size = std::min<size_t>(static_cast<size_t>(std::max<off_t>(facts.st_size, 0)), kWholeSpace);
+  size_t length = static_cast<size_t>(standard);
+  std::array<bool, kWholeSpace / 4> visited{};
+  for (size_t at = length; at >= kStandardSpace && at + 4 <= size && !visited[at / 4];) {
+    visited[at / 4] = true;
+    const ssize_t got = read_at(at, at + 4);
+    if (got < 0) return batch.Fail(errno);
+    if (got < 4) break;
+    length = size;
+    uint32_t header = 0;
+    for (size_t index = 4; index-- > 0;) header = header << 8 | space[at + index];
+    if (header == 0 || header == UINT32_MAX) break;
+    for (size_t index = 0; index + 1 < bodies.size(); index += 2) {
+      const size_t end = std::min<size_t>(at + bodies[index + 1], size);
+      if (bodies[index] != (header & 0xffff) || end <= at + 4) continue;
+      if (read_at(at + 4, end) < 0) return batch.Fail(errno);
+    }
+    at = header >> 20 & 0xffc;
+  }
+  batch.Add(space, length);
 }
 
 void TakeLink(Batch& batch, int directory, const char* name) {
@@ -169,6 +211,10 @@ void TakeNode(Batch& batch, int directory, const char* name) {
 void TakeDirectories(Batch& batch, const TreeRequest& request, size_t from, size_t to) {
   size_t columns = request.files.size() + request.links.size() + request.lists.size() +
                    request.nodes.size();
+  std::vector<bool> are_spaces;
+  for (const std::string& file : request.files) {
+    are_spaces.push_back(std::find(request.spaces.begin(), request.spaces.end(), file) != request.spaces.end());
+  }
   Descriptor base(open(request.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   int base_error = base.get() < 0 ? errno : 0;
   for (size_t row = from; row < to; row++) {
@@ -187,7 +233,11 @@ void TakeDirectories(Batch& batch, const TreeRequest& request, size_t from, size
       continue;
     }
     for (size_t i = 0; i < request.files.size(); i++) {
-      TakeFile(batch, directory.get(), request.files[i].c_str(), request.limits[i]);
+      if (are_spaces[i]) {
+        TakeSpace(batch, directory.get(), request.files[i].c_str(), request.bodies);
+      } else {
+        TakeFile(batch, directory.get(), request.files[i].c_str(), request.limits[i]);
+      }
     }
     for (const std::string& link : request.links) take_link(link);
     for (const std::string& list : request.lists) TakeList(batch, directory.get(), list.c_str());
@@ -340,7 +390,7 @@ Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) BadArgument(env, "expected a path");
   TreeRequest request{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
                   Counts(info[3], kLargestFile),     Strings(info[4]), Strings(info[5]),
-                  Strings(info[6])};
+                  Strings(info[6]),              Strings(info[7]), Counts(info[8], UINT16_MAX)};
   if (request.limits.size() != request.files.size()) {
     BadArgument(env, "expected a limit for each file");
   }

@@ -39,7 +39,16 @@ const KINDS: readonly [what: string, driver: string, files: DeviceDescription['f
   ['a VFIO device without a node of its own', 'some_vdev', { 'vfio-dev/vfio3/uevent': '' }, '6.12.0'],
   // Before 6.1 VFIO had no such directory: the profile is all.
   ['a profile alone', 'nvidia', { 'nvidia/current_vgpu_type': '1155\n' }, '5.14.0-503.el9'],
+  [
+    'a profile alone, of a driver by another name',
+    'some_vdev',
+    { 'nvidia/current_vgpu_type': '1155\n' },
+    '5.14.0-503.el9',
+  ],
 ]
+
+/** The profile is looked for where the driver or the vendor is NVIDIA. */
+const vendorOf = (driver: string) => (driver === 'nvidia' ? 0x8086 : 0x10de)
 
 const describeHost = (driver: string, files: DeviceDescription['files'], kernel: string) => ({
   kernel,
@@ -54,6 +63,7 @@ const describeHost = (driver: string, files: DeviceDescription['files'], kernel:
     { address: PF, class: 0x030200, driver, group: 41, totalVfs: 32, resetMethod: 'flr bus' },
     {
       address: VF,
+      vendor: vendorOf(driver),
       class: 0x030200,
       physfn: PF,
       driver,

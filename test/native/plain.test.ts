@@ -19,7 +19,9 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import type { Binding } from '../../lib/native/binding.js'
 import { decode, encode } from '../../lib/sysfs/bytes.js'
+import { doesAnswer, EXTENDED_BODIES, readCapabilities, readHeader } from '../../lib/sysfs/config.js'
 import * as plain from '../../lib/sysfs/plain.js'
+import { buildConfig } from '../fixtures/config-space.js'
 import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { sized } from '../fixtures/size.js'
 import { skip } from '../fixtures/skip.js'
@@ -40,7 +42,7 @@ function said(
   limit: number,
 ): Readonly<Record<string, string | number>> {
   const limits = files.map(() => limit)
-  const { data, spans } = readTree(root, directories, files, limits, links, lists, nodes)()
+  const { data, spans } = readTree(root, directories, files, limits, links, lists, nodes, [], [])()
   const kinds = Object.entries({ files, links, lists, nodes }).flatMap(([kind, names]) =>
     names.map((name) => ({ kind, name })),
   )
@@ -257,6 +259,75 @@ describe('the readers, with the addon and without', function () {
     }
   })
 
+  it('take no more of a config space than is made of it, which is the same as of a whole one', () => {
+    const bodies = Object.entries(EXTENDED_BODIES).flatMap(([id, size]) => [Number(id), size])
+    const inParts = (config: Uint8Array): Uint8Array | number => {
+      writeFileSync(at('config'), config)
+      const { data, spans } = quick.readTree(
+        ...([root, ['.'], ['config'], [4096], [], [], [], ['config'], bodies] as const),
+      )()
+      const [start = 0, length = 0] = spans
+      return start < 0 ? start : data.subarray(start, start + length)
+    }
+    const made = (config: Uint8Array) => ({
+      header: readHeader(config),
+      answers: doesAnswer(config),
+      capabilities: readCapabilities(config),
+    })
+    const header = {
+      ...{ vendor: 0x8086, device: 0x10fb, subsystemVendor: 0x8086, subsystemDevice: 3, class: 0x020000 },
+      ...{ revision: 1, headerType: 'normal' as const, multifunction: true },
+      ...{ bus: 0, secondaryBus: 0, subordinateBus: 0 },
+    }
+    const secret = new Uint8Array(64).fill(0xee)
+    const full = buildConfig(header, [
+      { kind: 'pm' },
+      { kind: 'pcie', flr: true },
+      { kind: 'extended', id: 1, body: secret },
+      { kind: 'acs' },
+      { kind: 'cxl-port' },
+      { kind: 'cxl-flex-bus', status: 5 },
+      { kind: 'sriov', totalVfs: 63 },
+    ])
+    const parts = inParts(full)
+    assert.ok(typeof parts !== 'number')
+    assert.deepEqual(made(parts), made(full))
+    assert.equal(made(parts).capabilities.sriov?.totalVfs, 63)
+    assert.ok(full.includes(Buffer.from(secret)))
+    assert.ok(!parts.includes(0xee), 'what nobody takes was read')
+    // A kernel gives 64, 128, 256 or 4096 bytes.
+    const lengths = [0, 15, 63, 64, 128, 255, 256, 260, 261, 270, 4095, 4096]
+    const bytes = fc.record({
+      // Dwords that link on, among others: ids that are read, and places in and out of the space.
+      links: fc.array(
+        fc.tuple(
+          fc.oneof(
+            fc.constant(0x100),
+            fc.nat(0x3ff).map((place) => 4 * place),
+          ),
+          fc.constantFrom(0, 1, 0x0d, 0x10, 0x23, 0xffff),
+          fc.oneof(fc.constantFrom(0, 0x100, 0xffc, 0xff0), fc.nat(0xfff)),
+        ),
+        { maxLength: 30 },
+      ),
+      noise: fc.uint8Array({ minLength: 0, maxLength: 64 }),
+      length: fc.constantFrom(...lengths),
+    })
+    fc.assert(
+      fc.property(bytes, ({ links, noise, length }) => {
+        const config = Buffer.from(full)
+        for (const [index, value] of noise.entries()) config[(index * 61) % 4096] = value
+        for (const [place, id, next] of links)
+          config.writeUInt32LE(((next << 20) | (1 << 16) | id) >>> 0, place)
+        const given = config.subarray(0, length)
+        const taken = inParts(given)
+        assert.ok(typeof taken !== 'number')
+        assert.deepEqual(made(taken), made(given))
+      }),
+      { seed: SEED, numRuns: sized(500, 20_000) },
+    )
+  })
+
   it('read all of a large host where no thread is to be had', function () {
     if (process.getuid?.() !== 0) skip(this, 'only root may take threads from another user')
     const many = Array.from({ length: 200 }, (_none, index) => `many-${index}`)
@@ -271,7 +342,7 @@ describe('the readers, with the addon and without', function () {
       const { readTree } = createRequire(import.meta.url)(${JSON.stringify(path)})
       execFileSync('prlimit', ['--pid', String(process.pid), '--nproc=1:1'])
       process.setuid(65_533)
-      const { data } = readTree(${JSON.stringify(root)}, ${JSON.stringify(many)}, ['modalias'], [64], [], [], [])()
+      const { data } = readTree(${JSON.stringify(root)}, ${JSON.stringify(many)}, ['modalias'], [64], [], [], [], [], [])()
       process.stdout.write(Buffer.from(data).toString())`
     const text = execFileSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' })
     for (const name of many) assert(text.includes(name), text)
