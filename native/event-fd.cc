@@ -22,7 +22,7 @@ Napi::Value EventFd::Create(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value EventFd::Signal(const Napi::CallbackInfo& info) {
-  const auto count = static_cast<uint64_t>(CheckedInt64(info, 0, "count"));
+  const uint64_t count = CheckedSize(info.Env(), info[0], "count");
   if (::write(fd()->number(), &count, sizeof count) < 0)
     throw SystemFailure(errno, "write", "eventfd", "eventfd");
   return info.Env().Undefined();

@@ -113,7 +113,7 @@ napi_value UnmapNow(Napi::Env env, const Fd& iommufd, Arguments arguments, Handl
   question.size = sizeof question;
   question.ioas_id = CheckedUint32(env, arguments[0], "ioas");
   question.iova = CheckedUint64(env, arguments[1], "iova");
-  question.length = static_cast<uint64_t>(CheckedInt64(env, arguments[2], "size"));
+  question.length = CheckedSize(env, arguments[2], "size");
   Ioctl(iommufd, kUnmap.request, &question);
   return ToNumber(env, question.length);
 }

@@ -15,7 +15,8 @@ Object::Object(const Napi::CallbackInfo& info, const ObjectClass& object_class)
   self.TypeTag(&tag_);
   id_ = handles_->Add(tag_, std::move(addon->adopted));
   try {
-    self.Set("id", Napi::Number::New(info.Env(), id_));
+    // A small integer, which calls take without a conversion.
+    self.Set("id", ToNumber(info.Env(), id_));
   } catch (...) {
     handles_->Remove(id_);
     throw;

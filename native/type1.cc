@@ -71,7 +71,7 @@ napi_value Map(Napi::Env env, const Fd& container, Arguments arguments, Handles&
 
 napi_value Unmap(Napi::Env env, const Fd& container, Arguments arguments, Handles&) {
   UnmapQuestion question = Unmapping(CheckedUint64(env, arguments[0], "iova"),
-                                     static_cast<uint64_t>(CheckedInt64(env, arguments[1], "size")),
+                                     CheckedSize(env, arguments[1], "size"),
                                      CheckedUint32(env, arguments[2], "flags"));
   Ioctl(container, VFIO_REQUEST(VFIO_IOMMU_UNMAP_DMA), &question.head());
   return ToNumber(env, question.head().size);

@@ -92,7 +92,7 @@ const VFIO_GROUP = /^vfio\/(?:noiommu-)?(\d+)$/
 
 /**
  * Nearly all functions of a large host are named by no fact about uses, and then only what they are themselves can be one:
- * a display, a bridge, an IOMMU, what has virtual functions, or what is with VFIO and may be open there.
+ * a display, a bridge, an IOMMU, a part of the board, memory, what has virtual functions, or what is with VFIO and may be open there.
  */
 const isOutOfUse = (seen: Snapshot, device: PciDevice): boolean => {
   const { texts, groups, isWhole } = mentions(seen, null)
@@ -105,7 +105,9 @@ const isOutOfUse = (seen: Snapshot, device: PciDevice): boolean => {
     !isBridge(device) &&
     !isWithVfio(device) &&
     (device.sriov?.role !== 'pf' || device.sriov.vfs.length === 0) &&
-    iommuIn(seen, device) === null
+    iommuIn(seen, device) === null &&
+    boardUses(device).length === 0 &&
+    memoryUses(device).length === 0
   )
 }
 

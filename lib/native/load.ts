@@ -56,7 +56,11 @@ let loaded: Binding | undefined
  * @throws VfioError `ERR_VFIO_ADDON`, with all that was tried and what to do.
  */
 export function binding(): Binding {
-  if (loaded) return loaded
+  return loaded ?? loadNow()
+}
+
+// Apart, as what is said of wrong arguments: the compiler puts in line what is short.
+function loadNow(): Binding {
   if (process.platform !== 'linux') throw notLinux()
   const found = load()
   if (Array.isArray(found)) throw new VfioError('ERR_VFIO_ADDON', helpPage(failureOf(found)))

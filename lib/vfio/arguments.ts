@@ -13,8 +13,12 @@ export function show(value: unknown): string {
 /** An integer from 0 to `largest`. */
 export function checkInteger(value: unknown, largest: number, name: string): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= largest) return value
-  throw badArgument(`${name} must be an integer from 0 to ${largest}, not ${show(value)}`)
+  throw noInteger(value, largest, name)
 }
+
+// What a wrong argument is told is apart, so that the compiler puts the checks in line.
+const noInteger = (value: unknown, largest: number, name: string) =>
+  badArgument(`${name} must be an integer from 0 to ${largest}, not ${show(value)}`)
 
 const LARGEST_WORD = 2n ** 64n - 1n
 
@@ -33,10 +37,13 @@ export function bigintOf(value: number): bigint {
 export function checkUint64(value: unknown, name: string): bigint {
   if (typeof value === 'bigint' && value >= 0n && value <= LARGEST_WORD) return value
   if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return bigintOf(value)
-  throw badArgument(
+  throw noUint64(value, name)
+}
+
+const noUint64 = (value: unknown, name: string) =>
+  badArgument(
     `${name} must be a bigint from 0 to 2^64 - 1, or an integer from 0 to 2^53 - 1, not ${show(value)}`,
   )
-}
 
 /** Numbers by name. A Map, because looking into an object by a text of the caller's is slow to do safely. */
 export type Names = ReadonlyMap<unknown, number>
@@ -61,14 +68,14 @@ export function checkPath(value: unknown): string {
 
 /** The options of a call that takes a signal. */
 export function checkOptions<T extends { signal?: AbortSignal | undefined }>(options: T): T {
-  if (typeof options !== 'object' || options === null)
-    throw badArgument(`options must be an object, not ${show(options)}`)
+  if (typeof options !== 'object' || options === null) throw noOptions(options)
   const { signal } = options
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw badArgument(`options.signal must be an AbortSignal, not ${show(signal)}`)
-  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw noSignal(signal)
   return options
 }
+
+const noOptions = (value: unknown) => badArgument(`options must be an object, not ${show(value)}`)
+const noSignal = (value: unknown) => badArgument(`options.signal must be an AbortSignal, not ${show(value)}`)
 
 /** A typed array or DataView with at least one byte: one that was detached has none. */
 export function checkView(value: unknown, name: string): ArrayBufferView {
@@ -93,8 +100,11 @@ function sizeOf(view: ArrayBufferView): number {
 export function checkFlag(value: unknown, otherwise: boolean, name: string): boolean {
   if (value === undefined) return otherwise
   if (typeof value === 'boolean') return value
-  throw badArgument(`${name} must be true or false, not ${show(value)}`)
+  throw noFlag(value, name)
 }
+
+const noFlag = (value: unknown, name: string) =>
+  badArgument(`${name} must be true or false, not ${show(value)}`)
 
 const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 

@@ -25,6 +25,10 @@ void NoNumber(Napi::Env env, const char* name) {
   BadArgument(env, std::string(name) + " must be a number");
 }
 
+void NoSize(Napi::Env env, const char* name) {
+  BadArgument(env, std::string(name) + " must be a number from 0 to 2^63 - 1");
+}
+
 void NoUint64(Napi::Env env, const char* name) {
   BadArgument(env, std::string(name) + " must be a bigint from 0 to 2^64 - 1");
 }

@@ -14,6 +14,7 @@ namespace vfio {
 
 uint32_t Uint32Argument(Napi::Env env, napi_value value, const char* name);
 [[noreturn]] void NoNumber(Napi::Env env, const char* name);
+[[noreturn]] void NoSize(Napi::Env env, const char* name);
 [[noreturn]] void NoUint64(Napi::Env env, const char* name);
 
 /** A number that TypeScript has checked to be such an integer: no floating point, for calls that are made
@@ -33,6 +34,13 @@ VFIO_INLINE int64_t CheckedInt64(napi_env env, napi_value value, const char* nam
   if (napi_get_value_double(env, value, &number) == napi_ok && number >= -0x1p63 && number < 0x1p63)
     return static_cast<int64_t>(number);
   NoNumber(env, name);
+}
+
+/** The same for a size: a negative one would be nearly all of an address space to the kernel. */
+VFIO_INLINE uint64_t CheckedSize(napi_env env, napi_value value, const char* name) {
+  const int64_t size = CheckedInt64(env, value, name);
+  if (size < 0) NoSize(env, name);
+  return static_cast<uint64_t>(size);
 }
 
 /** An unsigned bigint of 64 bits. */

@@ -480,6 +480,8 @@ describe('the errors of an iommufd', () => {
         ['CLOSED', () => gone.allocateIoas()],
         ['CLOSED', () => gone.destroy(1)],
         ['CLOSED', () => gone.iovaRanges(1)],
+        // It would be all of the address space.
+        ['BAD_ARGUMENT', () => addon.iommufdUnmap(iommufd.id, 1, 0n, -1)],
         ['CLOSED', () => addon.iommufdUnmap(gone.id, 1, 0n, 1)],
         ['CLOSED', () => device.bindIommufd(gone, null)],
       ]

@@ -107,19 +107,17 @@ export class VfioDevice extends VfioObject {
   readonly devid: number | null
   /** @internal What it was opened from, and what stays open as long as it is held. */
   readonly opener: object
-  /** Runtime suspend while nobody uses it. */
-  readonly lowPower: LowPower
-  /** Saving and loading what is in it. */
-  readonly migration: Migration
-  /** Its own log of the memory that it wrote. */
-  readonly dmaLogging: DmaLogging
   readonly #part: DevicePart
   /** They stay open as long as it is attached to them. */
   readonly #tables = new Map<number | null, PageTable>()
   readonly #irqs = new Map<number, VfioIrq>()
   readonly #regions = new Map<number, VfioRegion>()
   #poll: IrqPoll | undefined
+  // Made when they are asked for: most programs open a device without.
   #config: ConfigSpace | undefined
+  #lowPower: LowPower | undefined
+  #migration: Migration | undefined
+  #dmaLogging: DmaLogging | undefined
 
   /** @internal */
   constructor(handle: DeviceHandle, address: string, opener: object, devid: number | null = null) {
@@ -129,9 +127,6 @@ export class VfioDevice extends VfioObject {
     this.opener = opener
     this.devid = devid
     this.#part = { handle, address, owner: this }
-    this.lowPower = new LowPower(this.#part)
-    this.migration = new Migration(this.#part)
-    this.dmaLogging = new DmaLogging(this.#part)
   }
 
   /**
@@ -257,6 +252,24 @@ export class VfioDevice extends VfioObject {
     const made = new VfioRegion(this.#part, regionName(index), info, windows)
     this.#regions.set(index, made)
     return made
+  }
+
+  /** Runtime suspend while nobody uses it. */
+  get lowPower(): LowPower {
+    this.#lowPower ??= new LowPower(this.#part)
+    return this.#lowPower
+  }
+
+  /** Saving and loading what is in it. */
+  get migration(): Migration {
+    this.#migration ??= new Migration(this.#part)
+    return this.#migration
+  }
+
+  /** Its own log of the memory that it wrote. */
+  get dmaLogging(): DmaLogging {
+    this.#dmaLogging ??= new DmaLogging(this.#part)
+    return this.#dmaLogging
   }
 
   /** Config space by its fields. */

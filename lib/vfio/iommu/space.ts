@@ -213,7 +213,12 @@ export class DmaSpace {
   #spanFor(buffer: DmaBuffer | null, length: number, options: PlaceOptions): MappedSpan {
     const { iova } = options
     const start = iova === undefined ? this.#choose(length, options) : checkUint64(iova, 'iova')
-    return { start, end: start + bigintOf(length) - 1n, buffer, pending: true, placed: false }
+    // Without arithmetic of bigints, which calls the runtime, where a number has it.
+    const end =
+      typeof iova === 'number' && iova + length <= Number.MAX_SAFE_INTEGER
+        ? bigintOf(iova + length - 1)
+        : start + bigintOf(length - 1)
+    return { start, end, buffer, pending: true, placed: false }
   }
 
   async #placeLater<B extends DmaBuffer | null>(
