@@ -285,8 +285,8 @@ const iommufdSteps: readonly Step[] = [
   labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),
   labStep(
     'lab:iommufd-container',
-    // Registers and features do not go by who maps memory; the soak runs all.
-    inGuest('iommufd-container', 'default', [...OBJECTS, 'agreement']),
+    // Registers, features and interrupts do not go by who maps memory; the soak runs all.
+    inGuest('iommufd-container', 'default', ['vfio-objects', 'isolation', 'dma', 'agreement']),
   ),
 ]
 
