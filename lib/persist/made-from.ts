@@ -86,33 +86,35 @@ function talos({ modules, parameters, devices }: BootContent): Omit<ByHand, 'why
   return [{ path: 'machine configuration', content: text([...machine, ...rebinds]) }]
 }
 
-function butane({ files, modules, parameters }: BootContent): Omit<ByHand, 'why'>[] {
-  const all = [
-    ...files,
-    { path: '/etc/modules-load.d/vfio-persist.conf', content: text(modules), kind: 'file' as const },
-  ]
-  const lines = [
-    'storage:',
-    '  files:',
-    ...all.flatMap(({ path, content }) => [
+/** The files, and the modules as one more, in Butane's words; `each` is said of every file. */
+const storage = ({ files, modules }: BootContent, each: readonly string[]): string[] => [
+  'storage:',
+  '  files:',
+  ...[...files, { path: '/etc/modules-load.d/vfio-persist.conf', content: text(modules) }].flatMap(
+    ({ path, content }) => [
       `    - path: ${path}`,
+      ...each,
       '      contents:',
       '        inline: |',
       indent(content, 10).trimEnd(),
-    ]),
-    ...(parameters.length > 0
-      ? ['kernel_arguments:', '  should_exist:', ...parameters.map((parameter) => `    - ${parameter}`)]
-      : []),
+    ],
+  ),
+]
+
+/** Kernel parameters below what stands in front of their list; nothing where there are none. */
+const listed = (head: readonly string[], parameters: readonly string[]): string[] =>
+  parameters.length > 0 ? [...head, ...parameters.map((parameter) => `    - ${parameter}`)] : []
+
+function butane(content: BootContent): Omit<ByHand, 'why'>[] {
+  const lines = [
+    ...storage(content, []),
+    ...listed(['kernel_arguments:', '  should_exist:'], content.parameters),
   ]
   return [{ path: 'Butane configuration', content: text(lines) }]
 }
 
 /** Butane's variant for OpenShift makes a MachineConfig of it, in which the parameters have a place of their own. */
-function machineConfig({ files, modules, parameters }: BootContent): Omit<ByHand, 'why'>[] {
-  const all = [
-    ...files,
-    { path: '/etc/modules-load.d/vfio-persist.conf', content: text(modules), kind: 'file' as const },
-  ]
+function machineConfig(content: BootContent): Omit<ByHand, 'why'>[] {
   const lines = [
     'variant: openshift',
     'version: 4.14.0',
@@ -120,19 +122,8 @@ function machineConfig({ files, modules, parameters }: BootContent): Omit<ByHand
     '  name: 100-worker-vfio-persist',
     '  labels:',
     '    machineconfiguration.openshift.io/role: worker',
-    ...(parameters.length > 0
-      ? ['openshift:', '  kernel_arguments:', ...parameters.map((parameter) => `    - ${parameter}`)]
-      : []),
-    'storage:',
-    '  files:',
-    ...all.flatMap(({ path, content }) => [
-      `    - path: ${path}`,
-      '      mode: 0644',
-      '      overwrite: true',
-      '      contents:',
-      '        inline: |',
-      indent(content, 10).trimEnd(),
-    ]),
+    ...listed(['openshift:', '  kernel_arguments:'], content.parameters),
+    ...storage(content, ['      mode: 0644', '      overwrite: true']),
   ]
   return [{ path: '100-worker-vfio-persist.bu', content: text(lines) }]
 }

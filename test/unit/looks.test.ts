@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { program } from '../../lib/cli/commands.js'
 import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { skip } from '../fixtures/skip.js'
 import { ROOT } from './support.js'
 
 const vfio = (...args: readonly string[]) =>
@@ -43,8 +44,8 @@ describe('the commands that only look', function () {
     after(removeDirectories)
 
     it('two small modules, and neither streams nor what loads ES modules', function () {
-      // The list is Node's own business, and other runtimes have none.
-      if (process.versions.bun !== undefined || process.versions.deno !== undefined) this.skip()
+      if (process.versions.bun !== undefined || process.versions.deno !== undefined)
+        skip(this, "the list of loaded modules is Node's own")
       const { sysfs } = makeHost({ devices: [{ address: '0000:01:00.0', driver: 'nvme', group: 1 }] })
       const empty = join(temporaryDirectory(), 'empty.cjs')
       writeFileSync(empty, '')
