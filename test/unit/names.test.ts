@@ -1,5 +1,9 @@
 import assert from 'node:assert/strict'
-import { PciNames } from '../../lib/sysfs/names.js'
+import { execFileSync } from 'node:child_process'
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type DeviceIds, PciNames } from '../../lib/sysfs/names.js'
+import { SCRATCH } from '../fixtures/host.js'
 
 const hex = (value: number) => value.toString(16).padStart(4, '0')
 
@@ -85,5 +89,80 @@ describe('names of pci.ids', () => {
         subsystem: null,
         class: null,
       })
+  })
+
+  describe('in a file that is read in parts', () => {
+    let directory = ''
+    let path = ''
+    beforeEach(() => {
+      directory = mkdtempSync(join(SCRATCH, 'vfio-names-'))
+      path = join(directory, 'pci.ids')
+    })
+    afterEach(() => rmSync(directory, { recursive: true, force: true }))
+
+    const text = fileOf(300)
+    const idsOf = (vendor: number): DeviceIds => ({
+      ...{ vendor, device: (vendor % DEVICES) + 1 },
+      ...{ subsystemVendor: 0x1028, subsystemDevice: (vendor % DEVICES) + 1, class: 0x020000 },
+    })
+    const openFiles = () => readdirSync('/proc/self/fd').length
+
+    it('are those that all of it has, each alone and one after another', () => {
+      writeFileSync(path, text)
+      const inMemory = new PciNames(text)
+      const inParts = PciNames.read(path)
+      for (let vendor = 0; vendor <= 301; vendor++) {
+        const expected = inMemory.names(idsOf(vendor))
+        assert.deepEqual(inParts.names(idsOf(vendor)), expected, `${vendor}`)
+        assert.deepEqual(PciNames.read(path).names(idsOf(vendor)), expected, `${vendor} alone`)
+      }
+    })
+
+    it('are read with a small part of it, and nothing stays open', () => {
+      const large = Buffer.concat([
+        fileOf(2000).subarray(0, -100),
+        Buffer.from('\nC 02  Network controller\n'),
+      ])
+      writeFileSync(path, large)
+      const before = openFiles()
+      const names = PciNames.read(path)
+      // Who reads all of it would be told by what the kernel counts.
+      const read = () => Number(/^rchar: (\d+)/m.exec(readFileSync('/proc/self/io', 'latin1'))?.[1])
+      const first = read()
+      assert.equal(names.names(idsOf(1234)).vendor, 'Vendor 1234')
+      assert.ok(read() - first < large.length / 4, `${read() - first} of ${large.length} bytes`)
+      assert.equal(openFiles(), before)
+    })
+
+    it('are found where vendors are in no order', () => {
+      const lines = text.toString('latin1').split(/\n(?=[0-9a-fC])/)
+      const [comment = '', ...blocks] = lines
+      const vendors = blocks.filter((block) => !block.startsWith('C '))
+      const classes = blocks.filter((block) => block.startsWith('C '))
+      writeFileSync(path, [...[comment], ...classes, ...vendors.reverse()].join('\n').concat('\n'))
+      const inMemory = new PciNames(text)
+      for (const vendor of [1, 2, 150, 299, 300])
+        assert.deepEqual(PciNames.read(path).names(idsOf(vendor)), inMemory.names(idsOf(vendor)))
+    })
+
+    it('are those of what it is now, where it was written since', () => {
+      writeFileSync(path, text)
+      const names = PciNames.read(path)
+      assert.equal(names.names(idsOf(7)).vendor, 'Vendor 7')
+      writeFileSync(path, text.toString('latin1').replaceAll('Vendor', 'Firm'))
+      appendFileSync(path, '# more\n')
+      assert.equal(names.names(idsOf(250)).vendor, 'Firm 250')
+      assert.equal(names.names(idsOf(251)).class, 'Ethernet controller')
+    })
+
+    it('are none, and no error, where it went', () => {
+      writeFileSync(path, text)
+      const names = PciNames.read(path)
+      rmSync(path)
+      assert.deepEqual(names.names(idsOf(7)), { vendor: null, device: null, subsystem: null, class: null })
+      assert.deepEqual(PciNames.read(path).names(idsOf(7)).vendor, null)
+      execFileSync('mkfifo', [path])
+      assert.deepEqual(PciNames.read(path).names(idsOf(7)).vendor, null)
+    })
   })
 })
