@@ -3,7 +3,7 @@ import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } fro
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { areEqual, type Batch, beginWaiting, readBatch, recording } from './tree.js'
+import { areEqual, type Batch, beginBatch, beginWaiting, readBatch, recording } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -173,25 +173,25 @@ export interface Functions {
   readonly main: Batch
 }
 
-/** Reads every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
-export function readFunctions(sysfs: string, names: readonly string[], brief: boolean): Functions {
+/** Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
+export function beginFunctions(sysfs: string, names: readonly string[], brief: boolean): () => Functions {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
   // In brief the bridges' bus numbers say as much as the paths.
   const main = brief
-    ? readBatch(root, addresses, {
+    ? beginBatch(root, addresses, {
         files: BRIEF_FILES,
         links: LINKS,
         lists: LISTS,
         limits: { config: HEADER },
       })
-    : readBatch(root, addresses, {
+    : beginBatch(root, addresses, {
         files: FILES,
         links: [...LINKS, PATH],
         lists: LISTS,
         spaces: SPACES,
       })
-  return { addresses, main }
+  return () => ({ addresses, main: main() })
 }
 
 /** The devices of a look, with all that they were made of: the next look that reads the same has the same. */
@@ -224,6 +224,8 @@ export function readDevices(
     const gone = findGone(root, main, addresses)
     const begunDrafts = known && gone.size === 0 ? known.drafts : beginDrafts(functions, gone)
     const drafts = readWhatIsMissing(root, begunDrafts)
+    // Taken apart last, and read meanwhile.
+    const resources = context.brief ? beginResources(root, drafts) : null
     const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
     if (context.brief) readDecisiveConfig(root, drafts, publishes)
     return {
@@ -233,7 +235,7 @@ export function readDevices(
       publishes,
       details: readDetails(root, drafts, publishes, context.brief),
       registered: readRegistered(root, main, drafts),
-      resources: context.brief ? readResources(root, drafts) : new Map<Draft, string | null>(),
+      resources: resources?.() ?? new Map<Draft, string | null>(),
       makers: context.brief ? readMakers(sysfs, drafts) : null,
     }
   })
@@ -770,14 +772,17 @@ function readDetails(
 }
 
 /** In brief: whether a device can be switched on is part of its verdict. Those of virtual functions are with their physical one. */
-function readResources(root: string, drafts: readonly Draft[]): Map<Draft, string | null> {
+function beginResources(root: string, drafts: readonly Draft[]): () => Map<Draft, string | null> {
   const some = drafts.filter(({ pf, space }) => pf === null && space.header?.headerType === 'normal')
-  const batch = readBatch(
+  const read = beginBatch(
     root,
     some.map(({ address }) => address),
     { files: ['resource'] },
   )
-  return new Map(some.map((draft, row) => [draft, batch.text(row, 'resource')]))
+  return () => {
+    const batch = read()
+    return new Map(some.map((draft, row) => [draft, batch.text(row, 'resource')]))
+  }
 }
 
 interface Registered {

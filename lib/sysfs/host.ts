@@ -1,7 +1,7 @@
 import { VfioError } from '../errors.js'
 import { notLinux } from '../native/load.js'
 import { expandName, isAddress, isUuid } from './address.js'
-import { type DevicesSeen, readDevices, readFunctions, type SlotRule } from './devices.js'
+import { beginFunctions, type DevicesSeen, readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, exists, readText } from './files.js'
 import { beginGroups, type GroupsSeen, readGroups } from './groups.js'
@@ -133,13 +133,14 @@ export class Host {
     if (this.#isOwn) expectSysfs()
     const all = () => listFunctions(this.paths.sysfs).filter(isAddress)
     const wanted = around?.flatMap((address) => expandName(address, all))
-    const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
-    const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
-      const names = some ?? listFunctions(this.paths.sysfs)
+      const begunFunctions = beginFunctions(this.paths.sysfs, some ?? listFunctions(this.paths.sysfs), brief)
+      // What is asked for between here and where they are wanted is read meanwhile.
+      const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
+      const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
       const platform = this.#lookAtPlatform()
-      const functions = readFunctions(this.paths.sysfs, names, brief)
+      const functions = begunFunctions()
       // They are read while those are taken apart here.
       const begun = beginGroups(this.paths.sysfs, brief, some === null)
       const context = {
@@ -165,6 +166,7 @@ export class Host {
       const { groups } = ofGroups
       if (!brief && !some) this.#last = { ofDevices, ofGroups }
       return {
+        aliases,
         devices,
         groups,
         mediated,
@@ -173,7 +175,7 @@ export class Host {
         facts: readFacts(this.paths, this.#kernel, platform, groups, again ? this.#facts : null),
       }
     })
-    const { devices, groups, mediated, begunUse, isPartial, facts } = seen
+    const { aliases, devices, groups, mediated, begunUse, isPartial, facts } = seen
     this.#facts = facts
     const use = begunUse
       ? readUse(this.paths, devices, begunUse, {

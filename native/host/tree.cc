@@ -286,12 +286,18 @@ class Aside {
   bool is_running_ = false;
 };
 
+// The C library reads it out of sysfs, each time.
+size_t Threads() {
+  static const size_t count = std::min<size_t>(std::thread::hardware_concurrency(), kMostThreads);
+  return count;
+}
+
 // More threads than one halve the time of a large host, where nearly all of it is spent in the kernel.
 Batch TakeAll(const TreeRequest& request) {
   const size_t rows = request.directories.size();
-  const size_t count = std::min<size_t>(std::thread::hardware_concurrency(), kMostThreads);
+  const size_t count = rows < kRowsWorthAThread ? 1 : Threads();
   Batch all;
-  if (rows < kRowsWorthAThread || count < 2) {
+  if (count < 2) {
     TakeDirectories(all, request, 0, rows);
     return all;
   }
