@@ -369,8 +369,9 @@ export class IrqLine implements IrqReceiver {
   /** One vector, in the kernel and then here. */
   #put(vector: number, target: Target | undefined): void {
     this.#set(vector, Int32Array.of(target === undefined ? -1 : numberOf(target)))
-    if (target === undefined) this.#targets.delete(vector)
-    else this.#targets.set(vector, target)
+    if (target !== undefined) this.#targets.set(vector, target)
+    else if (this.#targets.delete(vector) && this.#index > LAST_WITH_VECTORS && this.#targets.size === 0)
+      this.#allocated = 0
   }
 
   /** As it was, or else off: the kernel lets the old eventfd go before it looks at the new one. */
