@@ -2,6 +2,7 @@
 // command line as another on top of it, the declarations of what the library exports in one file, the schemas of what the
 // commands print, and their manual pages.
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -90,15 +91,21 @@ const command = {
   outdir: `${OUT}/cli`,
   define: { 'import.meta.url': '__filename' },
 }
-await build({
-  ...command,
-  entryPoints: ['lib/cli/main.ts', 'lib/cli/all.ts'],
-  plugins: [withoutSlowModules, library],
-})
+await build({ ...command, entryPoints: ['lib/cli/all.ts'], plugins: [withoutSlowModules, library] })
 await build({
   ...command,
   entryPoints: ['lib/cli/looks.ts'],
   plugins: [withoutSlowModules, addonFrom('../../')],
+})
+// Run by what keeps what the compiler makes of it, and copies of it take as long as reading.
+const looks = `(function (exports, require, module, __filename, __dirname) {${readFileSync(join(ROOT, OUT, 'cli/looks.js'))}})`
+if (Buffer.byteLength(looks) !== looks.length) throw new Error('looks.js is to be ASCII: it is read as that')
+writeFileSync(join(ROOT, OUT, 'cli/looks.js'), looks)
+await build({
+  ...command,
+  entryPoints: ['lib/cli/main.ts'],
+  external: ['./all.js'],
+  define: { LOOKS_BUILD: JSON.stringify(createHash('sha256').update(looks).digest('hex').slice(0, 32)) },
 })
 cpSync(join(ROOT, 'node_modules/commander/LICENSE'), join(ROOT, OUT, 'cli/commander.LICENSE'))
 await writeManual(common, OUT, `${OUT}/man`)

@@ -1,8 +1,18 @@
-import { createRequire } from 'node:module'
+import { placeOf, runKept } from './kept-code.js'
 
 /** They are built with no more of the library than they take: people wait for them, and all of it takes as long to load. */
-const LOOKS: ReadonlySet<string | undefined> = new Set(['list', 'show', 'doctor'])
+const LOOKS: readonly (string | undefined)[] = ['list', 'show', 'doctor']
+
+// What they are built into is known to the build alone.
+declare const LOOKS_BUILD: string
 
 // Not by import(), for which Node would load what loads ES modules.
-const require = createRequire(import.meta.url)
-require(LOOKS.has(process.argv[2]) ? './looks.js' : './all.js')
+const [, , command = ''] = process.argv
+if (LOOKS.includes(command)) {
+  // Of what helps, or answers programs, other parts are run.
+  const name = [
+    command,
+    ...['--json', '--help', '-h'].filter((option) => process.argv.includes(option)),
+  ].join('')
+  runKept(module, 'looks.js', placeOf(name), LOOKS_BUILD)
+} else require('./all.js')

@@ -83,7 +83,7 @@ export function look(
 ): Snapshot {
   const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
   const isOnce = !isWatch && options.around === undefined
-  if (isOnce && countFunctions(root ?? '/sys') > MANY) builtin('node:v8').setFlagsFromString('--no-opt')
+  if (isOnce && countFunctions(root ?? '/sys') > MANY) runOnce()
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.
@@ -104,6 +104,13 @@ export function look(
  * for as long as the command runs. With fewer, loading what tells it not to takes longer.
  */
 const MANY = 500
+
+/** Nothing is optimized, until the program ends: what the compiler made is kept for programs that begin without that. */
+function runOnce(): void {
+  const v8 = builtin('node:v8')
+  v8.setFlagsFromString('--no-opt')
+  process.prependListener('exit', () => v8.setFlagsFromString('--opt'))
+}
 
 /** 0 where they cannot be counted, which the look tells. */
 function countFunctions(sysfs: string): number {

@@ -63,6 +63,11 @@ export function write(stream: Stream, text: string): void {
   }
 }
 
+/** Ends the program, unless Node's streams may have something left to write. */
+export function leave(): void {
+  if (onLost !== null) process.exit()
+}
+
 /** Writes to standard output. A reader that goes away early (`| head`) is no error. */
 export const print = (text: string): void => write('stdout', text)
 

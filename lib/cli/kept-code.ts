@@ -1,0 +1,122 @@
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  writeFileSync,
+} from 'node:fs'
+import { dirname, isAbsolute, join } from 'node:path'
+import { Script } from 'node:vm'
+
+/** What Node's own cache of compiled code is switched off by as well. */
+const OFF = 'NODE_DISABLE_COMPILE_CACHE'
+
+/** What runs as `require` would run it: the file is a function that takes these. */
+type Wrapped = (
+  exports: unknown,
+  require: (id: string) => unknown,
+  module: NodeJS.Module,
+  filename: string,
+  dirname: string,
+) => void
+
+/**
+ * Runs a file of this package with what the compiler made of it the last time: for a small host that takes longer than all the
+ * rest. What cannot be kept is compiled again, and nobody hears of it.
+ * @param own module of the file that calls, which this one is beside
+ * @param file a function in ASCII: {@link Wrapped}
+ * @param place where what is made of it is kept, `null` for nowhere: {@link placeOf}
+ * @param build tells one content of the file from another
+ */
+export function runKept(own: NodeJS.Module, file: string, place: string | null, build: string): void {
+  const directory = dirname(own.filename)
+  const filename = join(directory, file)
+  const key = Buffer.from(`${build} ${process.version} ${process.arch} ${process.versions.v8}\n`)
+  const kept = place === null ? null : readKept(place, key)
+  const script = new Script(readFileSync(filename, 'latin1'), { filename, ...(kept && { cachedData: kept }) })
+  if (place !== null && (kept === null || script.cachedDataRejected)) {
+    // What failed has not come far.
+    process.on('exit', (status) => {
+      if (status === 0) keep(place, key, script.createCachedData())
+    })
+  }
+  const run = script.runInThisContext() as Wrapped
+  run.call(own.exports, own.exports, own.require.bind(own), own, filename, directory)
+}
+
+/**
+ * Where code is kept, `null` for nowhere. Who else can write there runs what they like as this user: root has the cache of the
+ * system, whatever its environment says.
+ * @param name of what is going to be run, since only of that anything is kept
+ */
+export function placeOf(
+  name: string,
+  user = process.geteuid?.(),
+  env: NodeJS.ProcessEnv = process.env,
+): string | null {
+  if (user === undefined || env[OFF]) return null
+  // They take what they are given for source, or nothing.
+  if (process.versions.bun !== undefined || process.versions.deno !== undefined) return null
+  if (user === 0) return join('/var/cache/vfio', name)
+  const { XDG_CACHE_HOME = '', HOME = '' } = env
+  const caches = [XDG_CACHE_HOME, HOME && join(HOME, '.cache')].find(isAbsolute)
+  return caches === undefined ? null : join(caches, 'vfio', name)
+}
+
+/** It, and nobody but root, can write there. */
+const isOurs = ({ uid, mode }: Stats) => uid === process.geteuid?.() && (mode & 0o022) === 0
+
+function isSafe(directory: string): boolean {
+  const facts = lstatSync(directory)
+  return facts.isDirectory() && isOurs(facts)
+}
+
+/** The compiler trusts what it gets. */
+function readKept(place: string, key: Buffer): Buffer | null {
+  let fd: number | null = null
+  try {
+    if (!isSafe(dirname(place))) return null
+    fd = openSync(place, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    const facts = fstatSync(fd)
+    if (!facts.isFile() || !isOurs(facts)) return null
+    const bytes = readFileSync(fd)
+    return bytes.subarray(0, key.length).equals(key) ? bytes.subarray(key.length) : null
+  } catch {
+    return null
+  } finally {
+    if (fd !== null) closeSync(fd)
+  }
+}
+
+function keep(place: string, key: Buffer, code: Buffer): void {
+  const directory = dirname(place)
+  const made = `${place}.${process.pid}`
+  try {
+    // The system's own is there, or this is no place to begin with one.
+    for (const one of process.geteuid?.() === 0 ? [directory] : [dirname(directory), directory]) make(one)
+    if (!isSafe(directory)) return
+    // Hosts of which devices are taken are switched off now and then: half a file is none.
+    writeFileSync(made, Buffer.concat([key, code]), { flag: 'wx', mode: 0o600, flush: true })
+    renameSync(made, place)
+  } catch {
+    try {
+      rmSync(made, { force: true })
+    } catch {
+      // The place is not one to write to.
+    }
+  }
+}
+
+function make(directory: string): void {
+  try {
+    mkdirSync(directory, { mode: 0o700 })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
+}
