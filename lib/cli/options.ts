@@ -83,7 +83,7 @@ export function look(
 ): Snapshot {
   const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
   const isOnce = !isWatch && options.around === undefined
-  if (isOnce && countFunctions(root ?? '/sys') > MANY) runOnce()
+  if (isOnce && countFunctions(root ?? '/sys') >= MANY) runOnce()
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.

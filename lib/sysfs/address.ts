@@ -109,8 +109,8 @@ export function expandAddress(text: string, known: () => Iterable<string>): read
   throw noSuchDevice(slot, [...new Set(all.map(slotOf))])
 }
 
-/** Two digits, since a third would make any address of any other. */
-const NEAR = 2
+/** One digit, or two in the other's place: a second would make the host bridge of nearly any address. */
+const NEAR = 1
 
 /**
  * @param known all that there are, written as `name` is

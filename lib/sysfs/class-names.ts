@@ -2,6 +2,7 @@
 const NAMES: Readonly<Record<string, string>> = {
   '0000': 'Other',
   '0001': 'VGA',
+  '00': 'Other',
   '0100': 'SCSI',
   '0101': 'IDE',
   '0104': 'RAID',
@@ -58,6 +59,7 @@ const NAMES: Readonly<Record<string, string>> = {
   '12': 'Accel',
   '13': 'Instrument',
   '40': 'Coproc',
+  ff: 'Other',
 }
 
 const hex = (value: number, digits: number) => value.toString(16).padStart(digits, '0')

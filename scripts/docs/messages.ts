@@ -45,7 +45,8 @@ export function messagesOf(file: string, source: string): Message[] {
       return
     }
     const text = textOf(node)
-    if (text !== null && wordsIn(text) >= FEWEST_WORDS && !isPath(text)) found.push({ file, text, code })
+    if (text !== null && wordsIn(text) >= FEWEST_WORDS && !isPath(text) && !isProgram(text))
+      found.push({ file, text, code })
     const inner = codeOf(node) ?? code
     ts.forEachChild(node, (child) => visit(child, inner))
   }
@@ -58,6 +59,8 @@ export function messagesOf(file: string, source: string): Message[] {
 }
 
 const wordsIn = (text: string) => text.split(/\s+/).filter((word) => /[a-zA-Z]/.test(word)).length
+/** What another process of the same runtime is given to run. */
+const isProgram = (text: string) => /\brequire\('[\w:]+'\)/.test(text)
 const isPath = (text: string) => /^[\w./…-]*\/[\w./…-]*$/.test(text)
 
 /** The text of a literal. */

@@ -39,6 +39,8 @@ describe('an address that there is not', () => {
     ['0000:01:00.7', ' (did you mean 0000:01:00.0 or 0000:01:00.1?)'],
     ['0000:05:00.0', ' (in another domain there is 0001:05:00.0)'],
     ['0007:c8:1a.5', ''],
+    // Two digits from 0000:01:00.0, and from nearly all that a host has.
+    ['0000:88:00.0', ''],
   ]
   for (const [address, hint] of cases) {
     it(`is not there, whether all of the host was looked at or a part of it: ${address}`, () => {
