@@ -14,6 +14,9 @@ import {
 import { dirname, isAbsolute, join } from 'node:path'
 import { Script } from 'node:vm'
 
+/** An exit status as in exit.ts, which takes long to load. */
+const NOT_READY = 1
+
 /** What Node's own cache of compiled code is switched off by as well. */
 const OFF = 'NODE_DISABLE_COMPILE_CACHE'
 
@@ -41,9 +44,9 @@ export function runKept(own: NodeJS.Module, file: string, place: string | null, 
   const kept = place === null ? null : readKept(place, key)
   const script = new Script(readFileSync(filename, 'latin1'), { filename, ...(kept && { cachedData: kept }) })
   if (place !== null && (kept === null || script.cachedDataRejected)) {
-    // What failed has not come far.
+    // What was typed wrong has not come far; a host that is not ready was looked at.
     process.on('exit', (status) => {
-      if (status === 0) keep(place, key, script.createCachedData())
+      if (status <= NOT_READY) keep(place, key, script.createCachedData())
     })
   }
   const run = script.runInThisContext() as Wrapped
