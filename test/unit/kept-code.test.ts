@@ -22,6 +22,13 @@ import { ROOT } from './support.js'
 
 const KEPT_CODE = pathToFileURL(join(ROOT, 'build/ts/lib/cli/kept-code.js')).href
 
+/** With another bit at an offset. */
+function changed(whole: Buffer, at: number): Buffer {
+  const bytes = Buffer.from(whole)
+  bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at)
+  return bytes
+}
+
 describe('compiled code that is kept', function () {
   this.timeout(60_000)
   let directory = ''
@@ -113,12 +120,23 @@ describe('compiled code that is kept', function () {
       whole.subarray(0, key + 40),
       Buffer.concat([whole.subarray(0, key), Buffer.alloc(whole.length - key)]),
       Buffer.alloc(0),
+      // V8 trusts what has the right size and head.
+      ...[0.3, 0.6, 0.9].map((part) => changed(whole, Math.floor(part * whole.length))),
+      changed(whole, whole.length - 1),
     ]
     for (const [index, bytes] of broken.entries()) {
       writeFileSync(place, bytes)
       assert.equal(say('two'), 'two', `${index}`)
       assert.equal(say('six'), 'two', `${index}`)
     }
+  })
+
+  it('is written where a killed program left something, and nothing else is left', () => {
+    mkdirSync(cache, { mode: 0o700 })
+    writeFileSync(join(cache, 'said.new'), 'half')
+    assert.equal(say('one'), 'one')
+    assert.equal(say('two'), 'one')
+    assert.deepEqual(readdirSync(cache), ['said'])
   })
 
   it('is none of what failed, and none where it cannot be written', () => {
