@@ -57,11 +57,13 @@ export function benchHost(addon: string): Result[] {
   }
 }
 
-/** How much longer the drawing takes than the list, against what it may. */
+/** How much longer the drawing takes than the list, against what it may; of neither is compiled code kept, as of the list it is. */
 function benchTopology(tree: string): Pair[] {
   const { sysfs } = writeLargeHost(join(tree, 'drawn'), 500)
   const time = (command: string) =>
-    timeProgram(process.execPath, ['dist/cli/main.js', command, '--sysfs', sysfs])
+    timeProgram(process.execPath, ['dist/cli/main.js', command, '--sysfs', sysfs], {
+      NODE_DISABLE_COMPILE_CACHE: '1',
+    })
   const pairs = alternate(
     ROUNDS,
     () => time('topology'),

@@ -44,9 +44,10 @@ function median(values: readonly number[]): number {
 }
 
 /** Wall-clock milliseconds of a program from start to end, its output thrown away. */
-export function timeProgram(program: string, args: readonly string[]): number {
+export function timeProgram(program: string, args: readonly string[], more: NodeJS.ProcessEnv = {}): number {
+  const env = { ...process.env, ...more }
   const start = performance.now()
-  const { status, error } = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'ignore'] })
+  const { status, error } = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'ignore'], env })
   const milliseconds = performance.now() - start
   if (error) throw error
   if (status !== 0) throw new Error(`${program} ${args.join(' ')} ended with status ${status}`)
