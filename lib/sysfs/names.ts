@@ -1,6 +1,7 @@
 import { decode } from './bytes.js'
 import { Changed, inFile, inMemory, type Parts } from './file-parts.js'
 import { readBytes } from './files.js'
+import { leavingOut } from './unseen.js'
 
 /** What `pci.ids` calls a device; `null` for what it does not know, and for all where it is not installed. */
 export interface DeviceNames {
@@ -294,7 +295,9 @@ export class PciNames {
   /** Another file is in its place, or it was written: what was found in it may be elsewhere. */
   #readAgain(): void {
     for (const known of [this.#heads, this.#vendors, this.#devices, this.#classes]) known.clear()
-    this.#file = (this.#path === undefined ? null : openNames(this.#path)) ?? inLines(NOTHING)
+    const path = this.#path
+    // No verdict rests on names, in the middle of a look either.
+    this.#file = (path === undefined ? null : leavingOut(() => openNames(path))) ?? inLines(NOTHING)
   }
 
   /** The file is open for one search: names are for as long as a program runs. */
