@@ -34,7 +34,8 @@ const fakeFds = () => fs.readdirSync('/proc/self/fd').filter((fd) => {
 const threads = () => fs.readdirSync('/proc/self/task').filter((id) => {
   try { return fs.readFileSync('/proc/self/task/' + id + '/comm', 'utf8').startsWith('vfio:') } catch { return false }
 }).length
-const held = input.main ? [vfio.VfioContainer.open(), vfio.VfioGroup.open(2)] : []
+// A global, so that no garbage collection closes them before the end.
+globalThis.held = input.main ? [vfio.VfioContainer.open(), vfio.VfioGroup.open(2)] : []
 const worker = new Worker(new URL(input.url), { workerData: input, execArgv: [] })
 worker.on('message', () => {
   if (input.end === 'terminate') worker.terminate()

@@ -19,7 +19,8 @@ const WORKERS = `const fakeFds = () => fs.readdirSync('/proc/self/fd').filter((f
   try { return fs.readlinkSync('/proc/self/fd/' + fd).includes('memfd:fake-vfio') } catch { return false }
 }).length
 import { Worker } from 'node:worker_threads'
-const held = input.cell.main ? [vfio.VfioContainer.open(), vfio.VfioGroup.open(2)] : []
+// A global, so that no garbage collection closes them before the end.
+globalThis.held = input.cell.main ? [vfio.VfioContainer.open(), vfio.VfioGroup.open(2)] : []
 const ours = () => {
   const maps = fs.readFileSync('/proc/self/maps', 'utf8').split('\\n').filter((line) => /memfd:(fake-vfio|vfio-dma)/.test(line))
   return { descriptors: fs.readdirSync('/proc/self/fd').length, maps }

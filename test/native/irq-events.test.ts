@@ -277,6 +277,8 @@ describe('events of an interrupt', () => {
 describe('who listens to an interrupt', () => {
   const LISTEN = `
     const { irq, signal, device } = await enabled()
+    // So that no garbage collection closes it first, and says so.
+    globalThis.held = device
     process.on('exit', () => console.log('ended'))
   `
   it('keeps the process alive', async () => {
