@@ -4,7 +4,6 @@
  */
 
 const NON_ASCII = /[\x80-\xff]/
-const LONE_SURROGATE = /\p{Cs}/u
 const REPLACEMENT = '\ufffd'
 /** The first lone surrogate less the first byte that is not ASCII. */
 const ESCAPE = 0xdc00
@@ -42,7 +41,7 @@ function lengthOf(buffer: Buffer, at: number): number {
 
 /** The bytes of a text that {@link decode} gave. */
 export function encode(text: string): Buffer {
-  if (!LONE_SURROGATE.test(text)) return Buffer.from(text)
+  if (text.isWellFormed()) return Buffer.from(text)
   const parts = Array.from(text, (character) => {
     const code = character.charCodeAt(0)
     const isByte = character.length === 1 && code >= ESCAPE + 0x80 && code <= ESCAPE + 0xff
@@ -52,7 +51,7 @@ export function encode(text: string): Buffer {
 }
 
 /** A path for calls of `node:fs`: as it is where it is text, which every platform takes, else in bytes. */
-export const pathOf = (text: string): string | Buffer => (LONE_SURROGATE.test(text) ? encode(text) : text)
+export const pathOf = (text: string): string | Buffer => (text.isWellFormed() ? text : encode(text))
 
 /** What `node:fs` gave for a name or a link that was asked for in bytes: some runtimes give text all the same. */
 export const decodeName = (name: string | Buffer): string => (typeof name === 'string' ? name : decode(name))

@@ -1,17 +1,35 @@
 import type { PciDevice } from './devices.js'
 
-/** What vendors add to their names and nobody says. */
-const LEGAL_FORM =
-  /,?\s+(?:Corporation|Corp|Incorporated|Inc|Co|Company|Ltd|Limited|LLC|L\.L\.C|GmbH|AG|SA|S\.A|BV|B\.V|Plc|Pte|KK|K\.K|Oy|AB|A\/S)\b\.?/gi
+/** What vendors add to their names and nobody says, in small letters and without dots. */
+const LEGAL_FORMS = new Set([
+  ...['corporation', 'corp', 'incorporated', 'inc', 'company', 'co', 'limited', 'ltd', 'llc', 'plc', 'pte'],
+  ...['gmbh', 'ag', 'sa', 'bv', 'kk', 'oy', 'ab', 'a/s'],
+])
+
+/** Two may be written as one word: `Co.,Ltd`. An expression that lists all takes longer to make than a list does in all. */
+function isLegalForm(word: string): boolean {
+  const plain = word.toLowerCase()
+  const parts = plain.split(/[.,]+/).filter((part) => part !== '')
+  return LEGAL_FORMS.has(parts.join('')) || (parts.length > 0 && parts.every((part) => LEGAL_FORMS.has(part)))
+}
+
+/** `Bayer Corporation, Agfa Division` keeps its comma, and `Bug, Inc. Sapporo` needs none. */
+function withoutLegalForms(words: readonly string[]): string {
+  let short = ''
+  for (const word of words) {
+    if (short === '') short = word
+    else if (!isLegalForm(word)) short += ` ${word}`
+    else short = short.replace(/,$/, '') + (word.endsWith(',') ? ',' : '')
+  }
+  return short
+}
 
 /** A vendor's name without its legal form and what stands in brackets: `Intel`, `NVIDIA`, `Red Hat`. */
 function shortVendor(name: string): string {
   const known = shortVendors.get(name)
   if (known !== undefined) return known
-  const short = name
-    .replace(/\s*[[(].*$/, '')
-    .replace(LEGAL_FORM, '')
-    .replace(/[\s,.]+$/, '')
+  const words = name.replace(/\s*[[(].*$/, '').split(/\s+/)
+  const short = withoutLegalForms(words).replace(/[\s,.]+$/, '')
   shortVendors.set(name, short)
   return short
 }

@@ -118,11 +118,20 @@ async function runSuite(
   const wrapped = suite.sanitized ? reporting(command) : command
   const { status, failure, cpuSeconds } = suite.guest
     ? await runInLab(suite, suite.guest, wrapped, environment, collected)
-    : await runOnHost(wrapped, { ...process.env, ...environment }, suite.totalSeconds, (line) =>
+    : await runOnHost(wrapped, { ...surroundings(suite), ...environment }, suite.totalSeconds, (line) =>
         collected.line(line),
       )
   const outcome = collected.outcome(name, status, failure, grep === undefined)
   return cpuSeconds === undefined ? outcome : { ...outcome, cpuSeconds }
+}
+
+/** Suites that fetch packages. */
+const FETCHING: readonly string[] = ['package', 'image', 'kubernetes']
+
+/** Where certificates are named Node reads all of them at each start, and a suite starts it hundreds of times. */
+function surroundings({ directory }: Suite): NodeJS.ProcessEnv {
+  const { NODE_EXTRA_CA_CERTS, ...others } = process.env
+  return FETCHING.includes(directory) ? process.env : others
 }
 
 function runnerOf({ guest }: Suite): string {
