@@ -9,6 +9,7 @@
 #include "event-fd.h"
 #include "fd.h"
 #include "host/account.h"
+#include "host/lines.h"
 #include "host/lock.h"
 #include "host/process.h"
 #include "host/terminal.h"
@@ -91,6 +92,7 @@ constexpr NamedFunction kFunctions[] = {
     {"terminalModes", vfio::TerminalModes},
     {"setTerminalModes", vfio::SetTerminalModes},
     {"networkOwner", vfio::NetworkOwner},  {"describe", vfio::Describe},
+    {"findHead", vfio::FindHead},
 };
 
 constexpr NamedFunction kLoop[] = {{"ref", KeepAlive<true>}, {"unref", KeepAlive<false>}};

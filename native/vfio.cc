@@ -21,6 +21,7 @@
 #include "host/account.cc"
 #include "host/child.cc"
 #include "host/inotify.cc"
+#include "host/lines.cc"
 #include "host/lock.cc"
 #include "host/process.cc"
 #include "host/terminal.cc"

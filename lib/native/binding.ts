@@ -163,6 +163,11 @@ export interface Binding {
   /** `tcsetattr(3)`, also from the background. */
   setTerminalModes(descriptor: number, modes: ArrayBuffer): void
   /**
+   * In bytes of a text from an offset on, the first newline behind which a line begins that is indented by at most `tabs` tabs,
+   * two at most, and is neither empty nor a comment (`#`); -1 where none is, or too little of it is there to tell.
+   */
+  findHead(text: Uint8Array, from: number, tabs: number): number
+  /**
    * Begins to read, and answers what waits for the end of it, once: the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
    * as many bytes as its entry in `limits`. A link `.` is the directory's own name, as a link. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
    * `c1:3`, and nothing for what is no device. Of files that are named in `spaces` too, config spaces, all of the first 256 bytes is read, the headers of the list of

@@ -1,6 +1,7 @@
 import { decode } from './bytes.js'
 import { Changed, inFile, inMemory, type Parts } from './file-parts.js'
 import { readBytes } from './files.js'
+import { reader } from './tree.js'
 import { leavingOut } from './unseen.js'
 
 /** What `pci.ids` calls a device; `null` for what it does not know, and for all where it is not installed. */
@@ -26,9 +27,6 @@ const hex = (value: number, digits: number) => value.toString(16).padStart(digit
 
 const [NEWLINE, HASH] = [0x0a, 0x23]
 
-/** The newline before a line that is indented by so many tabs or less. Comments and empty lines are none. */
-const HEADS = [/\n[^\t#\n]/g, /\n(?:[^\t#\n]|\t[^\t])/g, /\n(?:[^\t#\n]|\t(?:[^\t]|\t[^\t]))/g] as const
-
 /** As many characters as it takes to see one. */
 const HEAD_LENGTH = 4
 
@@ -44,8 +42,7 @@ const FIRST_STRETCH = 0x400
 /** A vendor is looked for at the beginnings of such pieces, in bytes: most have the line of one. */
 const PIECE = 0x1000
 
-/** The newline before a line that is not indented, and as much of it as stands before a vendor's name. */
-const VENDOR = /\n([^\t#\n][^\n]{5})/g
+/** What stands before a vendor's name, in characters. */
 const VENDOR_LENGTH = 6
 
 /** So many pieces are read at once at most. */
@@ -104,6 +101,7 @@ const NOTHING = Buffer.alloc(0)
  */
 export class PciNames {
   #file: Parts
+  readonly #reader = reader()
   readonly #path: string | undefined
   /** By piece. */
   readonly #heads = new Map<number, readonly Head[]>()
@@ -142,13 +140,10 @@ export class PciNames {
 
   /** The newline before the next line that is indented no further than so many tabs; comments and empty lines are none. */
   #next(from: number, depth: number, end = this.#file.size): number {
-    const head = HEADS[depth] ?? HEADS[0]
     for (let [base, size] = [from, FIRST_STRETCH]; base < end; size = Math.min(4 * size, STRETCH)) {
       const part = this.#file.part(base, Math.min(base + size, end))
-      head.lastIndex = 0
-      // An expression is run by machine code, and a loop over the bytes is not.
-      const found = head.exec(part.toString('latin1'))
-      if (found) return base + found.index
+      const found = this.#reader.findHead(part, 0, depth)
+      if (found >= 0) return base + found
       if (base + part.length >= end) return end
       base += part.length - HEAD_LENGTH + 1
     }
@@ -220,12 +215,13 @@ export class PciNames {
     const start = piece * PIECE
     const found = Array.from({ length: ahead }, (): Head[] => [])
     // The rest of a line that begins at the end comes along.
-    const text = this.#file.part(start, start + ahead * PIECE + VENDOR_LENGTH).toString('latin1')
-    VENDOR.lastIndex = 0
-    for (let match = VENDOR.exec(text); match; match = VENDOR.exec(text)) {
-      const [, line = ''] = match
+    const text = this.#file.part(start, start + ahead * PIECE + VENDOR_LENGTH)
+    const next = (from: number) => this.#reader.findHead(text, from, 0)
+    for (let at = next(0); at >= 0; at = next(at + 1)) {
+      const line = text.toString('latin1', at + 1, at + 1 + VENDOR_LENGTH)
+      if (line.length < VENDOR_LENGTH || line.includes('\n')) continue
       const vendor = /^[0-9a-f]{4} {2}/.test(line) ? Number.parseInt(line, 16) : NO_VENDOR
-      found[Math.floor(match.index / PIECE)]?.push({ vendor, at: start + match.index })
+      found[Math.floor(at / PIECE)]?.push({ vendor, at: start + at })
     }
     for (const [index, heads] of found.entries()) this.#heads.set(piece + index, heads)
     return found[0] ?? []

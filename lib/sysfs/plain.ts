@@ -54,6 +54,29 @@ class Spans {
   }
 }
 
+/** By how many tabs a line is indented at most. An expression is run by machine code, and a loop over the bytes is not. */
+const HEADS = [/\n[^\t#\n]/g, /\n(?:[^\t#\n]|\t[^\t])/g, /\n(?:[^\t#\n]|\t(?:[^\t]|\t[^\t]))/g] as const
+
+/** As many characters as it takes to see one. */
+const HEAD_LENGTH = 4
+
+/** So much is searched at first, in bytes: most are near. */
+const FIRST_STRETCH = 0x400
+
+/** What the addon's does. */
+export const findHead: Binding['findHead'] = ({ buffer, byteOffset, byteLength }, from, tabs) => {
+  const text = Buffer.from(buffer, byteOffset, byteLength)
+  const head = HEADS[tabs] ?? HEADS[0]
+  for (let [at, size] = [from, FIRST_STRETCH]; at < text.length; size *= 2) {
+    const end = at + size
+    head.lastIndex = 0
+    const found = head.exec(text.toString('latin1', at, end))
+    if (found !== null) return at + found.index
+    at = end - HEAD_LENGTH + 1
+  }
+  return -1
+}
+
 /**
  * What the addon's `readTree` does, with the calls of `node:fs`: on every platform, and not as quick. Here an entry is
  * found by its whole path, and of a config space all is read.

@@ -139,7 +139,7 @@ const SLASH = 0x2f
 const ZERO = 0x30
 
 /** The addon makes looking quick; without it the calls of `node:fs` give the same answers. */
-const reader = (): Pick<Binding, 'readTree' | 'readWaiting'> => bindingIfThere() ?? plain
+export const reader = (): Pick<Binding, 'readTree' | 'readWaiting' | 'findHead'> => bindingIfThere() ?? plain
 
 /** A sysfs attribute, and all of config space, fit in a page of 4096 bytes. */
 const PAGE = 4096

@@ -259,6 +259,38 @@ describe('the readers, with the addon and without', function () {
     }
   })
 
+  it('find lines by how far they are indented alike, wherever a text is cut', () => {
+    const piece = fc.constantFrom(
+      '\n',
+      '\t',
+      '#',
+      'a',
+      '\n\t',
+      '\n\t\t',
+      '\n8086  ',
+      '\n#',
+      '\0',
+      'x'.repeat(500),
+    )
+    const texts = fc.array(piece, { maxLength: 40 }).map((pieces) => Buffer.from(pieces.join('')))
+    fc.assert(
+      fc.property(texts, fc.nat(600), fc.nat(2), (text, from, tabs) => {
+        const found = quick.findHead(text, from, tabs)
+        assert.equal(plain.findHead(text, from, tabs), found)
+        if (found >= 0) assert.match(text.toString('latin1', found), /^\n\t{0,2}[^\t#]|^\n\t{1,2}#/)
+      }),
+      {
+        numRuns: 2000,
+        examples: [
+          [Buffer.from('\n\tb\n'), 0, 0],
+          [Buffer.from('\n\t'), 0, 1],
+          [Buffer.alloc(0), 0, 2],
+        ],
+      },
+    )
+    assert.throws(() => quick.findHead(Buffer.alloc(1), 0, 3), { code: 'ERR_VFIO_BAD_ARGUMENT' })
+  })
+
   it('take no more of a config space than is made of it, which is the same as of a whole one', () => {
     const bodies = Object.entries(EXTENDED_BODIES).flatMap(([id, size]) => [Number(id), size])
     const inParts = (config: Uint8Array): Uint8Array | number => {
