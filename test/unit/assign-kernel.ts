@@ -94,6 +94,11 @@ export class SimulatedKernel {
     return this.open.has(group)
   }
 
+  /** How many calls hang. */
+  get hanging(): number {
+    return this.#release.length
+  }
+
   /** Lets what hangs take effect after all. */
   answerAll(): void {
     for (const release of this.#release.splice(0)) release()
