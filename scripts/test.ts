@@ -174,17 +174,25 @@ async function perform(
     ...outcome.failed.map(failure),
   ]
   console.log(lines.join('\n'))
-  return { ...outcome, step: step.name, seconds }
+  const finished = { ...outcome, step: step.name, seconds }
+  ended.push(finished)
+  // A run that is ended before its end has told where its time went until then.
+  writeTimes(testsOf(ended))
+  return finished
 }
+
+const ended: Finished[] = []
+
+const testsOf = (outcomes: readonly Finished[]) =>
+  outcomes.flatMap(({ step, passed, failed }) =>
+    [...passed, ...failed].map((test: Timed) => ({ ...test, step })),
+  )
 
 const failure = ({ title, detail }: { title: string; detail: string }) =>
   `  FAILED: ${title}\n${indent(detail)}`
 
 function summarize(outcomes: readonly Finished[]): boolean {
-  const tests = outcomes.flatMap(({ step, passed, failed }) =>
-    [...passed, ...failed].map((test: Timed) => ({ ...test, step })),
-  )
-  writeTimes(tests)
+  const tests = testsOf(outcomes)
   console.log('the time of each step, in seconds:')
   console.log(outcomes.map(({ step, seconds }) => `${step} ${seconds.toFixed(0)}`).join(', '))
   const longest = tests.toSorted((one, other) => other.seconds - one.seconds).slice(0, LONGEST)

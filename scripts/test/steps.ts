@@ -91,8 +91,11 @@ const testsOf = (directory: string) =>
     .map((file) => file.slice(0, -'.test.ts'.length))
     .sort()
 
-/** They look at the host, and hardly call the addon: a sanitizer of it has little to see in them. */
-const LOOKING: readonly string[] = ['look', 'look-faults']
+/**
+ * A sanitizer has little to see in them, or the same many times: those that look at the host, and the sentence of each error. The
+ * soak has the errors.
+ */
+const SEEN_ELSEWHERE: readonly string[] = ['look', 'look-faults', 'errors']
 
 /** Those of the guests that drive devices through the addon: where a sanitizer of it has most to see. */
 const DRIVING: readonly string[] = ['dma', 'features', 'irqs', 'kvm', 'regions', 'vfio-objects']
@@ -203,7 +206,7 @@ const hostSteps: readonly Step[] = [
     sanitized({
       name: `asan:${name}`,
       lane: 'host',
-      work: { ...onHost(name), files: testsOf(name).filter((file) => !LOOKING.includes(file)) },
+      work: { ...onHost(name), files: testsOf(name).filter((file) => !SEEN_ELSEWHERE.includes(file)) },
     }),
   ),
 ]
@@ -280,7 +283,7 @@ const BY_CDEV: readonly string[] = ['cycles', 'features', 'kvm', 'regions']
 const iommufdSteps: readonly Step[] = [
   labStep(
     'lab:iommufd',
-    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'run', 'agreement']),
+    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
   ),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
   labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),
@@ -346,7 +349,7 @@ const soakSteps: readonly Step[] = [
     sanitized({
       name: 'soak:asan:fuzz',
       lane: 'host',
-      work: { ...onHost('native'), files: ['fuzz', 'irq-model'] },
+      work: { ...onHost('native'), files: ['fuzz', 'irq-model', 'errors'] },
     }) as Step & { work: Suite },
   ),
   // The container image of the device plugin: built, and started as its pod says.

@@ -22,17 +22,17 @@ describe(`after a crash at every change on ${kernelRelease()}, vfio recover make
   }
 
   /**
-   * Kills programs after one change, after two, … until one comes to its end; each next one is started ahead. Every other
-   * change at the small size: the unit suite has all of them, on a simulated kernel.
+   * Kills programs after one change, after two, … until one comes to its end; each next one is started ahead. Some of the
+   * changes at the small size: the unit suite has all of them, on a simulated kernel.
    */
-  const STEP = sized(2, 1)
+  const stepOf = (members: number) => sized(2 * members, 1)
   const FIRST = 1
   async function crash(task: 'assign' | 'release', members: number): Promise<number> {
     place('host')
     const plan = choose(host.snapshot(), members)
     const before = hostState()
     let program = new Program()
-    for (let dieAfter = FIRST; ; dieAfter += STEP) {
+    for (let dieAfter = FIRST; ; dieAfter += stepOf(members)) {
       const next = new Program()
       if (task === 'release') await assign(plan)
       await program.give({ do: task, plan, dieAfter })
@@ -70,7 +70,7 @@ describe(`after a crash at every change on ${kernelRelease()}, vfio recover make
     for (const task of ['assign', 'release'] as const) {
       it(`${task} of ${name}`, async () => {
         const changes = await crash(task, members)
-        console.log(`      at most ${changes} changes, killed after every ${STEP}`)
+        console.log(`      at most ${changes} changes, killed after every ${stepOf(members)}`)
         assert.ok(changes >= (task === 'assign' ? 6 : 5), `${changes} changes`)
       })
     }
