@@ -354,7 +354,9 @@ const soakSteps: readonly Step[] = [
   ),
   // The container image of the device plugin: built, and started as its pod says.
   hostStep('soak:image', { ...onHost('image'), testSeconds: 1800, totalSeconds: 3600 }),
-  ...nodeLines.map((line) => onNode(line)).map((step) => ({ ...step, name: `soak:${step.name}` })),
+  ...nodeLines
+    .map((line) => onNode(line) as Step & { work: Suite })
+    .map((step) => full({ ...step, name: `soak:${step.name}` })),
   ...kernels.flatMap((kernel) =>
     (
       [

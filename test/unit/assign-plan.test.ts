@@ -20,7 +20,7 @@ import {
 } from '../fixtures/host.js'
 import { planOn, SINGLE, THREE, TWINS } from './assign-hosts.js'
 import { makeKernelHost, photograph } from './assign-kernel.js'
-import { present, see } from './support.js'
+import { present, runs, see } from './support.js'
 
 const NVME = '0000:01:00.0'
 const SLOT = ['0000:02:00.0', '0000:02:00.1', '0000:02:00.2']
@@ -498,7 +498,7 @@ describe('planAssignment', () => {
           removeDirectories()
         }
       }),
-      { numRuns: 150 },
+      { numRuns: runs(150) },
     )
     assert.ok(planned > 20, 'most of what is generated is planned')
   })

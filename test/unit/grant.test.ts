@@ -20,7 +20,7 @@ import fc from 'fast-check'
 import { grant, grantRule, Host, type Revocation, revoke, revokeAll, type Snapshot, VfioError } from 'vfio'
 import { type HostDescription, makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { skip } from '../fixtures/skip.js'
-import { ROOT, SEED } from './support.js'
+import { ROOT, runs, SEED } from './support.js'
 
 const HOST: HostDescription = {
   devices: [
@@ -461,7 +461,7 @@ describe('grant', function () {
           await assert.rejects(takeBack('00:04.0'), isCode('ERR_VFIO_BAD_JOURNAL'))
           assert.deepEqual(picture(), before)
         }),
-        { numRuns: 200 },
+        { numRuns: runs(200) },
       )
     })
   })
@@ -487,7 +487,7 @@ describe('grant', function () {
           }
         },
       ),
-      { numRuns: 100 },
+      { numRuns: runs(100) },
     )
     const { uid, gid, mode } = lstatSync('/dev/null')
     assert.deepEqual([uid, gid, mode], [outside.uid, outside.gid, outside.mode])

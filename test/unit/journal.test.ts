@@ -35,7 +35,7 @@ import { type HostTrees, removeDirectories, temporaryDirectory } from '../fixtur
 import { skip } from '../fixtures/skip.js'
 import { journalOf, photographOf, prepare, SINGLE, TWINS, using } from './assign-hosts.js'
 import { photograph, SimulatedKernel } from './assign-kernel.js'
-import { present, ROOT } from './support.js'
+import { present, ROOT, runs } from './support.js'
 
 const NVME = '0000:01:00.0'
 const LARGE = 2 ** 24 + 1
@@ -349,7 +349,7 @@ describe('journal', function () {
         }
         rmSync(journal, { recursive: true, force: true })
       }),
-      { numRuns: 300 },
+      { numRuns: runs(300) },
     )
     assert.ok(read > 10, 'some of what is generated is a record')
     assert.deepEqual(photograph(outside), before)

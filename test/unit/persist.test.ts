@@ -25,7 +25,7 @@ import {
 } from 'vfio'
 import { type HostDescription, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
 import { everythingIn } from '../fixtures/tree.js'
-import { SEED, see } from './support.js'
+import { runs, SEED, see } from './support.js'
 
 const NVME = { vendor: 0x144d, device: 0xa808, class: 0x010802, driver: 'nvme' } as const
 const HOST: HostDescription = {
@@ -358,7 +358,7 @@ describe('persist', () => {
             assert.deepEqual(picture(root), before)
           },
         ),
-        { numRuns: 60 },
+        { numRuns: runs(60) },
       )
     })
   })

@@ -20,7 +20,7 @@ import {
   temporaryDirectory,
   writeHost,
 } from '../fixtures/host.js'
-import { present, SEED } from './support.js'
+import { present, runs, SEED } from './support.js'
 
 const HEADER = {
   vendor: 0x8086,
@@ -176,7 +176,7 @@ describe(`config space (seed ${SEED})`, function () {
           JSON.stringify(capabilities)
         }
       }),
-      { numRuns: 60 },
+      { numRuns: runs(60) },
     )
   })
 
@@ -238,7 +238,7 @@ describe(`config space (seed ${SEED})`, function () {
           assert.equal(found.cxlLink, flexBus ? (flexBus.status & 0b101) !== 0 : null)
         }
       }),
-      { numRuns: 60 },
+      { numRuns: runs(60) },
     )
   })
 
@@ -258,7 +258,7 @@ describe(`config space (seed ${SEED})`, function () {
           if (part.readable < 256 && full.standard.length > 0) assert.equal(part.complete, false)
         }
       }),
-      { numRuns: 40 },
+      { numRuns: runs(40) },
     )
   })
 
@@ -327,7 +327,7 @@ describe(`pci.ids and modules.alias (seed ${SEED})`, function () {
       fc.property(fc.oneof(line, fc.uint8Array({ maxLength: 2000 })), (pciIds) => {
         assert.ok(isNames(bench.with({ pciIds })))
       }),
-      { numRuns: 300 },
+      { numRuns: runs(300) },
     )
   })
 
@@ -345,7 +345,7 @@ describe(`pci.ids and modules.alias (seed ${SEED})`, function () {
         const { names } = bench.with({ pciIds })
         assert.deepEqual([names.vendor, names.device], [`V${vendor}`, `D${vendor}${device}`])
       }),
-      { numRuns: 100 },
+      { numRuns: runs(100) },
     )
   })
 
@@ -374,7 +374,7 @@ describe(`pci.ids and modules.alias (seed ${SEED})`, function () {
       fc.property(fc.oneof(line, fc.uint8Array({ maxLength: 2000 })), line, (aliases, builtin) => {
         assert.ok(isModules(bench.with({ aliases, builtin: builtin.replaceAll('\n', '\0') })))
       }),
-      { numRuns: 300 },
+      { numRuns: runs(300) },
     )
   })
 
@@ -498,7 +498,7 @@ describe(`a random tree (seed ${SEED})`, function () {
           rmSync(root, { recursive: true })
         },
       ),
-      { numRuns: 120 },
+      { numRuns: runs(120) },
     )
   })
 
@@ -539,7 +539,7 @@ describe(`a random tree (seed ${SEED})`, function () {
           rmSync(root, { recursive: true })
         },
       ),
-      { numRuns: 120 },
+      { numRuns: runs(120) },
     )
   })
 
@@ -636,7 +636,7 @@ describe(`a random tree (seed ${SEED})`, function () {
         diagnose(seen)
         rmSync(root, { recursive: true, force: true })
       }),
-      { numRuns: 150 },
+      { numRuns: runs(150) },
     )
   })
 })

@@ -3,10 +3,14 @@ import { dirname } from 'node:path'
 import { configureGlobal } from 'fast-check'
 import { Host, type Snapshot } from 'vfio'
 import { type HostDescription, makeHost } from '../fixtures/host.js'
+import { sized } from '../fixtures/size.js'
 
 /** The seed of all property tests: VFIO_SEED repeats a run. */
 export const SEED = Number(process.env.VFIO_SEED ?? Date.now() % 2 ** 31)
 configureGlobal({ seed: SEED })
+
+/** Of so many runs of a property that looks at hosts a third, since each seed is another one; the soak has all. */
+export const runs = (count: number): number => sized(Math.ceil(count / 3), count)
 
 /** Looks at a described host. */
 export const see = (host: HostDescription): Snapshot => new Host(makeHost(host)).snapshot()
