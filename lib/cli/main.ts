@@ -8,7 +8,8 @@ declare const LOOKS_BUILD: string
 
 // Not by import(), for which Node would load what loads ES modules.
 const [, , command = ''] = process.argv
-if (LOOKS.includes(command)) {
+// A stack has the names of the sources there alone.
+if (LOOKS.includes(command) && !process.env.VFIO_DEBUG) {
   // Of what helps, or answers programs, other parts are run.
   const name = [
     command,

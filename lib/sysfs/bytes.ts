@@ -51,7 +51,9 @@ export function encode(text: string): Buffer {
 }
 
 /** A path for calls of `node:fs`: as it is where it is text, which every platform takes, else in bytes. */
-export const pathOf = (text: string): string | Buffer => (text.isWellFormed() ? text : encode(text))
+export const pathOf = (text: string): string | Buffer =>
+  // From JavaScript it may be what these calls take besides, in bytes already.
+  typeof text !== 'string' || text.isWellFormed() ? text : encode(text)
 
 /** What `node:fs` gave for a name or a link that was asked for in bytes: some runtimes give text all the same. */
 export const decodeName = (name: string | Buffer): string => (typeof name === 'string' ? name : decode(name))

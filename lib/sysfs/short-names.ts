@@ -1,25 +1,30 @@
 import type { PciDevice } from './devices.js'
 
-/** What vendors add to their names and nobody says, in small letters and without dots. */
+/** What vendors add to their names and nobody says, in small letters. */
 const LEGAL_FORMS = new Set([
   ...['corporation', 'corp', 'incorporated', 'inc', 'company', 'co', 'limited', 'ltd', 'llc', 'plc', 'pte'],
-  ...['gmbh', 'ag', 'sa', 'bv', 'kk', 'oy', 'ab', 'a/s'],
+  ...['gmbh', 'ag', 'sa', 'bv', 'kk', 'oy', 'ab', 'a/s', 'l.l.c', 's.a', 'b.v', 'k.k'],
 ])
 
 /** Two may be written as one word: `Co.,Ltd`. An expression that lists all takes longer to make than a list does in all. */
 function isLegalForm(word: string): boolean {
-  const plain = word.toLowerCase()
-  const parts = plain.split(/[.,]+/).filter((part) => part !== '')
-  return LEGAL_FORMS.has(parts.join('')) || (parts.length > 0 && parts.every((part) => LEGAL_FORMS.has(part)))
+  const plain = word.toLowerCase().replace(/[.,;:]+$/, '')
+  return (
+    LEGAL_FORMS.has(plain) ||
+    (/[.,]/.test(plain) && plain.split(/[.,]+/).every((part) => LEGAL_FORMS.has(part)))
+  )
 }
 
-/** `Bayer Corporation, Agfa Division` keeps its comma, and `Bug, Inc. Sapporo` needs none. */
+/** `Bayer Corporation, Agfa Division` keeps its comma, `Bug, Inc. Sapporo` needs none, and of two vendors each has a form. */
 function withoutLegalForms(words: readonly string[]): string {
   let short = ''
   for (const word of words) {
+    const slash = word.indexOf('/')
+    const first = slash > 0 && !isLegalForm(word) ? word.slice(0, slash) : word
+    const rest = word.slice(first.length)
     if (short === '') short = word
-    else if (!isLegalForm(word)) short += ` ${word}`
-    else short = short.replace(/,$/, '') + (word.endsWith(',') ? ',' : '')
+    else if (!isLegalForm(first)) short += ` ${word}`
+    else short = short.replace(/,$/, '') + (word.endsWith(',') ? ',' : '') + rest
   }
   return short
 }

@@ -283,7 +283,7 @@ const BY_CDEV: readonly string[] = ['cycles', 'features', 'kvm', 'regions']
 const iommufdSteps: readonly Step[] = [
   labStep(
     'lab:iommufd',
-    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'agreement']),
+    inGuest('iommufd', 'default', [...OBJECTS, ...BY_CDEV, ...OF_BUILT, 'once', 'run', 'agreement']),
   ),
   labStep('lab:iommufd:shared', inGuest('iommufd', 'disks', ['shared'])),
   labStep('lab:iommufd:hotplug', inGuest('iommufd', 'hotplug-twice', ELSEWHERE.hotplug ?? [])),

@@ -563,12 +563,15 @@ describe('the command line', function () {
       }
     })
 
-    it('shows the stack with VFIO_DEBUG=1 only', () => {
-      const args = ['check', '59:00.8', '--sysfs', sysfs]
-      const { status, stderr } = vfio(args, { VFIO_DEBUG: '1' })
-      assert.equal(status, 2)
-      assert.match(stderr, /"59:00\.8" is not a PCI address.*\n +at /)
-      assert.match(vfio(args, { VFIO_DEBUG: '' }).stderr, oneLine)
+    it('shows the stack with VFIO_DEBUG=1 only, in the names of the sources', () => {
+      for (const command of ['check', 'show']) {
+        const args = [command, '59:00.8', '--sysfs', sysfs]
+        const { status, stderr } = vfio(args, { VFIO_DEBUG: '1' })
+        assert.equal(status, 2)
+        assert.match(stderr, /"59:00\.8" is not a PCI address.*\n +at /)
+        assert.match(stderr, /^ +at expandName /m)
+        assert.match(vfio(args, { VFIO_DEBUG: '' }).stderr, oneLine)
+      }
     })
   })
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { type DeviceIds, PciNames } from '../../lib/sysfs/names.js'
 import { SCRATCH } from '../fixtures/host.js'
 
@@ -115,6 +116,19 @@ describe('names of pci.ids', () => {
         const expected = inMemory.names(idsOf(vendor))
         assert.deepEqual(inParts.names(idsOf(vendor)), expected, `${vendor}`)
         assert.deepEqual(PciNames.read(path).names(idsOf(vendor)), expected, `${vendor} alone`)
+      }
+    })
+
+    it('are found by whatever a file is opened by in JavaScript', () => {
+      const place = join(SCRATCH, `vfio-names-${process.pid}`)
+      writeFileSync(place, fileOf(3))
+      try {
+        const ids = { vendor: 2, device: 4, subsystemVendor: 0, subsystemDevice: 0, class: 0x020000 }
+        for (const path of [place, Buffer.from(place), pathToFileURL(place)]) {
+          assert.equal(PciNames.read(path as string).names(ids).vendor, 'Vendor 2')
+        }
+      } finally {
+        rmSync(place)
       }
     })
 
