@@ -500,6 +500,6 @@ describe('planAssignment', () => {
       }),
       { numRuns: runs(150) },
     )
-    assert.ok(planned > 20, 'most of what is generated is planned')
+    assert.ok(planned > runs(150) / 10, 'most of what is generated is planned')
   })
 })

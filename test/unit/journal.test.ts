@@ -351,7 +351,7 @@ describe('journal', function () {
       }),
       { numRuns: runs(300) },
     )
-    assert.ok(read > 10, 'some of what is generated is a record')
+    assert.ok(read > runs(300) / 30, 'some of what is generated is a record')
     assert.deepEqual(photograph(outside), before)
     assert.ok(device)
   })
