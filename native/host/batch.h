@@ -9,6 +9,8 @@
 #include <functional>
 #include <vector>
 
+#include "util/populated.h"
+
 namespace vfio {
 
 // Bytes of all entries one behind the other, and for each entry where it starts and how long it is. Equal ones are kept
@@ -36,30 +38,36 @@ class Batch {
     Add(scratch_.data(), static_cast<size_t>(length));
   }
 
-  void Append(const Batch& other) {
-    int32_t shift = static_cast<int32_t>(data.size());
-    for (size_t i = 0; i < other.spans.size(); i += 2) {
-      int32_t start = other.spans[i];
-      spans.push_back(start < 0 ? start : start + shift);
-      spans.push_back(other.spans[i + 1]);
+  // { data, spans } of parts that follow each other, copied once into memory that JavaScript owns: external buffers are
+  // forbidden in some runtimes.
+  static Napi::Object ToObject(Napi::Env env, const std::vector<Batch>& parts) {
+    size_t size = 0, count = 0;
+    for (const Batch& part : parts) {
+      size += part.data.size();
+      count += part.spans.size();
     }
-    data.insert(data.end(), other.data.begin(), other.data.end());
-  }
-
-  // { data, spans }, copied once into memory that JavaScript owns: external buffers are forbidden in some runtimes.
-  Napi::Object ToObject(Napi::Env env) const {
-    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, data.size());
-    if (!data.empty()) memcpy(bytes.Data(), data.data(), data.size());
-    Napi::Int32Array numbers = Napi::Int32Array::New(env, spans.size());
-    if (!spans.empty()) memcpy(numbers.Data(), spans.data(), spans.size() * sizeof(int32_t));
+    Napi::Uint8Array bytes = Napi::Uint8Array::New(env, size);
+    Napi::Int32Array numbers = Napi::Int32Array::New(env, count);
+    Populate(bytes.Data(), size);
+    Populate(numbers.Data(), count * sizeof(int32_t));
+    size_t shift = 0, at = 0;
+    for (const Batch& part : parts) {
+      for (size_t i = 0; i < part.spans.size(); i += 2) {
+        const int32_t start = part.spans[i];
+        numbers[at++] = start < 0 ? start : start + static_cast<int32_t>(shift);
+        numbers[at++] = part.spans[i + 1];
+      }
+      if (!part.data.empty()) memcpy(bytes.Data() + shift, part.data.data(), part.data.size());
+      shift += part.data.size();
+    }
     Napi::Object result = Napi::Object::New(env);
     result.Set("data", bytes);
     result.Set("spans", numbers);
     return result;
   }
 
-  std::vector<uint8_t> data;
-  std::vector<int32_t> spans;
+  std::vector<uint8_t, Populated<uint8_t>> data;
+  std::vector<int32_t, Populated<int32_t>> spans;
 
  private:
   struct Kept {
@@ -125,12 +133,12 @@ class Batch {
   }
 
   std::vector<uint8_t> scratch_;
-  std::vector<Kept> kept_;
+  std::vector<Kept, Populated<Kept>> kept_;
   // Indices of `kept_` by hash, -1 for none; its size is a power of two.
-  std::vector<int32_t> table_;
+  std::vector<int32_t, Populated<int32_t>> table_;
 };
 
 /** The function that waits for some work in a thread beside, and answers what it brought as { data, spans }; once. */
-Napi::Function Beside(Napi::Env env, std::function<Batch()> work);
+Napi::Function Beside(Napi::Env env, std::function<std::vector<Batch>()> work);
 
 }  // namespace vfio

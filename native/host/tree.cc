@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -31,11 +32,15 @@ namespace vfio {
 
 namespace {
 
+constexpr size_t kShort = 256;
+
+// What stands in for a lone surrogate in UTF-8.
+bool HasReplacement(const char* text, size_t size) { return memmem(text, size, "\xef\xbf\xbd", 3) != nullptr; }
+
 // UTF-8, but a lone surrogate from U+DC80 on stands for a byte that is none (lib/sysfs/bytes.ts).
 std::string Bytes(const Napi::String& text) {
   std::string out = text.Utf8Value();
-  // What stands in for a lone surrogate there.
-  if (out.find("\xef\xbf\xbd") == std::string::npos) return out;
+  if (!HasReplacement(out.data(), out.size())) return out;
   std::u16string units = text.Utf16Value();
   out.clear();
   for (size_t i = 0; i < units.size(); i++) {
@@ -59,10 +64,17 @@ std::vector<std::string> Strings(const Napi::Value& value) {
   if (!value.IsArray()) BadArgument(value.Env(), "expected an array of strings");
   Napi::Array array = value.As<Napi::Array>();
   std::vector<std::string> out;
-  for (uint32_t i = 0; i < array.Length(); i++) {
+  const uint32_t length = array.Length();
+  for (uint32_t i = 0; i < length; i++) {
     Napi::Value item = array.Get(i);
-    if (!item.IsString()) BadArgument(value.Env(), "expected an array of strings");
-    out.push_back(Bytes(item.As<Napi::String>()));
+    // Nearly all are short, and two calls less then.
+    char text[kShort];
+    size_t size = 0;
+    const napi_status status = napi_get_value_string_utf8(value.Env(), item, text, sizeof text, &size);
+    if (status == napi_string_expected) BadArgument(value.Env(), "expected an array of strings");
+    // What may have been cut is longer than the room less one character.
+    if (status == napi_ok && size < sizeof text - 4 && !HasReplacement(text, size)) out.emplace_back(text, size);
+    else out.push_back(Bytes(item.As<Napi::String>()));
   }
   return out;
 }
@@ -74,18 +86,53 @@ constexpr size_t kMaximumBatch = 1u << 30;
 constexpr size_t kRowsWorthAThread = 64;
 constexpr size_t kMostThreads = 4;
 
+// The descriptors of a thread. Nearly a third of the calls of a look would close one: where they are in a table that no
+// other thread shares, one call closes many.
+class Descriptors {
+ public:
+  // Leaves the table that threads share, in which besides each call pays for the others.
+  void Leave() {
+#ifdef SYS_close_range
+    rlimit limit;
+    // CLOSE_RANGE_UNSHARE, which older headers lack. A kernel that does not know it leaves the table as it is.
+    is_own_ = syscall(SYS_close_range, 0U, ~0U, 2U) == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+              limit.rlim_cur >= 8 * kMostOpen;
+#endif
+  }
+
+  // All that stand behind this one, if they are many.
+  void CloseBehind(int first) {
+#ifdef SYS_close_range
+    if (open_ < kMostOpen) return;
+    syscall(SYS_close_range, static_cast<unsigned>(first) + 1, ~0U, 0U);
+    open_ = 0;
+#endif
+  }
+
+  bool Keeps() {
+    if (is_own_) open_++;
+    return is_own_;
+  }
+
+ private:
+  static constexpr unsigned kMostOpen = 64;
+  bool is_own_ = false;
+  unsigned open_ = 0;
+};
+
 class Descriptor {
  public:
-  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptors& all, int fd) : fd_(fd), closes_(fd >= 0 && !all.Keeps()) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
+    if (closes_) close(fd_);
   }
   int get() const { return fd_; }
 
  private:
   int fd_;
+  bool closes_;
 };
 
 std::vector<uint32_t> Counts(const Napi::Value& value, uint32_t maximum) {
@@ -114,9 +161,9 @@ struct TreeRequest {
 
 constexpr uint32_t kLargestFile = 1 << 20;
 
-void TakeFile(Batch& batch, int directory, const char* name, uint32_t limit) {
+void TakeFile(Batch& batch, Descriptors& all, int directory, const char* name, uint32_t limit) {
   // O_NONBLOCK: a FIFO in a hostile tree must not hang the reader.
-  Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  Descriptor file(all, openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (file.get() < 0) return batch.Fail(errno);
   batch.Take(limit, [&](uint8_t* into, size_t size) { return read(file.get(), into, size); });
 }
@@ -126,8 +173,9 @@ constexpr size_t kWholeSpace = 4096;
 
 // Each four bytes of it are an access to the device, which takes a microsecond or more: of the extended capabilities only
 // the list is read, and the bodies that are wanted. All else is zero.
-void TakeSpace(Batch& batch, int directory, const char* name, const std::vector<uint32_t>& bodies) {
-  Descriptor file(openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+void TakeSpace(Batch& batch, Descriptors& all, int directory, const char* name,
+               const std::vector<uint32_t>& bodies) {
+  Descriptor file(all, openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   struct stat facts;
   if (file.get() < 0 || fstat(file.get(), &facts) != 0) return batch.Fail(errno);
   alignas(uint64_t) uint8_t space[kWholeSpace] = {};
@@ -176,8 +224,8 @@ struct Entry {
 };
 
 // The names in a directory, each followed by a NUL: no other byte is in no name.
-void TakeList(Batch& batch, int directory, const char* name) {
-  Descriptor opened(openat(directory, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+void TakeList(Batch& batch, Descriptors& all, int directory, const char* name) {
+  Descriptor opened(all, openat(directory, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (opened.get() < 0) return batch.Fail(errno);
   std::string names;
   alignas(Entry) char buffer[4096];
@@ -208,18 +256,19 @@ void TakeNode(Batch& batch, int directory, const char* name) {
   batch.Add(reinterpret_cast<const uint8_t*>(text.data()), text.size());
 }
 
-void TakeDirectories(Batch& batch, const TreeRequest& request, size_t from, size_t to) {
+void TakeDirectories(Batch& batch, Descriptors& all, const TreeRequest& request, size_t from, size_t to) {
   size_t columns = request.files.size() + request.links.size() + request.lists.size() +
                    request.nodes.size();
   std::vector<bool> are_spaces;
   for (const std::string& file : request.files) {
     are_spaces.push_back(std::find(request.spaces.begin(), request.spaces.end(), file) != request.spaces.end());
   }
-  Descriptor base(open(request.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  Descriptor base(all, open(request.root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   int base_error = base.get() < 0 ? errno : 0;
   for (size_t row = from; row < to; row++) {
     const char* name = request.directories[row].c_str();
-    Descriptor directory(base_error ? -1 : openat(base.get(), name, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    all.CloseBehind(base.get());
+    Descriptor directory(all, base_error ? -1 : openat(base.get(), name, O_PATH | O_DIRECTORY | O_CLOEXEC));
     const int error = directory.get() >= 0 ? 0 : base_error ? base_error : errno;
     auto take_link = [&](const std::string& link) {
       // What leads nowhere is a link all the same.
@@ -234,23 +283,15 @@ void TakeDirectories(Batch& batch, const TreeRequest& request, size_t from, size
     }
     for (size_t i = 0; i < request.files.size(); i++) {
       if (are_spaces[i]) {
-        TakeSpace(batch, directory.get(), request.files[i].c_str(), request.bodies);
+        TakeSpace(batch, all, directory.get(), request.files[i].c_str(), request.bodies);
       } else {
-        TakeFile(batch, directory.get(), request.files[i].c_str(), request.limits[i]);
+        TakeFile(batch, all, directory.get(), request.files[i].c_str(), request.limits[i]);
       }
     }
     for (const std::string& link : request.links) take_link(link);
-    for (const std::string& list : request.lists) TakeList(batch, directory.get(), list.c_str());
+    for (const std::string& list : request.lists) TakeList(batch, all, directory.get(), list.c_str());
     for (const std::string& node : request.nodes) TakeNode(batch, directory.get(), node.c_str());
   }
-}
-
-// Descriptors of this thread's own: in a table that threads share each call pays for the others.
-void LeaveDescriptors() {
-#ifdef SYS_close_range
-  // CLOSE_RANGE_UNSHARE, which older headers lack. A kernel that does not know it leaves the table as it is.
-  syscall(SYS_close_range, 0U, ~0U, 2U);
-#endif
 }
 
 /** Some work in a thread of its own; where no thread is to be had, whoever waits for it does it. */
@@ -293,24 +334,25 @@ size_t Threads() {
 }
 
 // More threads than one halve the time of a large host, where nearly all of it is spent in the kernel.
-Batch TakeAll(const TreeRequest& request) {
+std::vector<Batch> TakeAll(const TreeRequest& request) {
   const size_t rows = request.directories.size();
   const size_t count = rows < kRowsWorthAThread ? 1 : Threads();
-  Batch all;
+  std::vector<Batch> parts(count < 2 ? 1 : count);
   if (count < 2) {
-    TakeDirectories(all, request, 0, rows);
-    return all;
+    Descriptors all;
+    TakeDirectories(parts[0], all, request, 0, rows);
+    return parts;
   }
   const pthread_t reader = pthread_self();
-  std::vector<Batch> parts(count);
   std::vector<std::exception_ptr> failures(count);
   std::vector<std::unique_ptr<Aside>> threads;
   for (size_t i = 0; i < count; i++) {
     threads.push_back(std::make_unique<Aside>([&, i] {
+      Descriptors all;
       // Not of who waits, where it has to do this.
-      if (!pthread_equal(pthread_self(), reader)) LeaveDescriptors();
+      if (!pthread_equal(pthread_self(), reader)) all.Leave();
       try {
-        TakeDirectories(parts[i], request, rows * i / count, rows * (i + 1) / count);
+        TakeDirectories(parts[i], all, request, rows * i / count, rows * (i + 1) / count);
       } catch (...) {
         failures[i] = std::current_exception();
       }
@@ -323,16 +365,15 @@ Batch TakeAll(const TreeRequest& request) {
     size += parts[i].data.size();
   }
   if (size > kMaximumBatch) throw std::length_error("the batch is too large");
-  for (const Batch& part : parts) all.Append(part);
-  return all;
+  return parts;
 }
 
 /** What some work brings, once. Whoever does not ask for it need not wait for it. */
 class Reading {
  public:
-  explicit Reading(std::function<Batch()> work) : work_(std::move(work)) {}
+  explicit Reading(std::function<std::vector<Batch>()> work) : work_(std::move(work)) {}
 
-  static std::shared_ptr<Reading> Begin(std::function<Batch()> work) {
+  static std::shared_ptr<Reading> Begin(std::function<std::vector<Batch>()> work) {
     const auto reading = std::make_shared<Reading>(std::move(work));
     auto held = std::make_unique<std::shared_ptr<Reading>>(reading);
     const auto body = [](void* data) -> void* {
@@ -346,19 +387,19 @@ class Reading {
     return reading;
   }
 
-  Batch Wait() {
+  std::vector<Batch> Wait() {
     if (!is_begun_) Work();
     pthread_mutex_lock(&mutex_);
     while (!is_done_) pthread_cond_wait(&done_, &mutex_);
     pthread_mutex_unlock(&mutex_);
     if (failure_) std::rethrow_exception(failure_);
-    return std::move(batch_);
+    return std::move(parts_);
   }
 
  private:
   void Work() {
     try {
-      batch_ = work_();
+      parts_ = work_();
     } catch (...) {
       failure_ = std::current_exception();
     }
@@ -368,23 +409,23 @@ class Reading {
     pthread_mutex_unlock(&mutex_);
   }
 
-  const std::function<Batch()> work_;
+  const std::function<std::vector<Batch>()> work_;
   bool is_begun_ = false;
   // Those of C++ are in parts of its library that are not taken along.
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t done_ = PTHREAD_COND_INITIALIZER;
   bool is_done_ = false;
-  Batch batch_;
+  std::vector<Batch> parts_;
   std::exception_ptr failure_;
 };
 
 }  // namespace
 
-Napi::Function Beside(Napi::Env env, std::function<Batch()> work) {
+Napi::Function Beside(Napi::Env env, std::function<std::vector<Batch>()> work) {
   const std::shared_ptr<Reading> reading = Reading::Begin(std::move(work));
   return Napi::Function::New(env, [reading](const Napi::CallbackInfo& info) -> Napi::Value {
     try {
-      return reading->Wait().ToObject(info.Env());
+      return Batch::ToObject(info.Env(), reading->Wait());
     } catch (const SystemFailure&) {
       throw ToError(info.Env());
     }
@@ -394,19 +435,20 @@ Napi::Function Beside(Napi::Env env, std::function<Batch()> work) {
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsString()) BadArgument(env, "expected a path");
-  TreeRequest request{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
+  TreeRequest given{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
                   Counts(info[3], kLargestFile),     Strings(info[4]), Strings(info[5]),
                   Strings(info[6]),              Strings(info[7]), Counts(info[8], UINT16_MAX)};
-  if (request.limits.size() != request.files.size()) {
+  if (given.limits.size() != given.files.size()) {
     BadArgument(env, "expected a limit for each file");
   }
+  const auto request = std::make_shared<const TreeRequest>(std::move(given));
   // Few are read by who waits for them, sooner than a thread would start.
-  if (request.directories.size() < kRowsWorthAThread) {
+  if (request->directories.size() < kRowsWorthAThread) {
     return Napi::Function::New(env, [request](const Napi::CallbackInfo& asked) -> Napi::Value {
-      return TakeAll(request).ToObject(asked.Env());
+      return Batch::ToObject(asked.Env(), TakeAll(*request));
     });
   }
-  return Beside(env, [request] { return TakeAll(request); });
+  return Beside(env, [request] { return TakeAll(*request); });
 }
 
 }  // namespace vfio

@@ -327,14 +327,15 @@ Napi::Value ReadWaiting(const Napi::CallbackInfo& info) {
   const std::vector<std::string> paths = Strings(info[0]);
   const int patience = static_cast<int>(Uint32Argument(info, 1, "patience") & INT32_MAX);
   return Beside(env, [paths, patience] {
-    Batch batch;
+    std::vector<Batch> parts(1);
+    Batch& batch = parts[0];
     // The one that was not answered is left out, and those behind it are read by another process.
     int losses = 0;
     for (size_t at = 0; at < paths.size(); at++, losses++) {
       if (losses < kMostLosses) at = TakeAnswers(paths, at, patience, batch);
       if (at < paths.size()) batch.Fail(ETIMEDOUT);
     }
-    return batch;
+    return parts;
   });
 }
 

@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { Host, survey } from 'vfio'
+import { beginFunctions, type DeviceContext, readDevices } from '../../lib/sysfs/devices.js'
+import { ModuleAliases } from '../../lib/sysfs/modules.js'
+import { PciNames } from '../../lib/sysfs/names.js'
+import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { writeLargeHost } from '../fixtures/large-host.js'
+import { ROOT } from './support.js'
+
+const COUNT = 200
+
+describe('a look at many functions', function () {
+  this.timeout(60_000)
+  let sysfs = ''
+  let names: readonly string[] = []
+  before(() => {
+    sysfs = writeLargeHost(temporaryDirectory(), COUNT).sysfs
+    names = readdirSync(join(sysfs, 'bus/pci/devices'))
+    assert.equal(names.length, COUNT)
+  })
+  after(removeDirectories)
+
+  for (const brief of [true, false])
+    it(`has the same of them in parts of any size${brief ? ', in brief' : ''}`, () => {
+      const context: DeviceContext = {
+        aliases: ModuleAliases.read(null),
+        names: PciNames.read(undefined),
+        publishesResetMethods: true,
+        brief,
+        overrides: new Map(),
+        slotRule: 'device',
+      }
+      const read = (part: number, isFirst: boolean) =>
+        readDevices(sysfs, beginFunctions(sysfs, names, { brief, isFirst, part })(), context, null).devices
+      const whole = read(COUNT, true)
+      assert.equal(whole.length, COUNT)
+      for (const part of [1, 7, 64, COUNT - 1, COUNT + 1])
+        for (const isFirst of [true, false])
+          assert.deepEqual(read(part, isFirst), whole, `${part} ${isFirst}`)
+    })
+
+  it('is the same where a process may have few descriptors open', () => {
+    const main = join(ROOT, 'dist/cli/main.js')
+    const list = `'${process.execPath}' '${main}' list --json --sysfs '${sysfs}'`
+    const listed = (limit: string) =>
+      execFileSync('sh', ['-c', `ulimit -n ${limit}; ${list}`], { encoding: 'utf8' })
+    const many = listed('2048')
+    assert.equal((JSON.parse(many) as { devices: unknown[] }).devices.length, COUNT)
+    // Below it descriptors are closed one by one.
+    for (const limit of ['60', '511', '512']) assert.equal(listed(limit), many, limit)
+  })
+
+  it('tells all of each group in an overview', () => {
+    const seen = new Host({ sysfs }).snapshot()
+    const { groups } = survey(seen)
+    assert(groups.length > 100)
+    for (const [at, { viable: _viable, blockers: _blockers, ...group }] of groups.entries())
+      assert.deepEqual(group, seen.groups[at])
+  })
+})
