@@ -10,9 +10,35 @@ Object.defineProperty(BigInt.prototype, 'toJSON', {
 })
 
 /** JSON as every command prints it: what the library returned, a bigint as `0x…`, and nothing that steers a terminal. */
-export function toJson(value: unknown): string {
-  const text = JSON.stringify(value)
-  return `${isAscii(text) && !text.includes(DELETE) ? text : printable(text)}\n`
+export const toJson = (value: unknown): string => `${safe(JSON.stringify(value))}\n`
+
+const safe = (json: string) => (isAscii(json) && !json.includes(DELETE) ? json : printable(json))
+
+/** So many elements of a list become text at once: some ten thousand characters, of devices. */
+const STEP = 64
+
+/**
+ * The same in parts, each short: of a large host all of it is millions of characters, and to touch that much new memory a few
+ * times over takes as long as to look at the host.
+ */
+export function* jsonParts(value: object): Generator<string> {
+  if (Array.isArray(value)) return yield toJson(value)
+  let text = '{'
+  let comma = ''
+  for (const [name, part] of Object.entries(value)) {
+    const isLong = Array.isArray(part) && part.length > STEP
+    const json = isLong ? '[' : JSON.stringify(part)
+    if (json === undefined) continue
+    text += `${comma}${JSON.stringify(name)}:${json}`
+    comma = ','
+    if (!isLong) continue
+    for (let at = 0; at < part.length; at += STEP) {
+      const elements = JSON.stringify(part.slice(at, at + STEP)).slice(1, -1)
+      yield safe(at === 0 ? text + elements : `,${elements}`)
+    }
+    text = ']'
+  }
+  yield `${safe(text)}}\n`
 }
 
 const DESCRIPTORS = { stdout: 1, stderr: 2 } as const
@@ -49,7 +75,7 @@ export function write(stream: Stream, text: string): void {
     process[stream].write(text)
     return
   }
-  const bytes = Buffer.from(text)
+  const bytes = encoded(text)
   let written = 0
   try {
     while (written < bytes.length) written += writeSync(DESCRIPTORS[stream], bytes, written)
@@ -58,9 +84,21 @@ export function write(stream: Stream, text: string): void {
     if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') tell(onLost, stream, error as Error)
     else {
       throughStreams()
-      process[stream].write(bytes.subarray(written))
+      process[stream].write(Buffer.from(bytes.subarray(written)))
     }
   }
+}
+
+/** What is written is encoded here, as long as it has room, in bytes: the same memory again is quicker than new. */
+const ROOM = 0x10000
+let room: Buffer | undefined
+
+function encoded(text: string): Buffer {
+  const length = Buffer.byteLength(text)
+  if (length > ROOM) return Buffer.from(text)
+  room ??= Buffer.allocUnsafeSlow(ROOM)
+  room.write(text)
+  return room.subarray(0, length)
 }
 
 /** Ends the program, unless Node's streams may have something left to write. */
@@ -72,8 +110,13 @@ export function leave(): void {
 export const print = (text: string): void => write('stdout', text)
 
 /** Prints what the library returned, as JSON or as a person reads it. */
-export function answer<T>(value: T, isJson: boolean | undefined, render: (value: T) => string): void {
-  print(isJson ? toJson(value) : readable(value, render))
+export function answer<T extends object>(
+  value: T,
+  isJson: boolean | undefined,
+  render: (value: T) => string,
+): void {
+  if (!isJson) print(readable(value, render))
+  else for (const part of jsonParts(value)) print(part)
 }
 
 /** A value as a person reads it, whatever is in it. */
