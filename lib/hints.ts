@@ -18,8 +18,11 @@ const IS_USED =
 const DIRECT_REGION =
   'or the firmware demands a 1:1 mapping for one of its devices (a line "direct" in /sys/kernel/iommu_groups/N/reserved_regions)'
 
-/** Every hint of the package, from the kernel's source (drivers/vfio, drivers/iommu/iommufd, virt/kvm/vfio.c; Linux 5.10 to 7.3). One row, one test. */
-export const HINTS: readonly Hint[] = [
+/**
+ * Every hint of the package, from the kernel's source (drivers/vfio, drivers/iommu/iommufd, virt/kvm/vfio.c; Linux 5.10 to 7.3).
+ * One row, one test. Made when the first is asked for: most programs meet no error.
+ */
+export const allHints = (): readonly Hint[] => [
   row('lock', 'EACCES', 'changing devices takes root, or CAP_DAC_OVERRIDE and CAP_SYS_ADMIN'),
   row('lock', 'EROFS', 'sysfs is mounted read-only here: run this where it can be written'),
   row('lock', 'ENOENT', 'this host has no PCI bus, or its /sys is not mounted here'),
@@ -764,9 +767,10 @@ export const HINTS: readonly Hint[] = [
   row('*', 'EINTR', 'a signal interrupted the call: make it again'),
 ]
 
-const byRequest = new Map(HINTS.map((entry) => [`${entry.request} ${entry.code}`, entry.hint]))
+let byRequest: ReadonlyMap<string, string> | undefined
 
 /** The hint for an errno name of a request; `null` where there is nothing to say beyond the errno's own text. */
 export function hintFor(request: string, code: string): string | null {
+  byRequest ??= new Map(allHints().map((entry) => [`${entry.request} ${entry.code}`, entry.hint]))
   return byRequest.get(`${request} ${code}`) ?? byRequest.get(`* ${code}`) ?? null
 }

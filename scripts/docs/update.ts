@@ -2,7 +2,7 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { HINTS, type Hint } from '../../lib/hints.js'
+import { allHints, type Hint } from '../../lib/hints.js'
 import { apiPages } from './api.js'
 import { collectMessages, type Message } from './messages.js'
 import { allPages, entriesOf, fill, Page, PROMPT } from './pages.js'
@@ -58,7 +58,7 @@ export function lineOf(text: string): string {
 
 function hintTables(): string {
   const byRequest = new Map<string, Hint[]>()
-  for (const hint of HINTS) byRequest.set(hint.request, [...(byRequest.get(hint.request) ?? []), hint])
+  for (const hint of allHints()) byRequest.set(hint.request, [...(byRequest.get(hint.request) ?? []), hint])
   return [...byRequest]
     .map(([request, hints]) => {
       const rows = hints.map(({ code, hint }) => `- \`${code}\`: ${escaped(hint)}\n`)

@@ -3,9 +3,11 @@ import { constants } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Iommufd, VfioError, VfioSystemError } from 'vfio'
-import { HINTS, type Hint, hintFor } from '../../lib/hints.js'
+import { allHints, type Hint, hintFor } from '../../lib/hints.js'
 import { bytes, region } from './bytes.js'
 import { type FakeAnswer, type IOCTL, OPENS, ROOT, withFake } from './fake.js'
+
+const HINTS = allHints()
 
 const ERRNOS: ReadonlyMap<string, number> = new Map(Object.entries(constants.errno))
 /** Node has no constants for these. */
