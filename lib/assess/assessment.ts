@@ -240,11 +240,10 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
       toBind,
     }
   }
-  const along = toBind.filter((member) => member !== address)
-  const reason =
-    along.length === 0
-      ? `${address} can be given away once it is bound to vfio-pci`
-      : `${address} can be given away once ${allBound(toBind)} bound to vfio-pci: they share group ${group.group}`
+  const isAlone = toBind.length === 1 && toBind[0] === address
+  const reason = isAlone
+    ? `${address} can be given away once it is bound to vfio-pci`
+    : `${address} can be given away once ${allBound(toBind)} bound to vfio-pci: they share group ${group.group}`
   return { verdict: 'bindable', reason: `${reason}${token}`, toBind }
 }
 

@@ -35,7 +35,10 @@ export function choose(all: Survey, choice: Choice): Survey {
     (choice.group === undefined || device.group === choice.group) &&
     (!choice.free || isFree(device)) &&
     words.every((word) => textOf(device).includes(word))
-  const devices = all.devices.filter(fits)
+  const { driver, group, free } = choice
+  const wantsAll =
+    isOfClass === null && words.length === 0 && !free && driver === undefined && group === undefined
+  const devices = wantsAll ? all.devices : all.devices.filter(fits)
   const mediated = (all.mediated ?? []).filter(
     (device) =>
       // They have no class, and whether one is open is asked of it alone.
@@ -45,7 +48,11 @@ export function choose(all: Survey, choice: Choice): Survey {
       (choice.group === undefined || device.group === choice.group) &&
       words.every((word) => textOfMediated(device).includes(word)),
   )
-  const groups = new Set([...devices, ...mediated].map(({ group }) => group))
+  const groups = new Set<number | null>()
+  for (const chosen of [devices, mediated])
+    chosen.forEach(({ group }) => {
+      groups.add(group)
+    })
   return {
     host: all.host,
     groups: all.groups.filter(({ group }) => groups.has(group)),

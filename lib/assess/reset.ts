@@ -57,7 +57,7 @@ export function assessReset(seen: Snapshot, address: string): ResetCapability {
 export function resetScope(seen: Snapshot, device: PciDevice): ResetCapability['scope'] {
   if (isBridge(device) || seen.unseen.length > 0) return 'none'
   const topology = Topology.of(seen)
-  if (assessFunctionReset(seen, topology, device).supported) return 'function'
+  if (resetsAlone(seen, topology, device)) return 'function'
   return assessHotReset(seen, topology, device).supported ? 'hot' : 'none'
 }
 
@@ -86,6 +86,14 @@ const METHOD_NAMES: Record<string, string> = {
   pm: 'the way through D3hot',
   bus: 'a reset of the bus that it has for itself',
   cxl_bus: 'a reset of its CXL bus',
+}
+
+/** What {@link assessFunctionReset} says, without a sentence: the first method that works decides. */
+function resetsAlone(seen: Snapshot, topology: Topology, device: PciDevice): boolean {
+  if (!device.resettable || whyUnreachable(seen, device)) return false
+  const published = device.resetMethods ?? methodsBefore515(device)
+  if (published.some((method) => obstacleTo(method, seen, topology, device) === null)) return true
+  return device.resetMethods === null && !device.capabilities.complete
 }
 
 function assessFunctionReset(

@@ -1,3 +1,4 @@
+import type { Growing } from '../growing.js'
 import type { PciDevice } from '../sysfs/devices.js'
 import type { HostFacts } from '../sysfs/facts.js'
 import type { IommuGroup } from '../sysfs/groups.js'
@@ -45,8 +46,7 @@ export interface SurveyedDevice extends Named {
   readonly uses?: readonly HostUse[]
 }
 
-/** The same while optional properties may come. */
-type Growing<T> = { -readonly [K in keyof T]: T[K] }
+const NONE: readonly never[] = Object.freeze([])
 
 /** A mediated device with its verdict. */
 export interface SurveyedMediated extends MediatedDevice {
@@ -65,11 +65,23 @@ export interface Survey {
 
 /** Judges everything on a host in one go. */
 export function survey(seen: Snapshot): Survey {
-  const viabilities = new Map(seen.groups.map(({ group }) => [group, assessViability(seen, group)]))
+  const viabilities = new Map<number, Viability>()
   const groups = seen.groups.map((group) => {
-    const members = viabilities.get(group.group)?.members ?? []
-    const blockers = members.filter((member) => member.blocks)
-    return { ...group, viable: blockers.length === 0, blockers }
+    const viability = assessViability(seen, group.group)
+    viabilities.set(group.group, viability)
+    const blockers = viability.viable ? NONE : viability.members.filter((member) => member.blocks)
+    const surveyed: Growing<SurveyedGroup> = {
+      group: group.group,
+      type: group.type,
+      noIommu: group.noIommu,
+      members: group.members,
+      others: group.others,
+      reservedRegions: group.reservedRegions,
+      viable: blockers.length === 0,
+      blockers,
+    }
+    if (group.emulated) surveyed.emulated = true
+    return surveyed
   })
   const devices = seen.devices.map((device) => {
     const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)

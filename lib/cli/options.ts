@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { builtin } from '../builtin.js'
 import {
@@ -81,9 +81,11 @@ export function look(
   { sysfs: root }: Common,
   { overrides = false, diagnosis = false, isWatch = false, ...options }: Look = {},
 ): Snapshot {
-  const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ })
   const isOnce = !isWatch && options.around === undefined
-  if (isOnce && countFunctions(root ?? '/sys') >= MANY) runOnce()
+  const counted = (functions: number) => {
+    if (isOnce && functions >= MANY) runOnce()
+  }
+  const lookAt = (host: Host) => host.look({ ...options, overrides: overrides ? null : NOT_READ, counted })
   if (root === undefined) {
     const seen = lookAt(new Host())
     // A diagnosis has it among its checks.
@@ -117,15 +119,6 @@ function runOnce(): void {
   const optimize = (size: number) => v8.setFlagsFromString(`--max-optimized-bytecode-size=${size}`)
   optimize(0)
   process.prependListener('exit', () => optimize(OPTIMIZED))
-}
-
-/** 0 where they cannot be counted, which the look tells. */
-function countFunctions(sysfs: string): number {
-  try {
-    return readdirSync(`${sysfs}/bus/pci/devices`).length
-  } catch {
-    return 0
-  }
 }
 
 /** Looks at this host once more, without saying again what is missing. */

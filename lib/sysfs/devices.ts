@@ -1,9 +1,10 @@
 import { constants } from 'node:os'
+import type { Growing } from '../growing.js'
 import { busOf, compareAddresses, devfnOf, isAddress, slotOf, splitAddress } from './address.js'
 import { type Capabilities, type ConfigHeader, doesAnswer, readCapabilities, readHeader } from './config.js'
 import type { ModuleAliases, ModuleCandidates } from './modules.js'
 import type { DeviceNames, PciNames } from './names.js'
-import { areEqual, type Batch, beginBatch, beginWaiting, readBatch, recording } from './tree.js'
+import { areEqual, type Batch, beginBatch, beginWaiting, readBatch, recording, type Wanted } from './tree.js'
 
 /** One base address register, or the expansion ROM. Addresses are physical, sizes in bytes. */
 export interface Bar {
@@ -140,12 +141,16 @@ const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
 const SPACES = ['config']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
+/** Lines of `resource` that are BARs and the ROM, each of three numbers: behind them come SR-IOV BARs or bridge windows. */
+const BAR_LINES = 7
+const BAR_LINE = '0x0000000000000000 0x0000000000000000 0x0000000000000000\n'
+const RESOURCE_LIMIT = { resource: BAR_LINES * BAR_LINE.length }
 const LINKS = ['driver', 'iommu_group', 'physfn']
 /** Where the directory of a function is. */
 const PATH = '.'
 const LISTS = ['vfio-dev']
-const VGPU_TYPE = 'nvidia/current_vgpu_type'
 const ALWAYS = [...BRIEF_FILES, ...LINKS]
+const VGPU_TYPE = 'nvidia/current_vgpu_type'
 const ID_FILES = ['vendor', 'device', 'subsystem_vendor', 'subsystem_device', 'class', 'revision']
 const NO_CONFIG = new Uint8Array(0)
 const EMPTY: readonly never[] = Object.freeze([])
@@ -173,30 +178,61 @@ const vfioDrivers = new Map<string, boolean>()
 
 /** What every function below `bus/pci` says of itself. */
 export interface Functions {
-  /** In their order, one for each row of what was read. */
+  /** In their order. */
   readonly addresses: readonly string[]
-  readonly main: Batch
+  readonly parts: readonly Part[]
 }
 
-/** Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
-export function beginFunctions(sysfs: string, names: readonly string[], brief: boolean): () => Functions {
+/** Some of the functions, as they were read at once. */
+interface Part {
+  /** One for each row of what was read. */
+  readonly addresses: readonly string[]
+  readonly main: Batch
+  /** What was made of them while the next were read; `null` where an earlier look may have it. */
+  readonly drafts: readonly Draft[] | null
+}
+
+/** Of a large host so many are taken apart while the next are read. */
+const PART = 1024
+
+interface FunctionOptions {
+  readonly brief: boolean
+  /** No earlier look may have been at the same. */
+  readonly isFirst: boolean
+  /** So many are read at once. */
+  readonly part?: number
+}
+
+/**
+ * Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices.
+ */
+export function beginFunctions(
+  sysfs: string,
+  names: readonly string[],
+  { brief, isFirst, part: size = PART }: FunctionOptions,
+): () => Functions {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
   // In brief the bridges' bus numbers say as much as the paths.
-  const main = brief
-    ? beginBatch(root, addresses, {
-        files: BRIEF_FILES,
-        links: LINKS,
-        lists: LISTS,
-        limits: { config: HEADER },
-      })
-    : beginBatch(root, addresses, {
-        files: FILES,
-        links: [...LINKS, PATH],
-        lists: LISTS,
-        spaces: SPACES,
-      })
-  return () => ({ addresses, main: main() })
+  const wanted: Wanted = brief
+    ? { files: BRIEF_FILES, links: LINKS, lists: LISTS, limits: { config: HEADER } }
+    : { files: FILES, links: [...LINKS, PATH], lists: LISTS, limits: RESOURCE_LIMIT, spaces: SPACES }
+  const begin = (from: number) => {
+    const some = addresses.slice(from, from + size)
+    return { some, read: beginBatch(root, some, wanted) }
+  }
+  let begun = begin(0)
+  return () => {
+    const parts: Part[] = []
+    for (let from = size; ; from += size) {
+      const { some, read } = begun
+      const main = read()
+      const isLast = from >= addresses.length
+      if (!isLast) begun = begin(from)
+      parts.push({ addresses: some, main, drafts: isFirst ? draftsOf(some, main) : null })
+      if (isLast) return { addresses, parts }
+    }
+  }
 }
 
 /** The devices of a look, with all that they were made of: the next look that reads the same has the same. */
@@ -221,25 +257,25 @@ export function readDevices(
   last: DevicesSeen | null,
 ): DevicesSeen {
   const root = `${sysfs}/bus/pci/devices`
-  const { addresses, main } = functions
+  const { addresses } = functions
   const begun = context.overrides === null ? beginOverrides(root, addresses) : null
   const known = last !== null && mayBeSame(functions, context, last) ? last : null
   const { seen, batches } = recording(() => {
     const slots = readSlots(sysfs)
-    const gone = findGone(root, main, addresses)
+    const gone = findGone(root, functions)
     const begunDrafts = known && gone.size === 0 ? known.drafts : beginDrafts(functions, gone)
     const drafts = readWhatIsMissing(root, begunDrafts)
-    // Taken apart last, and read meanwhile.
-    const resources = context.brief ? beginResources(root, drafts) : null
     const publishes = context.publishesResetMethods ?? drafts.some((draft) => draft.resetMethods !== null)
     if (context.brief) readDecisiveConfig(root, drafts, publishes)
+    // Taken apart last, and read meanwhile.
+    const resources = context.brief ? beginResources(root, drafts) : null
     return {
       slots,
       begunDrafts,
       drafts,
       publishes,
       details: readDetails(root, drafts, publishes, context.brief),
-      registered: readRegistered(root, main, drafts),
+      registered: readRegistered(root, drafts),
       resources: resources?.() ?? new Map<Draft, string | null>(),
       makers: context.brief ? readMakers(sysfs, drafts) : null,
     }
@@ -253,7 +289,7 @@ export function readDevices(
 }
 
 /** Nothing has changed in what was read of each function at once; what else there is to read is to be compared. */
-function mayBeSame({ addresses, main }: Functions, context: DeviceContext, last: DevicesSeen): boolean {
+function mayBeSame({ addresses, parts }: Functions, context: DeviceContext, last: DevicesSeen): boolean {
   const { functions, drafts } = last
   return (
     !context.brief &&
@@ -265,7 +301,8 @@ function mayBeSame({ addresses, main }: Functions, context: DeviceContext, last:
     addresses.length === functions.addresses.length &&
     addresses.every((address, row) => address === functions.addresses[row]) &&
     drafts.length === addresses.length &&
-    main.equals(functions.main)
+    parts.length === functions.parts.length &&
+    parts.every(({ main }, index) => functions.parts[index]?.main.equals(main))
   )
 }
 
@@ -276,11 +313,15 @@ const areSame = (some: DevicesSeen['overrides'], others: DevicesSeen['overrides'
   return true
 }
 
-function beginDrafts({ addresses, main }: Functions, gone: ReadonlySet<string>): Draft[] {
+function beginDrafts({ parts }: Functions, gone: ReadonlySet<string>): readonly Draft[] {
+  const all = parts.flatMap(({ addresses, main, drafts }) => drafts ?? draftsOf(addresses, main))
+  return gone.size === 0 ? all : all.filter(({ address }) => !gone.has(address))
+}
+
+// Code that is not yet optimized makes objects for each step of an iterator, and this runs once for thousands of functions.
+function draftsOf(addresses: readonly string[], main: Batch): Draft[] {
   const start = draftReader(main)
-  const drafts: Draft[] = []
-  for (const [row, address] of addresses.entries()) if (!gone.has(address)) drafts.push(start(row, address))
-  return drafts
+  return addresses.map((address, row) => start(row, address))
 }
 
 /** What was read of functions besides the main batch. */
@@ -320,7 +361,7 @@ function putTogether(
     const vfio = registered.get(draft)
     const without =
       draft.pf === null ? barsWithoutAddress(resources.get(draft) ?? draft.resource, space) : null
-    return Object.freeze({
+    const device: Growing<PciDevice> = {
       address,
       group: draft.group,
       vendor: draft.vendor,
@@ -348,7 +389,6 @@ function putTogether(
       resetMethods: draft.resetMethods ?? (publishes ? EMPTY : null),
       resettable: draft.resetMethods !== null || (detail?.resettable ?? false),
       bars: draft.bars,
-      ...(without && { barsWithoutAddress: without }),
       capabilities,
       vfioRegistered: vfio !== undefined && (vfio.registered || (vfio.vgpuType ?? 0) > 0),
       vfioDevice: vfio?.device ?? null,
@@ -357,7 +397,9 @@ function putTogether(
       powerState: draft.powerState,
       rootBus: draft.place?.rootBus ?? null,
       madeBy: makers ? (makers.get(address) ?? null) : (draft.place?.madeBy ?? null),
-    })
+    }
+    if (without) device.barsWithoutAddress = without
+    return Object.freeze(device)
   })
 }
 
@@ -392,7 +434,8 @@ interface Place {
 /** A function while its facts come together. */
 interface Draft {
   readonly address: string
-  /** In the main batch. */
+  /** Where it was read. */
+  readonly main: Batch
   readonly row: number
   readonly group: number | null
   readonly driver: string | null
@@ -457,6 +500,7 @@ function draftReader(main: Batch): (row: number, address: string) => Draft {
     const numbers = alias ?? header
     return {
       address,
+      main,
       row,
       group: main.linkNumber(row, 'iommu_group'),
       driver: driverIn(row),
@@ -574,10 +618,12 @@ const GONE = new Set([
 ])
 
 /** Every file gone at once: the device vanished after its name was listed, or there never was one. */
-function findGone(root: string, main: Batch, addresses: readonly string[]): Set<string> {
+function findGone(root: string, { parts }: Functions): Set<string> {
   const isGone = (batch: Batch, row: number, files: readonly string[]) =>
     files.every((name) => GONE.has(batch.errno(row, name)))
-  const bare = addresses.filter((_address, row) => isGone(main, row, ALWAYS))
+  const bare = parts.flatMap(({ addresses, main }) =>
+    addresses.filter((_address, row) => main.errno(row, 'modalias') !== 0 && isGone(main, row, ALWAYS)),
+  )
   if (bare.length === 0) return new Set()
   const ids = readBatch(root, bare, { files: ID_FILES })
   return new Set(bare.filter((_address, row) => isGone(ids, row, ID_FILES)))
@@ -610,13 +656,13 @@ export function childBus(address: string, bus: number): string {
 
 /** `include/linux/ioport.h`: the flags of a line of `resource`. */
 const RESOURCE = { IO: 0x100, MEMORY: 0x200, PREFETCH: 0x2000, MEMORY_64: 0x100000, UNSET: 0x20000000 }
-const UNUSED_BAR = '0x0000000000000000 0x0000000000000000 0x0000000000000000'
+const UNUSED_BAR = BAR_LINE.trimEnd()
 
-/** Lines 0–5 are BARs and 6 is the ROM; behind them come SR-IOV BARs or bridge windows. */
+/** Lines 0–5 are BARs and 6 is the ROM. */
 function parseBars(text: string): readonly Bar[] {
   const bars: Bar[] = []
   let at = 0
-  for (let index = 0; index < 7 && at < text.length; index++) {
+  for (let index = 0; index < BAR_LINES && at < text.length; index++) {
     const end = text.indexOf('\n', at)
     if (!text.startsWith(UNUSED_BAR, at)) {
       const [first = '', last = '', flags = ''] = text.slice(at, end < 0 ? undefined : end).split(' ')
@@ -660,21 +706,38 @@ function barsWithoutAddress(
   { header, bytes }: Space,
 ): PciDevice['barsWithoutAddress'] | null {
   if (text === null || header?.headerType !== 'normal' || bytes.length < FIRST_BAR + 4 * BARS) return null
-  const lines = text.split('\n')
-  const view = new DataView(bytes.buffer, bytes.byteOffset)
   const unset: number[] = []
   const dropped: number[] = []
+  let at = 0
+  let isUpperHalf = false
   for (let index = 0; index < BARS; index++) {
-    const register = view.getUint32(FIRST_BAR + 4 * index, true)
-    const [, last = '0', flags = '0'] = lines[index]?.split(' ') ?? []
-    const isMemory = (register & 1) === 0 && register !== 0
-    if (isUnset(Number(flags))) unset.push(index)
-    else if (isMemory && Number(last) === 0 && Number(flags) === 0) dropped.push(index)
-    // The register behind it has the upper half of its address.
-    if (isMemory && (register & 6) === 4) index++
+    const newline = text.indexOf('\n', at)
+    const end = newline < 0 ? text.length : newline
+    // The register behind one of 64 bits has the upper half of its address.
+    if (isUpperHalf) isUpperHalf = false
+    else {
+      const register = registerAt(bytes, FIRST_BAR + 4 * index)
+      const isMemory = (register & 1) === 0 && register !== 0
+      const flags = text.startsWith(UNUSED_BAR, at) ? 0 : flagsOf(text, at, end)
+      if (isUnset(flags)) unset.push(index)
+      else if (isMemory && flags === 0 && hasNoAddress(text.slice(at, end))) dropped.push(index)
+      isUpperHalf = isMemory && (register & 6) === 4
+    }
+    at = end + 1
   }
   return unset.length + dropped.length === 0 ? null : Object.freeze({ unset, dropped })
 }
+
+const registerAt = (bytes: Uint8Array, at: number): number =>
+  (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8) | ((bytes[at + 2] ?? 0) << 16) | ((bytes[at + 3] ?? 0) << 24)
+
+/** The last number of a line, 0 where there is none. */
+function flagsOf(text: string, start: number, end: number): number {
+  const space = text.lastIndexOf(' ', end - 1)
+  return space < start ? 0 : Number(text.slice(space + 1, end))
+}
+
+const hasNoAddress = (line: string) => Number(line.split(' ')[1] ?? 0) === 0
 
 function parseBar(index: number, span: Span | null, flags: number): Bar | null {
   if (span === null) return null
@@ -782,11 +845,15 @@ function beginResources(root: string, drafts: readonly Draft[]): () => Map<Draft
   const read = beginBatch(
     root,
     some.map(({ address }) => address),
-    { files: ['resource'] },
+    { files: ['resource'], limits: RESOURCE_LIMIT },
   )
   return () => {
     const batch = read()
-    return new Map(some.map((draft, row) => [draft, batch.text(row, 'resource')]))
+    const resources = new Map<Draft, string | null>()
+    some.forEach((draft, row) => {
+      resources.set(draft, batch.textOnce(row, 'resource'))
+    })
+    return resources
   }
 }
 
@@ -797,11 +864,11 @@ interface Registered {
 }
 
 /** What drivers have made known of the functions that they gave to VFIO; a function without a driver is given to nobody. */
-function readRegistered(root: string, main: Batch, drafts: readonly Draft[]): Map<Draft, Registered> {
+function readRegistered(root: string, drafts: readonly Draft[]): Map<Draft, Registered> {
   const some = drafts.filter(({ driver }) => driver !== null && driver !== 'pcieport')
   const names = new Map<Draft, string>()
   for (const draft of some) {
-    const name = main.names(draft.row, 'vfio-dev')[0]
+    const name = draft.main.names(draft.row, 'vfio-dev')[0]
     if (name !== undefined) names.set(draft, name)
   }
   const made = [...names].map(([{ address }, name]) => `${address}/vfio-dev/${name}`)

@@ -1,3 +1,4 @@
+import type { Growing } from '../growing.js'
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
 import type { MediatedDevice } from './mediated.js'
@@ -120,14 +121,17 @@ function makeGroups(
       const seen = members.get(group) ?? []
       const list = batch.names(row, 'devices')
       const isWhole = list.length === 1 && list[0] === seen[0]
-      const facts = { group, type: batch.text(row, 'type'), noIommu: named.has(group) }
-      const parts = {
+      const isEmulated = emulated.has(group)
+      const made: Growing<IommuGroup> = {
+        group,
+        type: batch.text(row, 'type'),
+        noIommu: named.has(group) && !isEmulated,
         members: seen.length > 1 ? seen.sort(compareAddresses) : seen,
         others: isWhole ? NONE : readOthers(`${root}/${group}/devices`, list, seen),
         reservedRegions: regionsIn(row),
       }
-      if (!emulated.has(group)) return Object.freeze({ ...facts, ...parts })
-      return Object.freeze({ ...facts, noIommu: false, emulated: true as const, ...parts })
+      if (isEmulated) made.emulated = true
+      return Object.freeze(made)
     })
   }
   const groups = groupsIn(listed, main)

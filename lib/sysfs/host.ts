@@ -56,6 +56,8 @@ export interface LookOptions extends SnapshotOptions {
   readonly overrides: ReadonlyMap<string, string | null> | null
   /** What the host uses devices for is looked at, or left out; left out: as `brief` says. */
   readonly uses?: boolean
+  /** Is told how many names of functions there are, before they are read. */
+  readonly counted?: (functions: number) => void
   /** Facts that no plan depends on come from the last look at this host, if there was one. */
   readonly again?: boolean
 }
@@ -129,13 +131,19 @@ export class Host {
    * The same for callers that need no overrides of drivers, or know them.
    * @internal
    */
-  look({ brief = false, around, overrides, uses = !brief, again = false }: LookOptions): Snapshot {
+  look({ brief = false, around, overrides, uses = !brief, again = false, counted }: LookOptions): Snapshot {
     if (this.#isOwn) expectSysfs()
     const all = () => listFunctions(this.paths.sysfs).filter(isAddress)
     const wanted = around?.flatMap((address) => expandName(address, all))
     const { seen, unseen } = noting(() => {
       const some = wanted ? neighbourhoodOf(this.paths.sysfs, functionsOf(this.paths.sysfs, wanted)) : null
-      const begunFunctions = beginFunctions(this.paths.sysfs, some ?? listFunctions(this.paths.sysfs), brief)
+      const last = brief || some ? null : this.#last
+      const names = some ?? listFunctions(this.paths.sysfs)
+      counted?.(names.length)
+      const begunFunctions = beginFunctions(this.paths.sysfs, names, {
+        brief,
+        isFirst: last === null,
+      })
       // What is asked for between here and where they are wanted is read meanwhile.
       const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
       const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
@@ -152,7 +160,6 @@ export class Host {
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
       }
-      const last = brief || some ? null : this.#last
       const ofDevices = readDevices(this.paths.sysfs, functions, context, last?.ofDevices ?? null)
       const { devices } = ofDevices
       const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null

@@ -15,6 +15,15 @@ import { type MdevParent, type MediatedDevice, type MediatedFacts, NO_MEDIATED }
 import type { Unseen } from './unseen.js'
 import { NO_USE, type UseFacts } from './use.js'
 
+/** Of two with one key the later. Without an entry made for each. */
+function indexed<K, T>(all: readonly T[], keyOf: (one: T) => K): ReadonlyMap<K, T> {
+  const index = new Map<K, T>()
+  all.forEach((one) => {
+    index.set(keyOf(one), one)
+  })
+  return index
+}
+
 /** One look at a host: plain facts that do not change afterwards. What vanished during the look is left out. */
 export class Snapshot {
   readonly host: HostFacts
@@ -52,9 +61,9 @@ export class Snapshot {
     this.devices = Object.freeze(devices)
     this.mediated = mediated.devices
     this.mdevParents = mediated.parents
-    this.#byUuid = new Map(mediated.devices.map((device) => [device.uuid, device]))
-    this.#byAddress = new Map(devices.map((device) => [device.address, device]))
-    this.#byNumber = new Map(groups.map((group) => [group.group, group]))
+    this.#byUuid = indexed(mediated.devices, ({ uuid }) => uuid)
+    this.#byAddress = indexed(devices, ({ address }) => address)
+    this.#byNumber = indexed(groups, ({ group }) => group)
     Object.freeze(this)
   }
 

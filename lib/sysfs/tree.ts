@@ -51,6 +51,13 @@ export class Batch {
     return text
   }
 
+  /** The same without keeping it, for what differs in each row and is asked for once. */
+  textOnce(row: number, name: string): string | null {
+    const at = this.#at(row, name)
+    const start = this.#spans[at] ?? -1
+    return start < 0 ? null : decode(this.#data, start, this.#end(start, at))
+  }
+
   bytes(row: number, name: string): Uint8Array | null {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1

@@ -8,6 +8,7 @@ const LIB = join(ROOT, 'lib')
 /** The rooms of each floor in their order: a room imports itself, and what stands before it here. */
 const FLOORS: Readonly<Record<string, readonly string[]>> = {
   ground: [
+    'growing.ts',
     'hints.ts',
     'errors.ts',
     'text.ts',
