@@ -31,10 +31,12 @@ writeSchemas(join(ROOT, TYPES), join(ROOT, 'tsconfig.json'), join(ROOT, OUT, 'sc
 
 /**
  * Modules of Node's own that take long to load, and what stands for them in the command line: commander starts programs for
- * commands that are files of their own, which none here is; and in CommonJS there is a `require` already.
+ * commands that are files of their own, which none here is; `process` is there without its module; and in CommonJS there is a
+ * `require` already.
  */
 const INSTEAD = [
   { name: 'node:child_process', of: '/commander/', contents: 'module.exports = {}' },
+  { name: 'node:process', of: '/commander/', contents: 'module.exports = process' },
   { name: 'node:module', of: '/lib/', contents: 'exports.createRequire = () => require' },
 ]
 const withoutSlowModules = {

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { SCRATCH } from '../../test/fixtures/host.js'
 import { describeLargeHost, writeLargeHost } from '../../test/fixtures/large-host.js'
@@ -35,7 +35,16 @@ export function benchHost(addon: string): Result[] {
     const snapshot = alternate(ROUNDS, inProcess, lspci)
     const topology = benchTopology(tree)
     const empty = () => timeProgram(process.execPath, ['-e', '0'])
-    const imports = alternate(3 * ROUNDS, () => timeProgram(process.execPath, ['-e', "import 'vfio'"]), empty)
+    const importOf = (name: string, from?: string) =>
+      timeProgram(process.execPath, ['-e', `import '${name}'`], {}, from)
+    const imports = alternate(3 * ROUNDS, () => importOf('vfio'), empty)
+    // What any import costs is Node's own.
+    writeEmptyPackage(tree)
+    const importsOfEmpty = alternate(
+      3 * ROUNDS,
+      () => importOf('vfio'),
+      () => importOf('empty', tree),
+    )
     const few = alternate(
       3 * ROUNDS,
       () => timeProgram(process.execPath, ['dist/cli/main.js', 'list', '--sysfs', small.sysfs]),
@@ -49,12 +58,23 @@ export function benchHost(addon: string): Result[] {
       result('a second snapshot and all verdicts of 4,096 functions : lspci -Dnnk', snapshot, 'ms', 0.45),
       result('vfio list of 128 functions : node -e 0', few, 'ms', 1.5),
       result(`node -e "import 'vfio'" : node -e 0`, imports, 'ms', 1.12),
+      result(`node -e "import 'vfio'" : the same of an empty package`, importsOfEmpty, 'ms', 1.05),
       result('what vfio topology of 500 functions takes more than vfio list : 50 ms', topology, 'ms', 1),
       result('stripped addon : 200 kB', size, 'B', 1),
     ]
   } finally {
     rmSync(tree, { recursive: true })
   }
+}
+
+function writeEmptyPackage(tree: string): void {
+  const directory = join(tree, 'node_modules/empty')
+  mkdirSync(directory, { recursive: true })
+  writeFileSync(
+    join(directory, 'package.json'),
+    '{ "name": "empty", "type": "module", "exports": "./index.js" }\n',
+  )
+  writeFileSync(join(directory, 'index.js'), 'export {}\n')
 }
 
 /** How much longer the drawing takes than the list, against what it may; of neither is compiled code kept, as of the list it is. */

@@ -44,12 +44,17 @@ function median(values: readonly number[]): number {
 }
 
 /** Wall-clock milliseconds of a program from start to end, its output thrown away. */
-export function timeProgram(program: string, args: readonly string[], more: NodeJS.ProcessEnv = {}): number {
+export function timeProgram(
+  program: string,
+  args: readonly string[],
+  more: NodeJS.ProcessEnv = {},
+  cwd = process.cwd(),
+): number {
   // Where it is set Node reads all certificates at each start, which takes a third of it and is no cost of what is compared.
   const { NODE_EXTRA_CA_CERTS, ...own } = process.env
   const env = { ...own, ...more }
   const start = performance.now()
-  const { status, error } = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'ignore'], env })
+  const { status, error } = spawnSync(program, args, { stdio: ['ignore', 'ignore', 'ignore'], env, cwd })
   const milliseconds = performance.now() - start
   if (error) throw error
   if (status !== 0) throw new Error(`${program} ${args.join(' ')} ended with status ${status}`)
