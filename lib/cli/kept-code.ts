@@ -5,7 +5,6 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
-  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -42,8 +41,10 @@ export function runKept(own: NodeJS.Module, file: string, place: string | null, 
   const directory = dirname(own.filename)
   const filename = join(directory, file)
   const key = Buffer.from(`${build} ${process.version} ${process.arch} ${process.versions.v8}\n`)
-  const kept = place === null ? null : readKept(place, key)
-  const script = new Script(readFileSync(filename, 'latin1'), { filename, ...(kept && { cachedData: kept }) })
+  const room = new Room()
+  const source = readSource(filename, room)
+  const kept = place === null ? null : readKept(place, key, room)
+  const script = new Script(source, { filename, ...(kept && { cachedData: kept }) })
   if (place !== null && (kept === null || script.cachedDataRejected)) {
     // What was typed wrong has not come far; a host that is not ready was looked at.
     process.on('exit', (status) => {
@@ -81,6 +82,29 @@ function isSafe(directory: string): boolean {
   return facts.isDirectory() && isOurs(facts)
 }
 
+/** Memory for what is read one after the other: new memory takes longer than reading. */
+class Room {
+  #bytes = Buffer.allocUnsafeSlow(ROOM)
+
+  of(size: number): Buffer {
+    if (size > this.#bytes.length) this.#bytes = Buffer.allocUnsafeSlow(size)
+    return this.#bytes.subarray(0, size)
+  }
+}
+
+/** More than the source and what is kept of it, in bytes; what is not written to takes no memory. */
+const ROOM = 0x100000
+
+function readSource(filename: string, room: Room): string {
+  const fd = openSync(filename, constants.O_RDONLY)
+  try {
+    const { size } = fstatSync(fd)
+    return read(fd, room.of(size), 0).toString('latin1')
+  } finally {
+    closeSync(fd)
+  }
+}
+
 /** So much of the second copy is compared at once, in bytes: memory that is new takes longer than reading. */
 const STRETCH = 0x10000
 
@@ -88,7 +112,7 @@ const STRETCH = 0x10000
  * The compiler trusts what it gets, and hangs or crashes with one bit of it changed. So it is kept twice, and taken where both
  * are the same: what makes checksums takes longer to load.
  */
-function readKept(place: string, key: Buffer): Buffer | null {
+function readKept(place: string, key: Buffer, room: Room): Buffer | null {
   let fd: number | null = null
   try {
     if (!isSafe(dirname(place))) return null
@@ -97,11 +121,11 @@ function readKept(place: string, key: Buffer): Buffer | null {
     if (!facts.isFile() || !isOurs(facts)) return null
     if (!read(fd, Buffer.alloc(key.length), 0).equals(key)) return null
     const size = (facts.size - key.length) / 2
-    const code = read(fd, Buffer.allocUnsafeSlow(size), key.length)
-    const room = Buffer.allocUnsafeSlow(STRETCH)
+    const code = read(fd, room.of(size), key.length)
+    const stretch = Buffer.allocUnsafeSlow(STRETCH)
     for (let at = 0; at < size; at += STRETCH) {
       const first = code.subarray(at, at + STRETCH)
-      if (!read(fd, room.subarray(0, first.length), key.length + size + at).equals(first)) return null
+      if (!read(fd, stretch.subarray(0, first.length), key.length + size + at).equals(first)) return null
     }
     return code
   } catch {

@@ -139,9 +139,13 @@ function makeGroups(
   return groups.sort((a, b) => a.group - b.group)
 }
 
+const NUMBER = /^\d{1,9}$/
+
 function listNumbers(root: string): number[] {
-  const names = readBatch(root, ['.'], { lists: ['.'] }).names(0, '.')
-  return [...new Set(names.filter((name) => /^\d{1,9}$/.test(name)).map(Number))]
+  const names = readBatch(root, ['.'], { lists: ['.'] }).unsortedNames(0, '.')
+  // By their value, without a comparison of our own for each two of thousands.
+  const numbers = Uint32Array.from(names.filter((name) => NUMBER.test(name)).map(Number)).sort()
+  return [...new Set(numbers)]
 }
 
 /** A function that the group names and `bus/pci` did not show is one of them, unless it is gone. */

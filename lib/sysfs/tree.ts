@@ -95,12 +95,18 @@ export class Batch {
 
   /** The names of a list, in order, whatever that of its file system is; empty where it could not be read. */
   names(row: number, name: string): string[] {
+    const names = this.unsortedNames(row, name)
+    return names.length > 1 ? names.sort() : names
+  }
+
+  /** The same in the order of the file system, for what orders them itself. */
+  unsortedNames(row: number, name: string): string[] {
     const at = this.#at(row, name)
     const start = this.#spans[at] ?? -1
     const length = this.#spans[at + 1] ?? 0
     if (start < 0 || length === 0) return []
     const text = decode(this.#data, start, start + length - 1)
-    return text.includes('\0') ? text.split('\0').sort() : [text]
+    return text.includes('\0') ? text.split('\0') : [text]
   }
 
   /** The last component of a link's target: how sysfs names a driver, a group, a function. */
