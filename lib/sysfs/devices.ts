@@ -249,16 +249,19 @@ export interface DevicesSeen {
 /**
  * The devices that these functions are, ordered by address.
  * @param last the look before this at the same tree; `null` for none
+ * @param meanwhile begins what is not waited for here, as soon as that holds nothing up
  */
 export function readDevices(
   sysfs: string,
   functions: Functions,
   context: DeviceContext,
   last: DevicesSeen | null,
+  meanwhile: () => void = () => {},
 ): DevicesSeen {
   const root = `${sysfs}/bus/pci/devices`
   const { addresses } = functions
   const begun = context.overrides === null ? beginOverrides(root, addresses) : null
+  if (!context.brief) meanwhile()
   const known = last !== null && mayBeSame(functions, context, last) ? last : null
   const { seen, batches } = recording(() => {
     const slots = readSlots(sysfs)
@@ -269,6 +272,7 @@ export function readDevices(
     if (context.brief) readDecisiveConfig(root, drafts, publishes)
     // Taken apart last, and read meanwhile.
     const resources = context.brief ? beginResources(root, drafts) : null
+    if (context.brief) meanwhile()
     return {
       slots,
       begunDrafts,

@@ -149,8 +149,6 @@ export class Host {
       const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
       const platform = this.#lookAtPlatform()
       const functions = begunFunctions()
-      // They are read while those are taken apart here.
-      const begun = beginGroups(this.paths.sysfs, brief, some === null)
       const context = {
         aliases,
         names: deviceNames,
@@ -160,7 +158,14 @@ export class Host {
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
       }
-      const ofDevices = readDevices(this.paths.sysfs, functions, context, last?.ofDevices ?? null)
+      const begunGroups = once(() => beginGroups(this.paths.sysfs, brief, some === null))
+      const ofDevices = readDevices(
+        this.paths.sysfs,
+        functions,
+        context,
+        last?.ofDevices ?? null,
+        begunGroups,
+      )
       const { devices } = ofDevices
       const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null
       const present = new Set(devices.map(({ address }) => address))
@@ -169,7 +174,13 @@ export class Host {
         concerns:
           some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
       })
-      const ofGroups = readGroups(this.paths.sysfs, begun, devices, mediated.devices, last?.ofGroups ?? null)
+      const ofGroups = readGroups(
+        this.paths.sysfs,
+        begunGroups(),
+        devices,
+        mediated.devices,
+        last?.ofGroups ?? null,
+      )
       const { groups } = ofGroups
       if (!brief && !some) this.#last = { ofDevices, ofGroups }
       return {
@@ -211,6 +222,15 @@ export class Host {
 
 const listFunctions = (sysfs: string) =>
   readBatch(`${sysfs}/bus/pci`, ['.'], { lists: ['devices'] }).names(0, 'devices')
+
+/** What is made by the first who asks. */
+function once<T>(make: () => T): () => T {
+  let made: T | undefined
+  return () => {
+    made ??= make()
+    return made
+  }
+}
 
 /** Without sysfs there is nothing to be seen, which is no host without devices. */
 function expectSysfs(): void {
