@@ -181,7 +181,10 @@ export interface Functions {
   /** In their order. */
   readonly addresses: readonly string[]
   readonly parts: readonly Part[]
+  readonly identityOf: (draft: Draft) => Identity
 }
+
+type Naming = Pick<DeviceContext, 'aliases' | 'names'>
 
 /** Some of the functions, as they were read at once. */
 interface Part {
@@ -210,7 +213,7 @@ export function beginFunctions(
   sysfs: string,
   names: readonly string[],
   { brief, isFirst, part: size = PART }: FunctionOptions,
-): () => Functions {
+): (naming: Naming) => Functions {
   const addresses = names.filter(isAddress).sort(compareAddresses)
   const root = `${sysfs}/bus/pci/devices`
   // In brief the bridges' bus numbers say as much as the paths.
@@ -222,15 +225,18 @@ export function beginFunctions(
     return { some, read: beginBatch(root, some, wanted) }
   }
   let begun = begin(0)
-  return () => {
+  return (naming) => {
     const parts: Part[] = []
+    const identityOf = identify(naming)
     for (let from = size; ; from += size) {
       const { some, read } = begun
       const main = read()
       const isLast = from >= addresses.length
       if (!isLast) begun = begin(from)
-      parts.push({ addresses: some, main, drafts: isFirst ? draftsOf(some, main) : null })
-      if (isLast) return { addresses, parts }
+      const drafts = isFirst ? draftsOf(some, main) : null
+      if (!isLast) drafts?.forEach(identityOf)
+      parts.push({ addresses: some, main, drafts })
+      if (isLast) return { addresses, parts, identityOf }
     }
   }
 }
@@ -287,7 +293,7 @@ export function readDevices(
   const overrides = context.overrides ?? begun?.() ?? new Map<string, string | null>()
   if (known && areEqual(batches, known.batches) && areSame(overrides, known.overrides)) return known
   return {
-    devices: putTogether({ ...seen, overrides }, context),
+    devices: putTogether({ ...seen, overrides, identityOf: functions.identityOf }, context),
     ...{ functions, context, drafts: seen.begunDrafts, batches, overrides },
   }
 }
@@ -338,10 +344,11 @@ interface Readings {
   readonly resources: ReadonlyMap<Draft, string | null>
   readonly makers: ReadonlyMap<string, string | null> | null
   readonly overrides: ReadonlyMap<string, string | null>
+  readonly identityOf: Functions['identityOf']
 }
 
 function putTogether(
-  { slots, drafts, publishes, details, registered, resources, makers, overrides }: Readings,
+  { slots, drafts, publishes, details, registered, resources, makers, overrides, identityOf }: Readings,
   context: DeviceContext,
 ): PciDevice[] {
   const bridges = new Map<string, string>()
@@ -353,7 +360,6 @@ function putTogether(
   const vfs = groupVfs(drafts)
   const isSilent = ({ space }: Draft) => space.answers === false
   const numbers = drafts.some(isSilent) ? busesBelow(drafts) : null
-  const identityOf = identify(context)
   return drafts.map((draft) => {
     const { address, space } = draft
     const { header, capabilities } = space
@@ -551,23 +557,26 @@ function placeReader(): (path: string | null) => Place | undefined {
 type Identity = Pick<PciDevice, 'ids' | 'subsystemIds' | 'names'> & ModuleCandidates
 
 /** What ids are called and who drives them: looked up once for all functions of one `modalias`. */
-function identify(context: DeviceContext): (draft: Draft) => Identity {
-  const known = new Map<AliasIds, Identity>()
+function identify({ names, aliases }: Naming): (draft: Draft) => Identity {
+  const known = new Map<string, Identity>()
   const lookUp = (draft: Draft): Identity => ({
     ids: idsOf(draft.vendor, draft.device),
     subsystemIds:
       (draft.subsystemVendor | draft.subsystemDevice) === 0
         ? null
         : idsOf(draft.subsystemVendor, draft.subsystemDevice),
-    names: context.names.names(draft),
-    ...context.aliases.candidates(draft.modalias ?? ''),
+    names: names.names(draft),
+    ...aliases.candidates(draft.modalias ?? ''),
   })
   return (draft) => {
-    const { alias } = draft
+    const { alias, modalias } = draft
     // What lacks a header takes its numbers from files of its own.
-    if (alias === null || draft.space.header === null) return lookUp(draft)
-    const made = known.get(alias) ?? lookUp(draft)
-    known.set(alias, made)
+    if (alias === null || modalias === null || draft.space.header === null) return lookUp(draft)
+    let made = known.get(modalias)
+    if (made === undefined) {
+      made = lookUp(draft)
+      known.set(modalias, made)
+    }
     return made
   }
 }

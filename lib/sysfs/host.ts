@@ -148,7 +148,7 @@ export class Host {
       const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
       const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
       const platform = this.#lookAtPlatform()
-      const functions = begunFunctions()
+      const functions = begunFunctions({ aliases, names: deviceNames })
       const context = {
         aliases,
         names: deviceNames,

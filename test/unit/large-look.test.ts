@@ -34,7 +34,8 @@ describe('a look at many functions', function () {
         slotRule: 'device',
       }
       const read = (part: number, isFirst: boolean) =>
-        readDevices(sysfs, beginFunctions(sysfs, names, { brief, isFirst, part })(), context, null).devices
+        readDevices(sysfs, beginFunctions(sysfs, names, { brief, isFirst, part })(context), context, null)
+          .devices
       const whole = read(COUNT, true)
       assert.equal(whole.length, COUNT)
       for (const part of [1, 7, 64, COUNT - 1, COUNT + 1])
