@@ -66,11 +66,17 @@ export function throughStreams(): void {
  * its exit status tells how it ended.
  */
 function tell(lost: (error: Error) => void, stream: Stream, error: NodeJS.ErrnoException): void {
+  if (lostStreams.has(stream)) return
+  lostStreams.add(stream)
   if (stream === 'stdout' && error.code !== 'EPIPE') lost(error)
 }
 
+/** What is written there goes nowhere, which is told once. */
+const lostStreams = new Set<Stream>()
+
 /** Text as it is, to one of the two. */
 export function write(stream: Stream, text: string): void {
+  if (lostStreams.has(stream)) return
   if (onLost === null) {
     process[stream].write(text)
     return
@@ -84,7 +90,7 @@ export function write(stream: Stream, text: string): void {
     if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') tell(onLost, stream, error as Error)
     else {
       throughStreams()
-      process[stream].write(Buffer.from(bytes.subarray(written)))
+      process[stream].write(bytes.subarray(written))
     }
   }
 }

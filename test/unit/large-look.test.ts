@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { closeSync, openSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Host, survey } from 'vfio'
 import { beginFunctions, type DeviceContext, readDevices } from '../../lib/sysfs/devices.js'
@@ -52,6 +52,18 @@ describe('a look at many functions', function () {
     assert.equal((JSON.parse(many) as { devices: unknown[] }).devices.length, COUNT)
     // Below it descriptors are closed one by one.
     for (const limit of ['60', '511', '512']) assert.equal(listed(limit), many, limit)
+  })
+
+  it('is lost with one sentence where there is no room for it', () => {
+    const full = openSync('/dev/full', 'w')
+    const { status, stderr } = spawnSync(
+      process.execPath,
+      [join(ROOT, 'dist/cli/main.js'), 'list', '--json', '--sysfs', sysfs],
+      { stdio: ['ignore', full, 'pipe'], encoding: 'utf8' },
+    )
+    closeSync(full)
+    assert.match(stderr, /^vfio: standard output: [^\n]*no space left[^\n]*\n$/i)
+    assert.notEqual(status, 0)
   })
 
   it('tells all of each group in an overview', () => {
