@@ -90,7 +90,9 @@ export class Host {
   /** The last look at everything. */
   #last: { readonly ofDevices: DevicesSeen; readonly ofGroups: GroupsSeen } | null = null
 
+  /** @throws VfioError `ERR_VFIO_BAD_ARGUMENT` for what is no path */
   constructor(options: HostOptions = {}) {
+    checkTrees(options)
     const own = (path: string) => (options.sysfs === undefined ? path : null)
     const proc = options.proc ?? own('/proc')
     const { seen, unseen } = noting(() => {
@@ -222,6 +224,22 @@ export class Host {
 
 const listFunctions = (sysfs: string) =>
   readBatch(`${sysfs}/bus/pci`, ['.'], { lists: ['devices'] }).names(0, 'devices')
+
+const TREES = ['sysfs', 'dev', 'proc', 'run', 'modules', 'pciIds'] as const
+
+/** What is no path would be found nowhere, and the host look like one without devices. */
+function checkTrees(options: unknown): void {
+  if (typeof options !== 'object' || options === null)
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', 'expected an object with the paths of trees')
+  for (const name of TREES) {
+    const path: unknown = (options as HostOptions)[name]
+    // The file of names may be given as what Node takes besides.
+    const isPath = typeof path === 'string' ? path !== '' && !path.includes('\0') : name === 'pciIds'
+    if (path === undefined || path === null || isPath) continue
+    const message = `${name} must be a path: text that is not empty and has no NUL`
+    throw new VfioError('ERR_VFIO_BAD_ARGUMENT', message)
+  }
+}
 
 /** What is made by the first who asks. */
 function once<T>(make: () => T): () => T {

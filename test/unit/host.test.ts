@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Host } from 'vfio'
+import { Host, type HostOptions } from 'vfio'
 import { type HostDescription, makeHost, READY_MODULES, removeDirectories } from '../fixtures/host.js'
 import { see } from './support.js'
 
@@ -230,5 +230,16 @@ describe('the facts of a host', function () {
     assert.equal(seen.host.memlock, null)
     assert.equal(seen.host.nodes.container, null)
     assert.equal(seen.host.iommu.interruptRemapping, null)
+  })
+
+  it('are of trees alone that a path can name', () => {
+    for (const name of ['sysfs', 'dev', 'proc', 'run', 'modules', 'pciIds'])
+      for (const path of ['', 'a\0b', ...(name === 'pciIds' ? [] : [5, {}])])
+        assert.throws(() => new Host({ [name]: path }), {
+          name: 'VfioError',
+          code: 'ERR_VFIO_BAD_ARGUMENT',
+          message: `${name} must be a path: text that is not empty and has no NUL`,
+        })
+    assert.throws(() => new Host(null as unknown as HostOptions), { code: 'ERR_VFIO_BAD_ARGUMENT' })
   })
 })
