@@ -5,6 +5,7 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  readFileSync,
   readSync,
   renameSync,
   rmSync,
@@ -99,7 +100,8 @@ function readSource(filename: string, room: Room): string {
   const fd = openSync(filename, constants.O_RDONLY)
   try {
     const { size } = fstatSync(fd)
-    return read(fd, room.of(size), 0).toString('latin1')
+    // Some file systems do not say how much there is.
+    return size > 0 ? read(fd, room.of(size), 0).toString('latin1') : readFileSync(fd, 'latin1')
   } finally {
     closeSync(fd)
   }
@@ -137,7 +139,11 @@ function readKept(place: string, key: Buffer, room: Room): Buffer | null {
 
 /** Fills it, or throws. */
 function read(fd: number, bytes: Buffer, from: number): Buffer {
-  if (readSync(fd, bytes, 0, bytes.length, from) !== bytes.length) throw new Error('it ends before')
+  for (let at = 0; at < bytes.length; ) {
+    const length = readSync(fd, bytes, at, bytes.length - at, from + at)
+    if (length === 0) throw new Error('it ends before')
+    at += length
+  }
   return bytes
 }
 

@@ -141,10 +141,10 @@ const FILES = [...BRIEF_FILES, 'resource', 'numa_node', 'power_state']
 const SPACES = ['config']
 /** The header of config space, in bytes: all of it that everybody may read. */
 const HEADER = 64
-/** Lines of `resource` that are BARs and the ROM, each of three numbers: behind them come SR-IOV BARs or bridge windows. */
+/** Lines of `resource` that are BARs and the ROM: behind them come SR-IOV BARs or bridge windows. */
 const BAR_LINES = 7
-const BAR_LINE = '0x0000000000000000 0x0000000000000000 0x0000000000000000\n'
-const RESOURCE_LIMIT = { resource: BAR_LINES * BAR_LINE.length }
+/** They have 57 bytes each where the kernel wrote them, and may have more in a copy. */
+const RESOURCE_LIMIT = { resource: 512 }
 const LINKS = ['driver', 'iommu_group', 'physfn']
 /** Where the directory of a function is. */
 const PATH = '.'
@@ -669,7 +669,7 @@ export function childBus(address: string, bus: number): string {
 
 /** `include/linux/ioport.h`: the flags of a line of `resource`. */
 const RESOURCE = { IO: 0x100, MEMORY: 0x200, PREFETCH: 0x2000, MEMORY_64: 0x100000, UNSET: 0x20000000 }
-const UNUSED_BAR = BAR_LINE.trimEnd()
+const UNUSED_BAR = '0x0000000000000000 0x0000000000000000 0x0000000000000000'
 
 /** Lines 0–5 are BARs and 6 is the ROM. */
 function parseBars(text: string): readonly Bar[] {
@@ -731,7 +731,8 @@ function barsWithoutAddress(
     else {
       const register = registerAt(bytes, FIRST_BAR + 4 * index)
       const isMemory = (register & 1) === 0 && register !== 0
-      const flags = text.startsWith(UNUSED_BAR, at) ? 0 : flagsOf(text, at, end)
+      const isUnused = end - at === UNUSED_BAR.length && text.startsWith(UNUSED_BAR, at)
+      const flags = isUnused ? 0 : flagsOf(text, at, end)
       if (isUnset(flags)) unset.push(index)
       else if (isMemory && flags === 0 && hasNoAddress(text.slice(at, end))) dropped.push(index)
       isUpperHalf = isMemory && (register & 6) === 4
@@ -744,10 +745,13 @@ function barsWithoutAddress(
 const registerAt = (bytes: Uint8Array, at: number): number =>
   (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8) | ((bytes[at + 2] ?? 0) << 16) | ((bytes[at + 3] ?? 0) << 24)
 
-/** The last number of a line, 0 where there is none. */
+/** The third number of a line, 0 where there is none. */
 function flagsOf(text: string, start: number, end: number): number {
-  const space = text.lastIndexOf(' ', end - 1)
-  return space < start ? 0 : Number(text.slice(space + 1, end))
+  const first = text.indexOf(' ', start)
+  const second = first < 0 ? -1 : text.indexOf(' ', first + 1)
+  if (second < 0 || second >= end) return 0
+  const third = text.indexOf(' ', second + 1)
+  return Number(text.slice(second + 1, third < 0 || third > end ? end : third))
 }
 
 const hasNoAddress = (line: string) => Number(line.split(' ')[1] ?? 0) === 0
