@@ -16,13 +16,13 @@ export class Topology {
     return topology
   }
 
-  readonly #byAddress = new Map<string, PciDevice>()
+  readonly #seen: Snapshot
   readonly #byBus = new Map<string, PciDevice[]>()
   readonly #makers = new Set<string>()
 
   private constructor(seen: Snapshot) {
+    this.#seen = seen
     for (const device of seen.devices) {
-      this.#byAddress.set(device.address, device)
       if (device.madeBy !== null) this.#makers.add(device.madeBy)
       const bus = busOf(device.address)
       const neighbours = this.#byBus.get(bus)
@@ -53,8 +53,9 @@ export class Topology {
    * kernel makes up for VFs whose routing id lies beyond their bridge's bus.
    */
   bridgeOf(device: PciDevice): PciDevice | null {
-    const bridge = device.parent === null ? undefined : this.#byAddress.get(device.parent)
-    if (!bridge) return null
+    const { parent } = device
+    if (parent === null || !this.#seen.has(parent)) return null
+    const bridge = this.#seen.device(parent)
     const isOther =
       bridge.secondaryBus !== null && childBus(bridge.address, bridge.secondaryBus) !== busOf(device.address)
     return isOther ? null : bridge

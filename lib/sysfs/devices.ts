@@ -279,16 +279,11 @@ export function readDevices(
     // Taken apart last, and read meanwhile.
     const resources = context.brief ? beginResources(root, drafts) : null
     if (context.brief) meanwhile()
-    return {
-      slots,
-      begunDrafts,
-      drafts,
-      publishes,
-      details: readDetails(root, drafts, publishes, context.brief),
-      registered: readRegistered(root, drafts),
-      resources: resources?.() ?? new Map<Draft, string | null>(),
-      makers: context.brief ? readMakers(sysfs, drafts) : null,
-    }
+    const details = readDetails(root, drafts, publishes, context.brief)
+    const registered = readRegistered(root, drafts)
+    resources?.()
+    const makers = context.brief ? readMakers(sysfs, drafts) : null
+    return { slots, begunDrafts, drafts, publishes, details, registered, makers }
   })
   const overrides = context.overrides ?? begun?.() ?? new Map<string, string | null>()
   if (known && areEqual(batches, known.batches) && areSame(overrides, known.overrides)) return known
@@ -341,14 +336,13 @@ interface Readings {
   readonly publishes: boolean
   readonly details: ReadonlyMap<Draft, Detail>
   readonly registered: ReadonlyMap<Draft, Registered>
-  readonly resources: ReadonlyMap<Draft, string | null>
   readonly makers: ReadonlyMap<string, string | null> | null
   readonly overrides: ReadonlyMap<string, string | null>
   readonly identityOf: Functions['identityOf']
 }
 
 function putTogether(
-  { slots, drafts, publishes, details, registered, resources, makers, overrides, identityOf }: Readings,
+  { slots, drafts, publishes, details, registered, makers, overrides, identityOf }: Readings,
   context: DeviceContext,
 ): PciDevice[] {
   const bridges = new Map<string, string>()
@@ -369,8 +363,7 @@ function putTogether(
     // A bridge that does not answer has lost its bus number, and what is below it has not.
     const secondaryBus = header?.secondaryBus ?? (isSilent(draft) ? (numbers?.get(address) ?? null) : null)
     const vfio = registered.get(draft)
-    const without =
-      draft.pf === null ? barsWithoutAddress(resources.get(draft) ?? draft.resource, space) : null
+    const without = draft.pf === null ? barsWithoutAddress(draft.resource, space) : null
     const device: Growing<PciDevice> = {
       address,
       group: draft.group,
@@ -455,7 +448,8 @@ interface Draft {
   readonly place: Place | undefined
   readonly resetMethods: readonly string[] | null
   readonly bars: readonly Bar[]
-  readonly resource: string | null
+  /** In brief it is read where it decides. */
+  resource: string | null
   readonly powerState: string | null
   /** As it was read, or read again with more of it. */
   space: Space
@@ -857,7 +851,7 @@ function readDetails(
 }
 
 /** In brief: whether a device can be switched on is part of its verdict. Those of virtual functions are with their physical one. */
-function beginResources(root: string, drafts: readonly Draft[]): () => Map<Draft, string | null> {
+function beginResources(root: string, drafts: readonly Draft[]): () => void {
   const some = drafts.filter(({ pf, space }) => pf === null && space.header?.headerType === 'normal')
   const read = beginBatch(
     root,
@@ -866,11 +860,9 @@ function beginResources(root: string, drafts: readonly Draft[]): () => Map<Draft
   )
   return () => {
     const batch = read()
-    const resources = new Map<Draft, string | null>()
     some.forEach((draft, row) => {
-      resources.set(draft, batch.textOnce(row, 'resource'))
+      draft.resource = batch.textOnce(row, 'resource')
     })
-    return resources
   }
 }
 

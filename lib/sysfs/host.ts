@@ -170,11 +170,11 @@ export class Host {
       )
       const { devices } = ofDevices
       const begunUse = uses ? beginUse(this.paths.sysfs, devices) : null
-      const present = new Set(devices.map(({ address }) => address))
+      const present = some && new Set(devices.map(({ address }) => address))
       const mediated = readMediated(this.paths.sysfs, {
         brief,
         concerns:
-          some && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
+          present && ((uuid, on) => wanted?.includes(uuid) || on.some((address) => present.has(address))),
       })
       const ofGroups = readGroups(
         this.paths.sysfs,
