@@ -206,9 +206,7 @@ interface FunctionOptions {
   readonly part?: number
 }
 
-/**
- * Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices.
- */
+/** Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
 export function beginFunctions(
   sysfs: string,
   names: readonly string[],
