@@ -245,9 +245,13 @@ describe('launch', function () {
 
   it('ends what is left of its group, asked or not', async () => {
     const { plan, options } = ready()
-    const file = join(temporaryDirectory(), 'out')
+    const directory = temporaryDirectory()
+    const file = join(directory, 'out')
     const out = openSync(file, 'w')
-    const script = 'sleep 1000 & echo $!; sh -c \'trap "" TERM; echo $$; while :; do sleep 1; done\' & exit 0'
+    // The end of the command is the end of its group, so it waits until the one that ignores SIGTERM does.
+    const begun = join(directory, 'begun')
+    const deaf = `trap "" TERM; echo $$; : >${begun}; while :; do sleep 1; done`
+    const script = `mkfifo ${begun}; sleep 1000 & echo $!; sh -c '${deaf}' & read line <${begun}; exit 0`
     const run = await launch(plan, options(['sh', '-c', script], { stdio: ['ignore', out, out], grace: 500 }))
     assert.deepEqual(await run.exited, { status: 0, signal: null })
     await run.released
