@@ -17,12 +17,23 @@ const safe = (json: string) => (isAscii(json) && !json.includes(DELETE) ? json :
 /** So many elements of a list become text at once: some ten thousand characters, of devices. */
 const STEP = 64
 
+/** A part of what is printed: text, and of that of a list all but its brackets. */
+interface JsonPart {
+  readonly head: string
+  readonly list: string
+}
+
+const EMPTY_LIST = '[]'
+
+/** A part as a text. */
+export const partText = ({ head, list }: JsonPart): string => head + list.slice(1, -1)
+
 /**
  * The same in parts, each short: of a large host all of it is millions of characters, and to touch that much new memory a few
  * times over takes as long as to look at the host.
  */
-export function* jsonParts(value: object): Generator<string> {
-  if (Array.isArray(value)) return yield toJson(value)
+export function* jsonParts(value: object): Generator<JsonPart> {
+  if (Array.isArray(value)) return yield { head: toJson(value), list: EMPTY_LIST }
   let text = '{'
   let comma = ''
   for (const [name, part] of Object.entries(value)) {
@@ -33,12 +44,11 @@ export function* jsonParts(value: object): Generator<string> {
     comma = ','
     if (!isLong) continue
     for (let at = 0; at < part.length; at += STEP) {
-      const elements = JSON.stringify(part.slice(at, at + STEP)).slice(1, -1)
-      yield safe(at === 0 ? text + elements : `,${elements}`)
+      yield { head: at === 0 ? safe(text) : ',', list: safe(JSON.stringify(part.slice(at, at + STEP))) }
     }
     text = ']'
   }
-  yield `${safe(text)}}\n`
+  yield { head: `${safe(text)}}\n`, list: EMPTY_LIST }
 }
 
 const DESCRIPTORS = { stdout: 1, stderr: 2 } as const
@@ -77,17 +87,22 @@ const lostStreams = new Set<Stream>()
 /** Text as it is, to one of the two. */
 export function write(stream: Stream, text: string): void {
   if (lostStreams.has(stream)) return
-  if (onLost === null) {
-    process[stream].write(text)
-    return
-  }
-  const bytes = encoded(text)
+  if (onLost === null) process[stream].write(text)
+  else writeBytes(stream, encoded(text), onLost)
+}
+
+function printPart(part: JsonPart): void {
+  if (onLost === null) print(partText(part))
+  else if (!lostStreams.has('stdout')) writeBytes('stdout', encodedPart(part), onLost)
+}
+
+function writeBytes(stream: Stream, bytes: Buffer, lost: (error: Error) => void): void {
   let written = 0
   try {
     while (written < bytes.length) written += writeSync(DESCRIPTORS[stream], bytes, written)
   } catch (error) {
     // Somebody else made the pipe one that does not wait: the stream does.
-    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') tell(onLost, stream, error as Error)
+    if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') tell(lost, stream, error as Error)
     else {
       throughStreams()
       process[stream].write(bytes.subarray(written))
@@ -107,6 +122,18 @@ function encoded(text: string): Buffer {
   return room.subarray(0, length)
 }
 
+/** The same of a part, of which no text is made first. */
+function encodedPart(part: JsonPart): Buffer {
+  const { head, list } = part
+  const [before, within] = [Buffer.byteLength(head), Buffer.byteLength(list)]
+  if (before + within > ROOM) return Buffer.from(partText(part))
+  room ??= Buffer.allocUnsafeSlow(ROOM)
+  // The end of what comes before takes the place of the bracket.
+  room.write(list, before - 1)
+  room.write(head)
+  return room.subarray(0, before + within - 2)
+}
+
 /** Ends the program, unless Node's streams may have something left to write. */
 export function leave(): void {
   if (onLost !== null) process.exit()
@@ -122,7 +149,7 @@ export function answer<T extends object>(
   render: (value: T) => string,
 ): void {
   if (!isJson) print(readable(value, render))
-  else for (const part of jsonParts(value)) print(part)
+  else for (const part of jsonParts(value)) printPart(part)
 }
 
 /** A value as a person reads it, whatever is in it. */
