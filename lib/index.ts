@@ -140,6 +140,8 @@ export {
   type SurveyedGroup,
   type SurveyedMediated,
   survey,
+  surveyDevice,
+  surveyGroup,
   surveyMediated,
 } from './assess/survey.js'
 export { assessUses, type HostUse } from './assess/uses.js'

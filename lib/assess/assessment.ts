@@ -216,8 +216,8 @@ function judge(seen: Snapshot, device: PciDevice, viability: Viability): Verdict
     obstacleToEnabling(device) ??
     obstacleToOpening(seen, group)
   if (obstacle) return blocked(obstacle)
-  const toBind: string[] = []
-  if (!isWithVfio(device)) toBind.push(address)
+  // With room for one, as nearly all need: an empty list takes room for seventeen at its first element.
+  const toBind: string[] = isWithVfio(device) ? [] : [address]
   for (const member of viability.members) {
     if (!member.blocks || member.address === address) continue
     const other = group.members.includes(member.address) ? seen.device(member.address) : null

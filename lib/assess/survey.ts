@@ -65,56 +65,60 @@ export interface Survey {
 
 /** Judges everything on a host in one go. */
 export function survey(seen: Snapshot): Survey {
-  const viabilities = new Map<number, Viability>()
-  const groups = seen.groups.map((group) => {
-    const viability = assessViability(seen, group.group)
-    viabilities.set(group.group, viability)
-    const blockers = viability.viable ? NONE : viability.members.filter((member) => member.blocks)
-    const surveyed: Growing<SurveyedGroup> = {
-      group: group.group,
-      type: group.type,
-      noIommu: group.noIommu,
-      members: group.members,
-      others: group.others,
-      reservedRegions: group.reservedRegions,
-      viable: blockers.length === 0,
-      blockers,
-    }
-    if (group.emulated) surveyed.emulated = true
-    return surveyed
-  })
-  const devices = seen.devices.map((device) => {
-    const viability = device.group === null ? null : (viabilities.get(device.group) ?? null)
-    const { verdict, reason, toBind } = assessWithin(seen, device, viability)
-    const scope = resetScope(seen, device)
-    const surveyed: Growing<SurveyedDevice> = {
-      address: device.address,
-      group: device.group,
-      vendor: device.vendor,
-      device: device.device,
-      subsystemVendor: device.subsystemVendor,
-      subsystemDevice: device.subsystemDevice,
-      ids: device.ids,
-      subsystemIds: device.subsystemIds,
-      class: device.class,
-      revision: device.revision,
-      names: device.names,
-      driver: device.driver,
-      headerType: device.headerType,
-      verdict,
-      reason,
-      toBind,
-      resetScope: scope,
-    }
-    // For thousands of devices a spread of what is nearly always nothing is dear.
-    if (verdict === 'bindable' && scope === 'none' && isHotOnceBound(seen, device)) {
-      surveyed.resetOnceBound = 'hot'
-    }
-    if (seen.use.looked) surveyed.uses = usesOf(seen, device, toBind)
-    return surveyed
-  })
+  const groups = seen.groups.map((group) => surveyGroup(seen, group))
+  const devices = seen.devices.map((device) => surveyDevice(seen, device))
   const mediated = surveyMediated(seen)
   return { host: seen.host, groups, devices, ...(mediated.length > 0 && { mediated }) }
+}
+
+/** Judges one group of a snapshot, as {@link survey} does: for who handles one after the other and keeps none. */
+export function surveyGroup(seen: Snapshot, group: IommuGroup): SurveyedGroup {
+  const viability = assessViability(seen, group.group)
+  const blockers = viability.viable ? NONE : viability.members.filter((member) => member.blocks)
+  const surveyed: Growing<SurveyedGroup> = {
+    group: group.group,
+    type: group.type,
+    noIommu: group.noIommu,
+    members: group.members,
+    others: group.others,
+    reservedRegions: group.reservedRegions,
+    viable: blockers.length === 0,
+    blockers,
+  }
+  if (group.emulated) surveyed.emulated = true
+  return surveyed
+}
+
+/** Judges one device of a snapshot, as {@link survey} does: for who handles one after the other and keeps none. */
+export function surveyDevice(seen: Snapshot, device: PciDevice): SurveyedDevice {
+  const viability = device.group === null ? null : assessViability(seen, device.group)
+  const { verdict, reason, toBind } = assessWithin(seen, device, viability)
+  const scope = resetScope(seen, device)
+  const surveyed: Growing<SurveyedDevice> = {
+    address: device.address,
+    group: device.group,
+    vendor: device.vendor,
+    device: device.device,
+    subsystemVendor: device.subsystemVendor,
+    subsystemDevice: device.subsystemDevice,
+    ids: device.ids,
+    subsystemIds: device.subsystemIds,
+    class: device.class,
+    revision: device.revision,
+    names: device.names,
+    driver: device.driver,
+    headerType: device.headerType,
+    verdict,
+    reason,
+    toBind,
+    resetScope: scope,
+  }
+  // For thousands of devices a spread of what is nearly always nothing is dear.
+  if (verdict === 'bindable' && scope === 'none' && isHotOnceBound(seen, device)) {
+    surveyed.resetOnceBound = 'hot'
+  }
+  if (seen.use.looked) surveyed.uses = usesOf(seen, device, toBind)
+  return surveyed
 }
 
 /** Of a device and of what comes along with it. */

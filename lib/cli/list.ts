@@ -1,8 +1,17 @@
 import { Option } from 'commander'
-import { choose, type Survey, survey, VfioError } from '../index.js'
+import {
+  choose,
+  type Snapshot,
+  type Survey,
+  survey,
+  surveyDevice,
+  surveyGroup,
+  surveyMediated,
+  VfioError,
+} from '../index.js'
 import { NOT_READY } from './exit.js'
 import { type Common, type Declare, json, look, lookAgain, run, sysfs } from './options.js'
-import { answer } from './output.js'
+import { answer, Making, printJson } from './output.js'
 import { render } from './overview.js'
 import { follow } from './watch.js'
 
@@ -51,9 +60,26 @@ function act(words: readonly string[], options: ListOptions): number | Promise<n
     })
   // A program that wants to know of uses asks for those that are free, or for the device.
   const brief = options.json === true && !options.free
-  const chosen = fits(survey(look(options, { brief })))
-  answer(chosen, options.json, (seen) => render(seen, style))
+  const seen = look(options, { brief })
+  if (options.json && !isFiltered) return printAll(seen)
+  const chosen = fits(survey(seen))
+  answer(chosen, options.json, (chosen) => render(chosen, style))
   return isFiltered && chosen.devices.length + (chosen.mediated?.length ?? 0) === 0 ? NOT_READY : 0
+}
+
+/** The same as a survey of everything, judged while it is printed: of a large host most of the time would go into keeping it. */
+function printAll(seen: Snapshot): number {
+  const inhabited = new Set<number | null>()
+  for (const { group } of [...seen.devices, ...seen.mediated]) inhabited.add(group)
+  const groups = seen.groups.filter(({ group }) => inhabited.has(group))
+  const mediated = surveyMediated(seen)
+  printJson({
+    host: seen.host,
+    groups: new Making(groups, (group) => surveyGroup(seen, group)),
+    devices: new Making(seen.devices, (device) => surveyDevice(seen, device)),
+    ...(mediated.length > 0 && { mediated }),
+  })
+  return 0
 }
 
 function groupNumber(text: string): number {

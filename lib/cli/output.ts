@@ -25,6 +25,29 @@ interface JsonPart {
 
 const EMPTY_LIST = '[]'
 
+/** A list whose elements are made when they are printed, so that no more of them than these take memory at once. */
+export class Making<From, To> {
+  readonly #from: readonly From[]
+  readonly #make: (from: From) => To
+
+  constructor(from: readonly From[], make: (from: From) => To) {
+    this.#from = from
+    this.#make = make
+  }
+
+  get length(): number {
+    return this.#from.length
+  }
+
+  slice(start: number, end: number): To[] {
+    return this.#from.slice(start, end).map(this.#make)
+  }
+
+  toJSON(): To[] {
+    return this.#from.map(this.#make)
+  }
+}
+
 /** A part as a text. */
 export const partText = ({ head, list }: JsonPart): string => head + list.slice(1, -1)
 
@@ -37,7 +60,7 @@ export function* jsonParts(value: object): Generator<JsonPart> {
   let text = '{'
   let comma = ''
   for (const [name, part] of Object.entries(value)) {
-    const isLong = Array.isArray(part) && part.length > STEP
+    const isLong = (Array.isArray(part) || part instanceof Making) && part.length > STEP
     const json = isLong ? '[' : JSON.stringify(part)
     if (json === undefined) continue
     text += `${comma}${JSON.stringify(name)}:${json}`
@@ -149,7 +172,12 @@ export function answer<T extends object>(
   render: (value: T) => string,
 ): void {
   if (!isJson) print(readable(value, render))
-  else for (const part of jsonParts(value)) printPart(part)
+  else printJson(value)
+}
+
+/** Prints what the library returned, as JSON. */
+export function printJson(value: object): void {
+  for (const part of jsonParts(value)) printPart(part)
 }
 
 /** A value as a person reads it, whatever is in it. */

@@ -168,7 +168,7 @@ export interface Binding {
    */
   findHead(text: Uint8Array, from: number, tabs: number): number
   /**
-   * Begins to read, and answers what waits for the end of it, once: the same files, links, lists of names and device numbers of many directories below `root`, of each file at most
+   * Begins to read, and answers what waits for the end of it, once: the same files, links, lists of names and device numbers of many directories below `root` (their names, or a text of them with a NUL between each two), of each file at most
    * as many bytes as its entry in `limits`. A link `.` is the directory's own name, as a link. Each name of a list ends with a NUL; a device is `c` or `b` and its number,
    * `c1:3`, and nothing for what is no device. Of files that are named in `spaces` too, config spaces, all of the first 256 bytes is read, the headers of the list of
    * extended capabilities, and of those with an id in `bodies`, which has ids and counts in turn, so many bytes; the rest is zero. In all texts a lone surrogate from U+DC80 on stands for a byte that is no UTF-8.
@@ -177,7 +177,7 @@ export interface Binding {
    */
   readTree(
     root: string,
-    directories: readonly string[],
+    directories: readonly string[] | string,
     files: readonly string[],
     limits: readonly number[],
     links: readonly string[],

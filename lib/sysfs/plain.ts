@@ -86,9 +86,8 @@ export const readTree: Binding['readTree'] =
   () =>
     readAll(...wanted)
 
-function readAll(
-  ...[root, directories, files, limits, links, lists, nodes]: Parameters<Binding['readTree']>
-) {
+function readAll(...[root, given, files, limits, links, lists, nodes]: Parameters<Binding['readTree']>) {
+  const directories = typeof given === 'string' ? given.split('\0') : given
   const batch = new Spans()
   const scratch = Buffer.allocUnsafe(Math.max(0, ...limits))
   const rows = directories.map((directory) => (name: string) => join(root, directory, name))

@@ -81,6 +81,19 @@ std::vector<std::string> Strings(const Napi::Value& value) {
 
 namespace {
 
+// Thousands of names come in one text, with a NUL between each two: two calls for each of them less.
+std::vector<std::string> Names(const Napi::Value& value) {
+  if (!value.IsString()) return Strings(value);
+  const std::string text = Bytes(value.As<Napi::String>());
+  std::vector<std::string> out;
+  for (size_t from = 0; from <= text.size();) {
+    const size_t end = std::min(text.find('\0', from), text.size());
+    out.emplace_back(text, from, end - from);
+    from = end + 1;
+  }
+  return out;
+}
+
 // Spans are 32-bit signed: a batch stays far below that.
 constexpr size_t kMaximumBatch = 1u << 30;
 constexpr size_t kRowsWorthAThread = 64;
@@ -435,7 +448,7 @@ Napi::Function Beside(Napi::Env env, std::function<std::vector<Batch>()> work) {
 Napi::Value ReadTree(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (!info[0].IsString()) BadArgument(env, "expected a path");
-  TreeRequest given{Bytes(info[0].As<Napi::String>()), Strings(info[1]), Strings(info[2]),
+  TreeRequest given{Bytes(info[0].As<Napi::String>()), Names(info[1]), Strings(info[2]),
                   Counts(info[3], kLargestFile),     Strings(info[4]), Strings(info[5]),
                   Strings(info[6]),              Strings(info[7]), Counts(info[8], UINT16_MAX)};
   if (given.limits.size() != given.files.size()) {

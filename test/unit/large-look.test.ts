@@ -2,12 +2,13 @@ import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { closeSync, openSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { Host, survey } from 'vfio'
+import { choose, Host, survey } from 'vfio'
+import { toJson } from '../../lib/cli/output.js'
 import { beginFunctions, type DeviceContext, readDevices } from '../../lib/sysfs/devices.js'
 import { ModuleAliases } from '../../lib/sysfs/modules.js'
 import { PciNames } from '../../lib/sysfs/names.js'
-import { removeDirectories, temporaryDirectory } from '../fixtures/host.js'
-import { writeLargeHost } from '../fixtures/large-host.js'
+import { makeHost, removeDirectories, temporaryDirectory } from '../fixtures/host.js'
+import { describeLargeHost, writeLargeHost } from '../fixtures/large-host.js'
 import { ROOT } from './support.js'
 
 const COUNT = 200
@@ -52,6 +53,34 @@ describe('a look at many functions', function () {
     assert.equal((JSON.parse(many) as { devices: unknown[] }).devices.length, COUNT)
     // Below it descriptors are closed one by one.
     for (const limit of ['60', '511', '512']) assert.equal(listed(limit), many, limit)
+  })
+
+  it('is printed as it is surveyed, though each part of it is judged when it is printed', () => {
+    const { sysfs } = makeHost({
+      devices: describeLargeHost(COUNT),
+      // A group without anybody is left out.
+      groups: { 99999: {} },
+      mdev: [
+        {
+          name: 'mtty',
+          types: [{ id: 'mtty-1', available: 1 }],
+          devices: [{ uuid: '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001', type: 'mtty-1', group: 77777 }],
+        },
+      ],
+    })
+    const whole = survey(new Host({ sysfs }).snapshot({ brief: true }))
+    assert.deepEqual(
+      [99999, 77777].map((number) => whole.groups.some(({ group }) => group === number)),
+      [true, true],
+    )
+    const printed = execFileSync(
+      process.execPath,
+      [join(ROOT, 'dist/cli/main.js'), 'list', '--json', '--sysfs', sysfs],
+      { encoding: 'utf8' },
+    )
+    assert.equal(printed, toJson(choose(whole, {})))
+    assert.doesNotMatch(printed, /99999/)
+    assert.match(printed, /"mediated":\[\{[^\]]*77777/)
   })
 
   it('is lost with one sentence where there is no room for it', () => {
