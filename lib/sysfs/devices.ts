@@ -206,6 +206,11 @@ interface FunctionOptions {
   readonly part?: number
 }
 
+interface Begun {
+  readonly some: readonly string[]
+  readonly read: () => Batch
+}
+
 /** Begins to read every function below `bus/pci` of a sysfs tree: most of what it takes to tell the devices. */
 export function beginFunctions(
   sysfs: string,
@@ -222,15 +227,17 @@ export function beginFunctions(
     const some = addresses.slice(from, from + size)
     return { some, read: beginBatch(root, some, wanted) }
   }
-  let begun = begin(0)
+  // Two at once, so that neither processor waits for the other at the end of a part.
+  const begun = [begin(0)]
+  if (size < addresses.length) begun.push(begin(size))
   return (naming) => {
     const parts: Part[] = []
     const identityOf = identify(naming)
-    for (let from = size; ; from += size) {
-      const { some, read } = begun
+    for (let from = 0; ; from += size) {
+      const { some, read } = begun[from / size] as Begun
       const main = read()
-      const isLast = from >= addresses.length
-      if (!isLast) begun = begin(from)
+      if (from + 2 * size < addresses.length) begun.push(begin(from + 2 * size))
+      const isLast = from + size >= addresses.length
       const drafts = isFirst ? draftsOf(some, main) : null
       if (!isLast) drafts?.forEach(identityOf)
       parts.push({ addresses: some, main, drafts })
