@@ -41,15 +41,18 @@ export interface BegunGroups {
   readonly read: () => Batch
 }
 
+/** The numbers of all groups that there are, in order. */
+export const listGroups = (sysfs: string): readonly number[] => listNumbers(rootOf(sysfs))
+
 /**
- * Begins to read the groups that there are.
+ * Begins to read groups; those of devices that are not among them are read when the devices are known.
  * @param brief only what verdicts need: see `SnapshotOptions`
- * @param all groups without any of the devices too
  */
-export function beginGroups(sysfs: string, brief: boolean, all: boolean): BegunGroups {
-  const listed = all ? listNumbers(rootOf(sysfs)) : []
-  return { brief, listed, read: beginBatch(rootOf(sysfs), listed.map(String), wanted(brief)) }
-}
+export const beginGroups = (sysfs: string, brief: boolean, listed: readonly number[]): BegunGroups => ({
+  brief,
+  listed,
+  read: beginBatch(rootOf(sysfs), listed.map(String), wanted(brief)),
+})
 
 const rootOf = (sysfs: string) => `${sysfs}/kernel/iommu_groups`
 

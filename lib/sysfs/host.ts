@@ -4,7 +4,7 @@ import { expandName, isAddress, isUuid } from './address.js'
 import { beginFunctions, type DevicesSeen, readDevices, type SlotRule } from './devices.js'
 import { type HostFacts, type HostPaths, readFacts } from './facts.js'
 import { below, exists, readText } from './files.js'
-import { beginGroups, type GroupsSeen, readGroups } from './groups.js'
+import { beginGroups, type GroupsSeen, listGroups, readGroups } from './groups.js'
 import { isKernelSince } from './kernel.js'
 import { readMediated } from './mediated.js'
 import { findModuleDirectory, ModuleAliases } from './modules.js'
@@ -150,6 +150,7 @@ export class Host {
       const aliases = leavingOut(() => (this.#aliases ??= ModuleAliases.read(this.paths.modules)))
       const deviceNames = leavingOut(() => (this.#names ??= PciNames.read(this.#pciIds)))
       const platform = this.#lookAtPlatform()
+      const listed = some ? [] : listGroups(this.paths.sysfs)
       const functions = begunFunctions({ aliases, names: deviceNames })
       const context = {
         aliases,
@@ -160,7 +161,7 @@ export class Host {
         overrides,
         slotRule: slotRuleOf(this.#kernel, platform),
       }
-      const begunGroups = once(() => beginGroups(this.paths.sysfs, brief, some === null))
+      const begunGroups = once(() => beginGroups(this.paths.sysfs, brief, listed))
       const ofDevices = readDevices(
         this.paths.sysfs,
         functions,
