@@ -5,7 +5,7 @@ import { bytes } from './bytes.js'
 import { OPENS, withFake } from './fake.js'
 
 const SEED = 20_240_611
-const CALLS = sized(30_000, 1_000_000, 10_000)
+const CALLS = sized(60_000, 1_000_000, 20_000)
 const DEADLINE_MS = sized(280_000, 1_800_000)
 
 describe('any arguments to the addon', () => {

@@ -3,7 +3,7 @@ import { sized } from '../fixtures/size.js'
 import { type Machine, withFake } from './fake.js'
 
 const SEED = 20_261_125
-const RUNS = sized(50, 300, 20)
+const RUNS = sized(150, 300, 50)
 const DEADLINE_MS = sized(200_000, 1_200_000)
 
 const MACHINES: Record<string, Machine> = {

@@ -16,9 +16,9 @@ import type { Findings, Look } from './look-program.js'
  * What may go wrong with any call that looks, and every how manieth call it does in one run of the small size: which ones
  * is the seed's choice (VFIO_SEED repeats it).
  */
-const ERRNOS = { EMFILE: 17, ENFILE: 17, ENOMEM: 17, EACCES: 7, EIO: 7, EPERM: 17, ELOOP: 17 } as const
+const ERRNOS = { EMFILE: 29, ENFILE: 29, ENOMEM: 29, EACCES: 13, EIO: 13, EPERM: 29, ELOOP: 29 } as const
 /** The same without the addon, which makes more calls. */
-const PLAIN_STEP = 64
+const PLAIN_STEP = 128
 const SEED = Number(process.env.VFIO_SEED ?? Date.now() % 2 ** 31)
 
 const address = (bus: number, fn = 0) => `0000:${bus.toString(16).padStart(2, '0')}:00.${fn}`
