@@ -32,14 +32,19 @@ exit 4`
 async function typed(command: string, lines: readonly string[]) {
   const trees = makeKernelHost(SINGLE)
   const asItWas = photographOf(trees)
-  const task = { trees, journal: journalOf(trees), address: '0000:01:00.0', command: ['sh', '-c', command] }
+  // A sanitizer is for the program that has the addon, and for no shell.
+  const task = {
+    ...{ trees, journal: journalOf(trees), address: '0000:01:00.0' },
+    command: ['env', '-u', 'LD_PRELOAD', 'sh', '-c', command],
+  }
   const script = join(temporaryDirectory(), 'run')
   writeFileSync(`${script}.json`, JSON.stringify(task))
-  writeFileSync(script, `exec ${process.execPath} ${PROGRAM} "$(cat ${script}.json)"\n`)
+  const program = `${process.execPath} ${PROGRAM} "$(cat ${script}.json)"`
+  writeFileSync(script, `exec env LD_PRELOAD="$VFIO_LIBASAN" ${program}\n`)
   // Without an editor of lines, which would read the keys itself.
   const child = spawn('python3', [DRIVER, 'bash', '--norc', '--noprofile', '--noediting', '-i'], {
     stdio: ['pipe', 'pipe', 'inherit'],
-    env: { ...process.env, HISTFILE: '' },
+    env: { ...process.env, HISTFILE: '', LD_PRELOAD: '' },
     // With its terminal all that is in it goes.
     timeout: 100_000,
     killSignal: 'SIGKILL',
