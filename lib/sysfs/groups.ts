@@ -1,3 +1,4 @@
+import { constants } from 'node:os'
 import type { Growing } from '../growing.js'
 import { compareAddresses, isAddress } from './address.js'
 import type { PciDevice } from './devices.js'
@@ -29,7 +30,11 @@ export interface IommuGroup {
 }
 
 const FILES = ['reserved_regions', 'type']
+const LISTS = ['devices']
+const ASKED = [...FILES, ...LISTS]
 const NONE: readonly never[] = Object.freeze([])
+
+const isGone = (errno: number) => errno === constants.errno.ENOENT || errno === constants.errno.ENODEV
 
 /** The name that VFIO gives to a group without an IOMMU, those of mediated devices too; no other group has one (`vfio_noiommu_group_alloc`). */
 export const NO_IOMMU_GROUP = 'vfio-noiommu'
@@ -58,7 +63,7 @@ const rootOf = (sysfs: string) => `${sysfs}/kernel/iommu_groups`
 
 const wanted = (brief: boolean): Wanted => ({
   files: brief ? FILES : [...FILES, 'name'],
-  lists: ['devices'],
+  lists: LISTS,
 })
 
 /** The groups of a look, with all that they were made of: the next look that reads the same has the same. */
@@ -120,8 +125,11 @@ function makeGroups(
     const names = brief ? readBatch(root, bare.map(String), { files: ['name'] }) : batch
     const named = new Set(bare.filter((_group, row) => names.text(row, 'name') === NO_IOMMU_GROUP))
     const regionsIn = batch.ofText('reserved_regions', (text) => parseReservedRegions(text ?? ''))
-    return numbers.map((group, row) => {
+    return numbers.flatMap((group, row) => {
       const seen = members.get(group) ?? []
+      // Gone since it was listed, and nobody is said to be in it.
+      if (seen.length === 0 && !emulated.has(group) && ASKED.every((name) => isGone(batch.errno(row, name))))
+        return []
       const list = batch.names(row, 'devices')
       const isWhole = list.length === 1 && list[0] === seen[0]
       const isEmulated = emulated.has(group)

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Host, type HostOptions } from 'vfio'
 import { type HostDescription, makeHost, READY_MODULES, removeDirectories } from '../fixtures/host.js'
@@ -72,6 +72,25 @@ describe('a group', function () {
       { name: 'arm-smmu-test.0', driver: 'uio_pdrv_genirq' },
       { name: 'fff51000.ethernet', driver: null },
     ])
+  })
+
+  it('is left out where it is gone when it is read, and stays where a function is in it or nobody is', () => {
+    const { sysfs } = makeHost({ devices: [{ address: '0000:01:00.0', group: 7 }], groups: { 8: {} } })
+    const groups = join(sysfs, 'kernel/iommu_groups')
+    // What is listed and not there.
+    symlinkSync('nowhere', join(groups, '9'))
+    rmSync(join(groups, '7'), { recursive: true })
+    symlinkSync('nowhere', join(groups, '7'))
+    for (const brief of [true, false]) {
+      const seen = new Host({ sysfs }).snapshot({ brief })
+      assert.deepEqual(
+        seen.groups.map(({ group, members }) => [group, members]),
+        [
+          [7, ['0000:01:00.0']],
+          [8, []],
+        ],
+      )
+    }
   })
 
   it('may be one of the no-IOMMU mode', () => {
